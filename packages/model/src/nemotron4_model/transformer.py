@@ -1,0 +1,244 @@
+"""The Nemotron-4 decoder, top to bottom, in plain PyTorch: the file is the paper.
+
+Invariant: nothing here knows of devices, meshes, precision policies or training loops; those are applied from outside.
+A module may therefore be handed a shard of its weights (fewer heads, part of the FFN), so head counts are read off
+the tensors.
+Source: Nemotron-4 15B (arXiv 2402.16819) section 2: rotary positions, squared ReLU (arXiv 2109.08668), grouped-query
+attention (arXiv 2305.13245), no linear bias, no dropout, untied embeddings; the zero-centred LayerNorm is NVIDIA's.
+
+Shapes: B batch, T new tokens, S all tokens so far, D hidden, N query heads, K key/value heads, G query heads per
+key/value head, H head width, R rotated half of it, F feed-forward, V vocabulary.
+"""
+
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nemotron4_model.config import ModelConfig
+from nemotron4_model.loss import linear_cross_entropy, loss_chunk_tokens
+
+
+class KeyValueCache(Protocol):
+    """Keys and values of tokens already seen. The cache itself moves `length` on, after the last layer's update."""
+
+    @property
+    def length(self) -> int:
+        """Tokens cached before this forward pass: the position of the first new token."""
+
+    def update(self, layer: int, k_BKTH: Tensor, v_BKTH: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the new keys and values at positions length..length+T-1; return k_BKSH, v_BKSH from position 0 on.
+
+        S may exceed length + T (a fixed-size cache): what lies beyond is masked.
+        """
+
+
+class Transformer(nn.Module):
+    """The language model: tokens to logits, or to the negative log-likelihood of targets."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.norm = ZeroCentredLayerNorm(config)
+        self.head = Head(config)
+        self.rotary = RotaryTables(config)
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        targets_BT: Tensor | None = None,
+        *,
+        cache: KeyValueCache | None = None,
+        last_only: bool = False,
+    ) -> Tensor:
+        """Logits logits_BTV, or with targets the negative log-likelihood nll_BT in nats, fp32, not reduced.
+
+        With `last_only`, logits of the last position only (logits_B1V). Raises ValueError when the tokens do not fit
+        in `model.max_sequence_length`.
+        """
+        start = 0 if cache is None else cache.length
+        cos_TR, sin_TR = self.rotary(start, tokens_BT.shape[1])
+        x_BTD = self.embedding(tokens_BT)
+        for block in self.blocks:
+            x_BTD = block(x_BTD, cos_TR, sin_TR, cache)
+        if last_only:
+            x_BTD = x_BTD[:, -1:]
+        return self.head(self.norm(x_BTD), targets_BT)  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.attention_norm = ZeroCentredLayerNorm(config)
+        self.attention = Attention(config, layer)
+        self.mlp_norm = ZeroCentredLayerNorm(config)
+        self.mlp = MLP(config)
+
+    def forward(self, x_BTD: Tensor, cos_TR: Tensor, sin_TR: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        """One residual block, x_BTD to x_BTD."""
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), cos_TR, sin_TR, cache)
+        return x_BTD + self.mlp(self.mlp_norm(x_BTD))  # type: ignore[no-any-return]
+
+
+class ZeroCentredLayerNorm(nn.Module):
+    """LayerNorm with gain 1 + weight ("layernorm1p"), so that weight decay and zero init pull towards gain 1."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(config.hidden_size))
+        self.bias = nn.Parameter(torch.zeros(config.hidden_size))
+        self.eps = config.norm_eps
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Normalise the last dimension in fp32; the dtype of x is kept."""
+        gain_D = self.weight.float() + 1
+        return F.layer_norm(x_BTD.float(), gain_D.shape, gain_D, self.bias.float(), self.eps).to(x_BTD.dtype)
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention with partial rotary positions.
+
+    The rows of `qkv` are grouped by key/value head: G query heads, then its key, then its value, each H rows. A
+    slice of whole groups is therefore a smaller attention of its own, which is what tensor parallelism hands out.
+    """
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.head_dim = config.attention_head_dim
+        self.group = config.num_attention_heads // config.num_key_value_heads
+        rows = config.num_key_value_heads * (self.group + 2) * self.head_dim
+        self.qkv = nn.Linear(config.hidden_size, rows, bias=False)
+        self.out = nn.Linear(config.num_attention_heads * self.head_dim, config.hidden_size, bias=False)
+
+    def forward(self, x_BTD: Tensor, cos_TR: Tensor, sin_TR: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        """x_BTD to x_BTD."""
+        qkv_BTKGH = self.qkv(x_BTD).unflatten(-1, (-1, self.group + 2, self.head_dim))
+        B, T, K = qkv_BTKGH.shape[:3]
+        qk_BTKGH, v_BTKH = qkv_BTKGH[..., :-1, :], qkv_BTKGH[..., -1, :]
+        qk_BTKGH = rotate(qk_BTKGH, cos_TR, sin_TR)
+        q_BNTH = qk_BTKGH[..., :-1, :].reshape(B, T, K * self.group, self.head_dim).transpose(1, 2)
+        k_BKSH, v_BKSH = qk_BTKGH[..., -1, :].transpose(1, 2), v_BTKH.transpose(1, 2)
+        start = 0
+        if cache is not None:
+            start = cache.length
+            k_BKSH, v_BKSH = cache.update(self.layer, k_BKSH, v_BKSH)
+        y_BNTH = attend(q_BNTH, k_BKSH, v_BKSH, start)
+        return self.out(y_BNTH.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+def attend(q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, start: int) -> Tensor:
+    """Attention of queries at positions start.. to keys at positions 0.., each query to itself and what precedes it."""
+    T, S = q_BNTH.shape[2], k_BKSH.shape[2]
+    mask_TS, causal = None, T > 1
+    if start + T < S or (T > 1 and start > 0):
+        mask_TS = torch.ones(T, S, dtype=torch.bool, device=q_BNTH.device).tril(start)
+        causal = False
+    grouped = q_BNTH.shape[1] != k_BKSH.shape[1]
+    return F.scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, mask_TS, is_causal=causal, enable_gqa=grouped)
+
+
+class RotaryTables(nn.Module):
+    """Cosines and sines of every position, fp32 whatever the dtype of the model; not part of the saved state."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        cos_TR, sin_TR = self._compute(torch.get_default_device())
+        self.register_buffer("cos", cos_TR, persistent=False)
+        self.register_buffer("sin", sin_TR, persistent=False)
+
+    def _compute(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        width = self.config.rotary_dim
+        exponent_R = torch.arange(0, width, 2, dtype=torch.float32, device=device) / width
+        position_T = torch.arange(self.config.max_sequence_length, dtype=torch.float32, device=device)
+        angle_TR = position_T[:, None] * (1.0 / self.config.rope_theta**exponent_R)
+        return angle_TR.cos(), angle_TR.sin()
+
+    def fill(self) -> None:
+        """Compute the tables anew: needed after `to_empty`, which leaves them without values."""
+        self.cos, self.sin = self._compute(self.cos.device)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "RotaryTables":
+        """Move with the model, but stay fp32 when it is cast: bf16 angles are wrong beyond position 256."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.cos.dtype != torch.float32:
+            self.fill()
+        return self
+
+    def forward(self, start: int, length: int) -> tuple[Tensor, Tensor]:
+        """Tables cos_TR, sin_TR of positions start..start+length-1."""
+        if start + length > self.config.max_sequence_length:
+            raise ValueError(
+                f"model.max_sequence_length ({self.config.max_sequence_length}) is less than the {start + length} "
+                "tokens of this sequence; shorten it or use a model with more positions"
+            )
+        return self.cos[start : start + length], self.sin[start : start + length]
+
+
+def rotate(x_BTKGH: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
+    """Turn the first 2R of the H dimensions, pairing i with i + R (arXiv 2104.09864, in the half-split layout)."""
+    R = cos_TR.shape[-1]
+    cos_T11R, sin_T11R = cos_TR[:, None, None], sin_TR[:, None, None]
+    a, b, rest = x_BTKGH[..., :R], x_BTKGH[..., R : 2 * R], x_BTKGH[..., 2 * R :]
+    turned = (a * cos_T11R - b * sin_T11R, b * cos_T11R + a * sin_T11R)
+    return torch.cat((*(half.to(x_BTKGH.dtype) for half in turned), rest), dim=-1)
+
+
+class MLP(nn.Module):
+    """down(relu(up(x))^2), without a gate."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.up = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """x_BTD to x_BTD."""
+        return self.down(squared_relu(self.up(x_BTD)))  # type: ignore[no-any-return]
+
+
+def squared_relu(x: Tensor) -> Tensor:
+    """relu(x)^2 (Primer, arXiv 2109.08668 section 3), saving relu(x) only for backward."""
+    y: Tensor = _SquaredReLU.apply(x)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _SquaredReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        positive = torch.relu(x)
+        ctx.save_for_backward(positive)
+        return positive * positive
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        (positive,) = ctx.saved_tensors
+        gradient: Tensor = grad_outputs[0] * positive
+        return gradient * 2
+
+
+class Head(nn.Module):
+    """The output matrix, and the loss with it: for large vocabularies the two cannot be apart (see loss.py)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
+        self.chunk_tokens = loss_chunk_tokens(config.vocab_size)
+
+    def forward(self, x_BTD: Tensor, targets_BT: Tensor | None = None) -> Tensor:
+        """logits_BTV, or nll_BT in nats when targets are given."""
+        if targets_BT is None:
+            return F.linear(x_BTD, self.weight)
+        nll_N = linear_cross_entropy(
+            x_BTD.flatten(0, 1), self.weight, targets_BT.flatten(), chunk_tokens=self.chunk_tokens
+        )
+        return nll_N.view(targets_BT.shape)
