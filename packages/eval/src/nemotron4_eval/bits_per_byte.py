@@ -1,0 +1,145 @@
+"""Bits per byte of held-out text: the compression the model would achieve, comparable across tokenizers.
+
+Invariant: the sum runs over every token of every document once, end-of-sequence included, in nats; divided by ln 2
+and by the documents' UTF-8 bytes, whatever the window, stride or batch size.
+Source: bits per byte as in The Pile (arXiv 2101.00027 section 3.1); sliding windows as in arXiv 2012.15832 section 2.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from nemotron4_data import Tokenizer
+from nemotron4_model import Transformer
+from numpy.typing import NDArray
+
+from nemotron4_eval.heldout import HeldoutCorpus, HeldoutText, read_heldout
+from nemotron4_eval.windows import batch_windows, document_windows, window_arrays
+
+TOKENS_PER_BATCH = 8_192
+"""Tokens of one forward pass: enough to keep a device busy, few enough for the logits of a 32k vocabulary."""
+
+Progress = Callable[[int, int], None]
+"""Called with (tokens scored so far, tokens in all)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BitsPerByte:
+    """One measurement, per source and in all."""
+
+    nll_nats: dict[str, float]
+    """Summed negative log-likelihood of each source."""
+    num_bytes: dict[str, int]
+    """UTF-8 bytes of each source."""
+    num_tokens: int
+    """Scored tokens."""
+
+    @property
+    def overall(self) -> float:
+        """Bits per byte of all held-out text."""
+        return self._of(self.nll_nats)
+
+    @property
+    def sources(self) -> dict[str, float]:
+        """Bits per byte of each source."""
+        return {source: self._of([source]) for source in self.nll_nats}
+
+    @property
+    def domains(self) -> dict[str, float]:
+        """Bits per byte of each domain: english, multilingual, code."""
+        domains = dict.fromkeys(source.split("/", 1)[0] for source in self.nll_nats)
+        return {
+            domain: self._of(s for s in self.nll_nats if s.split("/", 1)[0] == domain) for domain in domains
+        }
+
+    def _of(self, sources: Iterable[str]) -> float:
+        sources = list(sources)
+        nats = math.fsum(self.nll_nats[source] for source in sources)
+        return nats / math.log(2) / sum(self.num_bytes[source] for source in sources)
+
+
+def evaluate_bits_per_byte(
+    model: Transformer,
+    corpus: HeldoutCorpus,
+    *,
+    window: int | None = None,
+    stride: int | None = None,
+    max_bytes_per_source: int | None = None,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> BitsPerByte:
+    """Score a corpus's held-out text; see `score_heldout`. The one call that a trainer's validation needs."""
+    eos_id = Tokenizer(corpus.tokenizer_path).eos_id
+    texts = read_heldout(corpus, max_bytes_per_source)
+    return score_heldout(model, texts, eos_id, window=window, stride=stride, device=device, progress=progress)
+
+
+def score_heldout(
+    model: Transformer,
+    texts: list[HeldoutText],
+    eos_id: int,
+    *,
+    window: int | None = None,
+    stride: int | None = None,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> BitsPerByte:
+    """Negative log-likelihood of every held-out token, each document from its own start.
+
+    `window` (tokens; default the model's sequence length) and `stride` (default half a window) trade context for
+    time. Prints nothing and leaves the model in the mode it was in.
+    """
+    window = model.config.max_sequence_length if window is None else window
+    stride = max(1, window // 2) if stride is None else stride
+    if window > model.config.max_sequence_length:
+        raise ValueError(
+            f"suite.window_tokens ({window}) must be at most the model's context of "
+            f"{model.config.max_sequence_length} tokens"
+        )
+    if not 1 <= stride <= window:
+        raise ValueError(f"suite.stride_tokens ({stride}) must be in 1..{window}, the window")
+    documents = [tokens for text in texts for tokens in text.documents]
+    nll_nats = document_nll(model, documents, eos_id, window=window, stride=stride, device=device, progress=progress)
+    source_of = [text.source for text in texts for _ in text.documents]
+    by_source = {text.source: 0.0 for text in texts}
+    for source, nats in zip(source_of, nll_nats, strict=True):
+        by_source[source] += float(nats)
+    return BitsPerByte(
+        nll_nats=by_source,
+        num_bytes={text.source: len(text.text) for text in texts},
+        num_tokens=sum(len(tokens) for tokens in documents),
+    )
+
+
+def document_nll(
+    model: Transformer,
+    documents: list[NDArray[np.integer]],
+    eos_id: int,
+    *,
+    window: int,
+    stride: int,
+    device: torch.device | str,
+    progress: Progress | None = None,
+) -> NDArray[np.float64]:
+    """Summed negative log-likelihood, in nats, of each document."""
+    windows = [w for i, tokens in enumerate(documents) for w in document_windows(i, len(tokens), window, stride)]
+    total, done = sum(len(tokens) for tokens in documents), 0
+    nll_nats = np.zeros(len(documents))
+    was_training = model.training
+    model.eval()
+    try:
+        # no_grad rather than inference_mode: inference tensors may not enter a later step of a sharded trainer.
+        with torch.no_grad():
+            for batch in batch_windows(windows, TOKENS_PER_BATCH):
+                inputs_BT, targets_BT, scored_BT = window_arrays(batch, documents, eos_id)
+                nll_BT = model(torch.from_numpy(inputs_BT).to(device), torch.from_numpy(targets_BT).to(device))
+                nll_B = nll_BT.double().cpu().masked_fill(~torch.from_numpy(scored_BT), 0).sum(1).numpy()
+                np.add.at(nll_nats, [w.document for w in batch], nll_B)
+                done += int(scored_BT.sum())
+                if progress is not None:
+                    progress(done, total)
+    finally:
+        model.train(was_training)
+    return nll_nats

@@ -1,0 +1,9 @@
+"""The verb this package brings to the `nemotron4` command line."""
+
+from nemotron4_config import Command
+
+EVAL = Command(
+    job="nemotron4_eval.eval_job:EvalJob",
+    run="nemotron4_eval.evaluation:run_eval",
+    summary="Measure a trained model: held-out bits per byte and harness tasks",
+)

@@ -1,0 +1,78 @@
+"""What `nemotron4 eval` is asked to do."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nemotron4_infer import Precision
+
+
+@dataclass(kw_only=True)
+class SuiteConfig:
+    """What is measured: bits per byte of held-out text always, and LM Evaluation Harness tasks."""
+
+    name: str = "bits_per_byte"
+    """Name of the suite, for the report."""
+
+    tasks: list[str] = field(default_factory=list)
+    """Harness tasks: heldout_continuation (built from the corpus), or a path of a harness task YAML."""
+
+    window_tokens: int | None = None
+    """Context, in tokens, of the bits-per-byte windows; null means the model's own sequence length."""
+
+    stride_tokens: int | None = None
+    """Tokens newly scored in each further window of a long document; null means half a window."""
+
+    max_bytes_per_source: int | None = None
+    """Score whole documents of each source up to about this many bytes; null means all held-out text."""
+
+    num_items: int = 200
+    """Most items of heldout_continuation."""
+
+    seed: int = 0
+    """Seed of the choice of heldout_continuation's passages and distractors."""
+
+    def __post_init__(self) -> None:
+        for name in ("window_tokens", "stride_tokens", "max_bytes_per_source", "num_items"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"suite.{name} ({value}) must be at least 1")
+        if self.window_tokens and self.stride_tokens and self.stride_tokens > self.window_tokens:
+            raise ValueError(
+                f"suite.stride_tokens ({self.stride_tokens}) must be at most suite.window_tokens "
+                f"({self.window_tokens}), or tokens between windows would not be scored"
+            )
+
+
+@dataclass(kw_only=True)
+class EvalJob:
+    """Measure a model directory on a prepared corpus's held-out text and on harness tasks."""
+
+    model: str
+    """Model directory, e.g. runs/demo/latest/export."""
+
+    corpus: str = "data/sample"
+    """Prepared corpus directory; its held-out split is scored."""
+
+    suite: SuiteConfig = field(default_factory=SuiteConfig)
+    """What is measured."""
+
+    output: str | None = None
+    """Result file; null means eval.json in the run that exported the model, or in the model directory."""
+
+    limit: int | None = None
+    """Most items per harness task, for a quick look; null means all."""
+
+    precision: Precision = Precision.auto
+    """Format of the weights: auto (bf16 on a GPU, fp32 on a CPU), fp32 or bf16."""
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit ({self.limit}) must be at least 1, or null for all items")
+
+    @property
+    def output_path(self) -> Path:
+        """Where the result goes: runs/x/y/export is measured into runs/x/y/eval.json."""
+        if self.output is not None:
+            return Path(self.output)
+        model = Path(self.model)
+        return (model.parent if model.name == "export" else model) / "eval.json"

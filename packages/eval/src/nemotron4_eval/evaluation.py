@@ -1,0 +1,117 @@
+"""`nemotron4 eval`: one model directory against one corpus's held-out text, and harness tasks.
+
+Invariant: the model, gzip and xz are measured on the same bytes; the result file is written once, at the end.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nemotron4_data import Corpus
+from nemotron4_infer import LoadedModel, load_model_directory
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from nemotron4_eval.bits_per_byte import Progress as ProgressCallback
+from nemotron4_eval.bits_per_byte import score_heldout
+from nemotron4_eval.compressors import compressor_table, gzip_bits_per_byte, xz_bits_per_byte
+from nemotron4_eval.eval_job import EvalJob, SuiteConfig
+from nemotron4_eval.heldout import HeldoutText, read_heldout
+from nemotron4_eval.heldout_continuation import NUM_CHOICES, make_items, write_task
+from nemotron4_eval.report import print_result, write_result
+
+HELDOUT_CONTINUATION = "heldout_continuation"
+
+
+def run_eval(job: EvalJob) -> float:
+    """Measure, print a table, write the result file; returns bits per byte of all held-out text."""
+    started = time.perf_counter()
+    _check_tasks(job.suite.tasks)
+    corpus = Corpus.open(job.corpus)
+    loaded = load_model_directory(job.model, job.precision)
+    _check_same_tokenizer(job, Path(corpus.tokenizer_path))
+    texts = read_heldout(corpus, job.suite.max_bytes_per_source)
+    with _progress_bar("held-out tokens") as progress:
+        measured = score_heldout(
+            loaded.model,
+            texts,
+            loaded.tokenizer.eos_id,
+            window=job.suite.window_tokens,
+            stride=job.suite.stride_tokens,
+            device=loaded.device,
+            progress=progress,
+        )
+    result: dict[str, Any] = {
+        "bits_per_byte": {"overall": measured.overall, **measured.domains, "sources": measured.sources},
+        "gzip_bits_per_byte": compressor_table(texts, gzip_bits_per_byte),
+        "xz_bits_per_byte": compressor_table(texts, xz_bits_per_byte),
+        "tokens": measured.num_tokens,
+        "bytes": sum(measured.num_bytes.values()),
+        "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
+        "tasks": _run_tasks(job.suite, texts, loaded, job.limit),
+        "model": job.model,
+        "corpus": job.corpus,
+        "corpus_digest": corpus.digest,
+        "suite": job.suite.name,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    write_result(result, job.output_path)
+    console = Console()
+    print_result(result, console)
+    console.print(f"written to {job.output_path} after {result['seconds']} s")
+    return measured.overall
+
+
+def _check_tasks(tasks: list[str]) -> None:
+    for task in tasks:
+        if task != HELDOUT_CONTINUATION and not Path(task).is_file():
+            raise ValueError(
+                f"suite.tasks ({task}) is neither {HELDOUT_CONTINUATION} nor a file; give the path of an LM "
+                "Evaluation Harness task YAML"
+            )
+
+
+def _check_same_tokenizer(job: EvalJob, corpus_tokenizer: Path) -> None:
+    if (Path(job.model) / "tokenizer.model").read_bytes() != corpus_tokenizer.read_bytes():
+        raise ValueError(
+            f"model ({job.model}) has another tokenizer than corpus ({job.corpus}), whose held-out tokens it cannot "
+            "read; give the corpus the model was trained on, or one prepared with the same tokenizer"
+        )
+
+
+def _run_tasks(
+    suite: SuiteConfig, texts: list[HeldoutText], loaded: LoadedModel, limit: int | None
+) -> dict[str, dict[str, Any]]:
+    if not suite.tasks:
+        return {}
+    # Read by Hugging Face's libraries on import, so set before: an evaluation never reaches for the network.
+    os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
+    from nemotron4_eval.harness import run_harness
+
+    with tempfile.TemporaryDirectory() as directory, _progress_bar("harness requests") as progress:
+        paths = list(suite.tasks)
+        if HELDOUT_CONTINUATION in paths:
+            items = make_items(texts, loaded.tokenizer, num_items=suite.num_items, seed=suite.seed)
+            paths[paths.index(HELDOUT_CONTINUATION)] = str(write_task(items, Path(directory)))
+        tasks = run_harness(loaded, paths, limit=limit, progress=progress)
+    if HELDOUT_CONTINUATION in tasks:
+        tasks[HELDOUT_CONTINUATION]["chance"] = 1 / NUM_CHOICES
+    return tasks
+
+
+@contextmanager
+def _progress_bar(description: str) -> Iterator[ProgressCallback]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(description, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,62 @@
+"""The result of an evaluation as a file and as a table.
+
+Invariant: the file appears complete or not at all.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def write_result(result: dict[str, Any], path: Path) -> None:
+    """Write JSON staged, synced and renamed into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    with staged.open("w", encoding="utf-8") as file:
+        json.dump(result, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    staged.replace(path)
+
+
+def print_result(result: dict[str, Any], console: Console) -> None:
+    """Tables of bits per byte and of tasks."""
+    title = f"{result['model']}: {result['parameters']:,} parameters, {result['bytes']:,} held-out bytes"
+    table = Table(title=title, title_justify="left")
+    table.add_column("bits per byte (lower is better)")
+    for name in ("model", "gzip -9", "xz -9e"):
+        table.add_column(name, justify="right")
+    columns = [result[key] for key in ("bits_per_byte", "gzip_bits_per_byte", "xz_bits_per_byte")]
+    domains = [key for key in columns[0] if key != "sources"]
+    for domain in domains:
+        # The overall row comes first; what follows are its parts.
+        table.add_row(domain, *(f"{column[domain]:.3f}" for column in columns), style="bold")
+        for source in (s for s in columns[0]["sources"] if s.split("/", 1)[0] == domain and s != domain):
+            table.add_row(f"  {source}", *(f"{column['sources'][source]:.3f}" for column in columns))
+    console.print(table)
+    if result["tasks"]:
+        console.print(_task_table(result["tasks"]))
+
+
+def _task_table(tasks: dict[str, dict[str, Any]]) -> Table:
+    table = Table()
+    for name in ("task", "metric", "value", "stderr", "chance", "items"):
+        table.add_column(name, justify="left" if name in ("task", "metric") else "right")
+    for task, values in tasks.items():
+        for metric, value in values.items():
+            if metric in ("chance", "num_items") or "_stderr" in metric:
+                continue
+            name, comma, filter_name = metric.partition(",")
+            stderr = values.get(f"{name}_stderr{comma}{filter_name}")
+            chance = values.get("chance")
+            table.add_row(task, metric, _figure(value), _figure(stderr), _figure(chance), str(values["num_items"]))
+    return table
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

@@ -1,0 +1,50 @@
+"""Keys and values of the tokens already seen, so that each new token costs one position of compute.
+
+Invariant: positions 0..length-1 of every layer hold exactly what a forward pass over those tokens would compute;
+buffers are allocated once and never grow.
+
+Shapes: L layers, B batch, K key/value heads, C capacity, S tokens so far including the new ones, T new, H head width.
+"""
+
+import torch
+from nemotron4_model import ModelConfig
+from torch import Tensor
+
+
+class KVCache:
+    """A static key/value cache for one batch of equally long sequences."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        capacity: int | None = None,
+        batch_size: int = 1,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Room for `capacity` tokens a sequence (default, and at most, model.max_sequence_length)."""
+        capacity = config.max_sequence_length if capacity is None else capacity
+        assert 1 <= capacity <= config.max_sequence_length
+        shape = (config.num_layers, batch_size, config.num_key_value_heads, capacity, config.attention_head_dim)
+        self.k_LBKCH = torch.empty(shape, dtype=dtype, device=device)
+        self.v_LBKCH = torch.empty(shape, dtype=dtype, device=device)
+        self.capacity = capacity
+        self.length = 0
+
+    def update(self, layer: int, k_BKTH: Tensor, v_BKTH: Tensor) -> tuple[Tensor, Tensor]:
+        """Store keys and values of T new tokens of one layer; return k_BKSH and v_BKSH of all tokens so far.
+
+        The last layer's update moves `length` on by T. Raises ValueError when the tokens do not fit.
+        """
+        end = self.length + k_BKTH.shape[2]
+        if end > self.capacity:
+            raise ValueError(
+                f"the key/value cache holds {self.capacity} tokens and {end} are needed; "
+                "shorten the prompt or lower sampling.max_new_tokens"
+            )
+        self.k_LBKCH[layer, :, :, self.length : end] = k_BKTH
+        self.v_LBKCH[layer, :, :, self.length : end] = v_BKTH
+        if layer == self.k_LBKCH.shape[0] - 1:
+            self.length = end
+        return self.k_LBKCH[layer, :, :, :end], self.v_LBKCH[layer, :, :, :end]

@@ -1,0 +1,57 @@
+"""Autoregressive generation: prefill the prompt once, then one token a step.
+
+Invariant: greedy generation equals repeated argmax over full forward passes without a cache.
+"""
+
+from collections.abc import Generator, Sequence
+from enum import Enum
+
+import torch
+from nemotron4_model import Transformer
+
+from nemotron4_infer.cache import KVCache
+from nemotron4_infer.distribution import draw
+from nemotron4_infer.sampling import SamplingConfig
+
+
+class StopReason(Enum):
+    """Why generation ended."""
+
+    end_of_text = "the model ended the text"
+    max_new_tokens = "sampling.max_new_tokens reached"
+    context_full = "the model's context is full"
+
+
+@torch.inference_mode()
+def generate(
+    model: Transformer, prompt_ids: Sequence[int], sampling: SamplingConfig, eos_id: int
+) -> Generator[int, None, StopReason]:
+    """Yield new token ids as they are chosen, without the final end-of-sequence id.
+
+    The generator's return value says why it stopped. Raises ValueError when the prompt is empty or leaves no room
+    for a new token in `model.max_sequence_length`.
+    """
+    longest = model.config.max_sequence_length
+    if not prompt_ids:
+        raise ValueError("prompt ('') must have at least one token")
+    if len(prompt_ids) >= longest:
+        raise ValueError(
+            f"prompt ({len(prompt_ids)} tokens) must be shorter than the model's context of {longest} tokens; shorten it"
+        )
+    parameter = next(model.parameters())
+    # The last token drawn is never fed back, hence the -1.
+    capacity = min(len(prompt_ids) + sampling.max_new_tokens - 1, longest)
+    cache = KVCache(model.config, capacity=capacity, dtype=parameter.dtype, device=parameter.device)
+    generator = torch.Generator().manual_seed(sampling.seed)
+    tokens_BT = torch.tensor([list(prompt_ids)], device=parameter.device)
+    for _ in range(sampling.max_new_tokens):
+        if cache.length + tokens_BT.shape[1] > longest:
+            return StopReason.context_full
+        logits_BV = model(tokens_BT, cache=cache, last_only=True)[:, -1]
+        token_B = draw(logits_BV, sampling, generator)
+        token = int(token_B)
+        if token == eos_id:
+            return StopReason.end_of_text
+        yield token
+        tokens_BT = token_B[:, None]
+    return StopReason.max_new_tokens

@@ -1,0 +1,59 @@
+"""A model directory on disk, ready to run: the Hugging Face layout that `nemotron4 export` and training write.
+
+Invariant: what is missing is named before anything heavy is read.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from nemotron4_data import Tokenizer
+from nemotron4_model import Transformer, load_pretrained
+
+from nemotron4_infer.precision import Precision
+
+
+@dataclass(kw_only=True)
+class LoadedModel:
+    """Weights and tokenizer of one model directory."""
+
+    model: Transformer
+    """In eval mode, on `device`."""
+    tokenizer: Tokenizer
+    """The tokenizer the model was trained with."""
+    device: torch.device
+    """A GPU if there is one."""
+
+
+def load_model_directory(directory: str, precision: Precision) -> LoadedModel:
+    """Load weights and tokenizer; ValueError, one line naming `model`, when the directory is not a model's."""
+    path = Path(directory)
+    check_model_directory(path)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_pretrained(path, dtype=torch_dtype(precision, device), device=str(device))
+    tokenizer = Tokenizer(path / "tokenizer.model")
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise ValueError(
+            f"model ({directory}): tokenizer.model has {tokenizer.vocab_size} pieces, but the weights only "
+            f"{model.config.vocab_size}; the directory mixes two models"
+        )
+    return LoadedModel(model=model.eval(), tokenizer=tokenizer, device=device)
+
+
+def check_model_directory(path: Path) -> None:
+    """Raise ValueError unless the directory has configuration, weights and tokenizer."""
+    if not path.is_dir():
+        raise ValueError(f"model ({path}) is not a directory; give the export of a run, e.g. runs/demo/latest/export")
+    for pattern in ("config.json", "*.safetensors", "tokenizer.model"):
+        if not any(path.glob(pattern)):
+            raise ValueError(
+                f"model ({path}) has no {pattern}; a model directory holds config.json, *.safetensors and "
+                "tokenizer.model: give the export of a run, e.g. runs/demo/latest/export"
+            )
+
+
+def torch_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """The torch dtype of a precision on a device."""
+    if precision is Precision.auto:
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    return torch.float32 if precision is Precision.fp32 else torch.bfloat16

@@ -1,0 +1,39 @@
+"""How the next token is chosen.
+
+Invariant: the same settings, prompt and weights give the same text on the same machine.
+Source: top-k from arXiv 1805.04833 section 5.4, top-p (nucleus) from arXiv 1904.09751 section 3.1.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(kw_only=True)
+class SamplingConfig:
+    """Greedy by default; a temperature above 0 draws from the distribution that top_k and top_p leave."""
+
+    temperature: float = 0.0
+    """Divides the logits; 0 takes the most likely token (greedy), 1 is the model's own distribution."""
+
+    top_k: int | None = None
+    """Draw from this many most likely tokens; null means all."""
+
+    top_p: float = 1.0
+    """Draw from the fewest most likely tokens that together have at least this probability; 1 means all."""
+
+    seed: int = 0
+    """Seed of the draws."""
+
+    max_new_tokens: int = 128
+    """Most tokens to generate; fewer when the model ends the text or its context is full."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"sampling.temperature ({self.temperature}) must be 0 (greedy) or a finite number above 0")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"sampling.top_k ({self.top_k}) must be at least 1, or null for all tokens")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"sampling.top_p ({self.top_p}) must be in (0, 1]; 1 keeps all tokens")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"sampling.seed ({self.seed}) must be in [0, 2^63)")
+        if self.max_new_tokens < 1:
+            raise ValueError(f"sampling.max_new_tokens ({self.max_new_tokens}) must be at least 1")

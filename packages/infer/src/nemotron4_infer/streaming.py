@@ -1,0 +1,56 @@
+"""`nemotron4 generate`: stream a continuation to standard output, then one line of figures to standard error.
+
+Invariant: standard output holds the prompt and its continuation only, so it can be piped.
+"""
+
+import sys
+import time
+
+from nemotron4_data import StreamDecoder
+
+from nemotron4_infer.generation import StopReason, generate
+from nemotron4_infer.generate_job import GenerateJob
+from nemotron4_infer.model_directory import load_model_directory
+
+
+def run_generate(job: GenerateJob) -> None:
+    """Load the model, stream the text as it comes; Ctrl-C ends the line and reports what was generated."""
+    loaded = load_model_directory(job.model, job.precision)
+    eos_id = loaded.tokenizer.eos_id
+    # In training every document follows an end-of-sequence token, so the prompt does too.
+    prompt_ids = [eos_id, *loaded.tokenizer.encode(job.prompt)]
+    decoder = StreamDecoder(loaded.tokenizer)
+    arrivals_seconds: list[float] = []
+    stream = generate(loaded.model, prompt_ids, job.sampling, eos_id)
+    started = time.perf_counter()
+    _write(job.prompt)
+    reason = "interrupted"
+    try:
+        while True:
+            token = next(stream)
+            arrivals_seconds.append(time.perf_counter() - started)
+            _write(decoder.feed(token))
+    except StopIteration as stop:
+        assert isinstance(stop.value, StopReason)
+        reason = stop.value.value
+    except KeyboardInterrupt:
+        pass
+    _write(decoder.finish() + "\n")
+    print(statistics_line(arrivals_seconds, reason), file=sys.stderr)
+
+
+def statistics_line(arrivals_seconds: list[float], reason: str) -> str:
+    """Figures of one generation; `arrivals_seconds` are the tokens' times since the prompt was handed over."""
+    count = len(arrivals_seconds)
+    if count == 0:
+        return f"0 tokens ({reason})"
+    text = f"{count} token{'s' if count > 1 else ''}, first after {arrivals_seconds[0]:.2f} s"
+    if count > 1 and arrivals_seconds[-1] > arrivals_seconds[0]:
+        # The first token includes reading the prompt, so it does not count towards the rate.
+        text += f", then {(count - 1) / (arrivals_seconds[-1] - arrivals_seconds[0]):.1f} tokens/s"
+    return f"{text} ({reason})"
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
