@@ -6,17 +6,17 @@ Source: bits per byte as in The Pile (arXiv 2101.00027 section 3.1); sliding win
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from nemotron4_data import Tokenizer
-from nemotron4_model import Transformer
 from numpy.typing import NDArray
 
+from nemotron4_data import Tokenizer
 from nemotron4_eval.heldout import HeldoutCorpus, HeldoutText, read_heldout
 from nemotron4_eval.windows import batch_windows, document_windows, window_arrays
+from nemotron4_model import Transformer
 
 TOKENS_PER_BATCH = 8_192
 """Tokens of one forward pass: enough to keep a device busy, few enough for the logits of a 32k vocabulary."""
@@ -50,9 +50,7 @@ class BitsPerByte:
     def domains(self) -> dict[str, float]:
         """Bits per byte of each domain: english, multilingual, code."""
         domains = dict.fromkeys(source.split("/", 1)[0] for source in self.nll_nats)
-        return {
-            domain: self._of(s for s in self.nll_nats if s.split("/", 1)[0] == domain) for domain in domains
-        }
+        return {domain: self._of(s for s in self.nll_nats if s.split("/", 1)[0] == domain) for domain in domains}
 
     def _of(self, sources: Iterable[str]) -> float:
         sources = list(sources)
@@ -115,7 +113,7 @@ def score_heldout(
 
 def document_nll(
     model: Transformer,
-    documents: list[NDArray[np.integer]],
+    documents: Sequence[NDArray[np.integer]],
     eos_id: int,
     *,
     window: int,

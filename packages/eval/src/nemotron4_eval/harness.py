@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from lm_eval import simple_evaluate
-from lm_eval.api.instance import Instance
-from lm_eval.api.model import TemplateLM
-from lm_eval.tasks import TaskManager
-from nemotron4_data import StreamDecoder
-from nemotron4_infer import LoadedModel, SamplingConfig, generate
+from lm_eval import simple_evaluate  # type: ignore[import-untyped]
+from lm_eval.api.instance import Instance  # type: ignore[import-untyped]
+from lm_eval.api.model import TemplateLM  # type: ignore[import-untyped]
+from lm_eval.tasks import TaskManager  # type: ignore[import-untyped]
 
+from nemotron4_data import StreamDecoder
 from nemotron4_eval.bits_per_byte import Progress, document_nll
 from nemotron4_eval.windows import Window, batch_windows, window_arrays
+from nemotron4_infer import LoadedModel, SamplingConfig, generate
 
 LOGITS_PER_BATCH = 2**26
 """Numbers of one batch's logits: 256 MB in fp32."""
@@ -31,7 +31,7 @@ DEFAULT_GENERATED_TOKENS = 256
 """Tokens to generate when a task does not say; lm-eval's own default."""
 
 
-class EngineLM(TemplateLM):
+class EngineLM(TemplateLM):  # type: ignore[misc]
     """A loaded model as lm-eval sees it."""
 
     def __init__(self, loaded: LoadedModel, progress: Progress | None = None) -> None:
@@ -61,7 +61,7 @@ class EngineLM(TemplateLM):
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """(log-probability in nats, is it the greedy choice) of each (context, continuation)."""
-        return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        return super().loglikelihood(requests, disable_tqdm=disable_tqdm)  # type: ignore[no-any-return]
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
@@ -182,5 +182,3 @@ def _metrics(values: dict[str, Any]) -> dict[str, float | None]:
         name = metric if filter_name == "none" else f"{metric},{filter_name}"
         metrics[name] = float(value) if isinstance(value, int | float) and math.isfinite(value) else None
     return metrics
-
-

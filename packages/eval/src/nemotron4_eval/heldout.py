@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from nemotron4_data import Tokenizer
 from numpy.typing import NDArray
+
+from nemotron4_data import Tokenizer
 
 
 class HeldoutCorpus(Protocol):

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nemotron4_data import Tokenizer
-
 from nemotron4_eval.heldout import HeldoutText, document_text
 
 NUM_CHOICES = 4
@@ -86,9 +85,7 @@ def _domain_documents(documents: dict[str, list[str]], domain: str) -> list[str]
     return [d for source, found in documents.items() if source.split("/", 1)[0] == domain for d in found]
 
 
-def _item(
-    source: str, own: list[str], others: list[str], rng: random.Random, context: int, continuation: int
-) -> Item:
+def _item(source: str, own: list[str], others: list[str], rng: random.Random, context: int, continuation: int) -> Item:
     document = rng.choice(own)
     cut = _cut(document, rng, context, continuation)
     truth = document[cut : cut + continuation]

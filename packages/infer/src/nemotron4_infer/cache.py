@@ -7,8 +7,9 @@ Shapes: L layers, B batch, K key/value heads, C capacity, S tokens so far includ
 """
 
 import torch
-from nemotron4_model import ModelConfig
 from torch import Tensor
+
+from nemotron4_model import ModelConfig
 
 
 class KVCache:

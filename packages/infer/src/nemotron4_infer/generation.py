@@ -7,11 +7,11 @@ from collections.abc import Generator, Sequence
 from enum import Enum
 
 import torch
-from nemotron4_model import Transformer
 
 from nemotron4_infer.cache import KVCache
 from nemotron4_infer.distribution import draw
 from nemotron4_infer.sampling import SamplingConfig
+from nemotron4_model import Transformer
 
 
 class StopReason(Enum):
@@ -22,22 +22,30 @@ class StopReason(Enum):
     context_full = "the model's context is full"
 
 
-@torch.inference_mode()
 def generate(
     model: Transformer, prompt_ids: Sequence[int], sampling: SamplingConfig, eos_id: int
 ) -> Generator[int, None, StopReason]:
-    """Yield new token ids as they are chosen, without the final end-of-sequence id.
+    """Stream new token ids as they are chosen, without the final end-of-sequence id.
 
-    The generator's return value says why it stopped. Raises ValueError when the prompt is empty or leaves no room
-    for a new token in `model.max_sequence_length`.
+    The generator's return value says why it stopped. Raises ValueError, at once, when the prompt is empty or leaves
+    no room for a new token in `model.max_sequence_length`.
     """
     longest = model.config.max_sequence_length
     if not prompt_ids:
         raise ValueError("prompt ('') must have at least one token")
     if len(prompt_ids) >= longest:
         raise ValueError(
-            f"prompt ({len(prompt_ids)} tokens) must be shorter than the model's context of {longest} tokens; shorten it"
+            f"prompt ({len(prompt_ids)} tokens) must be shorter than the model's context of {longest} tokens; "
+            "shorten the prompt or use a model with a longer context"
         )
+    return _steps(model, prompt_ids, sampling, eos_id)
+
+
+@torch.inference_mode()
+def _steps(
+    model: Transformer, prompt_ids: Sequence[int], sampling: SamplingConfig, eos_id: int
+) -> Generator[int, None, StopReason]:
+    longest = model.config.max_sequence_length
     parameter = next(model.parameters())
     # The last token drawn is never fed back, hence the -1.
     capacity = min(len(prompt_ids) + sampling.max_new_tokens - 1, longest)

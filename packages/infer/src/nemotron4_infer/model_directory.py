@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from nemotron4_data import Tokenizer
-from nemotron4_model import Transformer, load_pretrained
 
+from nemotron4_data import Tokenizer
 from nemotron4_infer.precision import Precision
+from nemotron4_model import Transformer, load_pretrained
 
 
 @dataclass(kw_only=True)

@@ -5,11 +5,11 @@ Invariant: standard output holds the prompt and its continuation only, so it can
 
 import sys
 import time
+from collections.abc import Generator
 
 from nemotron4_data import StreamDecoder
-
-from nemotron4_infer.generation import StopReason, generate
 from nemotron4_infer.generate_job import GenerateJob
+from nemotron4_infer.generation import StopReason, generate
 from nemotron4_infer.model_directory import load_model_directory
 
 
@@ -22,21 +22,27 @@ def run_generate(job: GenerateJob) -> None:
     decoder = StreamDecoder(loaded.tokenizer)
     arrivals_seconds: list[float] = []
     stream = generate(loaded.model, prompt_ids, job.sampling, eos_id)
-    started = time.perf_counter()
     _write(job.prompt)
-    reason = "interrupted"
     try:
-        while True:
-            token = next(stream)
-            arrivals_seconds.append(time.perf_counter() - started)
-            _write(decoder.feed(token))
-    except StopIteration as stop:
-        assert isinstance(stop.value, StopReason)
-        reason = stop.value.value
+        reason = _stream_text(stream, decoder, arrivals_seconds).value
     except KeyboardInterrupt:
-        pass
+        reason = "interrupted"
     _write(decoder.finish() + "\n")
     print(statistics_line(arrivals_seconds, reason), file=sys.stderr)
+
+
+def _stream_text(
+    stream: Generator[int, None, StopReason], decoder: StreamDecoder, arrivals_seconds: list[float]
+) -> StopReason:
+    started = time.perf_counter()
+    while True:
+        try:
+            token = next(stream)
+        except StopIteration as stop:
+            reason: StopReason = stop.value
+            return reason
+        arrivals_seconds.append(time.perf_counter() - started)
+        _write(decoder.feed(token))
 
 
 def statistics_line(arrivals_seconds: list[float], reason: str) -> str:

@@ -1,0 +1,85 @@
+"""Properties of the distribution that tokens are drawn from."""
+
+import re
+
+import hypothesis.extra.numpy as hnp
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nemotron4_infer import SamplingConfig, draw, next_token_distribution
+
+logits = hnp.arrays(np.float32, st.integers(2, 40), elements=st.floats(-20, 20, width=32)).map(
+    lambda array: torch.from_numpy(array)[None]
+)
+temperatures = st.floats(0.05, 5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(logits, temperatures, st.none() | st.integers(1, 50), st.floats(0.01, 1))
+def test_is_a_distribution_that_keeps_ratios_and_the_most_likely_token(logits_BV, temperature, top_k, top_p):
+    sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
+    p_V = next_token_distribution(logits_BV, sampling)[0].double()
+    full_V = torch.softmax(logits_BV.double() / temperature, dim=-1)[0]
+    kept = p_V > 0
+    assert p_V.sum().item() == pytest.approx(1, abs=1e-5)
+    assert p_V.max() == p_V[full_V.argmax()]
+    torch.testing.assert_close(p_V[kept], full_V[kept] / full_V[kept].sum(), rtol=1e-3, atol=1e-6)
+    if top_k is not None:
+        assert kept.sum() <= top_k
+    if not kept.all() and kept.any():
+        assert full_V[kept].min() >= full_V[~kept].max() - 1e-6, "a dropped token is likelier than a kept one"
+
+
+@settings(max_examples=60, deadline=None)
+@given(logits, temperatures, st.floats(0.01, 0.99))
+def test_top_p_keeps_the_fewest_tokens_that_reach_it(logits_BV, temperature, top_p):
+    p_V = next_token_distribution(logits_BV, SamplingConfig(temperature=temperature, top_p=top_p))[0]
+    sorted_V = torch.softmax(logits_BV / temperature, dim=-1)[0].double().sort(descending=True).values
+    num_kept = int((p_V > 0).sum())
+    assert sorted_V[:num_kept].sum() >= top_p - 1e-5
+    assert sorted_V[: num_kept - 1].sum() < top_p + 1e-5
+
+
+def test_top_k_comes_before_top_p():
+    logits_BV = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
+    p_BV = next_token_distribution(logits_BV, SamplingConfig(temperature=1.0, top_k=2, top_p=0.5))
+    # 0.4 / 0.7 of the two kept already exceeds 0.5; of all four, two tokens would be needed.
+    torch.testing.assert_close(p_BV, torch.tensor([[1.0, 0, 0, 0]]))
+
+
+def test_draws_follow_the_distribution():
+    logits_BV = torch.tensor([[0.5, 0.3, 0.2]]).log().expand(4_000, 3)
+    sampling = SamplingConfig(temperature=1.0)
+    token_B = draw(logits_BV, sampling, torch.Generator().manual_seed(0))
+    share_V = torch.bincount(token_B, minlength=3) / 4_000
+    torch.testing.assert_close(share_V, torch.tensor([0.5, 0.3, 0.2]), atol=0.03, rtol=0)
+
+
+def test_a_temperature_near_zero_is_greedy_and_finite():
+    logits_BV = torch.tensor([[1.0, 90.0, 89.9]])
+    p_BV = next_token_distribution(logits_BV, SamplingConfig(temperature=1e-30))
+    assert p_BV.tolist() == [[0, 1, 0]]
+
+
+def test_zero_temperature_takes_the_most_likely_token():
+    assert draw(torch.tensor([[1.0, 3.0, 2.0], [5.0, 5.0, 0.0]]), SamplingConfig(), None).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("settings_", "message"),
+    [
+        ({"temperature": -0.5}, "sampling.temperature (-0.5) must be 0 (greedy) or a finite number above 0"),
+        ({"temperature": float("inf")}, "sampling.temperature (inf) must be 0 (greedy) or a finite number above 0"),
+        ({"temperature": float("nan")}, "sampling.temperature (nan) must be 0 (greedy) or a finite number above 0"),
+        ({"top_k": 0}, "sampling.top_k (0) must be at least 1, or null for all tokens"),
+        ({"top_p": 0.0}, "sampling.top_p (0.0) must be in (0, 1]; 1 keeps all tokens"),
+        ({"top_p": 1.5}, "sampling.top_p (1.5) must be in (0, 1]; 1 keeps all tokens"),
+        ({"seed": -1}, "sampling.seed (-1) must be in [0, 2^63)"),
+        ({"max_new_tokens": 0}, "sampling.max_new_tokens (0) must be at least 1"),
+    ],
+)
+def test_wrong_settings_are_named(settings_, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        SamplingConfig(**settings_)
