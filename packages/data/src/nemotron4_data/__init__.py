@@ -1,0 +1,28 @@
+"""Text to tokens: documents, tokenizer, shards, and the blended, resumable order of a pretraining run."""
+
+from .blend import BlendConfig, Distribution, EpochsRow, epochs_table, expand, render_epochs
+from .corpus import Corpus, HeldOut
+from .prepare import run_prepare
+from .prepare_job import CorpusConfig, PrepareJob, TokenizerConfig
+from .stream import SampleBatch, StreamPhase, TokenStream
+from .tokenizer import StreamDecoder, Tokenizer
+
+__all__ = [
+    "BlendConfig",
+    "Corpus",
+    "CorpusConfig",
+    "Distribution",
+    "EpochsRow",
+    "HeldOut",
+    "PrepareJob",
+    "SampleBatch",
+    "StreamDecoder",
+    "StreamPhase",
+    "TokenStream",
+    "Tokenizer",
+    "TokenizerConfig",
+    "epochs_table",
+    "expand",
+    "render_epochs",
+    "run_prepare",
+]

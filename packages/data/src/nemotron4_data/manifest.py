@@ -1,0 +1,104 @@
+"""The manifest of a prepared corpus: what each stage was made from, what it made, and the digests that link them.
+
+Invariant: a stage counts as done only while its recorded key equals the key computed from its inputs now, and the key of
+each stage holds the digest of the one before: documents -> tokenizer -> tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .staging import file_sha256, value_sha256, write_file
+
+FILE_NAME = "manifest.json"
+FORMAT = 1
+STAGES = ("documents", "tokenizer", "tokens")
+
+
+@dataclass(kw_only=True)
+class Stage:
+    """One finished stage: the key of its inputs, the SHA-256 of each file it wrote, and what it found out."""
+
+    key: str
+    files: dict[str, str]
+    facts: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """One digest of all its files."""
+        return value_sha256(self.files)
+
+
+@dataclass(kw_only=True)
+class Manifest:
+    """`manifest.json`. `settings` is the job as it ran; `sources` the table of sizes by source and split."""
+
+    name: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    stages: dict[str, Stage] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, directory: Path) -> Manifest:
+        """Read it; an empty one where there is none. ValueError when it is damaged or of another format."""
+        path = directory / FILE_NAME
+        if not path.exists():
+            return cls()
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            stages = {
+                name: Stage(key=stage["key"], files=stage["files"], facts=stage["facts"])
+                for name, stage in content["stages"].items()
+            }
+            if content["format"] != FORMAT:
+                raise ValueError(f"format {content['format']}, not {FORMAT}")
+            return cls(name=content["name"], settings=content["settings"], stages=stages)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path}: not a readable manifest ({error}): delete it and rerun `nemotron4 prepare`"
+            ) from error
+
+    def save(self, directory: Path) -> None:
+        """Write it in one step."""
+        content: dict[str, Any] = {
+            "format": FORMAT,
+            "name": self.name,
+            "digest": self.digest,
+            "settings": self.settings,
+        }
+        content["stages"] = {name: {"digest": stage.digest, **asdict(stage)} for name, stage in self.stages.items()}
+        write_file(directory / FILE_NAME, json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every stage is done and was made from the one before."""
+        return all(name in self.stages for name in STAGES) and all(
+            self.stages[after].facts["made_from"] == self.stages[before].digest
+            for before, after in zip(STAGES, STAGES[1:], strict=False)
+        )
+
+    @property
+    def digest(self) -> str:
+        """Identifies the token content of the corpus; empty until it is complete."""
+        return self.stages["tokens"].digest if self.is_complete else ""
+
+
+def hash_files(directory: Path, paths: list[Path]) -> dict[str, str]:
+    """SHA-256 of files by their path below `directory`, sorted."""
+    return {path.relative_to(directory).as_posix(): file_sha256(path) for path in sorted(paths)}
+
+
+def check_files(directory: Path, files: dict[str, str]) -> None:
+    """ValueError naming the first file that is missing or whose digest is not the recorded one."""
+    for name, expected in files.items():
+        path = directory / name
+        if not path.is_file():
+            raise ValueError(f"{path}: missing: rerun `nemotron4 prepare`")
+        found = file_sha256(path)
+        if found != expected:
+            raise ValueError(
+                f"{path}: SHA-256 is {found} but the manifest says {expected}: "
+                f"the file was damaged or changed; rerun `nemotron4 prepare`"
+            )

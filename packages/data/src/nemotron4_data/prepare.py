@@ -1,0 +1,197 @@
+"""`nemotron4 prepare`: raw text -> documents -> tokenizer -> token shards, with a manifest that links the three.
+
+Invariant: a stage either is whole and recorded in the manifest, or runs again; what is recorded and unchanged is skipped.
+A rerun hashes the files of finished stages, so a damaged shard is made anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from .documents import find_files, write_documents
+from .manifest import Manifest, Stage, check_files, hash_files
+from .prepare_job import PrepareJob
+from .staging import file_sha256, staged_directory, value_sha256
+from .tokenise import tokenise_documents
+from .tokenizer import Tokenizer
+from .train_tokenizer import train_tokenizer
+
+# Raise it when a stage's code changes what it writes: finished stages of older code then run again.
+_CODE_VERSION = 1
+MODEL_NAME = "tokenizer.model"
+
+
+def run_prepare(job: PrepareJob) -> None:
+    """Run the stages whose inputs changed. ValueError or OSError, one line, for what the user can put right."""
+    try:
+        _Preparation(job).run()
+    except OSError as error:
+        if error.filename and error.strerror:  # the system's own message names no remedy and may span fields
+            raise OSError(f"{error.filename}: {error.strerror}: finished stages are kept, rerun when solved") from error
+        if error.errno is not None:
+            raise OSError(f"{job.dir}: {error.strerror}: finished stages are kept, rerun when solved") from error
+        raise
+
+
+class _Preparation:
+    def __init__(self, job: PrepareJob) -> None:
+        self.job = job
+        self.directory = Path(job.dir)
+        self.console = Console(stderr=True)
+
+    def run(self) -> None:
+        files = find_files(self.job.corpus)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.manifest = Manifest.load(self.directory)
+        self.manifest.name, self.manifest.settings = self.job.corpus.name, asdict(self.job)
+        documents = self._stage("documents", self._documents_inputs(files), "", lambda: self._documents(files))
+        tokenizer = self._stage("tokenizer", self._tokenizer_inputs(), documents.digest, self._tokenizer)
+        self._stage("tokens", {}, value_sha256([documents.digest, tokenizer.digest]), self._tokens)
+        self.manifest.save(self.directory)
+        self._print_table()
+
+    def _stage(
+        self, name: str, inputs: dict[str, Any], upstream: str, work: Callable[[], tuple[list[Path], dict[str, Any]]]
+    ) -> Stage:
+        key = value_sha256({"code": _CODE_VERSION, "inputs": inputs, "upstream": upstream})
+        done = self.manifest.stages.get(name)
+        if done and done.key == key and self._is_intact(name, done):
+            self.console.print(f"{name}: unchanged, kept")
+            return done
+        # Forget it first: killed while it is replaced, it must not count as done.
+        self.manifest.stages.pop(name, None)
+        self.manifest.save(self.directory)
+        written, facts = work()
+        stage = Stage(key=key, files=hash_files(self.directory, written), facts=facts)
+        self.manifest.stages[name] = stage
+        self.manifest.save(self.directory)
+        return stage
+
+    def _is_intact(self, name: str, stage: Stage) -> bool:
+        try:
+            check_files(self.directory, stage.files)
+        except ValueError as error:
+            self.console.print(f"{name}: made again, because {error}", soft_wrap=True)
+            return False
+        return True
+
+    def _documents_inputs(self, files: list[Path]) -> dict[str, Any]:
+        config = self.job.corpus
+        rules = {"source": config.source, "heldout_fraction": config.heldout_fraction}
+        # By content, not by name: a corpus that moved is the same corpus.
+        return {"files": [file_sha256(path) for path in files], **rules}
+
+    def _documents(self, files: list[Path]) -> tuple[list[Path], dict[str, Any]]:
+        with (
+            self._progress("documents", None) as advance,
+            staged_directory(self.directory / "rejected") as rejected,
+            staged_directory(self.directory / "documents") as documents,
+        ):
+            report = write_documents(files, self.job.corpus, documents, rejected, advance)
+            if not any("train" in splits for splits in report.sources.values()):
+                raise ValueError(
+                    f"corpus.files: {len(files)} file(s) hold no document for training"
+                    f"{f' and {sum(report.rejected.values())} rejected record(s)' if report.rejected else ''}: "
+                    f"each line must be a JSON object with a non-empty text"
+                )
+        if report.rejected:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in report.rejected.most_common())
+            self.console.print(f"documents: rejected {reasons} (kept in {self.directory / 'rejected'})")
+        return sorted((self.directory / "documents").rglob("*.zst")), report.to_json()
+
+    def _tokenizer_inputs(self) -> dict[str, Any]:
+        config = self.job.tokenizer
+        if config.model is not None:
+            return {"model": file_sha256(Path(config.model))}
+        return {"seed": self.job.seed, **asdict(config)}
+
+    def _tokenizer(self) -> tuple[list[Path], dict[str, Any]]:
+        config = self.job.tokenizer
+        documents = self.manifest.stages["documents"]
+        with staged_directory(self.directory / "tokenizer") as output:
+            if config.model is not None:
+                model = Path(config.model).read_bytes()
+            else:
+                num_bytes = {
+                    source: splits["train"]["bytes"]
+                    for source, splits in documents.facts["sources"].items()
+                    if "train" in splits
+                }
+                with self.console.status(f"tokenizer: training {config.vocab_size} pieces"):
+                    model = train_tokenizer(self.directory / "documents", num_bytes, config, self.job.seed)
+            (output / MODEL_NAME).write_bytes(model)
+            Tokenizer(output / MODEL_NAME)  # an unusable one is refused before it takes its place
+        path = self.directory / "tokenizer" / MODEL_NAME
+        tokenizer = Tokenizer(path)
+        facts = {
+            "made_from": documents.digest,
+            "vocab_size": tokenizer.vocab_size,
+            "pad_id": tokenizer.pad_id,
+            "unk_id": tokenizer.unk_id,
+            "bos_id": tokenizer.bos_id,
+            "eos_id": tokenizer.eos_id,
+        }
+        return [path], facts
+
+    def _tokens(self) -> tuple[list[Path], dict[str, Any]]:
+        facts = self.manifest.stages["documents"].facts["sources"]
+        shards = [(source, split) for source in sorted(facts) for split in sorted(facts[source], reverse=True)]
+        total = sum(count["bytes"] for splits in facts.values() for count in splits.values())
+        model = self.directory / "tokenizer" / MODEL_NAME
+        with self._progress("tokens", total) as advance, staged_directory(self.directory / "tokens") as output:
+            counts = tokenise_documents(
+                self.directory / "documents", shards, model, output, self.job.num_workers, advance
+            )
+        table: dict[str, dict[str, Any]] = {}
+        for (source, split), count in counts.items():
+            table.setdefault(source, {})[split] = asdict(count)
+        tokenizer_digest = self.manifest.stages["tokenizer"].digest
+        return sorted((self.directory / "tokens").rglob("*.*")), {"made_from": tokenizer_digest, "sources": table}
+
+    @contextmanager
+    def _progress(self, name: str, total_bytes: int | None) -> Iterator[Callable[[int, int], None]]:
+        """A bar that moves by bytes and shows documents/s, MB/s and the time left."""
+        columns = (TextColumn(name), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[rate]}"))
+        with Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True) as progress:
+            task = progress.add_task(name, total=total_bytes, rate="")
+            num_documents = 0
+
+            def advance(documents: int, num_bytes: int) -> None:
+                nonlocal num_documents
+                num_documents += documents
+                progress.advance(task, num_bytes)
+                if seconds := progress.tasks[task].elapsed:
+                    done = progress.tasks[task].completed
+                    rate = f"{num_documents / seconds:,.0f} documents/s  {done / seconds / 1e6:,.1f} MB/s"
+                    progress.update(task, rate=rate)
+
+            yield advance
+
+    def _print_table(self) -> None:
+        table = Table("source", title=f"{self.job.corpus.name} in {self.directory}")
+        for column in ("documents", "MB", "tokens", "bytes/token"):
+            table.add_column(column, justify="right")
+        totals, not_exact = [0, 0, 0], 0
+        for source, splits in self.manifest.stages["tokens"].facts["sources"].items():
+            sizes = [sum(count[field] for count in splits.values()) for field in ("documents", "bytes", "tokens")]
+            totals = [total + size for total, size in zip(totals, sizes, strict=True)]
+            not_exact += sum(count["not_exact"] for count in splits.values())
+            table.add_row(source, *_cells(sizes))
+        table.add_section()
+        table.add_row("all", *_cells(totals))
+        self.console.print(table)
+        exact = totals[0] - not_exact
+        self.console.print(f"{exact:,} of {totals[0]:,} documents come back from their tokens exactly")
+
+
+def _cells(sizes: list[int]) -> list[str]:
+    num_documents, num_bytes, num_tokens = sizes
+    return [f"{num_documents:,}", f"{num_bytes / 1e6:.2f}", f"{num_tokens:,}", f"{num_bytes / num_tokens:.2f}"]

@@ -1,0 +1,140 @@
+"""The SentencePiece tokenizer as the rest of the project sees it: exact text to ids, ids to exact text, and streaming.
+
+Invariant: `decode(encode(text)) == text` for every string that UTF-8 can hold and that has no NUL. SentencePiece writes a
+space as U+2581 inside pieces, so a literal U+2581 would come back as a space; here it is spelled in byte pieces instead.
+
+Source: Nemotron-4 15B Technical Report, arXiv 2402.16819, section 2 (BPE, whitespace kept, digits split, byte fallback).
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+
+import sentencepiece as spm
+
+_SPACE_MARK = "\u2581"
+
+
+class Tokenizer:
+    """A trained `tokenizer.model`."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Raise OSError when the file cannot be read, ValueError when it is no SentencePiece model with an EOS."""
+        self.path = Path(path)
+        model = self.path.read_bytes()
+        self.sha256 = hashlib.sha256(model).hexdigest()
+        try:
+            self._processor = spm.SentencePieceProcessor(model_proto=model)
+        except RuntimeError as error:
+            raise ValueError(f"{path}: not a SentencePiece model: {_last_words(error)}") from error
+        if self._processor.eos_id() < 0:
+            raise ValueError(f"{path}: the tokenizer has no EOS piece, which ends each document: train it with one")
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of pieces."""
+        return int(self._processor.vocab_size())
+
+    @property
+    def pad_id(self) -> int:
+        """Id of padding, -1 when there is none."""
+        return int(self._processor.pad_id())
+
+    @property
+    def unk_id(self) -> int:
+        """Id of an unknown piece; with byte fallback nothing encodes to it."""
+        return int(self._processor.unk_id())
+
+    @property
+    def bos_id(self) -> int:
+        """Id of the beginning of a text, -1 when there is none."""
+        return int(self._processor.bos_id())
+
+    @property
+    def eos_id(self) -> int:
+        """Id of the end of a document."""
+        return int(self._processor.eos_id())
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`, with neither BOS nor EOS."""
+        ids: list[int] = []
+        for number, part in enumerate(text.split(_SPACE_MARK)):
+            if number:
+                ids += self._space_mark_ids
+            ids += self._processor.encode(part)
+        return ids
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of `ids`; control pieces (pad, BOS, EOS) have none, bytes that are no UTF-8 become U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The UTF-8 bytes of `ids`, exact also where they stop inside a character."""
+        return b"".join([self._bytes_of[id] for id in ids])
+
+    def piece(self, id: int) -> str:
+        """The piece of one id as SentencePiece spells it. ValueError outside the vocabulary."""
+        if not 0 <= id < self.vocab_size:
+            raise ValueError(f"token id {id} is outside the vocabulary of {self.vocab_size}")
+        return str(self._processor.id_to_piece(id))
+
+    def id_of(self, piece: str) -> int:
+        """The id of a piece such as `<extra_id_0>`. ValueError when the vocabulary has no such piece."""
+        id = int(self._processor.piece_to_id(piece))
+        if self.piece(id) != piece:
+            raise ValueError(f"{self.path}: the vocabulary has no piece {piece!r}")
+        return id
+
+    @cached_property
+    def _bytes_of(self) -> list[bytes]:
+        processor = self._processor
+        table = []
+        for id in range(self.vocab_size):
+            if processor.is_control(id):
+                table.append(b"")
+            elif processor.is_byte(id):
+                table.append(bytes([int(processor.id_to_piece(id)[1:-1], 16)]))
+            elif processor.is_unknown(id):
+                table.append("\N{REPLACEMENT CHARACTER}".encode())
+            else:
+                table.append(processor.id_to_piece(id).replace(_SPACE_MARK, " ").encode())
+        return table
+
+    @cached_property
+    def _space_mark_ids(self) -> list[int]:
+        ids = [int(self._processor.piece_to_id(f"<0x{byte:02X}>")) for byte in _SPACE_MARK.encode()]
+        # A foreign tokenizer without byte pieces: the best it has is its unknown piece.
+        return ids if all(self._processor.is_byte(id) for id in ids) else [self.unk_id]
+
+
+class StreamDecoder:
+    """Text from ids as they arrive: `push` returns the characters that are complete, never half of one."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, id: int) -> str:
+        """Add one id; return the text it completes, which may be empty."""
+        return self._decoder.decode(self._tokenizer.decode_bytes([id]))
+
+    def finish(self) -> str:
+        """What is left at the end: U+FFFD when the ids stopped inside a character."""
+        return self._decoder.decode(b"", final=True)
+
+    def stream(self, ids: Iterable[int]) -> Iterator[str]:
+        """Non-empty pieces of text of `ids`; joined they equal `Tokenizer.decode(ids)`."""
+        for id in ids:
+            if text := self.push(id):
+                yield text
+        if text := self.finish():
+            yield text
+
+
+def _last_words(error: RuntimeError) -> str:
+    # SentencePiece puts its own source file and the failed check in front of the reason.
+    return str(error).rsplit("] ", 1)[-1].strip() or "the file is damaged"

@@ -1,0 +1,102 @@
+"""Training the tokenizer on lines of the prepared documents: stage 2 of `nemotron4 prepare`.
+
+Invariant: the same documents, settings and seed give the same bytes of `tokenizer.model`.
+
+Source: Nemotron-4 15B Technical Report, arXiv 2402.16819, section 2: SentencePiece BPE on a sample of the final data set
+with non-English upsampled, whitespace preserved, digits split, byte-level fallback. Ids 0-3 are those of NVIDIA's exported
+models, `<extra_id_*>` the turn markers of its instruct models. The report gives no trainer settings beyond these.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import sentencepiece as spm
+
+from .documents import document_path, read_lines
+from .prepare_job import TokenizerConfig
+
+SPECIAL_MARKERS = ("<extra_id_0>", "<extra_id_1>")
+# SentencePiece drops longer sentences whole; lines are cut below its limit so that minified text counts too.
+_MAX_LINE_CHARACTERS = 4_000
+_MAX_SENTENCE_BYTES = 4 * _MAX_LINE_CHARACTERS + 1
+
+
+def source_rates(num_bytes: dict[str, int], config: TokenizerConfig) -> dict[str, float]:
+    """How often each source's lines are drawn on average: 0.5 is every other line, 2.0 every line twice."""
+    total = sum(num_bytes.values())
+    shares = {source: count / total for source, count in num_bytes.items() if count}
+    weights = {
+        source: share if source.split("/")[0] in config.natural_domains else share**config.upsampling_exponent
+        for source, share in shares.items()
+    }
+    budget = min(total, config.train_bytes) / sum(weights.values())
+    return {source: weight * budget / num_bytes[source] for source, weight in weights.items()}
+
+
+def training_lines(documents: Path, num_bytes: dict[str, int], config: TokenizerConfig, seed: int) -> Iterator[str]:
+    """The sampled lines of the training split, newlines removed, in a fixed order."""
+    for source, rate in sorted(source_rates(num_bytes, config).items()):
+        draw = random.Random(f"{seed}/{source}").random
+        for record in read_lines(document_path(documents, source, "train")):
+            for line in json.loads(record)["text"].split("\n"):
+                copies = int(rate) + (draw() < rate % 1)
+                for start in range(0, len(line), _MAX_LINE_CHARACTERS):
+                    for _ in range(copies):
+                        yield line[start : start + _MAX_LINE_CHARACTERS]
+
+
+def train_tokenizer(documents: Path, num_bytes: dict[str, int], config: TokenizerConfig, seed: int) -> bytes:
+    """Train and return `tokenizer.model`. ValueError when the text supports no vocabulary of that size."""
+    model = BytesIO()
+    try:
+        spm.SentencePieceTrainer.train(
+            sentence_iterator=training_lines(documents, num_bytes, config, seed),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=config.vocab_size,
+            character_coverage=config.character_coverage,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            add_dummy_prefix=False,
+            split_digits=True,
+            byte_fallback=True,
+            pad_id=0,
+            unk_id=1,
+            bos_id=2,
+            eos_id=3,
+            user_defined_symbols=list(SPECIAL_MARKERS),
+            max_sentence_length=_MAX_SENTENCE_BYTES,
+            shuffle_input_sentence=False,
+            # The pieces do not depend on it, but the model records it: a fixed number keeps the bytes the same.
+            num_threads=16,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise ValueError(_vocabulary_message(str(error), config)) from error
+    return model.getvalue()
+
+
+def _vocabulary_message(error: str, config: TokenizerConfig) -> str:
+    """SentencePiece's complaint as one line that names our setting."""
+    if most := re.search(r"Vocabulary size too high.*?<= (\d+)", error):
+        return (
+            f"tokenizer.vocab_size ({config.vocab_size}) is more than this text supports, which is {most[1]}: "
+            f"lower it or add text"
+        )
+    if least := re.search(r"smaller than required_chars\D+\d+ vs (\d+)", error):
+        return (
+            f"tokenizer.vocab_size ({config.vocab_size}) must be at least {least[1]} to give each character a piece: "
+            f"raise it or lower tokenizer.character_coverage ({config.character_coverage})"
+        )
+    if "sentences_.empty()" in error:
+        return (
+            "the training split has no line of text to train a tokenizer on: add text or lower corpus.heldout_fraction"
+        )
+    return f"the tokenizer cannot be trained on this text: {' '.join(error.split())}"
