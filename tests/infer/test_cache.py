@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from nemotron4_infer import KVCache
 from nemotron4_model import ModelConfig, Transformer, initialise
 

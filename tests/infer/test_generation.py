@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+
 from nemotron4_infer import SamplingConfig, StopReason, generate
 from nemotron4_model import ModelConfig, Transformer, initialise
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from nemotron4_infer import SamplingConfig, draw, next_token_distribution
 
 logits = hnp.arrays(np.float32, st.integers(2, 40), elements=st.floats(-20, 20, width=32)).map(

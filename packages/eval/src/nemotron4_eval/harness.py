@@ -140,8 +140,8 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
         # As in every lm-eval model, a context too long loses its beginning.
         prompt_ids = [self.eot_token_id, *self.tok_encode(context)][-(self._window - wanted) :]
         decoder, text = StreamDecoder(self._tokenizer), ""
-        for token in generate(self._model, prompt_ids, sampling, self.eot_token_id):
-            text += decoder.feed(token)
+        for token in generate(self._model, prompt_ids, sampling, self.eot_token_id, self._tokenizer.vocab_size):
+            text += decoder.push(token)
             if any(stop in text for stop in stops):
                 return text[: min(text.index(stop) for stop in stops if stop in text)]
         text += decoder.finish()

@@ -76,11 +76,10 @@ def _first_documents(
         if len(text) >= max_bytes:
             break
         kept.append(tokens)
-        text += document_text(tokens, tokenizer).encode()
+        text += tokenizer.decode_bytes(tokens.tolist())
     return kept, text
 
 
 def document_text(tokens: NDArray[np.integer], tokenizer: Tokenizer) -> str:
-    """Text of one held-out document, without its end-of-sequence token."""
-    ids = tokens.tolist()
-    return tokenizer.decode(ids[:-1] if ids and ids[-1] == tokenizer.eos_id else ids)
+    """Text of one held-out document; its end-of-sequence token has none."""
+    return tokenizer.decode(tokens.tolist())

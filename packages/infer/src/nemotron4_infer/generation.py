@@ -23,10 +23,15 @@ class StopReason(Enum):
 
 
 def generate(
-    model: Transformer, prompt_ids: Sequence[int], sampling: SamplingConfig, eos_id: int
+    model: Transformer,
+    prompt_ids: Sequence[int],
+    sampling: SamplingConfig,
+    eos_id: int,
+    vocab_size: int | None = None,
 ) -> Generator[int, None, StopReason]:
     """Stream new token ids as they are chosen, without the final end-of-sequence id.
 
+    Ids from `vocab_size` on, rows of the output head that the tokenizer has no piece for, are never chosen.
     The generator's return value says why it stopped. Raises ValueError, at once, when the prompt is empty or leaves
     no room for a new token in `model.max_sequence_length`.
     """
@@ -38,12 +43,12 @@ def generate(
             f"prompt ({len(prompt_ids)} tokens) must be shorter than the model's context of {longest} tokens; "
             "shorten the prompt or use a model with a longer context"
         )
-    return _steps(model, prompt_ids, sampling, eos_id)
+    return _steps(model, prompt_ids, sampling, eos_id, vocab_size)
 
 
 @torch.inference_mode()
 def _steps(
-    model: Transformer, prompt_ids: Sequence[int], sampling: SamplingConfig, eos_id: int
+    model: Transformer, prompt_ids: Sequence[int], sampling: SamplingConfig, eos_id: int, vocab_size: int | None
 ) -> Generator[int, None, StopReason]:
     longest = model.config.max_sequence_length
     parameter = next(model.parameters())
@@ -55,7 +60,7 @@ def _steps(
     for _ in range(sampling.max_new_tokens):
         if cache.length + tokens_BT.shape[1] > longest:
             return StopReason.context_full
-        logits_BV = model(tokens_BT, cache=cache, last_only=True)[:, -1]
+        logits_BV = model(tokens_BT, cache=cache, last_only=True)[:, -1, :vocab_size]
         token_B = draw(logits_BV, sampling, generator)
         token = int(token_B)
         if token == eos_id:

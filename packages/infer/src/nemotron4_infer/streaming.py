@@ -21,7 +21,7 @@ def run_generate(job: GenerateJob) -> None:
     prompt_ids = [eos_id, *loaded.tokenizer.encode(job.prompt)]
     decoder = StreamDecoder(loaded.tokenizer)
     arrivals_seconds: list[float] = []
-    stream = generate(loaded.model, prompt_ids, job.sampling, eos_id)
+    stream = generate(loaded.model, prompt_ids, job.sampling, eos_id, loaded.tokenizer.vocab_size)
     _write(job.prompt)
     try:
         reason = _stream_text(stream, decoder, arrivals_seconds).value
@@ -42,7 +42,7 @@ def _stream_text(
             reason: StopReason = stop.value
             return reason
         arrivals_seconds.append(time.perf_counter() - started)
-        _write(decoder.feed(token))
+        _write(decoder.push(token))
 
 
 def statistics_line(arrivals_seconds: list[float], reason: str) -> str:
