@@ -1,14 +1,12 @@
 """A tiny tokenizer, model and corpus-like object that every evaluation test shares."""
 
 import random
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pytest
 import sentencepiece as spm
 
-from nemotron4_data import Tokenizer
+from nemotron4_data import HeldOut, Tokenizer
 from nemotron4_infer import LoadedModel
 from nemotron4_model import ModelConfig, Transformer, initialise
 
@@ -24,21 +22,22 @@ def sentences(seed, characters):
     return "".join(parts)
 
 
-@dataclass
 class FakeCorpus:
-    """What evaluation reads of a corpus, held in memory."""
+    """What evaluation reads of a corpus, held in memory: source -> texts of its held-out documents."""
 
-    tokenizer_path: Path
-    texts: dict[str, list[str]]
-    source_names: list[str] = field(init=False)
+    dir = "in memory"
 
-    def __post_init__(self):
-        self.source_names = list(self.texts)
-        self._tokenizer = Tokenizer(self.tokenizer_path)
+    def __init__(self, tokenizer, texts):
+        self.tokenizer, self.texts, self.heldout_names = tokenizer, texts, list(texts)
 
     def heldout(self, source):
-        eos = self._tokenizer.eos_id
-        return [np.array([*self._tokenizer.encode(text), eos], dtype=np.uint16) for text in self.texts[source]]
+        documents = self.documents(source)
+        offsets = np.cumsum([0, *map(len, documents)])
+        return HeldOut(np.concatenate(documents), offsets, [text.encode() for text in self.texts[source]])
+
+    def documents(self, source):
+        eos = self.tokenizer.eos_id
+        return [np.array([*self.tokenizer.encode(text), eos], dtype=np.uint16) for text in self.texts[source]]
 
     def heldout_bytes(self, source):
         return "".join(self.texts[source]).encode()
@@ -73,10 +72,10 @@ def tokenizer(tokenizer_path):
 
 
 @pytest.fixture(scope="session")
-def corpus(tokenizer_path):
+def corpus(tokenizer):
     lengths = {"english/books": [40, 700, 3, 1_500], "english/web": [300] * 6, "multilingual/de": [90], "code/c": [600]}
     return FakeCorpus(
-        tokenizer_path,
+        tokenizer,
         {source: [sentences(f"{source}{i}", n)[:n] for i, n in enumerate(each)] for source, each in lengths.items()},
     )
 

@@ -3,7 +3,6 @@
 import math
 import re
 
-import numpy as np
 import pytest
 import torch
 
@@ -26,20 +25,20 @@ def naive_nll_nats(model, tokens, eos_id, window, stride):
 @pytest.mark.parametrize(("window", "stride"), [(64, 32), (64, 64), (17, 5), (30, 1)])
 def test_equals_a_loop_over_documents_and_tokens(model, corpus, tokenizer, window, stride, monkeypatch):
     monkeypatch.setattr(bits_per_byte, "TOKENS_PER_BATCH", 300)
-    small = type(corpus)(corpus.tokenizer_path, {s: [t[:150] for t in texts] for s, texts in corpus.texts.items()})
+    small = type(corpus)(corpus.tokenizer, {s: [t[:150] for t in texts] for s, texts in corpus.texts.items()})
     measured = evaluate_bits_per_byte(model, small, window=window, stride=stride)
-    for source in small.source_names:
-        nats = sum(naive_nll_nats(model, t, tokenizer.eos_id, window, stride) for t in small.heldout(source))
+    for source in small.heldout_names:
+        nats = sum(naive_nll_nats(model, t, tokenizer.eos_id, window, stride) for t in small.documents(source))
         num_bytes = len(small.heldout_bytes(source))
         assert measured.sources[source] == pytest.approx(nats / math.log(2) / num_bytes, rel=1e-5)
 
 
 def test_overall_and_domains_weigh_sources_by_bytes(model, corpus):
     measured = evaluate_bits_per_byte(model, corpus)
-    num_bytes = {source: len(corpus.heldout_bytes(source)) for source in corpus.source_names}
+    num_bytes = {source: len(corpus.heldout_bytes(source)) for source in corpus.heldout_names}
     bits = {source: measured.sources[source] * num_bytes[source] for source in num_bytes}
     assert measured.num_bytes == num_bytes
-    assert measured.num_tokens == sum(len(tokens) for s in num_bytes for tokens in corpus.heldout(s))
+    assert measured.num_tokens == sum(len(tokens) for s in num_bytes for tokens in corpus.documents(s))
     assert measured.overall == pytest.approx(sum(bits.values()) / sum(num_bytes.values()))
     assert list(measured.domains) == ["english", "multilingual", "code"]
     english = ["english/books", "english/web"]
@@ -102,17 +101,7 @@ def test_impossible_windows_are_refused(model, corpus, settings, message):
         evaluate_bits_per_byte(model, corpus, **settings)
 
 
-def test_a_corpus_without_heldout_text_is_refused(corpus):
-    class Empty:
-        source_names = ("english/books",)
-        tokenizer_path = corpus.tokenizer_path
-
-        def heldout(self, source):
-            return list[np.ndarray]()
-
-        def heldout_bytes(self, source):
-            return b""
-
-    message = "corpus has no held-out documents; prepare it again with more text or a larger held-out share"
+def test_a_corpus_without_heldout_text_is_refused(tokenizer, corpus):
+    message = "corpus (in memory) has no held-out documents; prepare it again with a larger held-out share"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        read_heldout(Empty())
+        read_heldout(type(corpus)(tokenizer, {}))

@@ -32,7 +32,7 @@ def test_counts_what_decompresses_to_the_text(corpus):
 
 def test_the_table_has_overall_domains_and_sources(corpus):
     table = compressor_table(read_heldout(corpus), lambda data: float(len(data)))
-    num_bytes = {source: len(corpus.heldout_bytes(source)) for source in corpus.source_names}
+    num_bytes = {source: len(corpus.heldout_bytes(source)) for source in corpus.heldout_names}
     assert table == {
         "overall": sum(num_bytes.values()),
         "english": num_bytes["english/books"] + num_bytes["english/web"],

@@ -22,8 +22,8 @@ def texts(corpus):
 
 
 @pytest.fixture(scope="module")
-def items(texts, tokenizer):
-    return make_items(texts, tokenizer, num_items=40, seed=0, **SHORT)
+def items(texts):
+    return make_items(texts, num_items=40, seed=0, **SHORT)
 
 
 def test_items_are_four_equal_lengths_and_the_label_is_the_true_continuation(items, corpus):
@@ -44,24 +44,24 @@ def test_labels_are_spread_and_sources_take_turns(items):
     assert Counter(item.source for item in items) == {"english/books": 20, "english/web": 20}
 
 
-def test_domains_with_too_few_documents_are_left_out_and_shares_are_equal(texts, tokenizer, corpus):
-    more = type(corpus)(corpus.tokenizer_path, {**corpus.texts, "code/py": corpus.texts["english/web"]})
-    items = make_items(read_heldout(more), tokenizer, num_items=21, seed=0, **SHORT)
+def test_domains_with_too_few_documents_are_left_out_and_shares_are_equal(texts, corpus):
+    more = type(corpus)(corpus.tokenizer, {**corpus.texts, "code/py": corpus.texts["english/web"]})
+    items = make_items(read_heldout(more), num_items=21, seed=0, **SHORT)
     assert Counter(item.source.split("/")[0] for item in items) == {"english": 11, "code": 10}
 
 
-def test_items_depend_on_the_seed_and_on_nothing_else(texts, tokenizer, items):
-    assert make_items(texts, tokenizer, num_items=40, seed=0, **SHORT) == items
-    assert make_items(texts, tokenizer, num_items=40, seed=1, **SHORT) != items
+def test_items_depend_on_the_seed_and_on_nothing_else(texts, items):
+    assert make_items(texts, num_items=40, seed=0, **SHORT) == items
+    assert make_items(texts, num_items=40, seed=1, **SHORT) != items
 
 
-def test_a_corpus_with_too_little_text_is_refused(texts, tokenizer):
+def test_a_corpus_with_too_little_text_is_refused(texts):
     message = (
         "suite.tasks (heldout_continuation) needs 4 held-out documents of at least 5064 characters in one domain; "
         "prepare a corpus with more held-out text or leave the task out"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        make_items(texts, tokenizer, num_items=4, seed=0, context_characters=5_000)
+        make_items(texts, num_items=4, seed=0, context_characters=5_000)
 
 
 def test_the_harness_scores_every_item_and_a_model_that_knows_the_answer_is_right(items, loaded, tmp_path, monkeypatch):

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nemotron4_data import Tokenizer
-from nemotron4_eval.heldout import HeldoutCorpus, HeldoutText, read_heldout
+from nemotron4_data import Corpus
+from nemotron4_eval.heldout import HeldoutText, domain_of, read_heldout
 from nemotron4_eval.windows import batch_windows, document_windows, window_arrays
 from nemotron4_model import Transformer
 
@@ -49,8 +49,8 @@ class BitsPerByte:
     @property
     def domains(self) -> dict[str, float]:
         """Bits per byte of each domain: english, multilingual, code."""
-        domains = dict.fromkeys(source.split("/", 1)[0] for source in self.nll_nats)
-        return {domain: self._of(s for s in self.nll_nats if s.split("/", 1)[0] == domain) for domain in domains}
+        domains = dict.fromkeys(map(domain_of, self.nll_nats))
+        return {domain: self._of(s for s in self.nll_nats if domain_of(s) == domain) for domain in domains}
 
     def _of(self, sources: Iterable[str]) -> float:
         sources = list(sources)
@@ -60,7 +60,7 @@ class BitsPerByte:
 
 def evaluate_bits_per_byte(
     model: Transformer,
-    corpus: HeldoutCorpus,
+    corpus: Corpus,
     *,
     window: int | None = None,
     stride: int | None = None,
@@ -69,9 +69,10 @@ def evaluate_bits_per_byte(
     progress: Progress | None = None,
 ) -> BitsPerByte:
     """Score a corpus's held-out text; see `score_heldout`. The one call that a trainer's validation needs."""
-    eos_id = Tokenizer(corpus.tokenizer_path).eos_id
     texts = read_heldout(corpus, max_bytes_per_source)
-    return score_heldout(model, texts, eos_id, window=window, stride=stride, device=device, progress=progress)
+    return score_heldout(
+        model, texts, corpus.tokenizer.eos_id, window=window, stride=stride, device=device, progress=progress
+    )
 
 
 def score_heldout(

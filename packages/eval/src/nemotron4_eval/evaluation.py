@@ -33,7 +33,7 @@ def run_eval(job: EvalJob) -> float:
     _check_tasks(job.suite.tasks)
     corpus = Corpus.open(job.corpus)
     loaded = load_model_directory(job.model, job.precision)
-    _check_same_tokenizer(job, Path(corpus.tokenizer_path))
+    _check_same_tokenizer(job, loaded, corpus)
     texts = read_heldout(corpus, job.suite.max_bytes_per_source)
     with _progress_bar("held-out tokens") as progress:
         measured = score_heldout(
@@ -75,8 +75,8 @@ def _check_tasks(tasks: list[str]) -> None:
             )
 
 
-def _check_same_tokenizer(job: EvalJob, corpus_tokenizer: Path) -> None:
-    if (Path(job.model) / "tokenizer.model").read_bytes() != corpus_tokenizer.read_bytes():
+def _check_same_tokenizer(job: EvalJob, loaded: LoadedModel, corpus: Corpus) -> None:
+    if loaded.tokenizer.sha256 != corpus.tokenizer.sha256:
         raise ValueError(
             f"model ({job.model}) has another tokenizer than corpus ({job.corpus}), whose held-out tokens it cannot "
             "read; give the corpus the model was trained on, or one prepared with the same tokenizer"
@@ -95,7 +95,7 @@ def _run_tasks(
     with tempfile.TemporaryDirectory() as directory, _progress_bar("harness requests") as progress:
         paths = list(suite.tasks)
         if HELDOUT_CONTINUATION in paths:
-            items = make_items(texts, loaded.tokenizer, num_items=suite.num_items, seed=suite.seed)
+            items = make_items(texts, num_items=suite.num_items, seed=suite.seed)
             paths[paths.index(HELDOUT_CONTINUATION)] = str(write_task(items, Path(directory)))
         tasks = run_harness(loaded, paths, limit=limit, progress=progress)
     if HELDOUT_CONTINUATION in tasks:

@@ -3,33 +3,12 @@
 Invariant: the text that compressors see is, byte for byte, the text whose tokens the model is scored on.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nemotron4_data import Tokenizer
-
-
-class HeldoutCorpus(Protocol):
-    """The part of `nemotron4_data.Corpus` that evaluation reads."""
-
-    @property
-    def source_names(self) -> Sequence[str]:
-        """Names such as english/books; what comes before the slash is the domain."""
-
-    @property
-    def tokenizer_path(self) -> Path:
-        """The tokenizer that made the tokens."""
-
-    def heldout(self, source: str) -> Sequence[NDArray[np.integer]]:
-        """Token ids of each held-out document, ending with the end-of-sequence id."""
-
-    def heldout_bytes(self, source: str) -> bytes:
-        """UTF-8 text of all held-out documents, one after the other."""
+from nemotron4_data import Corpus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,46 +19,49 @@ class HeldoutText:
     """Name of the source, e.g. multilingual/de."""
     documents: list[NDArray[np.integer]]
     """Token ids of each document, ending with the end-of-sequence id."""
-    text: bytes
-    """The documents' UTF-8 text, one after the other."""
+    texts: list[bytes]
+    """UTF-8 text of each document."""
 
     @property
     def domain(self) -> str:
         """What comes before the slash: english, multilingual, code."""
-        return self.source.split("/", 1)[0]
+        return domain_of(self.source)
+
+    @property
+    def text(self) -> bytes:
+        """All documents, one after the other."""
+        return b"".join(self.texts)
 
 
-def read_heldout(corpus: HeldoutCorpus, max_bytes_per_source: int | None = None) -> list[HeldoutText]:
-    """Held-out text of every source that has any, in the corpus's order.
+def domain_of(source: str) -> str:
+    """The domain of a source: code of code/python."""
+    return source.split("/", 1)[0]
+
+
+def read_heldout(corpus: Corpus, max_bytes_per_source: int | None = None) -> list[HeldoutText]:
+    """Held-out text of every source that has any, sorted by name.
 
     With a limit, a source's first documents up to the one that reaches it. Raises ValueError when there are none.
     """
-    tokenizer = Tokenizer(corpus.tokenizer_path)
-    texts = []
-    for source in corpus.source_names:
-        documents = list(corpus.heldout(source))
-        text = corpus.heldout_bytes(source)
-        if max_bytes_per_source is not None and len(text) > max_bytes_per_source:
-            documents, text = _first_documents(documents, tokenizer, max_bytes_per_source)
-        if documents:
-            texts.append(HeldoutText(source=source, documents=documents, text=text))
-    if not texts:
-        raise ValueError("corpus has no held-out documents; prepare it again with more text or a larger held-out share")
-    return texts
+    found = []
+    for source in corpus.heldout_names:
+        heldout = corpus.heldout(source)
+        kept = _reaching(heldout.texts, max_bytes_per_source)
+        if any(heldout.texts[:kept]):
+            documents = [heldout.tokens[heldout.offsets[i] : heldout.offsets[i + 1]] for i in range(kept)]
+            found.append(HeldoutText(source=source, documents=documents, texts=heldout.texts[:kept]))
+    if not found:
+        raise ValueError(
+            f"corpus ({corpus.dir}) has no held-out documents; prepare it again with a larger held-out share"
+        )
+    return found
 
 
-def _first_documents(
-    documents: list[NDArray[np.integer]], tokenizer: Tokenizer, max_bytes: int
-) -> tuple[list[NDArray[np.integer]], bytes]:
-    kept, text = [], b""
-    for tokens in documents:
-        if len(text) >= max_bytes:
-            break
-        kept.append(tokens)
-        text += tokenizer.decode_bytes(tokens.tolist())
-    return kept, text
-
-
-def document_text(tokens: NDArray[np.integer], tokenizer: Tokenizer) -> str:
-    """Text of one held-out document; its end-of-sequence token has none."""
-    return tokenizer.decode(tokens.tolist())
+def _reaching(texts: list[bytes], max_bytes: int | None) -> int:
+    """How many first texts it takes to reach `max_bytes`; all when they do not, or there is no limit."""
+    total = 0
+    for count, text in enumerate(texts, start=1):
+        total += len(text)
+        if max_bytes is not None and total >= max_bytes:
+            return count
+    return len(texts)

@@ -10,8 +10,7 @@ import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from nemotron4_data import Tokenizer
-from nemotron4_eval.heldout import HeldoutText, document_text
+from nemotron4_eval.heldout import HeldoutText, domain_of
 
 NUM_CHOICES = 4
 CONTEXT_CHARACTERS = 512
@@ -34,7 +33,6 @@ class Item:
 
 def make_items(
     texts: list[HeldoutText],
-    tokenizer: Tokenizer,
     *,
     num_items: int,
     seed: int,
@@ -43,11 +41,8 @@ def make_items(
 ) -> list[Item]:
     """At most `num_items` questions, equally many of each domain; ValueError when no domain has enough documents."""
     shortest = context_characters + continuation_characters
-    documents = {
-        text.source: [d for tokens in text.documents if len(d := document_text(tokens, tokenizer)) >= shortest]
-        for text in texts
-    }
-    domains = dict.fromkeys(source.split("/", 1)[0] for source in documents)
+    documents = {text.source: [d for each in text.texts if len(d := each.decode()) >= shortest] for text in texts}
+    domains = dict.fromkeys(domain_of(source) for source in documents)
     usable = [domain for domain in domains if len(_domain_documents(documents, domain)) >= NUM_CHOICES]
     if not usable:
         raise ValueError(
@@ -58,7 +53,7 @@ def make_items(
     items: list[Item] = []
     for position, domain in enumerate(usable):
         share = num_items // len(usable) + (position < num_items % len(usable))
-        sources = [s for s, found in documents.items() if found and s.split("/", 1)[0] == domain]
+        sources = [s for s, found in documents.items() if found and domain_of(s) == domain]
         pool = _domain_documents(documents, domain)
         # Sources take turns, so that a large one does not crowd out the rest.
         for turn in range(share):
@@ -82,7 +77,7 @@ def write_task(items: list[Item], directory: Path) -> Path:
 
 
 def _domain_documents(documents: dict[str, list[str]], domain: str) -> list[str]:
-    return [d for source, found in documents.items() if source.split("/", 1)[0] == domain for d in found]
+    return [d for source, found in documents.items() if domain_of(source) == domain for d in found]
 
 
 def _item(source: str, own: list[str], others: list[str], rng: random.Random, context: int, continuation: int) -> Item:

@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from nemotron4_eval.heldout import domain_of
+
 
 def write_result(result: dict[str, Any], path: Path) -> None:
     """Write JSON staged, synced and renamed into place."""
@@ -36,7 +38,7 @@ def print_result(result: dict[str, Any], console: Console) -> None:
     for domain in domains:
         # The overall row comes first; what follows are its parts.
         table.add_row(domain, *(f"{column[domain]:.3f}" for column in columns), style="bold")
-        for source in (s for s in columns[0]["sources"] if s.split("/", 1)[0] == domain and s != domain):
+        for source in (s for s in columns[0]["sources"] if domain_of(s) == domain and s != domain):
             table.add_row(f"  {source}", *(f"{column['sources'][source]:.3f}" for column in columns))
     console.print(table)
     if result["tasks"]:
