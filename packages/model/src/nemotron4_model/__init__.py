@@ -6,21 +6,33 @@ Names that need torch are imported on first use, so that `import nemotron4_model
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from nemotron4_model.config import ModelConfig
+from nemotron4_model.config import ModelConfig, Recompute
 
 if TYPE_CHECKING:
     from nemotron4_model.initialisation import initialise
     from nemotron4_model.loss import linear_cross_entropy
+    from nemotron4_model.parallel import global_grad_norm_and_clip, parallelise
     from nemotron4_model.transformer import KeyValueCache, Transformer
 
 _LAZY = {
     "KeyValueCache": "nemotron4_model.transformer",
     "Transformer": "nemotron4_model.transformer",
+    "global_grad_norm_and_clip": "nemotron4_model.parallel",
     "initialise": "nemotron4_model.initialisation",
     "linear_cross_entropy": "nemotron4_model.loss",
+    "parallelise": "nemotron4_model.parallel",
 }
 
-__all__ = ["KeyValueCache", "ModelConfig", "Transformer", "initialise", "linear_cross_entropy"]
+__all__ = [
+    "KeyValueCache",
+    "ModelConfig",
+    "Recompute",
+    "Transformer",
+    "global_grad_norm_and_clip",
+    "initialise",
+    "linear_cross_entropy",
+    "parallelise",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,10 +6,18 @@ the paper leaves out, from NVIDIA's NeMo recipe for the same model.
 """
 
 from dataclasses import dataclass, fields
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 _PRESETS = Path(__file__).parent / "presets"
+
+
+class Recompute(Enum):
+    """Which activations are computed again in backward instead of being kept."""
+
+    none = "none"
+    full = "full"
 
 
 @dataclass(kw_only=True)

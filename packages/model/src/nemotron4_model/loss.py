@@ -7,9 +7,10 @@ Source: chunking as in Liger-Kernel (arXiv 2410.10989 section 3.2); per-token ou
 Shapes: N tokens (batch x sequence), D hidden, V vocabulary, C tokens of one chunk.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 LARGE_VOCABULARY = 65_536
@@ -19,59 +20,102 @@ CHUNK_TOKENS = 1_024
 """Tokens per chunk: each chunk reads the head matrix again, so smaller ones are bound by memory."""
 
 
+class VocabularyShard(NamedTuple):
+    """This process holds the rows of the head from `first_word` on; `group` holds them all."""
+
+    first_word: int
+    group: dist.ProcessGroup
+
+
 def loss_chunk_tokens(vocab_size: int) -> int | None:
     """Tokens per chunk for this vocabulary; None keeps all logits, which is faster and affordable when it is small."""
     return CHUNK_TOKENS if vocab_size > LARGE_VOCABULARY else None
 
 
-def linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, *, chunk_tokens: int | None) -> Tensor:
-    """Negative log-likelihood nll_N in nats, fp32, of targets_N under softmax(x @ weight.T).
+def linear_cross_entropy(
+    x_BTD: Tensor,
+    weight_VD: Tensor,
+    targets_BT: Tensor,
+    *,
+    chunk_tokens: int | None,
+    shard: VocabularyShard | None = None,
+) -> Tensor:
+    """Negative log-likelihood nll_BT in nats, fp32, of targets_BT under softmax(x @ weight.T).
 
     `chunk_tokens=None` computes the logits once and turns them into their own gradient in place; a number computes
-    that many rows at a time, again in backward (one more product), and holds no more. Backward runs once.
+    that many rows at a time, again in backward (one more product), and holds no more. With `shard`, weight_VD is a
+    part of the vocabulary: nll_BT is whole on every rank, the gradient of x_BTD is this rank's part of a sum.
+    Backward runs once.
     """
-    if torch.is_autocast_enabled(x_ND.device.type):
-        dtype = torch.get_autocast_dtype(x_ND.device.type)
-        x_ND, weight_VD = x_ND.to(dtype), weight_VD.to(dtype)
-    nll_N: Tensor = _LinearCrossEntropy.apply(x_ND, weight_VD, targets_N, chunk_tokens)  # type: ignore[no-untyped-call]
-    return nll_N
+    if torch.is_autocast_enabled(x_BTD.device.type):
+        dtype = torch.get_autocast_dtype(x_BTD.device.type)
+        x_BTD, weight_VD = x_BTD.to(dtype), weight_VD.to(dtype)
+    nll_BT: Tensor = _LinearCrossEntropy.apply(x_BTD, weight_VD, targets_BT, chunk_tokens, shard)  # type: ignore[no-untyped-call]
+    return nll_BT
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, chunk_tokens: int | None) -> Tensor:
-        rows = chunk_tokens or max(len(x_ND), 1)
-        nll, log_total, logits_CV = [], [], None
-        for x_CD, targets_C in zip(torch.split(x_ND, rows), torch.split(targets_N, rows), strict=True):
-            logits_CV = x_CD @ weight_VD.T
-            log_total_C = torch.logsumexp(logits_CV.float(), dim=-1)
-            nll.append(log_total_C - logits_CV.gather(1, targets_C[:, None])[:, 0].float())
-            log_total.append(log_total_C)
-        kept = logits_CV if chunk_tokens is None else None
-        ctx.save_for_backward(x_ND, weight_VD, targets_N, torch.cat(log_total), kept)
-        ctx.rows = rows
-        return torch.cat(nll)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        x_ND, weight_VD, targets_N, log_total_N, kept = ctx.saved_tensors
-        grad_x_ND = torch.empty_like(x_ND)
-        grad_weight_VD = torch.zeros_like(weight_VD, dtype=weight_VD.dtype if kept is not None else torch.float32)
+    def forward(
+        ctx: Any,
+        x_BTD: Tensor,
+        weight_VD: Tensor,
+        targets_BT: Tensor,
+        chunk_tokens: int | None,
+        shard: VocabularyShard | None,
+    ) -> Tensor:
+        x_ND, targets_N = x_BTD.flatten(0, -2), targets_BT.flatten()
+        if shard is not None:
+            targets_N = targets_N - shard.first_word
+        nll_BT = torch.empty(targets_BT.shape, dtype=torch.float32, device=x_BTD.device)
+        nll_N, log_total_N, logits_CV = nll_BT.view(-1), torch.empty_like(nll_BT).view(-1), None
+        ctx.rows = chunk_tokens or max(len(x_ND), 1)
         for start in range(0, len(x_ND), ctx.rows):
             chunk = slice(start, start + ctx.rows)
-            logits_CV = x_ND[chunk] @ weight_VD.T if kept is None else kept
-            grad_CV = _logits_to_gradient(logits_CV, log_total_N[chunk], targets_N[chunk], grad_outputs[0][chunk])
+            logits_CV = x_ND[chunk] @ weight_VD.T
+            log_total_N[chunk], target_logit_C = _log_total_and_target(logits_CV, targets_N[chunk], shard)
+            torch.sub(log_total_N[chunk], target_logit_C, out=nll_N[chunk])
+        kept = logits_CV if chunk_tokens is None else None
+        ctx.save_for_backward(x_ND, weight_VD, targets_N, log_total_N, kept)
+        ctx.shape = x_BTD.shape
+        return nll_BT
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        x_ND, weight_VD, targets_N, log_total_N, kept = ctx.saved_tensors
+        grad_N = grad_outputs[0].flatten()
+        if kept is not None:
+            grad_NV = _logits_to_gradient(kept, log_total_N, targets_N, grad_N)
+            return (grad_NV @ weight_VD).view(ctx.shape), grad_NV.T @ x_ND, None, None, None
+        grad_x_ND = torch.empty_like(x_ND)
+        grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)  # many small addends: fp32
+        for start in range(0, len(x_ND), ctx.rows):
+            chunk = slice(start, start + ctx.rows)
+            logits_CV = x_ND[chunk] @ weight_VD.T
+            grad_CV = _logits_to_gradient(logits_CV, log_total_N[chunk], targets_N[chunk], grad_N[chunk])
             grad_x_ND[chunk] = grad_CV @ weight_VD
-            if kept is not None:
-                grad_weight_VD = grad_CV.T @ x_ND
-            else:
-                grad_weight_VD += grad_CV.T @ x_ND[chunk]
-        return grad_x_ND, grad_weight_VD.to(weight_VD.dtype), None, None
+            grad_weight_VD += grad_CV.T @ x_ND[chunk]
+        return grad_x_ND.view(ctx.shape), grad_weight_VD.to(weight_VD.dtype), None, None, None
+
+
+def _log_total_and_target(logits_CV: Tensor, targets_C: Tensor, shard: VocabularyShard | None) -> tuple[Tensor, Tensor]:
+    """Log of the sum of exponentials over the vocabulary, and the logit of the target, both fp32."""
+    here_C = (targets_C >= 0) & (targets_C < logits_CV.shape[1])
+    target_logit_C = logits_CV.gather(1, targets_C.where(here_C, 0)[:, None])[:, 0].float()
+    log_total_C = torch.logsumexp(logits_CV.float(), dim=-1)
+    if shard is None:
+        return log_total_C, target_logit_C
+    largest_C = log_total_C.clone()
+    dist.all_reduce(largest_C, dist.ReduceOp.MAX, group=shard.group)
+    sums_2C = torch.stack([(log_total_C - largest_C).exp(), target_logit_C * here_C])
+    dist.all_reduce(sums_2C, group=shard.group)
+    return largest_C + sums_2C[0].log(), sums_2C[1]
 
 
 def _logits_to_gradient(logits_CV: Tensor, log_total_C: Tensor, targets_C: Tensor, grad_C: Tensor) -> Tensor:
     """Overwrite logits with the gradient of sum(grad * nll): (softmax - one_hot(target)) * grad."""
     probabilities_CV = logits_CV.sub_(log_total_C[:, None]).exp_()
     probabilities_CV.mul_(grad_C[:, None])
-    probabilities_CV.scatter_add_(1, targets_C[:, None], -grad_C[:, None].to(probabilities_CV.dtype))
-    return probabilities_CV
+    here_C = (targets_C >= 0) & (targets_C < logits_CV.shape[1])
+    at_target_C = -(grad_C * here_C).to(logits_CV.dtype)
+    return probabilities_CV.scatter_add_(1, targets_C.where(here_C, 0)[:, None], at_target_C[:, None])

@@ -64,9 +64,7 @@ class Transformer(nn.Module):
         x_BTD = self.embedding(tokens_BT)
         for block in self.blocks:
             x_BTD = block(x_BTD, cos_TR, sin_TR, cache)
-        if last_only:
-            x_BTD = x_BTD[:, -1:]
-        return self.head(self.norm(x_BTD), targets_BT)  # type: ignore[no-any-return]
+        return self.head(self.norm(x_BTD), targets_BT, last_only)  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
@@ -208,6 +206,8 @@ class MLP(nn.Module):
 
 def squared_relu(x: Tensor) -> Tensor:
     """relu(x)^2 (Primer, arXiv 2109.08668 section 3), saving relu(x) only for backward."""
+    if torch.compiler.is_compiling():
+        return torch.relu(x).square()  # the compiler chooses what to save, and fuses it
     y: Tensor = _SquaredReLU.apply(x)  # type: ignore[no-untyped-call]
     return y
 
@@ -234,11 +234,8 @@ class Head(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
         self.chunk_tokens = loss_chunk_tokens(config.vocab_size)
 
-    def forward(self, x_BTD: Tensor, targets_BT: Tensor | None = None) -> Tensor:
-        """logits_BTV, or nll_BT in nats when targets are given."""
+    def forward(self, x_BTD: Tensor, targets_BT: Tensor | None = None, last_only: bool = False) -> Tensor:
+        """logits_BTV (logits_B1V with `last_only`), or nll_BT in nats when targets are given."""
         if targets_BT is None:
-            return F.linear(x_BTD, self.weight)
-        nll_N = linear_cross_entropy(
-            x_BTD.flatten(0, 1), self.weight, targets_BT.flatten(), chunk_tokens=self.chunk_tokens
-        )
-        return nll_N.view(targets_BT.shape)
+            return F.linear(x_BTD[:, -1:] if last_only else x_BTD, self.weight)
+        return linear_cross_entropy(x_BTD, self.weight, targets_BT, chunk_tokens=self.chunk_tokens)

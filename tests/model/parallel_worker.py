@@ -1,0 +1,65 @@
+"""What one rank of test_parallel.py does; its own file so that spawned processes can import it."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
+
+from nemotron4_model import ModelConfig, Transformer, global_grad_norm_and_clip, initialise, parallelise
+
+CONFIG = ModelConfig(
+    vocab_size=96,
+    hidden_size=32,
+    intermediate_size=64,
+    num_layers=2,
+    num_attention_heads=8,
+    num_key_value_heads=4,
+    init_std=0.1,
+    max_sequence_length=16,
+)
+STEPS, BATCH, LENGTH, MAX_NORM = 5, 4, 16, 0.5
+
+
+def whole(tensor: Tensor) -> Tensor:
+    full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return full.detach().clone()
+
+
+def train(rank: int, world_size: int, shape: tuple[int, int, int] | None, options: dict[str, Any]) -> dict[str, Any]:
+    """Five steps of clipped gradient descent; returns losses, norms, initial weights, first gradients, logits."""
+    mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard", "tensor")) if shape else None
+    chunk_tokens = options.pop("chunk_tokens", None)
+    with torch.device("meta"):
+        model = Transformer(CONFIG)
+    model.head.chunk_tokens = chunk_tokens
+    parallelise(model, mesh, **options)
+    model.to_empty(device="cpu")
+    initialise(model, 7, CONFIG)
+    start = {name: whole(p) for name, p in model.named_parameters()}
+    data_ranks = shape[0] * shape[1] if shape else 1
+    data_rank = rank // shape[2] if shape else 0
+    tokens = torch.randint(CONFIG.vocab_size, (STEPS, BATCH, LENGTH + 1), generator=torch.Generator().manual_seed(3))
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.5)
+    losses, norms, grads = [], [], {}
+    for step in range(STEPS):
+        mine = tokens[step].chunk(data_ranks)[data_rank]
+        nll = model(mine[:, :-1], mine[:, 1:])
+        nll.mean().backward()
+        grads = grads or {name: whole(p.grad) for name, p in model.named_parameters()}
+        norms.append(float(global_grad_norm_and_clip(model, MAX_NORM)))
+        optimiser.step()
+        optimiser.zero_grad()
+        loss = nll.detach().mean() / world_size
+        if shape:
+            torch.distributed.all_reduce(loss)
+        losses.append(float(loss))
+    with torch.no_grad():
+        logits = model(tokens[0, :, :-1])
+        last = model(tokens[0, :, :-1], last_only=True)
+    return {"losses": losses, "norms": norms, "start": start, "grads": grads, "logits": logits, "last": last}
+
+
+def train_all(rank: int, world_size: int, cases: dict[str, Any]) -> dict[str, Any]:
+    return {case: train(rank, world_size, shape, dict(options)) for case, (shape, options) in cases.items()}

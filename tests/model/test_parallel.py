@@ -1,0 +1,99 @@
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.testing._internal.distributed.fake_pg
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "support")]
+from distributed import run_distributed  # noqa: E402
+from parallel_worker import CONFIG, train, train_all  # noqa: E402
+
+from nemotron4_model import ModelConfig, Recompute, Transformer, parallelise  # noqa: E402
+from nemotron4_model.parallel.recipe import MESH_AXES  # noqa: E402
+from nemotron4_model.parallel.tensor import check_tensor_parallel  # noqa: E402
+
+
+@contextmanager
+def fake_mesh(tensor_size: int) -> Iterator[DeviceMesh]:
+    """A mesh of one process that believes in others, for what is refused before anything is sent."""
+    store = torch.testing._internal.distributed.fake_pg.FakeStore()
+    torch.distributed.init_process_group("fake", rank=0, world_size=tensor_size, store=store)
+    try:
+        yield init_device_mesh("cpu", (1, 1, tensor_size), mesh_dim_names=MESH_AXES)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Any]:
+    return train(0, 1, None, {})
+
+
+CASES: dict[int, dict[str, Any]] = {
+    2: {
+        "shard 2": ((1, 2, 1), {}),
+        "tensor 2 in chunks": ((1, 1, 2), {"chunk_tokens": 10}),
+    },
+    4: {
+        "shard 4 recomputed": ((1, 4, 1), {"recompute": Recompute.full}),
+        "tensor 4 recomputed": ((1, 1, 4), {"recompute": Recompute.full}),
+        "shard 2 x tensor 2 kept": ((1, 2, 2), {"reshard_after_forward": False}),
+        "replicate 2 x shard 2": ((2, 2, 1), {}),
+        "replicate 2 x tensor 2": ((2, 1, 2), {}),
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def together() -> dict[str, list[Any]]:
+    """By case, the result of every rank; the cases of one size share their processes, which are slow to start."""
+    results = {}
+    for size, cases in CASES.items():
+        by_rank = run_distributed(train_all, size, cases, timeout_seconds=120)
+        results |= {case: [result[case] for result in by_rank] for case in cases}
+    return results
+
+
+@pytest.mark.parametrize("case", [case for cases in CASES.values() for case in cases])
+def test_any_mesh_trains_as_one_process(case: str, together: Any, alone: dict[str, Any]) -> None:
+    for result in together[case]:
+        assert result["losses"] == pytest.approx(alone["losses"], abs=1e-5)
+        assert result["norms"] == pytest.approx(alone["norms"], rel=1e-5)
+        assert result["start"].keys() == alone["start"].keys()
+        for name, full in alone["start"].items():
+            assert torch.equal(result["start"][name], full), name
+            torch.testing.assert_close(result["grads"][name], alone["grads"][name], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(result["logits"], alone["logits"], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(result["last"], alone["logits"][:, -1:], atol=1e-5, rtol=1e-5)
+
+
+def test_uneven_split_is_refused() -> None:
+    with torch.device("meta"):
+        model = Transformer(CONFIG)
+    config = ModelConfig.preset("nano_3m")
+    with pytest.raises(ValueError, match=r"topology.tensor \(4\) must divide model.num_key_value_heads \(2\); lower"):
+        check_tensor_parallel(config, 4)
+    parallelise(model, None)
+
+
+@pytest.mark.filterwarnings("ignore")  # dynamo warns of its own doings
+def test_compiled_and_recomputed_blocks_give_the_same_gradients(alone: dict[str, Any]) -> None:
+    for options in ({"recompute": Recompute.full}, {"compile": True}, {"compile": True, "recompute": Recompute.full}):
+        result = train(0, 1, None, options)
+        assert result["losses"] == pytest.approx(alone["losses"], abs=1e-5)
+        for name, grad in alone["grads"].items():
+            torch.testing.assert_close(result["grads"][name], grad, atol=1e-5, rtol=1e-5)
+
+
+def test_compile_over_tensor_parallelism_is_refused() -> None:
+    with fake_mesh(2) as mesh, pytest.raises(ValueError, match="compile") as refusal:
+        parallelise(Transformer(CONFIG), mesh, compile=True)
+    assert str(refusal.value) == (
+        "compile (true) cannot be combined with topology.tensor (2): torch.compile over tensor parallelism gave "
+        "silently wrong gradients; set compile to false or topology.tensor to 1"
+    )
