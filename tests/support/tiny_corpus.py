@@ -1,4 +1,4 @@
-"""Tiny corpora for tests: varied invented words, three domains, several sources, both splits, the same for the same seed."""
+"""Tiny corpora for tests: varied invented words, three domains, several sources, both splits, fixed by a seed."""
 
 from __future__ import annotations
 

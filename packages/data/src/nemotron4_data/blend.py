@@ -1,11 +1,11 @@
 """Blends: from weights of domains and categories to one weight for each source.
 
-Invariant: every source belongs to exactly one weight key, the most specific that names it, and the weights of the sources
-of a key sum to the weight of the key.
+Invariant: every source belongs to exactly one weight key, the most specific that names it, and the weights of the
+sources of a key sum to the weight of the key.
 
-Source: Nemotron-4 15B Technical Report, arXiv 2402.16819, section 2 (70 % English, 15 % multilingual, 15 % code; a second
-distribution for continued training); sampling within a key by size to a power is that of XLM-R, arXiv 1911.02116,
-section 3.1.
+Source: Nemotron-4 15B Technical Report, arXiv 2402.16819, section 2 (70 % English, 15 % multilingual, 15 % code; a
+second distribution for continued training); sampling within a key by size to a power is that of XLM-R, arXiv
+1911.02116, section 3.1.
 """
 
 from __future__ import annotations

@@ -43,9 +43,9 @@ class Corpus:
         self._shards: dict[tuple[str, str], Shard] = {}
 
     @classmethod
-    def open(cls, dir: str | Path, verify: bool = False) -> Corpus:
+    def open(cls, directory: str | Path, verify: bool = False) -> Corpus:
         """Open; with `verify` also hash every file. ValueError when it is absent, unfinished or damaged."""
-        directory = Path(dir)
+        directory = Path(directory)
         if not (directory / FILE_NAME).is_file():
             raise ValueError(f"{directory}: no prepared corpus (it has no {FILE_NAME}): run `nemotron4 prepare`")
         manifest = Manifest.load(directory)

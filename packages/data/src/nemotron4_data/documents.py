@@ -1,7 +1,7 @@
 """Documents on disk and how raw records become them: stage 1 of `nemotron4 prepare`.
 
-In: JSONL records `{"text", "id"?, "source"?, "split"?, "language"?, "origin"?}`. Out: one file for each source and split,
-`documents/<domain>/<category>.{train,heldout}.jsonl.zst`, text untouched, in the order of the input.
+In: JSONL records `{"text", "id"?, "source"?, "split"?, "language"?, "origin"?}`. Out: one file for each source and
+split, `documents/<domain>/<category>.{train,heldout}.jsonl.zst`, text untouched, in the order of the input.
 
 Invariant: every input line that is not blank ends in exactly one of `documents/` and `rejected/`.
 """
@@ -154,12 +154,12 @@ def parse_record(line: bytes, config: CorpusConfig) -> dict[str, str]:
     source = record.get("source", config.source)
     if not isinstance(source, str) or not SOURCE_PATTERN.fullmatch(source):
         raise ValueError("source is not domain/category")
-    id = _printable(record.get("id")) or hashlib.sha256(encoded).hexdigest()[:24]
-    split = record.get("split") or ("heldout" if _unit_hash(id) < config.heldout_fraction else "train")
+    record_id = _printable(record.get("id")) or hashlib.sha256(encoded).hexdigest()[:24]
+    split = record.get("split") or ("heldout" if _unit_hash(record_id) < config.heldout_fraction else "train")
     if split not in SPLITS:
         raise ValueError("split is neither train nor heldout")
     kept = {key: value for key in ("language", "origin") if (value := _printable(record.get(key)))}
-    return {"id": id, "text": text, **kept, "source": source, "split": split}
+    return {"id": record_id, "text": text, **kept, "source": source, "split": split}
 
 
 def _printable(value: object) -> str:
@@ -167,8 +167,8 @@ def _printable(value: object) -> str:
     return "" if value is None else str(value).encode("utf-8", errors="backslashreplace").decode()
 
 
-def _unit_hash(id: str) -> float:
-    return int.from_bytes(hashlib.sha256(id.encode()).digest()[:8], "big") / 2**64
+def _unit_hash(record_id: str) -> float:
+    return int.from_bytes(hashlib.sha256(record_id.encode()).digest()[:8], "big") / 2**64
 
 
 class FrameWriter:

@@ -1,13 +1,14 @@
 """The manifest of a prepared corpus: what each stage was made from, what it made, and the digests that link them.
 
-Invariant: a stage counts as done only while its recorded key equals the key computed from its inputs now, and the key of
-each stage holds the digest of the one before: documents -> tokenizer -> tokens.
+Invariant: a stage counts as done only while its recorded key equals the key computed from its inputs now, and the key
+of each stage holds the digest of the one before: documents -> tokenizer -> tokens.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,7 @@ class Manifest:
     def is_complete(self) -> bool:
         """Whether every stage is done and was made from the one before."""
         return all(name in self.stages for name in STAGES) and all(
-            self.stages[after].facts["made_from"] == self.stages[before].digest
-            for before, after in zip(STAGES, STAGES[1:], strict=False)
+            self.stages[after].facts["made_from"] == self.stages[before].digest for before, after in pairwise(STAGES)
         )
 
     @property

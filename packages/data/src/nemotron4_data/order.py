@@ -1,14 +1,15 @@
-"""The order of training data as arithmetic: which source sample j draws from, how often before, and in which order blocks come.
+"""The order of training data as arithmetic: the source of sample j, how often it came before, the order of blocks.
 
-Nothing here holds state or memory that grows with the run: the source of a sample, the number of earlier samples of each
-source and the block at a position are functions of (seed, phase, index), each in O(log) or O(1).
+Nothing here holds state or memory that grows with the run: the source of a sample, the number of earlier samples of
+each source and the block at a position are functions of (seed, phase, index), each in O(log) or O(1).
 
-Invariant: within a phase, `SourceSequence.counts_before(j)` is exactly the number of `i < j` with `source_of(i) == s`.
+Invariant: within a phase, `SourceSequence.counts_before(j)` is exactly the number of `i < j` with `source_of(i) ==
+s`.
 
-Source: Weyl's sequence with the golden ratio (Kuipers and Niederreiter, Uniform Distribution of Sequences, 1974, section
-2.3: discrepancy O(log n)); the floor sum is Euclid's algorithm on lattice points (Graham, Knuth and Patashnik, Concrete
-Mathematics, section 3.5); the permutation is a Feistel network (Luby and Rackoff, 1988) with cycle walking (Black and
-Rogaway, "Ciphers with Arbitrary Finite Domains", 2002, section 4).
+Source: Weyl's sequence with the golden ratio (Kuipers and Niederreiter, Uniform Distribution of Sequences, 1974,
+section 2.3: discrepancy O(log n)); the floor sum is Euclid's algorithm on lattice points (Graham, Knuth and
+Patashnik, Concrete Mathematics, section 3.5); the permutation is a Feistel network (Luby and Rackoff, 1988) with
+cycle walking (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002, section 4).
 """
 
 from __future__ import annotations

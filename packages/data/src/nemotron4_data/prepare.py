@@ -1,7 +1,7 @@
 """`nemotron4 prepare`: raw text -> documents -> tokenizer -> token shards, with a manifest that links the three.
 
-Invariant: a stage either is whole and recorded in the manifest, or runs again; what is recorded and unchanged is skipped.
-A rerun hashes the files of finished stages, so a damaged shard is made anew.
+Invariant: a stage either is whole and recorded in the manifest, or runs again; what is recorded and unchanged is
+skipped. A rerun hashes the files of finished stages, so a damaged shard is made anew.
 """
 
 from __future__ import annotations

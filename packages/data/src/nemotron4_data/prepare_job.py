@@ -50,7 +50,7 @@ class TokenizerConfig:
     natural_domains: list[str] = field(default_factory=lambda: ["english", "code"])
     """Domains sampled by their size; every other source is upsampled."""
     upsampling_exponent: float = 0.5
-    """An upsampled source of share f of the corpus weighs f**exponent: 1 keeps sizes, 0 makes all as large as the corpus."""
+    """An upsampled source of share f of the corpus weighs f**exponent: 1 keeps sizes, 0 ignores them."""
 
     def __post_init__(self) -> None:
         if self.vocab_size < 512:

@@ -1,7 +1,8 @@
 """Token shards on disk: Megatron-LM's indexed dataset, a `.bin` of token ids and an `.idx` of document boundaries.
 
-Layout of `.idx`, little-endian: b"MMIDIDX\\0\\0", uint64 version 1, uint8 dtype code, uint64 number of sequences, uint64
-number of document indices, int32 sizes, int64 byte pointers, int64 document indices. Here a sequence is a document.
+Layout of `.idx`, little-endian: b"MMIDIDX\\0\\0", uint64 version 1, uint8 dtype code, uint64 number of sequences,
+uint64 number of document indices, int32 sizes, int64 byte pointers, int64 document indices. Here a sequence is a
+document.
 
 Invariant: a shard opens only if both files have exactly the length its header says.
 

@@ -1,9 +1,11 @@
 """The SentencePiece tokenizer as the rest of the project sees it: exact text to ids, ids to exact text, and streaming.
 
-Invariant: `decode(encode(text)) == text` for every string that UTF-8 can hold and that has no NUL. SentencePiece writes a
-space as U+2581 inside pieces, so a literal U+2581 would come back as a space; here it is spelled in byte pieces instead.
+Invariant: `decode(encode(text)) == text` for every string that UTF-8 can hold and that has no NUL. SentencePiece
+writes a space as U+2581 inside pieces, so a literal U+2581 would come back as a space; here it is spelled in byte
+pieces instead.
 
-Source: Nemotron-4 15B Technical Report, arXiv 2402.16819, section 2 (BPE, whitespace kept, digits split, byte fallback).
+Source: Nemotron-4 15B Technical Report, arXiv 2402.16819, section 2 (BPE, whitespace kept, digits split, byte
+fallback).
 """
 
 from __future__ import annotations
@@ -74,41 +76,41 @@ class Tokenizer:
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The UTF-8 bytes of `ids`, exact also where they stop inside a character."""
-        return b"".join([self._bytes_of[id] for id in ids])
+        return b"".join([self._bytes_of[token] for token in ids])
 
-    def piece(self, id: int) -> str:
+    def piece(self, token: int) -> str:
         """The piece of one id as SentencePiece spells it. ValueError outside the vocabulary."""
-        if not 0 <= id < self.vocab_size:
-            raise ValueError(f"token id {id} is outside the vocabulary of {self.vocab_size}")
-        return str(self._processor.id_to_piece(id))
+        if not 0 <= token < self.vocab_size:
+            raise ValueError(f"token id {token} is outside the vocabulary of {self.vocab_size}")
+        return str(self._processor.id_to_piece(token))
 
     def id_of(self, piece: str) -> int:
         """The id of a piece such as `<extra_id_0>`. ValueError when the vocabulary has no such piece."""
-        id = int(self._processor.piece_to_id(piece))
-        if self.piece(id) != piece:
+        token = int(self._processor.piece_to_id(piece))
+        if self.piece(token) != piece:
             raise ValueError(f"{self.path}: the vocabulary has no piece {piece!r}")
-        return id
+        return token
 
     @cached_property
     def _bytes_of(self) -> list[bytes]:
         processor = self._processor
         table = []
-        for id in range(self.vocab_size):
-            if processor.is_control(id):
+        for token in range(self.vocab_size):
+            if processor.is_control(token):
                 table.append(b"")
-            elif processor.is_byte(id):
-                table.append(bytes([int(processor.id_to_piece(id)[1:-1], 16)]))
-            elif processor.is_unknown(id):
+            elif processor.is_byte(token):
+                table.append(bytes([int(processor.id_to_piece(token)[1:-1], 16)]))
+            elif processor.is_unknown(token):
                 table.append("\N{REPLACEMENT CHARACTER}".encode())
             else:
-                table.append(processor.id_to_piece(id).replace(_SPACE_MARK, " ").encode())
+                table.append(processor.id_to_piece(token).replace(_SPACE_MARK, " ").encode())
         return table
 
     @cached_property
     def _space_mark_ids(self) -> list[int]:
         ids = [int(self._processor.piece_to_id(f"<0x{byte:02X}>")) for byte in _SPACE_MARK.encode()]
         # A foreign tokenizer without byte pieces: the best it has is its unknown piece.
-        return ids if all(self._processor.is_byte(id) for id in ids) else [self.unk_id]
+        return ids if all(self._processor.is_byte(token) for token in ids) else [self.unk_id]
 
 
 class StreamDecoder:
@@ -118,9 +120,9 @@ class StreamDecoder:
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
-    def push(self, id: int) -> str:
+    def push(self, token: int) -> str:
         """Add one id; return the text it completes, which may be empty."""
-        return self._decoder.decode(self._tokenizer.decode_bytes([id]))
+        return self._decoder.decode(self._tokenizer.decode_bytes([token]))
 
     def finish(self) -> str:
         """What is left at the end: U+FFFD when the ids stopped inside a character."""
@@ -128,8 +130,8 @@ class StreamDecoder:
 
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
         """Non-empty pieces of text of `ids`; joined they equal `Tokenizer.decode(ids)`."""
-        for id in ids:
-            if text := self.push(id):
+        for token in ids:
+            if text := self.push(token):
                 yield text
         if text := self.finish():
             yield text

@@ -2,9 +2,10 @@
 
 Invariant: the same documents, settings and seed give the same bytes of `tokenizer.model`.
 
-Source: Nemotron-4 15B Technical Report, arXiv 2402.16819, section 2: SentencePiece BPE on a sample of the final data set
-with non-English upsampled, whitespace preserved, digits split, byte-level fallback. Ids 0-3 are those of NVIDIA's exported
-models, `<extra_id_*>` the turn markers of its instruct models. The report gives no trainer settings beyond these.
+Source: Nemotron-4 15B Technical Report, arXiv 2402.16819, section 2: SentencePiece BPE on a sample of the final data
+set with non-English upsampled, whitespace preserved, digits split, byte-level fallback. Ids 0-3 are those of NVIDIA's
+exported models, `<extra_id_*>` the turn markers of its instruct models. The report gives no trainer settings beyond
+these.
 """
 
 from __future__ import annotations
