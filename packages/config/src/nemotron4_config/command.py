@@ -1,0 +1,41 @@
+"""What a package hands to the command line: one `Command` a verb, found through entry points.
+
+A command names its job type and its function as strings ("package.module:attribute"), so that listing the verbs
+imports neither Hydra nor torch: `nemotron4 --help` stays under a second.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+ENTRY_POINT_GROUP = "nemotron4.commands"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One verb: the dataclass composed from conf/<verb>.yaml, and what runs it."""
+
+    job: str
+    """"module:attribute" of the job's dataclass."""
+    run: str
+    """"module:attribute" of a function job -> float | None; the float is a sweep's objective."""
+    summary: str
+    """One line for `nemotron4 --help`."""
+    summarise_sweep: str | None = None
+    """"module:attribute" of a function (sweep directory, rows) called after each job of a sweep."""
+
+
+def load_attribute(reference: str) -> Any:
+    """The object behind "module:attribute"."""
+    module, _, attribute = reference.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def command_loaders() -> dict[str, Callable[[], Command]]:
+    """Verb -> loader of its command, of every installed package, sorted by verb."""
+    found = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
+    return {point.name: point.load for point in found}

@@ -1,0 +1,76 @@
+"""The `nemotron4` program: `nemotron4 VERB [overrides]`.
+
+Exit status: 0 done; 2 the user's input is wrong (one line on stderr); 1 a fault of ours, or a failed job in a sweep;
+75 stopped for requeue after a saved checkpoint; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from nemotron4_config.command import Command, command_loaders
+
+USAGE = """\
+usage: nemotron4 VERB [key=value ...] [group=option ...] [-m] [--cfg job] [--help]
+
+Pretrain, continue, evaluate and serve Nemotron-4 models, by overrides alone.
+
+verbs:
+{verbs}
+
+nemotron4 VERB --help lists a verb's config groups and every key; --cfg job prints the composed job; -m sweeps.
+"""
+
+
+def usage(loaders: dict[str, object]) -> str:
+    """The text of `nemotron4 --help`."""
+    commands = {verb: loader() for verb, loader in command_loaders().items() if verb in loaders}
+    return USAGE.format(verbs="\n".join(f"  {verb:<10} {command.summary}" for verb, command in commands.items()))
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    loaders = command_loaders()
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage(dict(loaders)))
+        return 0
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"nemotron4 {version('nemotron4-config')}")
+        return 0
+    verb, *overrides = arguments
+    if verb not in loaders:
+        known = ", ".join(loaders) or "none: install a package such as nemotron4-train"
+        print(f"nemotron4: {verb!r} is not a verb; choose one of: {known}", file=sys.stderr)
+        return 2
+    return _run_reporting_errors(verb, loaders[verb](), overrides)
+
+
+def _run_reporting_errors(verb: str, command: Command, overrides: list[str]) -> int:
+    from nemotron4_config.application import run_application
+    from nemotron4_config.errors import USER_ERRORS, explain
+
+    want_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    try:
+        return run_application(verb, command, overrides)
+    except KeyboardInterrupt:
+        print(f"nemotron4 {verb}: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    except USER_ERRORS as error:
+        if want_traceback:
+            raise
+        print(f"nemotron4 {verb}: {explain(error)}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""Sharded checkpoints that are complete or absent, readable on any topology.
+
+checkpoints/step-00000500/ holds torch's distributed checkpoint (one file a rank, tensors under their full names), a
+state.json (step, tokens, the data ledger) and manifest.json with the digest of every file, written last. The
+directory is built under a temporary name, fsynced and renamed by rank 0 when every rank has written, so a kill at any
+moment leaves the previous checkpoint whole. Only tensors are stored: data order needs no state but the step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+from nemotron4_train import atomic
+
+_NAME = re.compile(r"step-(\d{8})")
+
+
+def checkpoint_directory(run_directory: Path, step: int) -> Path:
+    """Where the checkpoint after `step` optimiser steps lives."""
+    return run_directory / "checkpoints" / f"step-{step:08d}"
+
+
+def save(
+    run_directory: Path,
+    step: int,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    keep: int,
+) -> Path:
+    """Write the checkpoint of `step`; a collective over all ranks. Raises OSError, keeping the older ones."""
+    directory = checkpoint_directory(run_directory, step)
+    staged = atomic.staging_path(directory)
+    if _rank() == 0:
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir(parents=True)
+    _barrier()
+    model_state, optimizer_state = get_state_dict(model, optimizer)
+    dcp.save(
+        {"model": model_state, "optimizer": optimizer_state["state"]},
+        storage_writer=dcp.FileSystemWriter(staged),
+        no_dist=not dist.is_initialized(),
+    )
+    _barrier()
+    if _rank() == 0:
+        atomic.write_text(staged / "state.json", json.dumps({"step": step, **state}, indent=1) + "\n")
+        digests = {file.name: _sha256(file) for file in sorted(staged.iterdir())}
+        atomic.write_text(staged / "manifest.json", json.dumps({"sha256": digests}, indent=1) + "\n")
+        atomic.commit_directory(directory)
+        for old in list_checkpoints(run_directory)[:-keep]:
+            shutil.rmtree(old)
+    _barrier()
+    return directory
+
+
+def list_checkpoints(run_directory: Path) -> list[Path]:
+    """Checkpoint directories, oldest first."""
+    root = run_directory / "checkpoints"
+    return sorted(path for path in root.iterdir() if _NAME.fullmatch(path.name)) if root.is_dir() else []
+
+
+def verify(directory: Path) -> dict[str, Any]:
+    """Check every file against the manifest; returns state.json. Raises ValueError saying what is damaged."""
+    manifest = directory / "manifest.json"
+    if not manifest.is_file():
+        raise ValueError(f"{directory}: not a complete checkpoint (no manifest.json)")
+    for name, digest in json.loads(manifest.read_text(encoding="utf-8"))["sha256"].items():
+        file = directory / name
+        if not file.is_file():
+            raise ValueError(f"{file}: missing from the checkpoint")
+        if (found := _sha256(file)) != digest:
+            raise ValueError(f"{file}: damaged (sha256 {found[:12]}, manifest says {digest[:12]})")
+    loaded: dict[str, Any] = json.loads((directory / "state.json").read_text(encoding="utf-8"))
+    return loaded
+
+
+def find(run_directory: Path, resume: str) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint that `resume` (auto, never, or a path) asks for and its state; a damaged one is passed over."""
+    if resume == "never":
+        return None
+    if resume != "auto":
+        if not Path(resume).is_dir():
+            raise ValueError(f"resume ({resume}): no such checkpoint directory; use auto, never, or an existing path")
+        return Path(resume), verify(Path(resume))
+    for directory in reversed(list_checkpoints(run_directory)):
+        try:
+            return directory, verify(directory)
+        except ValueError as error:
+            warnings.warn(f"skipped a checkpoint: {error}", stacklevel=2)
+    return None
+
+
+def load(directory: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Fill a model and optimiser, sharded as they are now, from a checkpoint of any topology."""
+    model_state, optimizer_state = get_state_dict(model, optimizer)
+    state = {"model": model_state, "optimizer": optimizer_state["state"]}
+    _read(directory, lambda reader: dcp.load(state, storage_reader=reader, no_dist=not dist.is_initialized()))
+    set_state_dict(model, optimizer, model_state_dict=model_state, optim_state_dict=optimizer_state)
+
+
+def load_model(directory: Path, model: torch.nn.Module) -> None:
+    """Fill an unsharded model's parameters in place from a checkpoint of any topology (one process)."""
+    state = {"model": model.state_dict()}
+    _read(directory, lambda reader: dcp.load(state, storage_reader=reader, no_dist=True))
+
+
+def _read(directory: Path, load_state: Callable[[dcp.FileSystemReader], None]) -> None:
+    try:
+        load_state(dcp.FileSystemReader(directory))
+    except dcp.api.CheckpointException as error:
+        reasons = "; ".join(f"{type(cause).__name__}: {cause}" for cause in list(error.failures.values())[:1])
+        reason = " ".join(reasons.split("\n")[0].split())
+        raise ValueError(f"{directory}: does not fit this model ({reason})") from error
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def _barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()

@@ -1,0 +1,78 @@
+"""The verbs of the train package, and the worker's entry point: `python -m nemotron4_train.cli RUN_DIR`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nemotron4_config import Command, load_job, render_job
+
+if TYPE_CHECKING:
+    from nemotron4_train.export import ExportJob
+    from nemotron4_train.job import TrainJob
+    from nemotron4_train.report import ReportJob
+
+TRAIN = Command(
+    job="nemotron4_train.job:TrainJob",
+    run="nemotron4_train.cli:train",
+    summary="Pretrain over a token timeline, and resume where a run stopped",
+    summarise_sweep="nemotron4_train.sweep:summarise",
+)
+PLAN = Command(
+    job="nemotron4_train.job:TrainJob",
+    run="nemotron4_train.plan:show",
+    summary="Show a training job before it runs: parameters, timeline, batches, epochs",
+)
+EXPORT = Command(
+    job="nemotron4_train.export:ExportJob",
+    run="nemotron4_train.cli:export",
+    summary="Turn a checkpoint into a Hugging Face directory",
+)
+REPORT = Command(
+    job="nemotron4_train.report:ReportJob",
+    run="nemotron4_train.cli:report",
+    summary="Write a run's report.html and report.json",
+)
+
+
+def train(job: TrainJob) -> float | None:
+    """Launch a training run."""
+    from nemotron4_train.launch import launch
+
+    return launch(job, render_job(job))
+
+
+def export(job: ExportJob) -> None:
+    """Export a run's checkpoint."""
+    from nemotron4_train.export import export_checkpoint
+
+    export_checkpoint(job, read_train_job(Path(job.run)))
+
+
+def report(job: ReportJob) -> None:
+    """Write a run's report."""
+    from nemotron4_train.report import write_report
+
+    print(write_report(Path(job.run), read_train_job(Path(job.run))))
+
+
+def read_train_job(run_directory: Path) -> TrainJob:
+    """The job of a run directory."""
+    from nemotron4_train.job import TrainJob
+
+    path = run_directory / "job.yaml"
+    if not path.is_file():
+        raise ValueError(f"run ({run_directory}): has no job.yaml; name a run directory such as runs/demo/latest")
+    return load_job(path, TrainJob)
+
+
+def worker(run_directory: str) -> None:
+    """One rank of a launched run."""
+    from nemotron4_train.launch import run_worker
+
+    run_worker(read_train_job(Path(run_directory)), Path(run_directory))
+
+
+if __name__ == "__main__":
+    worker(sys.argv[1])

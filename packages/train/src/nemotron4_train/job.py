@@ -1,0 +1,279 @@
+"""The training job: one dataclass that holds everything a run is, composed from conf/train.yaml + overrides.
+
+Invariant: a `TrainJob` that was constructed is consistent; every rule that spans groups is checked in
+`__post_init__`, on the machine where the user typed the command, before any worker starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+
+from nemotron4_data.blend import BlendConfig
+from nemotron4_model.config import ModelConfig, Recompute
+from nemotron4_train.schedule import Schedule
+
+
+def _require(condition: bool, key: str, value: object, rule: str) -> None:
+    if not condition:
+        raise ValueError(f"{key} ({value}): {rule}")
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """Where a run writes."""
+
+    name: str = "run"
+    """The experiment's name: runs live in <root>/<name>/<time>/."""
+    root: str = "runs"
+    """Directory of all runs."""
+    dir: str | None = None
+    """The run's own directory; null makes <root>/<name>/<time>, or goes on in the one that resume=auto finds."""
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """The prepared corpus and how it is read."""
+
+    dir: str = "data/sample"
+    """A directory that `nemotron4 prepare` made."""
+    num_workers: int = 0
+    """Reader processes a rank; 0 reads in the training process."""
+
+
+@dataclass(kw_only=True)
+class OptimizerConfig:
+    """AdamW as the reports train with it (betas 0.9/0.95, decay 0.1 not on norms, clip 1.0)."""
+
+    lr: float = 4.5e-4
+    """Peak learning rate; the schedule's fractions multiply it."""
+    beta1: float = 0.9
+    """Decay of the first moment."""
+    beta2: float = 0.95
+    """Decay of the second moment."""
+    epsilon: float = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: float = 0.1
+    """Decoupled decay of matrices (norms and biases have none)."""
+    clip_norm: float = 1.0
+    """Global gradient norm above which gradients are scaled down."""
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their ranges."""
+        _require(self.lr > 0, "optimizer.lr", self.lr, "must be greater than 0")
+        _require(0 <= self.beta1 < 1, "optimizer.beta1", self.beta1, "must be in [0, 1)")
+        _require(0 <= self.beta2 < 1, "optimizer.beta2", self.beta2, "must be in [0, 1)")
+        _require(self.epsilon > 0, "optimizer.epsilon", self.epsilon, "must be greater than 0")
+        _require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "must be at least 0")
+        _require(self.clip_norm > 0, "optimizer.clip_norm", self.clip_norm, "must be greater than 0")
+
+
+class Device(Enum):
+    """What a rank computes on."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+@dataclass(kw_only=True)
+class TopologyConfig:
+    """The mesh replicate x shard x tensor, and the machines it covers."""
+
+    replicate: int = 1
+    """Data-parallel replicas of the sharded model (HSDP)."""
+    shard: int = 1
+    """Data-parallel ranks that parameters, gradients and optimiser state are sharded over (FSDP2)."""
+    tensor: int = 1
+    """Ranks that each layer is split over (tensor and sequence parallel)."""
+    num_nodes: int = 1
+    """Machines."""
+    device: Device = Device.cpu
+    """cpu or cuda."""
+    micro_batch_size: int = 8
+    """Sequences a rank computes at once; gradient accumulation follows from it and the global batch."""
+    recompute: Recompute = Recompute.none
+    """Which activations are recomputed in the backward pass."""
+    compile: bool = False
+    """torch.compile of each block; refused with tensor > 1."""
+
+    def __post_init__(self) -> None:
+        """Refuse a mesh that cannot be laid on the machines."""
+        for key in ("replicate", "shard", "tensor", "num_nodes", "micro_batch_size"):
+            _require(getattr(self, key) >= 1, f"topology.{key}", getattr(self, key), "must be at least 1")
+        _require(
+            self.num_ranks % self.num_nodes == 0,
+            "topology.num_nodes",
+            self.num_nodes,
+            f"must divide replicate x shard x tensor = {self.num_ranks}",
+        )
+        _require(
+            not (self.compile and self.tensor > 1),
+            "topology.compile",
+            True,
+            "torch.compile with tensor parallelism has given wrong gradients; set topology.compile=false or tensor=1",
+        )
+
+    @property
+    def num_ranks(self) -> int:
+        """Processes of the run."""
+        return self.replicate * self.shard * self.tensor
+
+    @property
+    def num_data_ranks(self) -> int:
+        """Ranks that read different samples."""
+        return self.replicate * self.shard
+
+    @property
+    def num_ranks_per_node(self) -> int:
+        """Processes a machine."""
+        return self.num_ranks // self.num_nodes
+
+
+class Precision(Enum):
+    """Arithmetic of the forward and backward pass; parameters and optimiser state stay fp32."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+@dataclass(kw_only=True)
+class PrecisionConfig:
+    """Arithmetic of training."""
+
+    compute: Precision = Precision.fp32
+    """fp32, or bf16 matrix products (autocast on one device, FSDP2's mixed precision on a mesh)."""
+    reduce: Precision = Precision.fp32
+    """Arithmetic of gradient reduction over data-parallel ranks."""
+
+
+@dataclass(kw_only=True)
+class TrainerConfig:
+    """Cadence of the run."""
+
+    max_steps: int | None = None
+    """Stop after so many optimiser steps of the timeline; null runs all of it."""
+    log_interval_steps: int = 10
+    """Steps between lines of the log, and between points of the TensorBoard curves."""
+    save_interval_steps: int = 500
+    """Steps between checkpoints."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints kept; older ones are deleted."""
+    validation_interval_steps: int = 500
+    """Steps between validations; the last step is always validated."""
+    validation_bytes_per_source: int | None = 20_000
+    """Held-out text a source that a validation during training reads; null reads all of it."""
+    deterministic: bool = True
+    """Use deterministic kernels, so that a resumed run repeats the undisturbed one bit for bit."""
+
+    def __post_init__(self) -> None:
+        """Refuse intervals that are not positive."""
+        for key in ("log_interval_steps", "save_interval_steps", "keep_checkpoints", "validation_interval_steps"):
+            _require(getattr(self, key) >= 1, f"trainer.{key}", getattr(self, key), "must be at least 1")
+        if self.max_steps is not None:
+            _require(self.max_steps >= 1, "trainer.max_steps", self.max_steps, "must be at least 1, or null")
+
+
+@dataclass(kw_only=True)
+class LoggerConfig:
+    """Where metrics go besides metrics.csv and the terminal."""
+
+    tensorboard: bool = True
+    """Write TensorBoard event files below the run directory."""
+
+
+@dataclass(kw_only=True)
+class LauncherConfig:
+    """What starts the workers."""
+
+    num_threads: int | None = None
+    """CPU threads a rank; null shares the machine's cores among its ranks."""
+
+
+@dataclass(kw_only=True)
+class TrainJob:
+    """Everything a training run is."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    """Where it writes."""
+    seed: int = 1234
+    """Of initial weights and data order."""
+    resume: str = "auto"
+    """auto (newest checkpoint of the same job), never, or the path of a checkpoint."""
+    model: ModelConfig
+    """Architecture."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Prepared corpus."""
+    blend: BlendConfig
+    """Distributions that phases draw from."""
+    schedule: Schedule
+    """The token timeline."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """AdamW."""
+    topology: TopologyConfig = field(default_factory=TopologyConfig)
+    """Mesh and machines."""
+    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    """Arithmetic."""
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    """Cadence."""
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    """Where metrics go."""
+    launcher: LauncherConfig = field(default_factory=LauncherConfig)
+    """What starts the workers."""
+
+    def __post_init__(self) -> None:
+        """Check the rules that span groups; raises ValueError with the dotted keys."""
+        _require(
+            bool(self.schedule.phases), "schedule", "empty", "needs at least one phase; choose one: schedule=OPTION"
+        )
+        for name, phase in self.schedule.phases.items():
+            key = f"schedule.phases.{name}"
+            known = ", ".join(self.blend.distributions)
+            _require(
+                phase.blend in self.blend.distributions,
+                f"{key}.blend",
+                phase.blend,
+                f"not a distribution of the blend; it has: {known}",
+            )
+            _require(
+                phase.sequence_length <= self.model.max_sequence_length,
+                f"{key}.sequence_length",
+                phase.sequence_length,
+                f"must not exceed model.max_sequence_length = {self.model.max_sequence_length}",
+            )
+            self._check_batch(f"{key}.global_batch_size", phase.global_batch_size)
+            _require(
+                phase.sequence_length % self.topology.tensor == 0,
+                f"{key}.sequence_length",
+                phase.sequence_length,
+                f"must be divisible by topology.tensor = {self.topology.tensor} (sequence parallel)",
+            )
+        self._check_tensor_parallel()
+
+    def _check_batch(self, key: str, global_batch_size: int) -> None:
+        ranks, micro = self.topology.num_data_ranks, self.topology.micro_batch_size
+        local = global_batch_size // ranks
+        _require(
+            global_batch_size % ranks == 0 and local % min(micro, max(local, 1)) == 0,
+            key,
+            global_batch_size,
+            f"must be a multiple of topology.replicate x shard = {ranks} ranks,"
+            f" and each rank's share a multiple of topology.micro_batch_size = {micro}",
+        )
+
+    def _check_tensor_parallel(self) -> None:
+        tensor = self.topology.tensor
+        for key in ("num_key_value_heads", "intermediate_size", "vocab_size"):
+            value = getattr(self.model, key)
+            _require(value % tensor == 0, f"model.{key}", value, f"must be divisible by topology.tensor = {tensor}")
+
+    def digest(self) -> str:
+        """Identity of what is trained: equal for jobs that must give the same weights from the same data."""
+        described = asdict(self)
+        for group in ("run", "resume", "logger", "launcher"):
+            del described[group]
+        for key in ("max_steps", "log_interval_steps", "save_interval_steps", "keep_checkpoints"):
+            del described["trainer"][key]
+        text = json.dumps(described, sort_keys=True, default=lambda value: value.name)
+        return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,203 @@
+"""What happens between steps: records, validation, checkpoints, and stopping at a step boundary.
+
+Each callback acts after the step that `module.last` describes. Validation and checkpoints are collectives: every rank
+enters them at the same step because the timeline, not a clock, says when.
+"""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import torch.distributed as dist
+
+from nemotron4_data import Corpus, TokenStream
+from nemotron4_eval.bits_per_byte import evaluate_bits_per_byte
+from nemotron4_train import checkpoint
+from nemotron4_train.job import TrainerConfig
+from nemotron4_train.lightning.module import PretrainingModule, StepResult
+from nemotron4_train.metrics import MetricsFile
+from nemotron4_train.progress import TrainingProgress
+from nemotron4_train.run_directory import read_record, write_record
+from nemotron4_train.schedule import Timeline
+
+
+class _AfterStep(pl.Callback):
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, PretrainingModule)
+        assert pl_module.last is not None
+        self.after_step(trainer, pl_module, pl_module.last)
+
+    def after_step(self, trainer: pl.Trainer, module: PretrainingModule, result: StepResult) -> None:
+        raise AssertionError("abstract")
+
+
+class StepRecorder(_AfterStep):
+    """metrics.csv (one row a step), TensorBoard and the progress line; rank 0 only."""
+
+    def __init__(self, metrics: MetricsFile, progress: TrainingProgress, interval_steps: int) -> None:
+        self.metrics = metrics
+        self.progress = progress
+        self.interval_steps = interval_steps
+
+    def after_step(self, trainer: pl.Trainer, module: PretrainingModule, result: StepResult) -> None:
+        """Record the step."""
+        plan = result.plan
+        step = plan.step + 1
+        tokens_per_second = self.progress.advance(plan.tokens_after, plan.phase, result.loss, step)
+        self.metrics.append(
+            {
+                "step": step,
+                "tokens": plan.tokens_after,
+                "loss": f"{result.loss:.9g}",
+                "lr": f"{result.learning_rate:.9g}",
+                "global_batch_size": plan.global_batch_size,
+                "phase": plan.phase,
+                "grad_norm": f"{result.grad_norm:.9g}",
+                "tokens_per_second": f"{tokens_per_second:.1f}",
+            }
+        )
+        if step % self.interval_steps == 0 and trainer.logger is not None:
+            values = {
+                "train/loss": result.loss,
+                "train/learning_rate": result.learning_rate,
+                "train/grad_norm": result.grad_norm,
+                "train/global_batch_size": plan.global_batch_size,
+                "train/tokens": plan.tokens_after,
+                "train/tokens_per_second": tokens_per_second,
+            }
+            values |= {f"train/loss/{name}": loss for name, loss in result.domain_losses.items()}
+            trainer.logger.log_metrics(values, step=step)
+
+
+class Validator(_AfterStep):
+    """Held-out bits per byte by domain, at an interval and at the last step; every rank computes, rank 0 writes."""
+
+    def __init__(
+        self,
+        config: TrainerConfig,
+        corpus: Corpus,
+        timeline: Timeline,
+        metrics: MetricsFile | None,
+        progress: TrainingProgress | None,
+    ) -> None:
+        self.config = config
+        self.corpus = corpus
+        self.timeline = timeline
+        self.metrics = metrics
+        self.progress = progress
+        self.overall: float | None = None
+
+    def after_step(self, trainer: pl.Trainer, module: PretrainingModule, result: StepResult) -> None:
+        """Validate when the interval or the end says so."""
+        step = result.plan.step + 1
+        if step % self.config.validation_interval_steps and step != self.timeline.num_steps:
+            return
+        assert module.model is not None
+        module.model.eval()
+        window = result.plan.sequence_length
+        with torch.no_grad(), module._autocast():
+            found = evaluate_bits_per_byte(
+                module.model,
+                self.corpus,
+                window=window,
+                stride=window,
+                max_bytes_per_source=self.config.validation_bytes_per_source,
+            )
+        module.model.train()
+        self.overall = found.overall
+        if self.metrics is None or self.progress is None:
+            return
+        row = {"overall": found.overall, **found.domains}
+        self.metrics.append(
+            {"step": step, "tokens": result.plan.tokens_after} | {name: f"{value:.6f}" for name, value in row.items()}
+        )
+        self.progress.note(
+            f"step {step}: held-out bits per byte " + "  ".join(f"{name} {value:.3f}" for name, value in row.items())
+        )
+        if trainer.logger is not None:
+            trainer.logger.log_metrics({f"validation/{name}": value for name, value in row.items()}, step=step)
+
+
+class Checkpointer(_AfterStep):
+    """Saves at an interval, at the last step and when the run is asked to stop; records the data ledger with it."""
+
+    def __init__(self, run_directory: Path, config: TrainerConfig, timeline: Timeline, stream: TokenStream) -> None:
+        self.run_directory = run_directory
+        self.config = config
+        self.timeline = timeline
+        self.stream = stream
+
+    def after_step(self, trainer: pl.Trainer, module: PretrainingModule, result: StepResult) -> None:
+        """Save when due."""
+        step = result.plan.step + 1
+        if step % self.config.save_interval_steps == 0 or step == self.timeline.num_steps or trainer.should_stop:
+            self.save(module, result)
+
+    def save(self, module: PretrainingModule, result: StepResult) -> None:
+        """Write the checkpoint of the step just done."""
+        assert module.model is not None
+        step = result.plan.step + 1
+        next_sample = result.plan.first_sample + result.plan.global_batch_size
+        optimizer = module.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        checkpoint.save(
+            self.run_directory,
+            step,
+            module.model,
+            optimizer,
+            {
+                "tokens": result.plan.tokens_after,
+                "samples": next_sample,
+                "source_tokens": self.stream.positions(next_sample),
+            },
+            self.config.keep_checkpoints,
+        )
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            record = read_record(self.run_directory)
+            assert record is not None
+            record.step = step
+            write_record(self.run_directory, record)
+
+
+class StopOnSignal(_AfterStep):
+    """SIGTERM, SIGUSR1 or Ctrl-C set a flag; ranks agree on it after a step, save, and stop.
+
+    Placed before the checkpointer, which saves when the trainer is to stop. A second Ctrl-C interrupts at once.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take over from the handlers of Lightning's own connector, which act inside the handler."""
+        for number in self.SIGNALS:
+            self._previous[number] = signal.signal(number, self._handle)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Give the handlers back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.received == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+
+    def after_step(self, trainer: pl.Trainer, module: PretrainingModule, result: StepResult) -> None:
+        """Agree with the other ranks whether to stop."""
+        flag = torch.tensor(self.received or 0, device=module.device)
+        if dist.is_initialized():
+            dist.all_reduce(flag, dist.ReduceOp.MAX)
+        if int(flag):
+            self.received = int(flag)
+            trainer.should_stop = True

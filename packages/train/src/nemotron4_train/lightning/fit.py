@@ -1,0 +1,170 @@
+"""The fit of one worker: what every rank runs, alone or under a launcher that set RANK and WORLD_SIZE.
+
+Returns when the timeline is done or the run was asked to stop; raises ValueError for what the user can mend.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import SingleDeviceStrategy
+
+from nemotron4_data import Corpus, StreamPhase, TokenStream
+from nemotron4_data.blend import expand
+from nemotron4_train import checkpoint
+from nemotron4_train.job import Device, TrainJob
+from nemotron4_train.lightning.callbacks import Checkpointer, StepRecorder, StopOnSignal, Validator
+from nemotron4_train.lightning.data import StepDataModule
+from nemotron4_train.lightning.module import PretrainingModule
+from nemotron4_train.lightning.strategy import MeshStrategy
+from nemotron4_train.metrics import STEP_COLUMNS, MetricsFile
+from nemotron4_train.progress import TrainingProgress
+from nemotron4_train.schedule import Timeline
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a worker's fit ended."""
+
+    step: int
+    """Optimiser steps done."""
+    stopped_by: int | None
+    """The signal that stopped it early; None when the timeline is done."""
+    objective: float | None
+    """Final held-out bits per byte."""
+
+
+def token_stream(job: TrainJob, corpus: Corpus, timeline: Timeline) -> TokenStream:
+    """The run's data order: its phases over the corpus."""
+    phases = [
+        StreamPhase(
+            num_samples=plan.num_samples,
+            sequence_length=plan.phase.sequence_length,
+            weights=expand(
+                job.blend.distributions[plan.phase.blend],
+                corpus.num_train_tokens,
+                f"blend.distributions.{plan.phase.blend}",
+            ),
+        )
+        for plan in timeline.phases
+    ]
+    return TokenStream(corpus, phases, job.seed, job.schedule.shuffle_block_tokens)
+
+
+def fit(job: TrainJob, run_directory: Path) -> FitResult:
+    """Train in this process, as one rank of the topology."""
+    _quieten_lightning()
+    torch.use_deterministic_algorithms(job.trainer.deterministic)
+    timeline = Timeline(job.schedule, job.trainer.max_steps)
+    corpus = Corpus.open(job.data.dir)
+    stream = token_stream(job, corpus, timeline)
+    found = checkpoint.find(run_directory, job.resume)
+    first_step = found[1]["step"] if found else 0
+    module = PretrainingModule(job, timeline, stream.source_names, first_step)
+    stop, validator, callbacks, close = _callbacks(job, run_directory, timeline, corpus, stream, first_step)
+    trainer = pl.Trainer(
+        **_devices(job),
+        logger=_logger(job, run_directory, first_step),
+        callbacks=[_Restore(found[0]) if found else pl.Callback(), *callbacks],
+        max_epochs=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+    data = StepDataModule(stream, timeline, first_step, job.topology.num_data_ranks, job.data.num_workers)
+    try:
+        if first_step < timeline.num_steps:
+            trainer.fit(module, datamodule=data)
+    finally:
+        for file in close:
+            file.close()
+    return FitResult(step=module.next_step, stopped_by=stop.received, objective=validator.overall)
+
+
+class _Restore(pl.Callback):
+    """Fill the sharded model and optimiser from a checkpoint, once both exist."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, PretrainingModule)
+        assert pl_module.model is not None
+        optimizer = pl_module.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        checkpoint.load(self.directory, pl_module.model, optimizer)
+
+
+def _callbacks(
+    job: TrainJob, run_directory: Path, timeline: Timeline, corpus: Corpus, stream: TokenStream, first_step: int
+) -> tuple[StopOnSignal, Validator, list[pl.Callback], list[Any]]:
+    """In order: record, validate, look for a signal, save. Files and the progress line exist on rank 0 only."""
+    stop = StopOnSignal()
+    saver = Checkpointer(run_directory, job.trainer, timeline, stream)
+    if rank() != 0:
+        validator = Validator(job.trainer, corpus, timeline, None, None)
+        return stop, validator, [validator, stop, saver], []
+    interval = job.trainer.log_interval_steps
+    done = timeline.tokens_before(first_step)
+    progress = TrainingProgress(timeline.num_tokens, done, timeline.num_steps, interval)
+    steps = MetricsFile(run_directory / "metrics.csv", STEP_COLUMNS, first_step)
+    columns = ("step", "tokens", "overall", *sorted({name.split("/")[0] for name in corpus.source_names}))
+    validation = MetricsFile(run_directory / "validation.csv", columns, first_step)
+    validator = Validator(job.trainer, corpus, timeline, validation, progress)
+    recorder = StepRecorder(steps, progress, interval)
+    return stop, validator, [recorder, validator, stop, saver], [progress, steps, validation]
+
+
+def _devices(job: TrainJob) -> dict[str, Any]:
+    """Trainer arguments of the topology."""
+    topology = job.topology
+    if topology.num_ranks == 1:
+        device = "cuda:0" if topology.device is Device.cuda else "cpu"
+        strategy: Any = SingleDeviceStrategy(device=device)
+    else:
+        strategy = MeshStrategy(topology.replicate, topology.shard, topology.tensor)
+    return {
+        "accelerator": "gpu" if topology.device is Device.cuda else "cpu",
+        "devices": topology.num_ranks_per_node,
+        "num_nodes": topology.num_nodes,
+        "strategy": strategy,
+    }
+
+
+def _logger(job: TrainJob, run_directory: Path, first_step: int) -> TensorBoardLogger | bool:
+    if not job.logger.tensorboard or rank() != 0:
+        return False
+    return TensorBoardLogger(run_directory, name="tensorboard", version="", purge_step=first_step)
+
+
+def rank() -> int:
+    """This process's rank, as its launcher set it; 0 alone."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def stop_status(stopped_by: int) -> int:
+    """Exit status of a run stopped by a signal: 130 for Ctrl-C, else 75 (requeue)."""
+    return 130 if stopped_by == signal.SIGINT else 75
+
+
+def _quieten_lightning() -> None:
+    """Lightning's start-up banner and its advice on things we do on purpose."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (
+        r".*does not have many workers.*",
+        r".*GPU available but not used.*",
+        r".*experimental feature.*",
+        r".*The number of training batches.*is smaller than the logging interval.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

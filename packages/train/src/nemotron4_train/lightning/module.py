@@ -1,0 +1,146 @@
+"""One optimiser step of pretraining, as a Lightning module.
+
+Manual optimisation: a Lightning batch is a rank's whole share of the global batch, cut here into micro-batches, so
+that the timeline alone says what a step is and gradients are reduced once, after the last micro-batch.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+
+from nemotron4_model import Transformer, global_grad_norm_and_clip, initialise, parallelise
+from nemotron4_train.job import Precision, TrainJob
+from nemotron4_train.lightning.data import StepBatch
+from nemotron4_train.schedule import StepPlan, Timeline
+
+_DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step did; equal on every rank."""
+
+    plan: StepPlan
+    loss: float
+    """Mean negative log-likelihood over the global batch, nats a token."""
+    learning_rate: float
+    grad_norm: float
+    """Global norm before clipping."""
+    domain_losses: dict[str, float]
+    """Loss by domain, of the domains that the batch drew from."""
+
+
+class PretrainingModule(pl.LightningModule):
+    """Builds the model on the mesh and takes steps over the timeline."""
+
+    def __init__(self, job: TrainJob, timeline: Timeline, source_names: list[str], first_step: int) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.job = job
+        self.timeline = timeline
+        self.next_step = first_step
+        self.last: StepResult | None = None
+        self.model: Transformer | None = None
+        domains = [name.split("/")[0] for name in source_names]
+        self.domain_names = sorted(set(domains))
+        self._domain_of_source = torch.tensor([self.domain_names.index(domain) for domain in domains])
+
+    def configure_model(self) -> None:
+        """Meta device -> mesh -> storage -> initial weights (each rank its part of the same full tensors)."""
+        if self.model is not None:
+            return
+        job, mesh = self.job, self.device_mesh
+        with torch.device("meta"):
+            model = Transformer(job.model)
+        parallelise(
+            model,
+            mesh,
+            recompute=job.topology.recompute,
+            compile=job.topology.compile,
+            param_dtype=_DTYPES[job.precision.compute],
+            reduce_dtype=_DTYPES[job.precision.reduce],
+        )
+        model.to_empty(device=self.trainer.strategy.root_device)
+        initialise(model, job.seed, job.model)
+        self.model = model
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW; matrices decay, norms and biases do not."""
+        assert self.model is not None
+        config = self.job.optimizer
+        decayed = [parameter for parameter in self.model.parameters() if parameter.ndim >= 2]
+        plain = [parameter for parameter in self.model.parameters() if parameter.ndim < 2]
+        return torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=config.lr,
+            betas=(config.beta1, config.beta2),
+            eps=config.epsilon,
+            fused=True,
+        )
+
+    def training_step(self, batch: StepBatch, batch_idx: int) -> None:
+        """Accumulate gradients over micro-batches, clip, step."""
+        plan = self.timeline.step(self.next_step)
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, pl.core.optimizer.LightningOptimizer)
+        learning_rate = plan.learning_rate_fraction * self.job.optimizer.lr
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+        nll_B = self._accumulate(batch)
+        grad_norm = global_grad_norm_and_clip(self.model, self.job.optimizer.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        self.last = self._result(plan, learning_rate, float(grad_norm), nll_B, batch["sources_B"])
+        self.next_step += 1
+
+    def _accumulate(self, batch: StepBatch) -> Tensor:
+        """Gradients of the mean loss; returns each sample's mean negative log-likelihood (B,)."""
+        assert self.model is not None
+        micro = min(self.job.topology.micro_batch_size, len(batch["inputs_BT"]))
+        cuts = list(
+            zip(batch["inputs_BT"].split(micro), batch["targets_BT"].split(micro), strict=True),
+        )
+        nll: list[Tensor] = []
+        for index, (inputs_BT, targets_BT) in enumerate(cuts):
+            if isinstance(self.model, FSDPModule):
+                self.model.set_requires_gradient_sync(index == len(cuts) - 1)
+            with self._autocast():
+                nll_BT = self.model(inputs_BT, targets_BT)
+            self.manual_backward(nll_BT.mean() / len(cuts))
+            nll.append(nll_BT.detach().float().mean(dim=1))
+        return torch.cat(nll)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        """bf16 on one device; on a mesh FSDP2 casts the parameters itself."""
+        if self.job.precision.compute is Precision.bf16 and self.device_mesh is None:
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def _result(
+        self, plan: StepPlan, learning_rate: float, grad_norm: float, nll_B: Tensor, sources_B: Tensor
+    ) -> StepResult:
+        """Sum loss and samples by domain over the ranks that read different samples."""
+        domains_B = self._domain_of_source.to(sources_B.device)[sources_B]
+        totals = torch.zeros(2, len(self.domain_names), device=nll_B.device)
+        totals[0].index_add_(0, domains_B, nll_B)
+        totals[1].index_add_(0, domains_B, torch.ones_like(nll_B))
+        if dist.is_initialized():
+            dist.all_reduce(totals)  # ranks of one tensor group hold the same samples: sums and counts scale alike
+        sums, counts = totals.tolist()
+        return StepResult(
+            plan=plan,
+            loss=sum(sums) / sum(counts),
+            learning_rate=learning_rate,
+            grad_norm=grad_norm,
+            domain_losses={
+                name: total / count for name, total, count in zip(self.domain_names, sums, counts, strict=True) if count
+            },
+        )

@@ -1,0 +1,67 @@
+"""A training job as tables, before anything runs: parameters, mesh, timeline, and epochs when the corpus is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from nemotron4_train.job import TrainJob
+from nemotron4_train.report import timeline_rows
+from nemotron4_train.schedule import Timeline
+
+
+def show(job: TrainJob) -> None:
+    """Print the job's tables."""
+    console = Console()
+    timeline = Timeline(job.schedule, job.trainer.max_steps)
+    console.print(_parameters(job))
+    console.print(_mesh(job))
+    console.print(_timeline(job, timeline))
+    if Path(job.data.dir).is_dir():
+        _print_epochs(console, job, timeline)
+    else:
+        console.print(f"{job.data.dir}: not prepared, so epochs are not known")
+
+
+def _parameters(job: TrainJob) -> Table:
+    model = job.model
+    sequence = max(phase.sequence_length for phase in job.schedule.phases.values())
+    embedding = model.num_parameters - model.num_non_embedding_parameters
+    table = Table("model", "value", title="Parameters")
+    table.add_row("parameters", f"{model.num_parameters:,}")
+    table.add_row("without embeddings", f"{model.num_non_embedding_parameters:,}")
+    table.add_row("embedding and head", f"{embedding:,} ({embedding / model.num_parameters:.0%})")
+    table.add_row("training FLOPs a token (full attention)", f"{model.flops_per_token(sequence):.4g}")
+    return table
+
+
+def _mesh(job: TrainJob) -> Table:
+    topology = job.topology
+    table = Table("topology", "value", title="Mesh")
+    table.add_row("replicate x shard x tensor", f"{topology.replicate} x {topology.shard} x {topology.tensor}")
+    table.add_row("ranks", f"{topology.num_ranks:,} on {topology.num_nodes} node(s), {topology.device.name}")
+    table.add_row("micro-batch", f"{topology.micro_batch_size} sequences")
+    return table
+
+
+def _timeline(job: TrainJob, timeline: Timeline) -> Table:
+    table = Table("phase", "tokens", "steps", "global batch", "sequence", "blend", "lr from", "lr to", title="Timeline")
+    for plan, row in zip(timeline.phases, timeline_rows(timeline), strict=True):
+        first, last = plan.first_token + plan.tokens_per_step, plan.first_token + plan.num_tokens
+        rates = [job.optimizer.lr * timeline.learning_rate_fraction(token) for token in (first, last)]
+        table.add_row(*row, *(f"{rate:.3g}" for rate in rates))
+    table.caption = f"{timeline.num_tokens:,} tokens in {timeline.num_steps:,} steps"
+    return table
+
+
+def _print_epochs(console: Console, job: TrainJob, timeline: Timeline) -> None:
+    from nemotron4_data import Corpus
+    from nemotron4_data.blend import epochs_table, expand, render_epochs
+
+    tokens = Corpus.open(job.data.dir).num_train_tokens
+    phases = [
+        (float(plan.num_tokens), expand(job.blend.distributions[plan.phase.blend], tokens)) for plan in timeline.phases
+    ]
+    console.print(render_epochs(epochs_table(phases, tokens)))

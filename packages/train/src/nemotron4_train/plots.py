@@ -1,0 +1,166 @@
+"""Pictures of a run: everything over training tokens, phases shaded, on one shared axis."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from nemotron4_train.job import TrainJob
+from nemotron4_train.schedule import Timeline
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Rows = Sequence[Mapping[str, str]]
+
+COLOURS = {
+    "overall": "#222222",
+    "english": "#2a6fbb",
+    "multilingual": "#d1701f",
+    "code": "#3a8f4d",
+    "gzip -9": "#999999",
+    "xz -9e": "#666666",
+}
+_PHASE_FILLS = ("#f4f6f8", "#e7edf3")
+_CURVE_POINTS = 400
+
+
+def run_figure(
+    job: TrainJob, timeline: Timeline, steps: Rows, validation: Rows, baselines: Mapping[str, float]
+) -> Figure:
+    """Loss, held-out bits per byte, learning rate, global batch and blend over tokens."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 11), layout="constrained")
+    axes = figure.subplots(5, 1, sharex=True, height_ratios=[3, 3, 1.6, 1.6, 1.6])
+    scale, unit = _token_unit(timeline.num_tokens)
+    _draw_loss(axes[0], steps, scale)
+    _draw_validation(axes[1], validation, baselines, scale)
+    _draw_learning_rate(axes[2], job, timeline, scale)
+    _draw_batch(axes[3], timeline, scale)
+    _draw_blend(axes[4], job, timeline, scale)
+    for axis in axes:
+        _shade_phases(axis, timeline, scale)
+        axis.grid(axis="y", color="#dddddd", linewidth=0.6)
+        axis.spines[["top", "right"]].set_visible(False)
+    _name_phases(axes[0], timeline, scale)
+    axes[-1].set_xlabel(f"training tokens ({unit})")
+    axes[-1].set_xlim(0, timeline.num_tokens / scale)
+    return figure
+
+
+def sweep_figure(key: str, values: Sequence[float], objectives: Sequence[float]) -> Figure:
+    """A sweep's objective against one swept key."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
+    ordered = sorted(zip(values, objectives, strict=True))
+    axis.plot([value for value, _ in ordered], [objective for _, objective in ordered], "o", color=COLOURS["english"])
+    if min(values) > 0 and max(values) / min(values) >= 8:
+        axis.set_xscale("log")
+    axis.set_xlabel(key)
+    axis.set_ylabel("held-out bits per byte")
+    axis.grid(color="#dddddd", linewidth=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def as_data_uri(figure: Figure) -> str:
+    """The figure as a PNG inside a data: address, for an HTML page of one file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _token_unit(num_tokens: int) -> tuple[float, str]:
+    for scale, unit in ((1e12, "trillions"), (1e9, "billions"), (1e6, "millions"), (1e3, "thousands")):
+        if num_tokens >= scale:
+            return scale, unit
+    return 1.0, "tokens"
+
+
+def _smooth(values: Sequence[float], weight: float = 0.97) -> list[float]:
+    """Exponential moving average, unbiased at the start."""
+    smoothed, average, norm = [], 0.0, 0.0
+    for value in values:
+        average, norm = weight * average + (1 - weight) * value, weight * norm + (1 - weight)
+        smoothed.append(average / norm)
+    return smoothed
+
+
+def _draw_loss(axis: Axes, steps: Rows, scale: float) -> None:
+    tokens = [int(row["tokens"]) / scale for row in steps]
+    losses = [float(row["loss"]) for row in steps]
+    axis.plot(tokens, losses, color=COLOURS["english"], linewidth=0.5, alpha=0.35)
+    axis.plot(tokens, _smooth(losses), color=COLOURS["english"], linewidth=1.6, label="training loss, smoothed")
+    if losses:
+        axis.set_ylim(min(losses) * 0.95, max(_smooth(losses)[len(losses) // 50 :]) * 1.02)
+        axis.legend(frameon=False, fontsize=8)
+    axis.set_ylabel("loss\n(nats a token)")
+
+
+def _draw_validation(axis: Axes, validation: Rows, baselines: Mapping[str, float], scale: float) -> None:
+    tokens = [int(row["tokens"]) / scale for row in validation]
+    for name in ("overall", "english", "multilingual", "code"):
+        if validation and validation[0].get(name):
+            values = [float(row[name]) for row in validation]
+            axis.plot(tokens, values, "o-", markersize=3, linewidth=1.4, color=COLOURS[name], label=name)
+    for name, value in baselines.items():
+        axis.axhline(value, color=COLOURS[name], linestyle="--", linewidth=1, label=f"{name} {value:.2f}")
+    if validation or baselines:
+        axis.legend(frameon=False, fontsize=8, ncols=2)
+    axis.set_ylabel("held-out\nbits per byte")
+
+
+def _draw_learning_rate(axis: Axes, job: TrainJob, timeline: Timeline, scale: float) -> None:
+    tokens = [max(1, round(timeline.num_tokens * i / _CURVE_POINTS)) for i in range(_CURVE_POINTS + 1)]
+    rates = [job.optimizer.lr * timeline.learning_rate_fraction(token) for token in tokens]
+    axis.plot([token / scale for token in tokens], rates, color=COLOURS["overall"], linewidth=1.4)
+    axis.set_ylabel("learning\nrate")
+
+
+def _draw_batch(axis: Axes, timeline: Timeline, scale: float) -> None:
+    edges = [plan.first_token / scale for plan in timeline.phases] + [timeline.num_tokens / scale]
+    axis.stairs([plan.phase.global_batch_size for plan in timeline.phases], edges, color=COLOURS["overall"])
+    axis.set_ylim(0, None)
+    axis.set_ylabel("global batch\n(sequences)")
+
+
+def _draw_blend(axis: Axes, job: TrainJob, timeline: Timeline, scale: float) -> None:
+    shares = [_domain_shares(job.blend.distributions[plan.phase.blend].weights) for plan in timeline.phases]
+    edges = [plan.first_token / scale for plan in timeline.phases] + [timeline.num_tokens / scale]
+    floor = [0.0] * len(shares)
+    for domain in dict.fromkeys(name for share in shares for name in share):
+        top = [low + share.get(domain, 0.0) for low, share in zip(floor, shares, strict=True)]
+        axis.stairs(
+            top, edges, baseline=floor, fill=True, color=COLOURS.get(domain, "#888888"), alpha=0.75, label=domain
+        )
+        floor = top
+    axis.set_ylim(0, 1)
+    axis.legend(frameon=False, fontsize=8, ncols=3, loc="lower left")
+    axis.set_ylabel("blend\n(share)")
+
+
+def _domain_shares(weights: Mapping[str, float]) -> dict[str, float]:
+    shares: dict[str, float] = {}
+    for key, weight in weights.items():
+        domain = key.split("/")[0]
+        shares[domain] = shares.get(domain, 0.0) + weight
+    return shares
+
+
+def _shade_phases(axis: Axes, timeline: Timeline, scale: float) -> None:
+    for index, plan in enumerate(timeline.phases):
+        end = (plan.first_token + plan.num_tokens) / scale
+        axis.axvspan(plan.first_token / scale, end, color=_PHASE_FILLS[index % 2], zorder=-10, linewidth=0)
+
+
+def _name_phases(axis: Axes, timeline: Timeline, scale: float) -> None:
+    for plan in timeline.phases:
+        if plan.num_tokens >= 0.06 * timeline.num_tokens:
+            middle = (plan.first_token + plan.num_tokens / 2) / scale
+            axis.text(middle, 1.02, plan.name, transform=axis.get_xaxis_transform(), ha="center", fontsize=8)
