@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .documents import document_path, read_lines
-from .manifest import FILE_NAME, Manifest, check_files
-from .prepare import MODEL_NAME
+from .manifest import FILE_NAME, TOKENIZER_FILE, Manifest, check_files
 from .shards import Shard
 from .tokenizer import Tokenizer
 
@@ -74,7 +73,7 @@ class Corpus:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of this corpus."""
-        return Tokenizer(self.dir / "tokenizer" / MODEL_NAME)
+        return Tokenizer(self.dir / TOKENIZER_FILE)
 
     @property
     def vocab_size(self) -> int:

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from .staging import file_sha256, value_sha256, write_file
 
 FILE_NAME = "manifest.json"
+TOKENIZER_FILE = "tokenizer/tokenizer.model"
 FORMAT = 1
 STAGES = ("documents", "tokenizer", "tokens")
 
 
 @dataclass(kw_only=True)
 class Stage:
-    """One finished stage: the key of its inputs, the SHA-256 of each file it wrote, and what it found out."""
+    """One finished stage: key of its inputs, digest of the stages before, SHA-256 of its files, what it found."""
 
     key: str
+    upstream: str
     files: dict[str, str]
     facts: dict[str, Any]
 
@@ -50,7 +51,7 @@ class Manifest:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             stages = {
-                name: Stage(key=stage["key"], files=stage["files"], facts=stage["facts"])
+                name: Stage(**{field: stage[field] for field in ("key", "upstream", "files", "facts")})
                 for name, stage in content["stages"].items()
             }
             if content["format"] != FORMAT:
@@ -75,9 +76,11 @@ class Manifest:
     @property
     def is_complete(self) -> bool:
         """Whether every stage is done and was made from the one before."""
-        return all(name in self.stages for name in STAGES) and all(
-            self.stages[after].facts["made_from"] == self.stages[before].digest for before, after in pairwise(STAGES)
-        )
+        return all(name in self.stages and self.stages[name].upstream == self.upstream(name) for name in STAGES)
+
+    def upstream(self, name: str) -> str:
+        """Digest of all stages before `name` as they are now."""
+        return value_sha256([self.stages[before].digest for before in STAGES[: STAGES.index(name)]])
 
     @property
     def digest(self) -> str:

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from .documents import find_files, write_documents
-from .manifest import Manifest, Stage, check_files, hash_files
+from .manifest import TOKENIZER_FILE, Manifest, Stage, check_files, hash_files
 from .prepare_job import PrepareJob
 from .staging import file_sha256, staged_directory, value_sha256
 from .tokenise import tokenise_documents
@@ -26,7 +26,6 @@ from .train_tokenizer import train_tokenizer
 
 # Raise it when a stage's code changes what it writes: finished stages of older code then run again.
 _CODE_VERSION = 1
-MODEL_NAME = "tokenizer.model"
 
 
 def run_prepare(job: PrepareJob) -> None:
@@ -51,29 +50,35 @@ class _Preparation:
         files = find_files(self.job.corpus)
         self.directory.mkdir(parents=True, exist_ok=True)
         self.manifest = Manifest.load(self.directory)
+        self._stage("documents", self._documents_inputs(files), lambda: self._documents(files))
+        self._stage("tokenizer", self._tokenizer_inputs(), self._tokenizer)
+        self._stage("tokens", {}, self._tokens)
         self.manifest.name, self.manifest.settings = self.job.corpus.name, asdict(self.job)
-        documents = self._stage("documents", self._documents_inputs(files), "", lambda: self._documents(files))
-        tokenizer = self._stage("tokenizer", self._tokenizer_inputs(), documents.digest, self._tokenizer)
-        self._stage("tokens", {}, value_sha256([documents.digest, tokenizer.digest]), self._tokens)
         self.manifest.save(self.directory)
         self._print_table()
 
-    def _stage(
-        self, name: str, inputs: dict[str, Any], upstream: str, work: Callable[[], tuple[list[Path], dict[str, Any]]]
-    ) -> Stage:
+    def _stage(self, name: str, inputs: dict[str, Any], work: Callable[[], tuple[list[Path], dict[str, Any]]]) -> None:
+        upstream = self.manifest.upstream(name)
         key = value_sha256({"code": _CODE_VERSION, "inputs": inputs, "upstream": upstream})
         done = self.manifest.stages.get(name)
         if done and done.key == key and self._is_intact(name, done):
             self.console.print(f"{name}: unchanged, kept")
-            return done
-        # Forget it first: killed while it is replaced, it must not count as done.
-        self.manifest.stages.pop(name, None)
-        self.manifest.save(self.directory)
+            return
         written, facts = work()
-        stage = Stage(key=key, files=hash_files(self.directory, written), facts=facts)
-        self.manifest.stages[name] = stage
+        files = hash_files(self.directory, written)
+        self.manifest.stages[name] = Stage(key=key, upstream=upstream, files=files, facts=facts)
         self.manifest.save(self.directory)
-        return stage
+
+    @contextmanager
+    def _replacing(self, name: str, folder: str) -> Iterator[Path]:
+        """A new `folder` to fill. Stage `name` is forgotten before it takes its place: killed there, it runs again."""
+
+        def forget() -> None:
+            self.manifest.stages.pop(name, None)
+            self.manifest.save(self.directory)
+
+        with staged_directory(self.directory / folder, forget) as output:
+            yield output
 
     def _is_intact(self, name: str, stage: Stage) -> bool:
         try:
@@ -92,8 +97,8 @@ class _Preparation:
     def _documents(self, files: list[Path]) -> tuple[list[Path], dict[str, Any]]:
         with (
             self._progress("documents", None) as advance,
-            staged_directory(self.directory / "rejected") as rejected,
-            staged_directory(self.directory / "documents") as documents,
+            self._replacing("documents", "rejected") as rejected,
+            self._replacing("documents", "documents") as documents,
         ):
             report = write_documents(files, self.job.corpus, documents, rejected, advance)
             if not any("train" in splits for splits in report.sources.values()):
@@ -116,7 +121,7 @@ class _Preparation:
     def _tokenizer(self) -> tuple[list[Path], dict[str, Any]]:
         config = self.job.tokenizer
         documents = self.manifest.stages["documents"]
-        with staged_directory(self.directory / "tokenizer") as output:
+        with self._replacing("tokenizer", "tokenizer") as output:
             if config.model is not None:
                 model = Path(config.model).read_bytes()
             else:
@@ -127,12 +132,12 @@ class _Preparation:
                 }
                 with self.console.status(f"tokenizer: training {config.vocab_size} pieces"):
                     model = train_tokenizer(self.directory / "documents", num_bytes, config, self.job.seed)
-            (output / MODEL_NAME).write_bytes(model)
-            Tokenizer(output / MODEL_NAME)  # an unusable one is refused before it takes its place
-        path = self.directory / "tokenizer" / MODEL_NAME
+            staged = output / Path(TOKENIZER_FILE).name
+            staged.write_bytes(model)
+            Tokenizer(staged)  # an unusable one is refused before it takes its place
+        path = self.directory / TOKENIZER_FILE
         tokenizer = Tokenizer(path)
         facts = {
-            "made_from": documents.digest,
             "vocab_size": tokenizer.vocab_size,
             "pad_id": tokenizer.pad_id,
             "unk_id": tokenizer.unk_id,
@@ -145,16 +150,15 @@ class _Preparation:
         facts = self.manifest.stages["documents"].facts["sources"]
         shards = [(source, split) for source in sorted(facts) for split in sorted(facts[source], reverse=True)]
         total = sum(count["bytes"] for splits in facts.values() for count in splits.values())
-        model = self.directory / "tokenizer" / MODEL_NAME
-        with self._progress("tokens", total) as advance, staged_directory(self.directory / "tokens") as output:
+        model = self.directory / TOKENIZER_FILE
+        with self._progress("tokens", total) as advance, self._replacing("tokens", "tokens") as output:
             counts = tokenise_documents(
                 self.directory / "documents", shards, model, output, self.job.num_workers, advance
             )
         table: dict[str, dict[str, Any]] = {}
         for (source, split), count in counts.items():
             table.setdefault(source, {})[split] = asdict(count)
-        tokenizer_digest = self.manifest.stages["tokenizer"].digest
-        return sorted((self.directory / "tokens").rglob("*.*")), {"made_from": tokenizer_digest, "sources": table}
+        return sorted((self.directory / "tokens").rglob("*.*")), {"sources": table}
 
     @contextmanager
     def _progress(self, name: str, total_bytes: int | None) -> Iterator[Callable[[int, int], None]]:
@@ -176,7 +180,7 @@ class _Preparation:
             yield advance
 
     def _print_table(self) -> None:
-        table = Table("source", title=f"{self.job.corpus.name} in {self.directory}")
+        table = Table("source", title=f"{self.job.corpus.name} in {self.directory}", title_justify="left")
         for column in ("documents", "MB", "tokens", "bytes/token"):
             table.add_column(column, justify="right")
         totals, not_exact = [0, 0, 0], 0

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,17 +40,25 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def staged_directory(path: Path) -> Iterator[Path]:
-    """Yield an empty directory to fill; when the body ends without an exception it takes the place of `path`."""
+def staged_directory(path: Path, before_replacing: Callable[[], None]) -> Iterator[Path]:
+    """Yield an empty directory to fill; when the body ends without an exception it takes the place of `path`.
+
+    `before_replacing` is called when it is full and synced, while the old one still stands.
+    """
     partial = path.with_name(path.name + _PARTIAL)
     if partial.exists():
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
-    yield partial
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)  # a full disk must not stay full
+        raise
     for directory, _, names in os.walk(partial):
         for name in names:
             _sync(Path(directory, name))
         _sync(Path(directory))
+    before_replacing()
     if path.exists():
         shutil.rmtree(path)
     partial.replace(path)
