@@ -1,0 +1,197 @@
+"""`nemotron4 eval` end to end: a prepared corpus, an exported model, one result file."""
+
+import gzip
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from nemotron4_data import Corpus, PrepareJob, Tokenizer, run_prepare
+from nemotron4_data.prepare_job import CorpusConfig, TokenizerConfig
+from nemotron4_eval import EvalJob, SuiteConfig, run_eval
+from nemotron4_eval.report import write_result
+from nemotron4_model import ModelConfig, Transformer, initialise, save_pretrained
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+from tiny_corpus import write_tiny_corpus
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def corpus_dir(tmp_path_factory):
+    raw, directory = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("corpora") / "tiny"
+    files = [str(path) for path in write_tiny_corpus(raw, num_documents=400)]
+    corpus, tokenizer = CorpusConfig(name="tiny", files=files), TokenizerConfig(vocab_size=800)
+    run_prepare(PrepareJob(corpus=corpus, tokenizer=tokenizer, dir=str(directory), num_workers=1))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def export_dir(corpus_dir, tmp_path_factory):
+    tokenizer_path = Corpus.open(corpus_dir).tokenizer.path
+    return export_tiny(tokenizer_path, tmp_path_factory.mktemp("runs") / "demo" / "1" / "export")
+
+
+def export_tiny(tokenizer_path, directory):
+    config = ModelConfig(
+        vocab_size=Tokenizer(tokenizer_path).vocab_size,
+        hidden_size=32,
+        intermediate_size=64,
+        num_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_sequence_length=128,
+    )
+    model = Transformer(config)
+    initialise(model, 0, config)
+    save_pretrained(model, directory, dtype=torch.float32, tokenizer_model=tokenizer_path)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def result(corpus_dir, export_dir):
+    suite = SuiteConfig(name="demo", tasks=["heldout_continuation"], num_items=24)
+    overall = run_eval(EvalJob(model=str(export_dir), corpus=str(corpus_dir), suite=suite))
+    result = json.loads((export_dir.parent / "eval.json").read_text(encoding="utf-8"))
+    assert overall == result["bits_per_byte"]["overall"]
+    return result
+
+
+def test_the_result_names_every_domain_and_source_for_model_and_compressors(result, corpus_dir):
+    sources = Corpus.open(corpus_dir).heldout_names
+    for key in ("bits_per_byte", "gzip_bits_per_byte", "xz_bits_per_byte"):
+        assert set(result[key]) == {"overall", "english", "multilingual", "code", "sources"}
+        assert list(result[key]["sources"]) == sources
+    assert len(sources) == 8
+
+
+def test_bits_per_byte_of_an_untrained_model_are_those_of_its_vocabulary(result, corpus_dir):
+    corpus = Corpus.open(corpus_dir)
+    bits = result["tokens"] * torch.tensor(float(corpus.vocab_size)).log2().item()
+    assert result["bits_per_byte"]["overall"] == pytest.approx(bits / result["bytes"], rel=0.02)
+    assert result["bytes"] == sum(corpus.sizes(source, "heldout")["bytes"] for source in corpus.heldout_names)
+    assert result["tokens"] == sum(corpus.sizes(source, "heldout")["tokens"] for source in corpus.heldout_names)
+
+
+def test_compressors_saw_the_same_bytes(result, corpus_dir):
+    corpus = Corpus.open(corpus_dir)
+    text = b"".join(corpus.heldout_bytes(source) for source in corpus.heldout_names)
+    assert result["gzip_bits_per_byte"]["overall"] == 8 * len(gzip.compress(text, 9)) / len(text)
+    assert result["xz_bits_per_byte"]["overall"] < 8
+
+
+def test_the_result_says_what_was_measured(result, corpus_dir, export_dir):
+    task = result["tasks"]["heldout_continuation"]
+    assert (task["chance"], task["num_items"]) == (0.25, 24)
+    assert 0 <= task["acc"] <= 1
+    assert task["acc_stderr"] > 0
+    assert result["model"] == str(export_dir)
+    assert result["corpus_digest"] == Corpus.open(corpus_dir).digest
+    config = ModelConfig(**_shape(corpus_dir))
+    assert result["parameters"] == config.num_parameters
+    assert result["suite"] == "demo"
+    assert result["seconds"] > 0
+
+
+def _shape(corpus_dir):
+    vocab_size = Corpus.open(corpus_dir).vocab_size
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_layers": 2}
+    return {"vocab_size": vocab_size, **sizes, "num_attention_heads": 4, "num_key_value_heads": 2}
+
+
+def test_the_table_goes_to_standard_output(corpus_dir, export_dir, tmp_path, capsys):
+    output = tmp_path / "new" / "result.json"
+    job = EvalJob(
+        model=str(export_dir),
+        corpus=str(corpus_dir),
+        suite=SuiteConfig(max_bytes_per_source=1_000, window_tokens=64, stride_tokens=64),
+        output=str(output),
+    )
+    run_eval(job)
+    out = capsys.readouterr().out
+    for word in ("overall", "english/books", "gzip -9", "xz -9e", "bits per byte"):
+        assert word in out
+    result = json.loads(output.read_text(encoding="utf-8"))
+    assert result["tasks"] == {}
+    assert 8_000 <= result["bytes"] < 30_000
+
+
+def test_a_trainer_can_score_the_corpus_without_lm_eval(corpus_dir):
+    script = f"""
+import sys
+from nemotron4_data import Corpus
+from nemotron4_eval import evaluate_bits_per_byte
+from nemotron4_model import ModelConfig, Transformer, initialise
+config = ModelConfig(**{_shape(corpus_dir)}, max_sequence_length=64)
+model = Transformer(config)
+initialise(model, 0, config)
+measured = evaluate_bits_per_byte(model, Corpus.open({str(corpus_dir)!r}), max_bytes_per_source=500)
+print(measured.overall, "lm_eval" in sys.modules, "datasets" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    overall, lm_eval, datasets = done.stdout.split()
+    assert float(overall) > 1
+    assert (lm_eval, datasets) == ("False", "False")
+
+
+def refusal(job):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        run_eval(job)
+    return str(caught.value)
+
+
+def test_another_corpus_tokenizer_is_refused(corpus_dir, tmp_path, tokenizer_path):
+    directory = export_tiny(tokenizer_path, tmp_path / "export")
+    assert refusal(EvalJob(model=str(directory), corpus=str(corpus_dir))) == (
+        f"model ({directory}) has another tokenizer than corpus ({corpus_dir}), whose held-out tokens it cannot "
+        "read; give the corpus the model was trained on, or one prepared with the same tokenizer"
+    )
+
+
+def test_a_missing_model_or_corpus_is_one_line(corpus_dir, export_dir, tmp_path):
+    nowhere = tmp_path / "nowhere"
+    assert refusal(EvalJob(model=str(nowhere), corpus=str(corpus_dir))) == (
+        f"model ({nowhere}) is not a directory; give the export of a run, e.g. runs/demo/latest/export"
+    )
+    assert str(nowhere) in refusal(EvalJob(model=str(export_dir), corpus=str(nowhere)))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: SuiteConfig(window_tokens=0), "suite.window_tokens (0) must be at least 1"),
+        (lambda: SuiteConfig(num_items=0), "suite.num_items (0) must be at least 1"),
+        (
+            lambda: SuiteConfig(window_tokens=8, stride_tokens=9),
+            "suite.stride_tokens (9) must be at most suite.window_tokens (8), or tokens between windows would not be "
+            "scored",
+        ),
+        (lambda: EvalJob(model="m", limit=0), "limit (0) must be at least 1, or null for all items"),
+    ],
+)
+def test_wrong_settings_are_named(build, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        build()
+
+
+def test_the_result_goes_beside_the_export():
+    assert EvalJob(model="runs/x/y/export").output_path == Path("runs/x/y/eval.json")
+    assert EvalJob(model="runs/x/y/export/").output_path == Path("runs/x/y/eval.json")
+    assert EvalJob(model="models/minitron").output_path == Path("models/minitron/eval.json")
+    assert EvalJob(model="runs/x/y/export", output="a.json").output_path == Path("a.json")
+
+
+def test_a_result_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    path = tmp_path / "eval.json"
+    write_result({"a": 1}, path)
+    with pytest.raises(TypeError):
+        write_result({"a": object()}, path)
+    assert json.loads(path.read_text()) == {"a": 1}

@@ -1,0 +1,120 @@
+"""`nemotron4 generate`: what goes to standard output, what to standard error, and what is refused."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from nemotron4_infer import GenerateJob, Precision, SamplingConfig, generate, load_model_directory, run_generate
+from nemotron4_infer.streaming import statistics_line
+
+
+def test_streams_the_prompt_and_the_text_of_the_tokens(model_dir, capsys):
+    sampling = SamplingConfig(temperature=1.0, seed=5, max_new_tokens=30)
+    loaded = load_model_directory(str(model_dir), Precision.fp32)
+    eos_id = loaded.tokenizer.eos_id
+    # The prompt is read as the start of a document: after an end-of-sequence token.
+    tokens = list(generate(loaded.model, [eos_id, *loaded.tokenizer.encode("the red")], sampling, eos_id))
+    run_generate(GenerateJob(model=str(model_dir), prompt="the red", sampling=sampling))
+    out, err = capsys.readouterr()
+    assert out == "the red" + loaded.tokenizer.decode(tokens) + "\n"
+    assert re.fullmatch(r"\d+ tokens, first after \d+\.\d\d s, then \d+\.\d tokens/s \([^)]+\)\n", err)
+    assert err.startswith(f"{len(tokens)} tokens")
+
+
+def test_text_is_flushed_as_it_comes(model_dir, monkeypatch):
+    writes = []
+
+    class Recorder:
+        def write(self, text):
+            writes.append(["", text])
+
+        def flush(self):
+            writes[-1][0] = "flushed"
+
+    monkeypatch.setattr(sys, "stdout", Recorder())
+    run_generate(GenerateJob(model=str(model_dir), prompt="the", sampling=SamplingConfig(max_new_tokens=5)))
+    assert len(writes) == 7  # prompt, five tokens, end of line
+    assert all(state == "flushed" for state, _ in writes)
+
+
+def test_an_interrupt_ends_the_line_and_reports(model_dir, capsys, monkeypatch):
+    from nemotron4_data import StreamDecoder
+
+    pushed = []
+
+    def push(self, token):
+        pushed.append(token)
+        if len(pushed) == 3:
+            raise KeyboardInterrupt
+        return "x"
+
+    monkeypatch.setattr(StreamDecoder, "push", push)
+    run_generate(GenerateJob(model=str(model_dir), prompt="the", sampling=SamplingConfig(max_new_tokens=9)))
+    out, err = capsys.readouterr()
+    assert out == "thexx\n"
+    assert err.startswith("3 tokens")
+    assert err.endswith("(interrupted)\n")
+
+
+def test_bf16_weights_generate(model_dir, capsys):
+    run_generate(GenerateJob(model=str(model_dir), prompt="the", precision=Precision.bf16))
+    assert capsys.readouterr().out.startswith("the")
+
+
+@pytest.mark.parametrize(
+    ("arrivals_seconds", "line"),
+    [
+        ([], "0 tokens (why)"),
+        ([0.25], "1 token, first after 0.25 s (why)"),
+        ([0.25, 0.35, 0.45], "3 tokens, first after 0.25 s, then 10.0 tokens/s (why)"),
+    ],
+)
+def test_statistics(arrivals_seconds, line):
+    assert statistics_line(arrivals_seconds, "why") == line
+
+
+def refusal(model, prompt="the"):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        run_generate(GenerateJob(model=str(model), prompt=prompt))
+    return str(caught.value)
+
+
+def test_a_missing_directory_is_named(tmp_path):
+    assert refusal(tmp_path / "none") == (
+        f"model ({tmp_path / 'none'}) is not a directory; give the export of a run, e.g. runs/demo/latest/export"
+    )
+
+
+@pytest.mark.parametrize("pattern", ["config.json", "*.safetensors", "tokenizer.model"])
+def test_a_missing_file_is_named(model_dir, tmp_path, pattern):
+    broken = tmp_path / "broken"
+    shutil.copytree(model_dir, broken)
+    for path in broken.glob(pattern):
+        path.unlink()
+    assert refusal(broken) == (
+        f"model ({broken}) has no {pattern}; a model directory holds config.json, *.safetensors and tokenizer.model: "
+        "give the export of a run, e.g. runs/demo/latest/export"
+    )
+
+
+def test_a_prompt_longer_than_the_context_is_refused(model_dir, capsys):
+    message = refusal(model_dir, "the red fox " * 60)
+    assert re.fullmatch(
+        r"prompt \(\d+ tokens\) must be shorter than the model's context of 64 tokens; shorten .*", message
+    )
+    assert capsys.readouterr().out == ""
+
+
+def test_an_empty_prompt_is_refused():
+    message = "prompt ('') must not be empty; give it as 'prompt=Once upon a time'"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        GenerateJob(model="m", prompt="")
+
+
+def test_describing_the_job_does_not_import_torch():
+    script = "import sys; import nemotron4_infer.generate_job, nemotron4_infer.cli; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
