@@ -88,16 +88,25 @@ def test_a_missing_directory_is_named(tmp_path):
     )
 
 
-@pytest.mark.parametrize("pattern", ["config.json", "*.safetensors", "tokenizer.model"])
-def test_a_missing_file_is_named(model_dir, tmp_path, pattern):
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.model"])
+def test_a_missing_file_is_named(model_dir, tmp_path, name):
     broken = tmp_path / "broken"
     shutil.copytree(model_dir, broken)
-    for path in broken.glob(pattern):
-        path.unlink()
+    (broken / name).unlink()
     assert refusal(broken) == (
-        f"model ({broken}) has no {pattern}; a model directory holds config.json, *.safetensors and tokenizer.model: "
+        f"model ({broken}) has no {name}; a model directory holds config.json, *.safetensors and tokenizer.model: "
         "give the export of a run, e.g. runs/demo/latest/export"
     )
+
+
+def test_missing_weights_are_one_line(model_dir, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(model_dir, broken)
+    for path in broken.glob("*.safetensors"):
+        path.unlink()
+    message = refusal(broken)
+    assert str(broken) in message
+    assert "\n" not in message
 
 
 def test_a_prompt_longer_than_the_context_is_refused(model_dir, capsys):

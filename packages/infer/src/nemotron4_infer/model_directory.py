@@ -41,13 +41,13 @@ def load_model_directory(directory: str, precision: Precision) -> LoadedModel:
 
 
 def check_model_directory(path: Path) -> None:
-    """Raise ValueError unless the directory has configuration, weights and tokenizer."""
+    """Raise ValueError unless the directory looks like a model's; `load_pretrained` checks the weights."""
     if not path.is_dir():
         raise ValueError(f"model ({path}) is not a directory; give the export of a run, e.g. runs/demo/latest/export")
-    for pattern in ("config.json", "*.safetensors", "tokenizer.model"):
-        if not any(path.glob(pattern)):
+    for name in ("config.json", "tokenizer.model"):
+        if not (path / name).is_file():
             raise ValueError(
-                f"model ({path}) has no {pattern}; a model directory holds config.json, *.safetensors and "
+                f"model ({path}) has no {name}; a model directory holds config.json, *.safetensors and "
                 "tokenizer.model: give the export of a run, e.g. runs/demo/latest/export"
             )
 
