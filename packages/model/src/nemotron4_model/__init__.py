@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nemotron4_model.config import ModelConfig, Recompute
 
 if TYPE_CHECKING:
+    from nemotron4_model.hugging_face import load_config, load_pretrained, save_pretrained, write_pretrained
     from nemotron4_model.initialisation import initialise
     from nemotron4_model.loss import linear_cross_entropy
     from nemotron4_model.parallel import global_grad_norm_and_clip, parallelise
@@ -20,7 +21,11 @@ _LAZY = {
     "global_grad_norm_and_clip": "nemotron4_model.parallel",
     "initialise": "nemotron4_model.initialisation",
     "linear_cross_entropy": "nemotron4_model.loss",
+    "load_config": "nemotron4_model.hugging_face",
+    "load_pretrained": "nemotron4_model.hugging_face",
     "parallelise": "nemotron4_model.parallel",
+    "save_pretrained": "nemotron4_model.hugging_face",
+    "write_pretrained": "nemotron4_model.hugging_face",
 }
 
 __all__ = [
@@ -31,7 +36,11 @@ __all__ = [
     "global_grad_norm_and_clip",
     "initialise",
     "linear_cross_entropy",
+    "load_config",
+    "load_pretrained",
     "parallelise",
+    "save_pretrained",
+    "write_pretrained",
 ]
 
 

@@ -1,0 +1,91 @@
+"""config.json of NemotronForCausalLM, to and from ModelConfig.
+
+Invariant: what is read is what the model computes; a setting this model does not have is refused, never dropped.
+Source: transformers' `NemotronConfig` (both its current keys and those of version 4.44) and the older exports of
+NVIDIA's models, which say rope_percent or rope_percentage, kv_channels and layer_norm_eps.
+"""
+
+from typing import Any
+
+import torch
+
+from nemotron4_model.config import ModelConfig
+
+PAD_ID, BOS_ID, EOS_ID = 0, 2, 3
+
+_FIXED = {
+    "model_type": "nemotron",
+    "hidden_act": "relu2",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "tie_word_embeddings": False,
+}
+
+
+def to_json(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
+    """The content of config.json, with rotary settings in the current and in the older place."""
+    dtype_name = str(dtype).removeprefix("torch.")
+    return {
+        **_FIXED,
+        "architectures": ["NemotronForCausalLM"],
+        "attention_dropout": 0.0,
+        "bos_token_id": BOS_ID,
+        "dtype": dtype_name,
+        "eos_token_id": EOS_ID,
+        "head_dim": config.attention_head_dim,
+        "hidden_size": config.hidden_size,
+        "initializer_range": config.init_std,
+        "intermediate_size": config.intermediate_size,
+        "max_position_embeddings": config.max_sequence_length,
+        "norm_eps": config.norm_eps,
+        "num_attention_heads": config.num_attention_heads,
+        "num_hidden_layers": config.num_layers,
+        "num_key_value_heads": config.num_key_value_heads,
+        "pad_token_id": PAD_ID,
+        "partial_rotary_factor": config.rotary_fraction,
+        "rope_parameters": {
+            "partial_rotary_factor": config.rotary_fraction,
+            "rope_theta": config.rope_theta,
+            "rope_type": "default",
+        },
+        "rope_theta": config.rope_theta,
+        "torch_dtype": dtype_name,
+        "use_cache": True,
+        "vocab_size": config.vocab_size,
+    }
+
+
+def from_json(content: dict[str, Any], source: str) -> ModelConfig:
+    """ModelConfig of a parsed config.json; `source` names the file in ValueErrors."""
+    for key, wanted in _FIXED.items():
+        found = content.get(key, wanted)
+        if found != wanted:
+            raise ValueError(f"{source}: {key} ({found!r}) must be {wanted!r}: this is not a Nemotron model")
+    rope = {**content, **(content.get("rope_parameters") or {}), **(content.get("rope_scaling") or {})}
+    rope_type = rope.get("rope_type", rope.get("type", "default"))
+    if rope_type != "default":
+        raise ValueError(f"{source}: rope_type ({rope_type!r}) must be 'default': scaled positions are not supported")
+    heads = _first(content, source, "num_attention_heads")
+    return ModelConfig(
+        vocab_size=_first(content, source, "vocab_size"),
+        hidden_size=_first(content, source, "hidden_size"),
+        intermediate_size=_first(content, source, "intermediate_size"),
+        num_layers=_first(content, source, "num_hidden_layers"),
+        num_attention_heads=heads,
+        num_key_value_heads=_first(content, source, "num_key_value_heads", default=heads),
+        head_dim=content.get("head_dim") or content.get("kv_channels"),
+        rotary_fraction=_first(rope, source, "partial_rotary_factor", "rope_percent", "rope_percentage", default=0.5),
+        rope_theta=float(_first(rope, source, "rope_theta", default=10_000.0)),
+        norm_eps=_first(content, source, "norm_eps", "layer_norm_eps", default=1e-5),
+        init_std=_first(content, source, "initializer_range", default=0.0134),
+        max_sequence_length=_first(content, source, "max_position_embeddings", default=4_096),
+    )
+
+
+def _first(content: dict[str, Any], source: str, *keys: str, default: Any = None) -> Any:
+    for key in keys:
+        if content.get(key) is not None:
+            return content[key]
+    if default is None:
+        raise ValueError(f"{source}: key {keys[0]!r} is missing")
+    return default

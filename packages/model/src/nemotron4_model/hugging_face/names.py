@@ -1,0 +1,60 @@
+"""Names and layouts of weights: ours (one fused qkv) and NemotronForCausalLM's (q, k and v apart).
+
+Invariant: split and fuse are inverse, bit for bit.
+
+Shapes: K key/value heads, G query heads per key/value head, H head width, D hidden.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from nemotron4_model.config import ModelConfig
+
+_TOP = {"embedding": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"}
+_BLOCK = {
+    "attention_norm": "input_layernorm",
+    "mlp_norm": "post_attention_layernorm",
+    "attention.out": "self_attn.o_proj",
+    "mlp.up": "mlp.up_proj",
+    "mlp.down": "mlp.down_proj",
+}
+_QKV = tuple(f"self_attn.{letter}_proj.weight" for letter in "qkv")
+
+
+def hugging_face_names(name: str) -> tuple[str, ...]:
+    """Where the parameter with our `name` is stored: one name, or those of q, k and v."""
+    module, _, kind = name.rpartition(".")
+    if module in _TOP:
+        return (f"{_TOP[module]}.{kind}",)
+    _, layer, part = module.split(".", 2)
+    prefix = f"model.layers.{layer}."
+    if part == "attention.qkv":
+        return tuple(prefix + tail for tail in _QKV)
+    return (f"{prefix}{_BLOCK[part]}.{kind}",)
+
+
+def to_hugging_face(name: str, tensor: Tensor, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
+    """The (name, tensor) pairs to store for our parameter."""
+    names = hugging_face_names(name)
+    if len(names) == 1:
+        yield names[0], tensor
+        return
+    group = config.num_attention_heads // config.num_key_value_heads
+    rows_KGHD = tensor.view(config.num_key_value_heads, group + 2, config.attention_head_dim, config.hidden_size)
+    parts = (rows_KGHD[:, :group], rows_KGHD[:, group], rows_KGHD[:, group + 1])
+    for part_name, part in zip(names, parts, strict=True):
+        yield part_name, part.reshape(-1, config.hidden_size)
+
+
+def fuse_qkv(q: Tensor, k: Tensor, v: Tensor, config: ModelConfig) -> Tensor:
+    """Our qkv weight from the three stored ones."""
+    shape = (config.num_key_value_heads, -1, config.attention_head_dim, config.hidden_size)
+    return torch.cat([part.view(shape) for part in (q, k, v)], dim=1).flatten(0, 2)
+
+
+def hugging_face_shapes(name: str, shape: torch.Size, config: ModelConfig) -> Iterator[tuple[str, torch.Size]]:
+    """The (name, shape) pairs that must be stored for our parameter."""
+    for stored_name, part in to_hugging_face(name, torch.empty(shape, device="meta"), config):
+        yield stored_name, part.shape

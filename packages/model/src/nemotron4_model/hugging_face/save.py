@@ -1,0 +1,155 @@
+"""Writing the model directory.
+
+Invariant: the directory appears complete or not at all: files are written beside it, synced, and renamed; memory
+holds one weight file at a time.
+Source: the layout of Hugging Face model repositories (safetensors with an index when sharded).
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from nemotron4_model.config import ModelConfig
+from nemotron4_model.hugging_face.config_json import BOS_ID, EOS_ID, PAD_ID, to_json
+from nemotron4_model.hugging_face.names import to_hugging_face
+from nemotron4_model.hugging_face.tokenizer_json import tokenizer_files
+from nemotron4_model.transformer import Transformer
+
+MAX_SHARD_BYTES = 5_000_000_000
+
+
+def save_pretrained(
+    model: Transformer,
+    directory: str | Path,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    tokenizer_model: str | Path | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    extra_files: Mapping[str, str] | None = None,
+) -> None:
+    """Write `model` as write_pretrained does. Every parameter must be whole: gather sharded ones first."""
+    assert not any(isinstance(parameter, DTensor) for parameter in model.parameters()), "gather the parameters first"
+    named = ((name, parameter.detach()) for name, parameter in model.named_parameters())
+    write_pretrained(
+        model.config,
+        named,
+        directory,
+        dtype=dtype,
+        tokenizer_model=tokenizer_model,
+        max_shard_bytes=max_shard_bytes,
+        extra_files=extra_files,
+    )
+
+
+def write_pretrained(
+    config: ModelConfig,
+    tensors: Iterable[tuple[str, Tensor]],
+    directory: str | Path,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    tokenizer_model: str | Path | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    extra_files: Mapping[str, str] | None = None,
+) -> None:
+    """Write a model directory from (our parameter name, whole tensor) pairs, consumed one by one.
+
+    Weights are stored in `dtype`. `tokenizer_model` is a SentencePiece file to include; `extra_files` are texts by
+    file name (provenance.json). Raises ValueError when `directory` already holds something or a parameter is missing,
+    unknown or of the wrong shape.
+    """
+    target = Path(directory)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"{target} exists and is not empty; remove it or export to another directory")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staged = target.with_name(f".{target.name}.staged-{os.getpid()}")
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir()
+    try:
+        _write_weights(staged, config, tensors, dtype, max_shard_bytes)
+        _write_json(staged / "config.json", to_json(config, dtype))
+        ids = {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID, "pad_token_id": PAD_ID}
+        _write_json(staged / "generation_config.json", ids)
+        if tokenizer_model is not None:
+            shutil.copyfile(tokenizer_model, staged / "tokenizer.model")
+            for name, content in tokenizer_files(Path(tokenizer_model), config.max_sequence_length).items():
+                _write_json(staged / name, content)
+        for name, text in (extra_files or {}).items():
+            (staged / name).write_text(text, encoding="utf-8")
+        for path in (*staged.iterdir(), staged):
+            _sync(path)
+        staged.replace(target)
+        _sync(target.parent)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def _write_weights(
+    staged: Path, config: ModelConfig, tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype, max_shard_bytes: int
+) -> None:
+    shards: list[list[str]] = []
+    pending: dict[str, Tensor] = {}
+    pending_bytes = total_bytes = 0
+    for name, tensor in _checked(config, tensors):
+        for stored_name, part in to_hugging_face(name, tensor, config):
+            num_bytes = part.numel() * dtype.itemsize
+            if pending and pending_bytes + num_bytes > max_shard_bytes:
+                shards.append(_flush(staged, len(shards), pending))
+                pending, pending_bytes = {}, 0
+            # A copy: safetensors refuses tensors that share memory.
+            pending[stored_name] = part.to("cpu", dtype, copy=True).contiguous()
+            pending_bytes += num_bytes
+            total_bytes += num_bytes
+    shards.append(_flush(staged, len(shards), pending))
+    if len(shards) == 1:
+        (staged / _part_name(0)).rename(staged / "model.safetensors")
+        return
+    weight_map = {}
+    for number, stored_names in enumerate(shards):
+        file_name = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
+        (staged / _part_name(number)).rename(staged / file_name)
+        weight_map.update(dict.fromkeys(stored_names, file_name))
+    index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
+    _write_json(staged / "model.safetensors.index.json", index)
+
+
+def _checked(config: ModelConfig, tensors: Iterable[tuple[str, Tensor]]) -> Iterable[tuple[str, Tensor]]:
+    with torch.device("meta"):
+        expected = {name: parameter.shape for name, parameter in Transformer(config).named_parameters()}
+    for name, tensor in tensors:
+        if name not in expected:
+            raise ValueError(f"parameter {name!r} is not part of this model, or was given twice")
+        shape = expected.pop(name)
+        if tensor.shape != shape:
+            raise ValueError(f"parameter {name!r} has shape {list(tensor.shape)}; expected {list(shape)}")
+        yield name, tensor
+    if expected:
+        raise ValueError(f"parameter {min(expected)!r} is missing ({len(expected)} in all)")
+
+
+def _flush(staged: Path, number: int, tensors: dict[str, Tensor]) -> list[str]:
+    save_file(tensors, staged / _part_name(number), metadata={"format": "pt"})
+    return list(tensors)
+
+
+def _part_name(number: int) -> str:
+    return f"part-{number:05d}"
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,215 @@
+"""Each part against a reference written naively from its definition."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from nemotron4_model import ModelConfig, Transformer, initialise, linear_cross_entropy
+from nemotron4_model.loss import loss_chunk_tokens
+from nemotron4_model.transformer import ZeroCentredLayerNorm, rotate, squared_relu
+
+CONFIG = ModelConfig(
+    vocab_size=50,
+    hidden_size=24,
+    intermediate_size=40,
+    num_layers=2,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    head_dim=8,
+    init_std=0.2,
+    max_sequence_length=20,
+)
+
+
+class ListCache:
+    """The simplest cache: concatenate."""
+
+    def __init__(self, num_layers: int) -> None:
+        self.length = 0
+        self.layers: list[Any] = [None] * num_layers
+
+    def update(self, layer: int, k_BKTH: Tensor, v_BKTH: Tensor) -> tuple[Tensor, Tensor]:
+        if self.layers[layer] is not None:
+            old_k, old_v = self.layers[layer]
+            k_BKTH, v_BKTH = torch.cat([old_k, k_BKTH], 2), torch.cat([old_v, v_BKTH], 2)
+        self.layers[layer] = (k_BKTH, v_BKTH)
+        if layer == len(self.layers) - 1:
+            self.length = k_BKTH.shape[2]
+        return k_BKTH, v_BKTH
+
+
+class FixedCache:
+    """A cache of fixed size, whose unwritten rows hold rubbish."""
+
+    def __init__(self, num_layers: int, size: int) -> None:
+        self.length = 0
+        shape = (num_layers, 1, CONFIG.num_key_value_heads, size, CONFIG.attention_head_dim)
+        self.k, self.v = torch.full(shape, 1e4), torch.full(shape, 1e4)
+
+    def update(self, layer: int, k_BKTH: Tensor, v_BKTH: Tensor) -> tuple[Tensor, Tensor]:
+        end = self.length + k_BKTH.shape[2]
+        self.k[layer, :, :, self.length : end], self.v[layer, :, :, self.length : end] = k_BKTH, v_BKTH
+        if layer == len(self.k) - 1:
+            self.length = end
+        return self.k[layer], self.v[layer]
+
+
+@pytest.fixture
+def model() -> Transformer:
+    model = Transformer(CONFIG)
+    initialise(model, 0, CONFIG)
+    return model
+
+
+def tokens(length: int, batch: int = 1) -> Tensor:
+    return torch.randint(CONFIG.vocab_size, (batch, length), generator=torch.Generator().manual_seed(1))
+
+
+def naive_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + CONFIG.norm_eps).sqrt() * (1 + weight) + bias
+
+
+def naive_rotate(head: Tensor, position: int) -> Tensor:
+    """One head vector: the pairs (i, i + R) as complex numbers, turned."""
+    R = CONFIG.rotary_dim // 2
+    angles = torch.tensor([position / CONFIG.rope_theta ** (2 * i / CONFIG.rotary_dim) for i in range(R)])
+    turned = torch.complex(head[:R], head[R : 2 * R]) * torch.polar(torch.ones(R), angles)
+    return torch.cat([turned.real, turned.imag, head[2 * R :]])
+
+
+def naive_logits(model: Transformer, sequence: Tensor) -> Tensor:
+    """Logits of one sequence, one position and one head at a time, in loops."""
+    K, H = CONFIG.num_key_value_heads, CONFIG.attention_head_dim
+    G = CONFIG.num_attention_heads // K
+    x = model.embedding.weight[sequence]
+    for block in model.blocks:
+        rows = naive_norm(x, block.attention_norm.weight, block.attention_norm.bias) @ block.attention.qkv.weight.T
+        heads = rows.view(len(sequence), K, G + 2, H)
+        out = torch.zeros(len(sequence), K * G, H)
+        for t in range(len(sequence)):
+            for n in range(K * G):
+                q = naive_rotate(heads[t, n // G, n % G], t)
+                keys = torch.stack([naive_rotate(heads[s, n // G, G], s) for s in range(t + 1)])
+                out[t, n] = torch.softmax(keys @ q / math.sqrt(H), 0) @ heads[: t + 1, n // G, G + 1]
+        x = x + out.flatten(1) @ block.attention.out.weight.T
+        up = naive_norm(x, block.mlp_norm.weight, block.mlp_norm.bias) @ block.mlp.up.weight.T
+        x = x + up.clamp(min=0).square() @ block.mlp.down.weight.T
+    return naive_norm(x, model.norm.weight, model.norm.bias) @ model.head.weight.T
+
+
+def test_the_model_is_its_definition(model: Transformer) -> None:
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))) * 0.3)
+        sequence = tokens(9)
+        torch.testing.assert_close(model(sequence)[0], naive_logits(model, sequence[0]), atol=1e-5, rtol=1e-4)
+
+
+def test_norm_keeps_dtype_and_has_fp32_statistics() -> None:
+    norm = ZeroCentredLayerNorm(CONFIG)
+    x = torch.randn(3, 24, generator=torch.Generator().manual_seed(0)) * 10 + 1_000
+    low = x.bfloat16()
+    expected = naive_norm(low.float(), norm.weight, norm.bias)
+    assert norm(low).dtype == torch.bfloat16
+    torch.testing.assert_close(norm(low).float(), expected, atol=2e-2, rtol=2e-2)
+
+
+def test_squared_relu_and_its_gradient() -> None:
+    x = torch.randn(100, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    assert torch.equal(squared_relu(x), x.clamp(min=0) ** 2)
+    assert torch.autograd.gradcheck(squared_relu, (x,))
+
+
+def test_rotation_depends_on_distance_only(model: Transformer) -> None:
+    q, k = torch.randn(2, 1, 1, 1, 1, 8, generator=torch.Generator().manual_seed(0)).unbind()
+    dots = [
+        (rotate(q, *model.rotary(start + 5, 1)) * rotate(k, *model.rotary(start, 1))).sum() for start in range(0, 15, 3)
+    ]
+    torch.testing.assert_close(torch.stack(dots), dots[0].expand(5), atol=1e-5, rtol=1e-5)
+
+
+def test_rotary_tables_stay_fp32_and_are_not_saved(model: Transformer) -> None:
+    before = model.rotary.cos.clone()
+    model.bfloat16()
+    assert torch.equal(model.rotary.cos, before)
+    assert not any("rotary" in name for name in model.state_dict())
+
+
+@pytest.mark.parametrize("parts", [[9], [5, 1, 1, 1, 1], [4, 5], [1] * 9, [3, 1, 5]], ids=str)
+@pytest.mark.parametrize("fixed", [False, True])
+def test_any_cached_continuation_equals_one_pass(model: Transformer, parts: list[int], fixed: bool) -> None:
+    sequence = tokens(9)
+    cache = FixedCache(CONFIG.num_layers, 16) if fixed else ListCache(CONFIG.num_layers)
+    with torch.no_grad():
+        whole = model(sequence)
+        pieces = [model(part, cache=cache) for part in sequence.split(parts, dim=1)]
+        torch.testing.assert_close(torch.cat(pieces, 1), whole, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model(sequence, last_only=True), whole[:, -1:])
+
+
+def test_too_long_a_sequence_is_refused(model: Transformer) -> None:
+    with pytest.raises(ValueError, match=r"^model.max_sequence_length \(20\) is less than the 21 tokens of this"):
+        model(tokens(21))
+
+
+@pytest.mark.parametrize("chunk_tokens", [None, 1, 7, 64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_loss_and_gradients_equal_plain_cross_entropy(chunk_tokens: int | None, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 16, 24, generator=generator).to(dtype).requires_grad_()
+    weight = torch.randn(50, 24, generator=generator).to(dtype).requires_grad_()
+    targets = torch.randint(50, (2, 16), generator=generator)
+    scale = torch.rand(2, 16, generator=generator)
+
+    def run(nll: Tensor) -> tuple[Tensor, ...]:
+        return (nll.detach(), *torch.autograd.grad((nll * scale).sum(), (x, weight)))
+
+    logits = (x @ weight.T).float()
+    plain = run(
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(2, 16)
+    )
+    ours = run(linear_cross_entropy(x, weight, targets, chunk_tokens=chunk_tokens))
+    assert ours[0].dtype == torch.float32
+    tolerance = 1e-5 if dtype == torch.float32 else 5e-2
+    for found, expected in zip(ours, plain, strict=True):
+        torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+
+
+def test_loss_is_exact_for_large_logits_and_chunked_for_large_vocabularies() -> None:
+    x = torch.tensor([[300.0, -300.0]])
+    nll = linear_cross_entropy(x, torch.eye(2), torch.tensor([1]), chunk_tokens=None)
+    assert float(nll) == 600.0
+    assert loss_chunk_tokens(8_192) is None
+    assert loss_chunk_tokens(256_000) == 1_024
+
+
+def test_autocast_loss_is_close_to_fp32(model: Transformer) -> None:
+    sequence = tokens(12)
+    exact = model(sequence[:, :-1], sequence[:, 1:])
+    with torch.autocast("cpu", torch.bfloat16):
+        low = model(sequence[:, :-1], sequence[:, 1:])
+    assert low.dtype == torch.float32
+    torch.testing.assert_close(low, exact, atol=0.1, rtol=0.05)
+    low.mean().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters())
+
+
+def test_initial_weights_follow_the_recipe() -> None:
+    config = ModelConfig.preset("nano_10m")
+    model = Transformer(config)
+    initialise(model, 5, config)
+    first = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for name, parameter in first.items():
+        if "norm" in name:
+            assert not parameter.any()
+            continue
+        std = 0.02 / 4 if name.endswith(("out.weight", "down.weight")) else 0.02  # 4 = sqrt(2 * 8 layers)
+        assert float(parameter.std()) == pytest.approx(std, rel=0.02), name
+    initialise(model, 6, config)
+    assert not torch.equal(model.embedding.weight, first["embedding.weight"])
+    assert not torch.equal(first["blocks.0.mlp.up.weight"], first["blocks.1.mlp.up.weight"])
