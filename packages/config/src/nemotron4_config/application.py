@@ -44,11 +44,16 @@ def run_application(verb: str, command: Command, overrides: list[str]) -> int:
     job_type = load_attribute(command.job)
     ConfigStore.instance().store(name=f"{verb}_job", node=job_type)
     rows: list[SweepRow] = []
+    failures: list[Exception] = []
 
     def task(config: DictConfig) -> float | None:
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             return _run_sweep_job(command, config, job_type, rows)
-        return cast("float | None", load_attribute(command.run)(to_job(config, job_type)))
+        try:
+            return cast("float | None", load_attribute(command.run)(to_job(config, job_type)))
+        except Exception as error:  # raised again below: from in here Hydra would print a line of its own
+            failures.append(error)
+            return None
 
     sys.argv = [f"nemotron4 {verb}", *overrides]
     given = os.environ.get("HYDRA_FULL_ERROR")
@@ -57,6 +62,8 @@ def run_application(verb: str, command: Command, overrides: list[str]) -> int:
         hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=verb)(task)()
     finally:
         os.environ.pop("HYDRA_FULL_ERROR") if given is None else os.environ.update(HYDRA_FULL_ERROR=given)
+    if failures:
+        raise failures[0]
     return 1 if any(row.error for row in rows) else 0
 
 
@@ -77,11 +84,11 @@ def _refuse_unknown_keys(node: Any, path: str) -> None:
         node_type = OmegaConf.get_type(node)
         if dataclasses.is_dataclass(node_type):
             known = [field.name for field in dataclasses.fields(node_type)]
-            for key in node:
+            for key in map(str, node):
                 if key not in known:
                     full_key = f"{path}.{key}".lstrip(".")
                     raise ValueError(f"{full_key}: unknown key; {path or 'the job'} has: {', '.join(known)}")
-        children = [(f"{path}.{key}".lstrip("."), node._get_node(key)) for key in node]
+        children = [(f"{path}.{key}".lstrip("."), node._get_node(key)) for key in map(str, node)]
     else:
         return
     for child_path, child in children:

@@ -19,7 +19,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 from nemotron4_train import atomic
@@ -48,9 +50,9 @@ def save(
         staged.mkdir(parents=True)
     _barrier()
     model_state, optimizer_state = get_state_dict(model, optimizer)
-    dcp.save(
+    state_dict_saver.save(
         {"model": model_state, "optimizer": optimizer_state["state"]},
-        storage_writer=dcp.FileSystemWriter(staged),
+        storage_writer=FileSystemWriter(staged),
         no_dist=not dist.is_initialized(),
     )
     _barrier()
@@ -106,20 +108,20 @@ def load(directory: Path, model: torch.nn.Module, optimizer: torch.optim.Optimiz
     """Fill a model and optimiser, sharded as they are now, from a checkpoint of any topology."""
     model_state, optimizer_state = get_state_dict(model, optimizer)
     state = {"model": model_state, "optimizer": optimizer_state["state"]}
-    _read(directory, lambda reader: dcp.load(state, storage_reader=reader, no_dist=not dist.is_initialized()))
+    _read(directory, lambda reader: state_dict_loader.load(state, storage_reader=reader, no_dist=not dist.is_initialized()))
     set_state_dict(model, optimizer, model_state_dict=model_state, optim_state_dict=optimizer_state)
 
 
 def load_model(directory: Path, model: torch.nn.Module) -> None:
     """Fill an unsharded model's parameters in place from a checkpoint of any topology (one process)."""
     state = {"model": model.state_dict()}
-    _read(directory, lambda reader: dcp.load(state, storage_reader=reader, no_dist=True))
+    _read(directory, lambda reader: state_dict_loader.load(state, storage_reader=reader, no_dist=True))
 
 
-def _read(directory: Path, load_state: Callable[[dcp.FileSystemReader], None]) -> None:
+def _read(directory: Path, load_state: Callable[[FileSystemReader], None]) -> None:
     try:
-        load_state(dcp.FileSystemReader(directory))
-    except dcp.api.CheckpointException as error:
+        load_state(FileSystemReader(directory))
+    except CheckpointException as error:
         reasons = "; ".join(f"{type(cause).__name__}: {cause}" for cause in list(error.failures.values())[:1])
         reason = " ".join(reasons.split("\n")[0].split())
         raise ValueError(f"{directory}: does not fit this model ({reason})") from error

@@ -165,6 +165,8 @@ def _quieten_lightning() -> None:
         r".*does not have many workers.*",
         r".*GPU available but not used.*",
         r".*experimental feature.*",
+        r".*LeafSpec.*is deprecated.*",
+        r".*torch.distributed is disabled, unavailable or uninitialized.*",
         r".*The number of training batches.*is smaller than the logging interval.*",
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -94,26 +94,24 @@ class PretrainingModule(pl.LightningModule):
         learning_rate = plan.learning_rate_fraction * self.job.optimizer.lr
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
-        nll_B = self._accumulate(batch)
+        assert self.model is not None
+        nll_B = self._accumulate(self.model, batch)
         grad_norm = global_grad_norm_and_clip(self.model, self.job.optimizer.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         self.last = self._result(plan, learning_rate, float(grad_norm), nll_B, batch["sources_B"])
         self.next_step += 1
 
-    def _accumulate(self, batch: StepBatch) -> Tensor:
+    def _accumulate(self, model: Transformer, batch: StepBatch) -> Tensor:
         """Gradients of the mean loss; returns each sample's mean negative log-likelihood (B,)."""
-        assert self.model is not None
         micro = min(self.job.topology.micro_batch_size, len(batch["inputs_BT"]))
-        cuts = list(
-            zip(batch["inputs_BT"].split(micro), batch["targets_BT"].split(micro), strict=True),
-        )
+        cuts = list(zip(torch.split(batch["inputs_BT"], micro), torch.split(batch["targets_BT"], micro), strict=True))
         nll: list[Tensor] = []
         for index, (inputs_BT, targets_BT) in enumerate(cuts):
-            if isinstance(self.model, FSDPModule):
-                self.model.set_requires_gradient_sync(index == len(cuts) - 1)
+            if isinstance(model, FSDPModule):
+                model.set_requires_gradient_sync(index == len(cuts) - 1)
             with self._autocast():
-                nll_BT = self.model(inputs_BT, targets_BT)
+                nll_BT = model(inputs_BT, targets_BT)
             self.manual_backward(nll_BT.mean() / len(cuts))
             nll.append(nll_BT.detach().float().mean(dim=1))
         return torch.cat(nll)

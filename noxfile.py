@@ -1,0 +1,106 @@
+"""Every promise of the project is one session: `python -m nox -s SESSION`.
+
+demo and tests need nothing but Python 3.11 and nox; versions come from constraints.txt.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import nox
+
+nox.options.sessions = ["tests"]
+nox.options.reuse_existing_virtualenvs = True
+nox.options.error_on_missing_interpreters = True
+
+PACKAGES = ("config", "model", "data", "infer", "eval", "train")
+TEST_TOOLS = ("pytest", "pytest-timeout", "hypothesis")
+CHECK_TOOLS = ("ruff", "mypy", "import-linter", "yamllint")
+BUILD_TOOLS = ("hatchling", "editables")
+# What one package's tests need beside it: only its own dependencies come with it.
+TEST_EXTRAS = {"model": ("transformers", "sentencepiece"), "train": ("transformers",), "eval": (), "config": ()}
+
+
+def install(session: nox.Session, *packages: str, tools: tuple[str, ...] = (), editable: bool = True) -> None:
+    """Install packages of this repository and tools in the tested versions."""
+    session.install("-c", "constraints.txt", *BUILD_TOOLS)
+    flags = ["-e" if editable else ""]
+    paths = [word for name in packages for word in (*flags, f"packages/{name}") if word]
+    session.install("-c", "constraints.txt", "--no-build-isolation", *paths, *tools)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Raw text to a model that talks: prepare, train, continue, export, evaluate, generate, report."""
+    install(session, *PACKAGES)
+    nemotron4 = ("python", "-m", "nemotron4_config.main")
+    run = "runs/demo/latest"
+    session.run(*nemotron4, "prepare", "corpus=sample")
+    session.run(*nemotron4, "train", "experiment=demo", *session.posargs)
+    session.run(*nemotron4, "export", f"run={run}")
+    session.run(*nemotron4, "eval", f"model={run}/export", "suite=demo")
+    session.run(*nemotron4, "generate", f"model={run}/export", "prompt='In the beginning'")
+    session.run(*nemotron4, "report", f"run={run}")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """All that CI runs, in one environment."""
+    install(session, *PACKAGES, tools=(*TEST_TOOLS, *CHECK_TOOLS, "transformers"))
+    run_checks(session)
+    session.run("pytest", "-q", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+
+
+def run_checks(session: nox.Session) -> None:
+    """Lint, format, YAML, import rules and types."""
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check", "--quiet")
+    session.run("yamllint", "--strict", "conf")
+    session.run("lint-imports", "--no-cache")
+    for name in PACKAGES:
+        session.run("mypy", f"packages/{name}/src")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Lint, format, YAML, import rules and types, as in `tests`."""
+    install(session, *PACKAGES, tools=CHECK_TOOLS)
+    run_checks(session)
+
+
+@nox.session
+@nox.parametrize("package", PACKAGES)
+def test(session: nox.Session, package: str) -> None:
+    """One package's tests with only that package (and what it depends on) installed."""
+    needed = PACKAGES[: PACKAGES.index(package) + 1] if package not in ("config", "model", "data") else (package,)
+    install(session, *{*needed, "config"}, tools=(*TEST_TOOLS, *TEST_EXTRAS.get(package, ())))
+    session.run("pytest", "-q", f"tests/{package}", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+
+
+@nox.session
+def dev(session: nox.Session) -> None:
+    """An editable .venv with every tool, for working on the project."""
+    session.run(sys.executable, "-m", "venv", ".venv", external=True)
+    pip = os.path.join(".venv", "bin", "pip")
+    tools = (*BUILD_TOOLS, *TEST_TOOLS, *CHECK_TOOLS, "transformers", "nox")
+    paths = [word for name in PACKAGES for word in ("-e", f"packages/{name}")]
+    session.run(pip, "install", "-c", "constraints.txt", *tools, external=True)
+    session.run(pip, "install", "-c", "constraints.txt", "--no-build-isolation", *paths, external=True)
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Build every wheel, install them into a clean environment and run from another directory."""
+    session.install("-c", "constraints.txt", "build", *BUILD_TOOLS)
+    dist = session.create_tmp()
+    for name in PACKAGES:
+        session.run("python", "-m", "build", "--no-isolation", "--outdir", dist, f"packages/{name}", silent=True)
+    built = sorted(os.path.join(dist, file) for file in os.listdir(dist) if file.endswith(".whl"))
+    session.install("-c", "constraints.txt", *built)
+    session.chdir(dist)
+    session.run("nemotron4", "train", "experiment=demo", "--cfg", "job", silent=True)
+    session.run("nemotron4", "prepare", "tokenizer.vocab_size=1024", "dir=prepared")
+    session.run(
+        "nemotron4", "train", "experiment=smoke", "data.dir=prepared", "trainer.max_steps=3", "topology=cpu_2x1"
+    )
