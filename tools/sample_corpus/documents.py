@@ -1,0 +1,213 @@
+"""From raw text to documents: cleaning, quality and language gates, splitting at natural boundaries, ids."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+
+from py3langid.langid import LanguageIdentifier
+from readers import Text
+from sources import LANGUAGES, Source
+
+MIN_BYTES = 200
+#: A longer text is split; short pieces in the small domains let both splits hold something of every source.
+MAX_BYTES = {"english": 16_000, "multilingual": 4_000, "code": 6_000}
+MAX_CODE_FILE_BYTES = 60_000
+
+COPYLEFT = re.compile(
+    r"\b[AL]?GPL\b|GNU (Lesser |Library |Affero )?General Public|CeCILL|NonCommercial|non-commercial", re.I
+)
+GENERATED = re.compile(r"DO NOT (EDIT|MODIFY)|@generated|[Aa]uto-?generated|[Gg]enerated (by|from|automatically)", re.I)
+LICENSE_WORDS = re.compile(r"copyright|licen[sc]e|permission|warrant|SPDX-|public domain", re.I)
+COMMENT_LINE = re.compile(r"\s*(#(?!\[|!|include|if|define|pragma)|//|--|;|%|!|/?\*|\(\*|\{-|\"|'|C |dnl |:: |\|#)")
+COMMENT_BLOCKS = (r"/\*.*?\*/", r"\(\*.*?\*\)", r"\{-.*?-\}", r"#\|.*?\|#", r"#=.*?=#", r"<!--.*?-->", r'""".*?"""')
+#: Navigation that main-content extraction leaves in the pages of some packages.
+CHROME = re.compile(
+    r"^(\s*Prev\b.*(Up|Home|Next).*|.*\|  ?en  ?\|.*|<-|->|top|Indice|Next|Prev|population pyramid: None|Table of Contents)[ \t]*$\n?",
+    re.M,
+)
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\ufeff\ufffd\ue000-\uf8ff]")
+
+
+@dataclass(frozen=True)
+class Document:
+    """One line of the corpus, before it is given a split; `source` is `DOMAIN/CATEGORY`."""
+
+    id: str
+    text: str
+    source: str
+    language: str
+    origin: str
+    holders: tuple[str, ...] = ()
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self.text.encode())
+
+
+def make_documents(source: Source, texts: Iterable[Text]) -> Iterator[Document]:
+    """Clean, gate and split the texts of one row."""
+    kept = [(text, cleaned) for text in texts if (cleaned := _clean(text.text)) and _accept(source, text)]
+    if source.reader in ("html", "mallard"):
+        kept = _without_repeated_lines(kept)
+    for text, cleaned in kept:
+        if source.domain == "english" and source.reader == "html":
+            cleaned = _clean(CHROME.sub("", cleaned))
+        if source.domain == "code":
+            cleaned = strip_license_header(cleaned)
+        if source.domain == "multilingual" and source.reader != "udhr":
+            cleaned = _gate_language(cleaned, text.language or "")
+        if source.domain == "english" and _letter_share(cleaned) < 0.6:
+            continue
+        pieces = [p for p in split_text(cleaned, MAX_BYTES[source.domain]) if len(p.encode()) >= MIN_BYTES]
+        for number, piece in enumerate(pieces, start=1):
+            name = _short_name(text.name) + (f"-{number:03d}" if len(pieces) > 1 else "")
+            language = (
+                text.language
+                if source.domain == "multilingual"
+                else "en"
+                if source.domain == "english"
+                else source.category
+            )
+            category = source.category or language
+            holders = _copyright_lines(text.text) if source.domain == "code" else ()
+            yield Document(
+                f"{source.origin}/{name}", piece, f"{source.domain}/{category}", language or "", source.origin, holders
+            )
+
+
+def _short_name(name: str) -> str:
+    name = re.sub(r"^(usr/(share|lib|include)/(doc/|x86_64-linux-gnu/|sword/modules/)?|package/)", "", name)
+    return re.sub(r"\s", "_", re.sub(r"(langpack-)|(@firefox-esr.mozilla.org)", "", name))
+
+
+def _clean(text: str) -> str:
+    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n").replace("\u00a0", " "))
+    text = CONTROL.sub("", text)
+    text = re.sub(r"[ \t]+$", "", text, flags=re.M)
+    return re.sub(r"\n{4,}", "\n\n\n", text).strip("\n") + "\n"
+
+
+def _copyright_lines(text: str) -> tuple[str, ...]:
+    """Copyright lines in the head of a source file, kept for the attribution because the head itself is stripped."""
+    lines = (re.sub(r"^[\s/*#;%!\"'(){|-]+|[\s*/]+$", "", line) for line in text[:3000].splitlines())
+    return tuple(
+        line[:160]
+        for line in lines
+        if re.match(r"(Portions )?(Copyright|\(c\)|\u00a9|Author)", line, re.I) and len(line) > 12
+    )
+
+
+def _letter_share(text: str) -> float:
+    return sum(map(str.isalpha, text)) / max(1, sum(not c.isspace() for c in text)) if text else 0.0
+
+
+def _accept(source: Source, text: Text) -> bool:
+    if source.require and not re.search(source.require, text.text):
+        return False
+    if source.domain == "multilingual":
+        return text.language is not None
+    if source.domain == "english":
+        return True
+    lines = text.text.splitlines() or [""]
+    size = len(text.text.encode())
+    shapely = max(map(len, lines)) <= 1000 and size / len(lines) <= 100 and size <= MAX_CODE_FILE_BYTES
+    return shapely and not COPYLEFT.search(text.text) and not GENERATED.search(text.text[:2000])
+
+
+def _without_repeated_lines(kept: list[tuple[Text, str]]) -> list[tuple[Text, str]]:
+    """Drop lines that stand on over a tenth of a package's pages: navigation and footers."""
+    pages = Counter(line for _, text in kept for line in set(text.splitlines()) if line.strip())
+    chrome = {line for line, count in pages.items() if count >= max(20, len(kept) / 10) and len(line) > 3}
+    return [
+        (text, _clean("\n".join(line for line in cleaned.splitlines() if line not in chrome))) for text, cleaned in kept
+    ]
+
+
+def strip_license_header(text: str) -> str:
+    """Remove the leading comments of a source file that speak of copyright or licence; a `#!`, `<?php` or pragma line stays."""
+    shebang = re.match(r"(#!.*\n|<\?php.*\n|\{-#.*\n)+\n*", text)
+    head = shebang.group() if shebang else ""
+    body = text[len(head) :]
+    for _ in range(6):
+        body = body.lstrip("\n")
+        block = _leading_comment(body)
+        if not block or not LICENSE_WORDS.search(block):
+            break
+        body = body[len(block) :]
+    return head + body.lstrip("\n")
+
+
+def _leading_comment(text: str) -> str:
+    for pattern in COMMENT_BLOCKS:
+        match = re.match(pattern + r"[ \t]*\n?", text, re.S)
+        if match:
+            return match.group()
+    lines = []
+    for line in text.splitlines(keepends=True):
+        if not COMMENT_LINE.match(line):
+            break
+        lines.append(line)
+    return "".join(lines)
+
+
+@cache
+def _identifier() -> LanguageIdentifier:
+    from py3langid import langid
+
+    identifier = LanguageIdentifier.from_model_file(langid.MODEL_FILE)
+    known = set(identifier.nb_classes)
+    identifier.set_languages(sorted(known & ({"en", "nb", "nn"} | set(LANGUAGES))))
+    return identifier
+
+
+def _detect(text: str) -> str:
+    language = str(_identifier().classify(text[:3000])[0])
+    return "no" if language in ("nb", "nn") else language
+
+
+def _looks_english(line: str, language: str) -> bool:
+    """Whether English is the likelier of two languages; Norwegian is scored as Bokmal."""
+    scores = dict(_identifier().rank(line[:1000]))
+    own = max(scores.get(code, float("-inf")) for code in (language, *(("nb", "nn") if language == "no" else ())))
+    return scores["en"] > own
+
+
+def _gate_language(text: str, language: str) -> str:
+    """Drop English lines; drop all when what remains is not in `language` (Malay and Indonesian pass for each other)."""
+    lines = [line for line in CHROME.sub("", text).split("\n") if len(line) < 12 or not _looks_english(line, language)]
+    text = _clean("\n".join(lines))
+    accepted = {"id", "ms"} if language in ("id", "ms") else {language}
+    return text if len(text.encode()) >= MIN_BYTES and _detect(text) in accepted else ""
+
+
+def split_text(text: str, max_bytes: int) -> list[str]:
+    """Pieces of nearly equal size, none over `max_bytes`, cut at blank lines, else lines, else sentences."""
+    size = len(text.encode())
+    if size <= max_bytes:
+        return [text]
+    goal = size / -(-size // max_bytes)
+    pieces, current, current_bytes = [], "", 0
+    for part in _parts(text, max_bytes // 4):
+        part_bytes = len(part.encode())
+        if current and current_bytes + part_bytes / 2 > goal:
+            pieces.append(current)
+            current, current_bytes = "", 0
+        current += part
+        current_bytes += part_bytes
+    pieces.append(current)
+    return [piece.strip("\n") + "\n" for piece in pieces if piece.strip()]
+
+
+def _parts(
+    text: str, max_bytes: int, separators: tuple[str, ...] = (r"(?<=\n\n)", r"(?<=\n)", r"(?<=[.!?] )")
+) -> Iterator[str]:
+    if len(text.encode()) <= max_bytes or not separators:
+        yield text
+        return
+    for part in re.split(separators[0], text):
+        yield from _parts(part, max_bytes, separators[1:])
