@@ -20,6 +20,10 @@ CHUNK_TOKENS = 1_024
 """Tokens per chunk: each chunk reads the head matrix again, so smaller ones are bound by memory."""
 
 
+CPU_ROWS = 256
+"""Rows treated at once on a processor even when all logits are kept, so that they are still in its cache."""
+
+
 class VocabularyShard(NamedTuple):
     """This process holds the rows of the head from `first_word` on; `group` holds them all."""
 
@@ -68,54 +72,70 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if shard is not None:
             targets_N = targets_N - shard.first_word
         nll_BT = torch.empty(targets_BT.shape, dtype=torch.float32, device=x_BTD.device)
-        nll_N, log_total_N, logits_CV = nll_BT.view(-1), torch.empty_like(nll_BT).view(-1), None
-        ctx.rows = chunk_tokens or max(len(x_ND), 1)
-        for start in range(0, len(x_ND), ctx.rows):
-            chunk = slice(start, start + ctx.rows)
-            logits_CV = x_ND[chunk] @ weight_VD.T
-            log_total_N[chunk], target_logit_C = _log_total_and_target(logits_CV, targets_N[chunk], shard)
+        nll_N, log_total_N = nll_BT.view(-1), torch.empty_like(nll_BT).view(-1)
+        kept, ctx.rows = [], _rows_at_once(x_ND, chunk_tokens)
+        for chunk in _chunks(len(x_ND), ctx.rows):
+            logits_CV = (x_ND[chunk] @ weight_VD.T).float()
+            largest_C, total_C, target_logit_C = _exponentials(logits_CV, targets_N[chunk], shard)
+            log_total_N[chunk] = largest_C + total_C.log()
             torch.sub(log_total_N[chunk], target_logit_C, out=nll_N[chunk])
-        kept = logits_CV if chunk_tokens is None else None
-        ctx.save_for_backward(x_ND, weight_VD, targets_N, log_total_N, kept)
+            if chunk_tokens is None:
+                # Overwritten by exp(logits - largest): over their total these are the probabilities.
+                kept += [logits_CV, total_C]
+        ctx.save_for_backward(x_ND, weight_VD, targets_N, log_total_N, *kept)
         ctx.shape = x_BTD.shape
         return nll_BT
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        x_ND, weight_VD, targets_N, log_total_N, kept = ctx.saved_tensors
+        x_ND, weight_VD, targets_N, log_total_N, *kept = ctx.saved_tensors
         grad_N = grad_outputs[0].flatten()
-        if kept is not None:
-            grad_NV = _logits_to_gradient(kept, log_total_N, targets_N, grad_N)
-            return (grad_NV @ weight_VD).view(ctx.shape), grad_NV.T @ x_ND, None, None, None
         grad_x_ND = torch.empty_like(x_ND)
-        grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)  # many small addends: fp32
-        for start in range(0, len(x_ND), ctx.rows):
-            chunk = slice(start, start + ctx.rows)
-            logits_CV = x_ND[chunk] @ weight_VD.T
-            grad_CV = _logits_to_gradient(logits_CV, log_total_N[chunk], targets_N[chunk], grad_N[chunk])
-            grad_x_ND[chunk] = grad_CV @ weight_VD
-            grad_weight_VD += grad_CV.T @ x_ND[chunk]
+        grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)  # many addends: fp32
+        for number, chunk in enumerate(_chunks(len(x_ND), ctx.rows)):
+            grad_C, targets_C = grad_N[chunk], targets_N[chunk]
+            if kept:
+                probabilities_CV, total_C = kept[2 * number : 2 * number + 2]
+                probabilities_CV.mul_((grad_C / total_C)[:, None])
+            else:
+                logits_CV = (x_ND[chunk] @ weight_VD.T).float()
+                probabilities_CV = logits_CV.sub_(log_total_N[chunk][:, None]).exp_().mul_(grad_C[:, None])
+            here_C = _here(targets_C, weight_VD)
+            # In place, the gradient of the logits: (softmax - one_hot(target)) * gradient of the loss.
+            probabilities_CV.scatter_add_(1, targets_C.where(here_C, 0)[:, None], -(grad_C * here_C)[:, None])
+            grad_CV = probabilities_CV.to(x_ND.dtype)
+            torch.mm(grad_CV, weight_VD, out=grad_x_ND[chunk])
+            if grad_CV.dtype == torch.float32:
+                torch.addmm(grad_weight_VD, grad_CV.T, x_ND[chunk], out=grad_weight_VD)
+            else:
+                grad_weight_VD += grad_CV.T @ x_ND[chunk]
         return grad_x_ND.view(ctx.shape), grad_weight_VD.to(weight_VD.dtype), None, None, None
 
 
-def _log_total_and_target(logits_CV: Tensor, targets_C: Tensor, shard: VocabularyShard | None) -> tuple[Tensor, Tensor]:
-    """Log of the sum of exponentials over the vocabulary, and the logit of the target, both fp32."""
+def _rows_at_once(x_ND: Tensor, chunk_tokens: int | None) -> int:
+    if chunk_tokens is None and x_ND.device.type == "cpu":
+        return CPU_ROWS
+    return chunk_tokens or max(len(x_ND), 1)
+
+
+def _chunks(num_rows: int, rows: int) -> list[slice]:
+    return [slice(start, start + rows) for start in range(0, num_rows, rows)]
+
+
+def _here(targets_C: Tensor, weight_VD: Tensor) -> Tensor:
+    return (targets_C >= 0) & (targets_C < weight_VD.shape[0])
+
+
+def _exponentials(logits_CV: Tensor, targets_C: Tensor, shard: VocabularyShard | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Overwrite logits by exp(logits - largest); return largest_C, the total_C of these, and the target's logit_C."""
     here_C = (targets_C >= 0) & (targets_C < logits_CV.shape[1])
-    target_logit_C = logits_CV.gather(1, targets_C.where(here_C, 0)[:, None])[:, 0].float()
-    log_total_C = torch.logsumexp(logits_CV.float(), dim=-1)
+    target_logit_C = logits_CV.gather(1, targets_C.where(here_C, 0)[:, None])[:, 0]
+    largest_C = logits_CV.amax(dim=-1)
+    if shard is not None:
+        dist.all_reduce(largest_C, dist.ReduceOp.MAX, group=shard.group)
+    total_C = logits_CV.sub_(largest_C[:, None]).exp_().sum(dim=-1)
     if shard is None:
-        return log_total_C, target_logit_C
-    largest_C = log_total_C.clone()
-    dist.all_reduce(largest_C, dist.ReduceOp.MAX, group=shard.group)
-    sums_2C = torch.stack([(log_total_C - largest_C).exp(), target_logit_C * here_C])
+        return largest_C, total_C, target_logit_C
+    sums_2C = torch.stack([total_C, target_logit_C * here_C])
     dist.all_reduce(sums_2C, group=shard.group)
-    return largest_C + sums_2C[0].log(), sums_2C[1]
-
-
-def _logits_to_gradient(logits_CV: Tensor, log_total_C: Tensor, targets_C: Tensor, grad_C: Tensor) -> Tensor:
-    """Overwrite logits with the gradient of sum(grad * nll): (softmax - one_hot(target)) * grad."""
-    probabilities_CV = logits_CV.sub_(log_total_C[:, None]).exp_()
-    probabilities_CV.mul_(grad_C[:, None])
-    here_C = (targets_C >= 0) & (targets_C < logits_CV.shape[1])
-    at_target_C = -(grad_C * here_C).to(logits_CV.dtype)
-    return probabilities_CV.scatter_add_(1, targets_C.where(here_C, 0)[:, None], at_target_C[:, None])
+    return largest_C, sums_2C[0], sums_2C[1]
