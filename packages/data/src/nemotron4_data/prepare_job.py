@@ -48,9 +48,9 @@ class TokenizerConfig:
     character_coverage: float = 0.9995
     """Share of characters that get a piece of their own; the others are spelled in bytes."""
     natural_domains: list[str] = field(default_factory=lambda: ["english", "code"])
-    """Domains sampled by their size; every other source is upsampled."""
+    """Domains sampled by their size; the sources of every other are upsampled."""
     upsampling_exponent: float = 0.5
-    """An upsampled source of share f of the corpus weighs f**exponent: 1 keeps sizes, 0 ignores them."""
+    """Upsampled sources of share f weigh f**exponent together and share it by size**exponent; 1 keeps sizes."""
 
     def __post_init__(self) -> None:
         if self.vocab_size < 512:

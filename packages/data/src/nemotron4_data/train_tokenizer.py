@@ -29,13 +29,21 @@ _MAX_SENTENCE_BYTES = 4 * _MAX_LINE_CHARACTERS + 1
 
 
 def source_rates(num_bytes: dict[str, int], config: TokenizerConfig) -> dict[str, float]:
-    """How often each source's lines are drawn on average: 0.5 is every other line, 2.0 every line twice."""
+    """How often each source's lines are drawn on average: 0.5 is every other line, 2.0 every line twice.
+
+    Sources outside `natural_domains` are raised together (their share of the corpus to the exponent), so that many
+    small languages cannot crowd English out, and share that by size to the exponent.
+    """
     total = sum(num_bytes.values())
-    shares = {source: count / total for source, count in num_bytes.items() if count}
-    weights = {
-        source: share if source.split("/")[0] in config.natural_domains else share**config.upsampling_exponent
-        for source, share in shares.items()
+    raised = {
+        source: count**config.upsampling_exponent
+        for source, count in num_bytes.items()
+        if count and source.split("/")[0] not in config.natural_domains
     }
+    share = sum(num_bytes[source] for source in raised) / total
+    weights = {source: count / total for source, count in num_bytes.items() if count and source not in raised}
+    for source, size in raised.items():
+        weights[source] = share**config.upsampling_exponent * size / sum(raised.values())
     budget = min(total, config.train_bytes) / sum(weights.values())
     return {source: weight * budget / num_bytes[source] for source, weight in weights.items()}
 

@@ -1,0 +1,358 @@
+"""`nemotron4 prepare` end to end on a tiny corpus: reruns, interruptions, damage, bad records, impossible requests."""
+
+import errno
+import gzip
+import hashlib
+import json
+import lzma
+import shutil
+
+import numpy as np
+import pytest
+import zstandard
+
+from nemotron4_data import Corpus, CorpusConfig, StreamPhase, TokenizerConfig, TokenStream, expand, run_prepare
+from nemotron4_data import prepare as prepare_module
+from nemotron4_data.blend import Distribution
+from nemotron4_data.documents import read_lines
+
+STAGES = ["documents", "tokenizer", "tokens"]
+SPIED = ("write_documents", "train_tokenizer", "tokenise_documents")
+
+
+@pytest.fixture
+def prepared(corpus, tmp_path):
+    """A copy of the prepared corpus that a test may damage."""
+    return shutil.copytree(corpus.dir, tmp_path / "prepared")
+
+
+@pytest.fixture
+def stages_run(monkeypatch):
+    """Names of the stages that do work, in order."""
+    run = []
+    for stage, name in zip(STAGES, SPIED, strict=True):
+        original = getattr(prepare_module, name)
+
+        def spy(*arguments, original=original, stage=stage, **named):
+            run.append(stage)
+            return original(*arguments, **named)
+
+        monkeypatch.setattr(prepare_module, name, spy)
+    return run
+
+
+def message_of(error_type, function, *arguments):
+    with pytest.raises(error_type) as error:
+        function(*arguments)
+    return str(error.value)
+
+
+def write_raw(path, *records):
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"".join((r if isinstance(r, bytes) else json.dumps(r).encode()) + b"\n" for r in records))
+
+
+def test_every_document_is_there_exactly(corpus, raw_directory):
+    records = [
+        json.loads(line)
+        for path in sorted(raw_directory.glob("*.jsonl"))
+        for line in path.read_text(encoding="utf-8").split("\n")
+        if line
+    ]
+    eos = corpus.tokenizer.eos_id
+    for source in corpus.source_names:
+        for split, tokens in (("train", corpus.train(source)), ("heldout", corpus.heldout(source).tokens)):
+            texts = [r["text"] for r in records if (r["source"], r["split"]) == (source, split)]
+            expected = [token for text in texts for token in [*corpus.tokenizer.encode(text), eos]]
+            assert tokens.tolist() == expected
+            assert tokens.dtype == np.uint16
+            num_bytes = sum(len(text.encode()) for text in texts)
+            sizes = {"documents": len(texts), "bytes": num_bytes, "tokens": len(tokens), "not_exact": 0}
+            assert corpus.sizes(source, split) == sizes
+
+
+def test_heldout_gives_tokens_and_bytes(corpus):
+    assert corpus.heldout_names == corpus.source_names
+    heldout = corpus.heldout("multilingual/el")
+    for number, text in enumerate(heldout.texts):
+        tokens = heldout.tokens[heldout.offsets[number] : heldout.offsets[number + 1]].tolist()
+        assert tokens[-1] == corpus.tokenizer.eos_id
+        assert corpus.tokenizer.decode_bytes(tokens) == text
+    assert corpus.heldout_bytes("multilingual/el") == b"".join(heldout.texts)
+    assert len(heldout) == 3
+
+
+def test_a_stream_reads_the_corpus(corpus):
+    weights = expand(
+        Distribution(weights={"english": 0.7, "multilingual": 0.15, "code": 0.15}), corpus.num_train_tokens
+    )
+    phase = StreamPhase(num_samples=200, sequence_length=32, weights=weights)
+    stream = TokenStream(corpus, [phase], seed=1, shuffle_block_tokens=128)
+    batch = stream.read(range(8))
+    for row, source in enumerate(batch.sources_B):
+        tokens = corpus.train(stream.source_names[source]).tolist()
+        windows = [tokens[i : i + 32] for i in range(len(tokens) - 31)]
+        assert batch.inputs_BT[row].tolist() in windows
+    assert np.array_equal(batch.inputs_BT[:, 1:], batch.targets_BT[:, :-1])
+
+
+def test_a_rerun_does_nothing(prepared, raw_directory, make_job, stages_run):
+    before = (prepared / "manifest.json").read_text()
+    run_prepare(make_job(raw_directory, prepared, num_workers=2))
+    assert stages_run == []
+    after = json.loads((prepared / "manifest.json").read_text())
+    assert after["stages"] == json.loads(before)["stages"]
+
+
+def test_workers_do_not_change_the_shards(corpus, raw_directory, make_job, tmp_path, monkeypatch):
+    monkeypatch.setattr("nemotron4_data.tokenise._CHUNK_BYTES", 4_000)
+    run_prepare(make_job(raw_directory, tmp_path / "out", num_workers=2))
+    assert Corpus.open(tmp_path / "out", verify=True).digest == corpus.digest
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"tokenizer": TokenizerConfig(vocab_size=900)}, ["tokenizer", "tokens"]),
+        ({"seed": 7, "tokenizer": TokenizerConfig(vocab_size=1024, train_bytes=90_000)}, ["tokenizer", "tokens"]),
+    ],
+)
+def test_a_changed_setting_reruns_from_its_stage(prepared, raw_directory, make_job, stages_run, change, expected):
+    run_prepare(make_job(raw_directory, prepared, **change))
+    assert stages_run == expected
+    Corpus.open(prepared, verify=True)
+
+
+def test_changed_text_reruns_everything(prepared, corpus, raw_directory, make_job, stages_run, tmp_path):
+    raw = shutil.copytree(raw_directory, tmp_path / "raw")
+    with (raw / "code.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"text": "print(1)\n", "source": "code/python", "split": "train"}) + "\n")
+    run_prepare(make_job(raw, prepared))
+    assert stages_run == STAGES
+    grown = Corpus.open(prepared, verify=True)
+    assert grown.sizes("code/python")["documents"] == corpus.sizes("code/python")["documents"] + 1
+    assert grown.digest != corpus.digest
+
+
+@pytest.mark.parametrize("stage", range(3))
+def test_an_interrupted_stage_runs_again_and_finished_ones_are_kept(
+    stage, corpus, raw_directory, make_job, tmp_path, monkeypatch, stages_run
+):
+    work = getattr(prepare_module, SPIED[stage])
+
+    def interrupted(*arguments, **named):
+        work(*arguments, **named)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, SPIED[stage], interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_prepare(make_job(raw_directory, tmp_path / "out"))
+    expected = f"{tmp_path}/out: the corpus is not finished: rerun `nemotron4 prepare`"
+    if stage:
+        assert message_of(ValueError, Corpus.open, tmp_path / "out") == expected
+    assert not list((tmp_path / "out").glob("*.partial"))
+    stages_run.clear()
+    run_prepare(make_job(raw_directory, tmp_path / "out"))
+    assert stages_run == STAGES[stage:]
+    assert Corpus.open(tmp_path / "out", verify=True).digest == corpus.digest
+
+
+def test_killed_between_replacing_and_recording(prepared, corpus, raw_directory, make_job, monkeypatch, stages_run):
+    """The moment that matters: new shards are in place, the manifest does not know them yet."""
+    (prepared / "tokens/code/c.train.bin").unlink()
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, "hash_files", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_prepare(make_job(raw_directory, prepared))
+    with pytest.raises(ValueError, match=r"the corpus is not finished: rerun `nemotron4 prepare`$"):
+        Corpus.open(prepared)
+    (prepared / "tokens.partial").mkdir()  # what a kill while filling leaves behind
+    (prepared / "tokens.partial/half").write_text("half")
+    stages_run.clear()
+    run_prepare(make_job(raw_directory, prepared))
+    assert stages_run == ["tokens"]
+    assert Corpus.open(prepared, verify=True).digest == corpus.digest
+    assert not (prepared / "tokens.partial").exists()
+
+
+def test_a_failed_change_leaves_the_corpus_as_it_was(prepared, corpus, raw_directory, make_job):
+    job = make_job(raw_directory, prepared, tokenizer=TokenizerConfig(vocab_size=100_000))
+    message = message_of(ValueError, run_prepare, job)
+    assert message.startswith("tokenizer.vocab_size (100000) is more than this text supports, which is ")
+    assert message.endswith(": lower it or add text")
+    assert Corpus.open(prepared, verify=True).digest == corpus.digest
+
+
+def test_new_documents_without_new_shards_do_not_count(prepared, raw_directory, make_job, tmp_path, monkeypatch):
+    """Same tokenizer file, other text, stopped before the shards: the old shards must not pass for the new."""
+    raw = tmp_path / "raw"
+    write_raw(raw / "a.jsonl", {"text": "other", "source": "english/books", "split": "train"})
+    shutil.copy(prepared / "tokenizer/tokenizer.model", tmp_path / "kept.model")
+    kept = TokenizerConfig(model=str(tmp_path / "kept.model"))
+    run_prepare(make_job(raw_directory, prepared, tokenizer=kept))
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare_module, "tokenise_documents", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_prepare(make_job(raw, prepared, tokenizer=kept))
+    with pytest.raises(ValueError, match="the corpus is not finished"):
+        Corpus.open(prepared)
+
+
+def test_a_damaged_shard_is_named_and_made_again(prepared, corpus, raw_directory, make_job, stages_run):
+    path = prepared / "tokens/english/books.train.bin"
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    expected = corpus.manifest.stages["tokens"].files["tokens/english/books.train.bin"]
+    path.write_bytes(content)
+    Corpus.open(prepared)  # opening alone reads no shard
+    found = hashlib.sha256(content).hexdigest()
+    assert message_of(ValueError, Corpus.open, prepared, True) == (
+        f"{path}: SHA-256 is {found} but the manifest says {expected}: "
+        "the file was damaged or changed; rerun `nemotron4 prepare`"
+    )
+    run_prepare(make_job(raw_directory, prepared))
+    assert stages_run == ["tokens"]
+    Corpus.open(prepared, verify=True)
+
+
+def test_a_missing_file_is_named(prepared):
+    (prepared / "tokens/code/c.heldout.idx").unlink()
+    expected = f"{prepared}/tokens/code/c.heldout.idx: missing: rerun `nemotron4 prepare`"
+    assert message_of(ValueError, Corpus.open, prepared, True) == expected
+
+
+def test_an_absent_corpus_or_source_is_named(tmp_path, corpus):
+    expected = f"{tmp_path}: no prepared corpus (it has no manifest.json): run `nemotron4 prepare`"
+    assert message_of(ValueError, Corpus.open, tmp_path) == expected
+    assert message_of(ValueError, corpus.train, "english/none") == (
+        f"{corpus.dir}: no train split of source 'english/none'; it has {', '.join(corpus.source_names)}"
+    )
+
+
+def test_a_damaged_manifest_is_refused(prepared):
+    (prepared / "manifest.json").write_text("{")
+    message = message_of(ValueError, Corpus.open, prepared)
+    assert message.startswith(f"{prepared}/manifest.json: not a readable manifest (")
+    assert message.endswith("): delete it and rerun `nemotron4 prepare`")
+
+
+def test_bad_records_are_kept_apart_and_the_rest_goes_on(tmp_path, make_job, prepared):
+    good = {"id": "1", "text": "all well \u2581 here", "source": "english/books", "split": "train"}
+    write_raw(
+        tmp_path / "raw/a.jsonl",
+        good,
+        b'{"text": "cut',
+        b"",
+        b'{"text": "\xff"}',
+        {"id": "no text"},
+        ["not", "an", "object"],
+        {"text": ""},
+        {"text": "a\0b"},
+        b'{"text": "\\ud800"}',
+        {"text": "x", "source": "../../etc/passwd"},
+        {"text": "x", "split": "test"},
+        {"text": "file by default"},
+    )
+    tokenizer = TokenizerConfig(model=str(prepared / "tokenizer/tokenizer.model"))
+    config = CorpusConfig(name="bad", files=[f"{tmp_path}/raw/*"], source="notes/mine", heldout_fraction=0.0)
+    run_prepare(make_job(None, tmp_path / "out", corpus=config, tokenizer=tokenizer))
+    rejected = [json.loads(line) for line in read_lines(tmp_path / "out/rejected/records.jsonl.zst")]
+    assert [(record["line"], record["reason"]) for record in rejected] == [
+        (2, "broken JSON"),
+        (4, "invalid UTF-8"),
+        (5, "no text"),
+        (6, "no text"),
+        (7, "empty text"),
+        (8, "NUL in text"),
+        (9, "invalid UTF-8"),
+        (10, "source is not domain/category"),
+        (11, "split is neither train nor heldout"),
+    ]
+    assert rejected[0]["record"] == '{"text": "cut'
+    result = Corpus.open(tmp_path / "out")
+    assert result.manifest.stages["documents"].facts["rejected"]["invalid UTF-8"] == 2
+    assert result.source_names == ["english/books", "notes/mine"]
+    assert result.tokenizer.decode(result.train("english/books").tolist()) == good["text"]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.xz", ".jsonl.zst"])
+def test_compressed_files_are_read(tmp_path, suffix):
+    content = b'{"text": "one"}\n{"text": "two"}'
+    compress = {".jsonl.gz": gzip.compress, ".jsonl.xz": lzma.compress, ".jsonl.zst": zstandard.compress}
+    (tmp_path / f"a{suffix}").write_bytes(compress.get(suffix, bytes)(content))
+    assert list(read_lines(tmp_path / f"a{suffix}")) == content.split(b"\n")
+
+
+def test_a_cut_file_is_named(tmp_path, make_job):
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"text": "one"}\n' * 100)[:40])
+    config = CorpusConfig(name="cut", files=[str(tmp_path / "a.jsonl.gz")])
+    message = message_of(OSError, run_prepare, make_job(None, tmp_path / "out", corpus=config))
+    assert message.startswith(f"{tmp_path}/a.jsonl.gz: cannot be read to its end (Compressed file ended")
+    assert message.endswith("): copy or compress it again")
+
+
+def test_splits_follow_the_id(tmp_path, make_job, prepared):
+    write_raw(tmp_path / "raw/a.jsonl", *({"id": f"doc{n}", "text": f"text {n}"} for n in range(2000)))
+    tokenizer = TokenizerConfig(model=str(prepared / "tokenizer/tokenizer.model"))
+    config = CorpusConfig(name="split", files=[f"{tmp_path}/raw/*"], heldout_fraction=0.1)
+    run_prepare(make_job(None, tmp_path / "out", corpus=config, tokenizer=tokenizer))
+    result = Corpus.open(tmp_path / "out")
+    assert 150 < result.sizes("english/documents", "heldout")["documents"] < 250
+
+
+def test_an_empty_corpus_is_refused(tmp_path, make_job):
+    write_raw(tmp_path / "raw/a.jsonl", b"", {"text": ""})
+    assert message_of(ValueError, run_prepare, make_job(tmp_path / "raw", tmp_path / "out")) == (
+        "corpus.files: 1 file(s) hold no document for training and 1 rejected record(s): "
+        "each line must be a JSON object with a non-empty text"
+    )
+
+
+def test_files_that_do_not_exist_are_refused(tmp_path, make_job):
+    assert message_of(ValueError, run_prepare, make_job(tmp_path, tmp_path / "out")) == (
+        f"corpus.files ({tmp_path}/*.jsonl) matches no file: correct the path or the glob"
+    )
+    missing = TokenizerConfig(model=str(tmp_path / "none.model"))
+    write_raw(tmp_path / "a.jsonl", {"text": "one", "split": "train"})
+    assert message_of(OSError, run_prepare, make_job(tmp_path, tmp_path / "out", tokenizer=missing)) == (
+        f"{tmp_path}/none.model: No such file or directory: finished stages are kept, rerun when solved"
+    )
+
+
+def test_a_full_disk_is_one_line(tmp_path, make_job, raw_directory, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(prepare_module, "tokenise_documents", full)
+    assert message_of(OSError, run_prepare, make_job(raw_directory, tmp_path / "out")) == (
+        f"{tmp_path}/out: No space left on device: finished stages are kept, rerun when solved"
+    )
+
+
+def test_a_vocabulary_below_the_characters_is_refused(raw_directory, tmp_path, make_job):
+    write_raw(tmp_path / "raw/a.jsonl", {"text": "".join(map(chr, range(0x4E00, 0x5200))), "split": "train"})
+    job = make_job(tmp_path / "raw", tmp_path / "out", tokenizer=TokenizerConfig(vocab_size=512))
+    message = message_of(ValueError, run_prepare, job)
+    assert message.startswith("tokenizer.vocab_size (512) must be at least ")
+    assert message.endswith(" to give each character a piece: raise it or lower tokenizer.character_coverage (0.9995)")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"files": []}, "corpus.files ([]) must name at least one file or glob: pass corpus.files=[PATH,...]"),
+        ({"name": "a/b"}, "corpus.name ('a/b') must be letters, digits, '_', '-' and '.': rename it"),
+        ({"source": "web"}, "corpus.source ('web') must be domain/category, as in english/documents"),
+        ({"heldout_fraction": 1.0}, "corpus.heldout_fraction (1.0) must be at least 0 and below 1"),
+    ],
+)
+def test_wrong_settings_are_refused(settings, message):
+    assert message_of(ValueError, lambda: CorpusConfig(**{"name": "x", "files": ["y"], **settings})) == message
