@@ -25,7 +25,8 @@ def test_is_a_distribution_that_keeps_ratios_and_the_most_likely_token(logits_BV
     full_V = torch.softmax(logits_BV.double() / temperature, dim=-1)[0]
     kept = p_V > 0
     assert p_V.sum().item() == pytest.approx(1, abs=1e-5)
-    assert p_V.max() == p_V[full_V.argmax()]
+    # Where fp32 cannot tell two tokens apart, either may count as the most likely.
+    assert full_V[p_V.argmax()] == pytest.approx(full_V.max().item(), rel=1e-5)
     torch.testing.assert_close(p_V[kept], full_V[kept] / full_V[kept].sum(), rtol=1e-3, atol=1e-6)
     if top_k is not None:
         assert kept.sum() <= top_k
