@@ -108,7 +108,10 @@ def load(directory: Path, model: torch.nn.Module, optimizer: torch.optim.Optimiz
     """Fill a model and optimiser, sharded as they are now, from a checkpoint of any topology."""
     model_state, optimizer_state = get_state_dict(model, optimizer)
     state = {"model": model_state, "optimizer": optimizer_state["state"]}
-    _read(directory, lambda reader: state_dict_loader.load(state, storage_reader=reader, no_dist=not dist.is_initialized()))
+    _read(
+        directory,
+        lambda reader: state_dict_loader.load(state, storage_reader=reader, no_dist=not dist.is_initialized()),
+    )
     set_state_dict(model, optimizer, model_state_dict=model_state, optim_state_dict=optimizer_state)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nemotron4_train.job import TrainJob
-from nemotron4_train.schedule import Timeline
+from nemotron4_train.schedule import PhasePlan, Timeline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -124,15 +124,15 @@ def _draw_learning_rate(axis: Axes, job: TrainJob, timeline: Timeline, scale: fl
 
 
 def _draw_batch(axis: Axes, timeline: Timeline, scale: float) -> None:
-    edges = [plan.first_token / scale for plan in timeline.phases] + [timeline.num_tokens / scale]
-    axis.stairs([plan.phase.global_batch_size for plan in timeline.phases], edges, color=COLOURS["overall"])
+    plans, edges = _edges(timeline, scale)
+    axis.stairs([plan.phase.global_batch_size for plan in plans], edges, color=COLOURS["overall"])
     axis.set_ylim(0, None)
     axis.set_ylabel("global batch\n(sequences)")
 
 
 def _draw_blend(axis: Axes, job: TrainJob, timeline: Timeline, scale: float) -> None:
-    shares = [_domain_shares(job.blend.distributions[plan.phase.blend].weights) for plan in timeline.phases]
-    edges = [plan.first_token / scale for plan in timeline.phases] + [timeline.num_tokens / scale]
+    plans, edges = _edges(timeline, scale)
+    shares = [_domain_shares(job.blend.distributions[plan.phase.blend].weights) for plan in plans]
     floor = [0.0] * len(shares)
     for domain in dict.fromkeys(name for share in shares for name in share):
         top = [low + share.get(domain, 0.0) for low, share in zip(floor, shares, strict=True)]
@@ -145,6 +145,11 @@ def _draw_blend(axis: Axes, job: TrainJob, timeline: Timeline, scale: float) -> 
     axis.set_ylabel("blend\n(share)")
 
 
+def _edges(timeline: Timeline, scale: float) -> tuple[list[PhasePlan], list[float]]:
+    drawn = _drawn_phases(timeline)
+    return [plan for plan, _, _ in drawn], [drawn[0][1] / scale, *(last / scale for _, _, last in drawn)]
+
+
 def _domain_shares(weights: Mapping[str, float]) -> dict[str, float]:
     shares: dict[str, float] = {}
     for key, weight in weights.items():
@@ -154,13 +159,22 @@ def _domain_shares(weights: Mapping[str, float]) -> dict[str, float]:
 
 
 def _shade_phases(axis: Axes, timeline: Timeline, scale: float) -> None:
-    for index, plan in enumerate(timeline.phases):
-        end = (plan.first_token + plan.num_tokens) / scale
-        axis.axvspan(plan.first_token / scale, end, color=_PHASE_FILLS[index % 2], zorder=-10, linewidth=0)
+    for index, (_, first, last) in enumerate(_drawn_phases(timeline)):
+        axis.axvspan(first / scale, last / scale, color=_PHASE_FILLS[index % 2], zorder=-10, linewidth=0)
 
 
 def _name_phases(axis: Axes, timeline: Timeline, scale: float) -> None:
-    for plan in timeline.phases:
-        if plan.num_tokens >= 0.06 * timeline.num_tokens:
-            middle = (plan.first_token + plan.num_tokens / 2) / scale
+    for plan, first, last in _drawn_phases(timeline):
+        if last - first >= 0.06 * timeline.num_tokens:
+            middle = (first + last) / 2 / scale
             axis.text(middle, 1.02, plan.name, transform=axis.get_xaxis_transform(), ha="center", fontsize=8)
+
+
+def _drawn_phases(timeline: Timeline) -> list[tuple[PhasePlan, int, int]]:
+    """Phases with their first and last token, cut where `max_steps` cuts the timeline."""
+    end = timeline.num_tokens
+    return [
+        (plan, plan.first_token, min(plan.first_token + plan.num_tokens, end))
+        for plan in timeline.phases
+        if plan.first_token < end
+    ]

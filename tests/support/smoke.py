@@ -1,0 +1,104 @@
+"""A prepared tiny corpus and a training job of seconds over it, for tests of training."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from nemotron4_data import CorpusConfig, PrepareJob, TokenizerConfig, run_prepare
+from nemotron4_data.blend import BlendConfig, Distribution
+from nemotron4_model import ModelConfig
+from nemotron4_train.job import DataConfig, RunConfig, TrainerConfig, TrainJob
+from nemotron4_train.schedule import LearningRate, Phase, Schedule, Shape
+from tiny_corpus import write_tiny_corpus
+
+VOCAB_SIZE = 1_024
+
+
+def prepare_tiny(directory: Path) -> Path:
+    """Write and prepare a tiny corpus; returns the prepared directory."""
+    write_tiny_corpus(directory / "raw", num_documents=480)
+    prepared = directory / "prepared"
+    run_prepare(
+        PrepareJob(
+            dir=str(prepared),
+            num_workers=1,
+            corpus=CorpusConfig(name="tiny", files=[f"{directory}/raw/*.jsonl"]),
+            tokenizer=TokenizerConfig(vocab_size=VOCAB_SIZE),
+        )
+    )
+    return prepared
+
+
+def smoke_schedule() -> Schedule:
+    """Warm-up, a larger batch, another blend: 12 steps."""
+    return Schedule(
+        shuffle_block_tokens=64,
+        phases={
+            "warmup": Phase(
+                tokens=4 * 4 * 32,
+                blend="pretraining",
+                global_batch_size=4,
+                sequence_length=32,
+                learning_rate=LearningRate(shape=Shape.linear, end_fraction=1.0),
+            ),
+            "main": Phase(
+                tokens=4 * 8 * 32,
+                blend="pretraining",
+                global_batch_size=8,
+                sequence_length=32,
+                learning_rate=LearningRate(shape=Shape.cosine, end_fraction=0.1),
+            ),
+            "continued": Phase(
+                tokens=4 * 8 * 32,
+                blend="continued",
+                global_batch_size=8,
+                sequence_length=32,
+                learning_rate=LearningRate(shape=Shape.cosine, end_fraction=0.001),
+            ),
+        },
+    )
+
+
+def smoke_job(prepared: Path, root: Path, **changes: object) -> TrainJob:
+    """A 12-step job of a 2-layer model; `changes` replace fields of TrainJob."""
+    fields: dict[str, object] = {
+        "run": RunConfig(name="smoke", root=str(root)),
+        "data": DataConfig(dir=str(prepared)),
+        "model": ModelConfig(
+            vocab_size=VOCAB_SIZE,
+            hidden_size=32,
+            intermediate_size=64,
+            num_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_sequence_length=64,
+        ),
+        "blend": BlendConfig(
+            distributions={
+                "pretraining": Distribution(weights={"english": 0.7, "multilingual": 0.15, "code": 0.15}),
+                "continued": Distribution(weights={"english": 0.3, "multilingual": 0.2, "code": 0.5}),
+            }
+        ),
+        "schedule": smoke_schedule(),
+        "trainer": TrainerConfig(save_interval_steps=4, validation_interval_steps=6, validation_bytes_per_source=300),
+    }
+    return TrainJob(**(fields | changes))  # type: ignore[arg-type]
+
+
+def nemotron4(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "nemotron4_config.main", *arguments],
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    if check and done.returncode != 0:
+        raise AssertionError(f"nemotron4 {' '.join(arguments)} exited {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done

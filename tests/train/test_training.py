@@ -1,0 +1,166 @@
+"""The whole of a run in one process: records, resume, damage, refusal."""
+
+import csv
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from nemotron4_train import checkpoint
+from nemotron4_train.job import DataConfig, Precision, PrecisionConfig, RunConfig, TopologyConfig, TrainerConfig
+from nemotron4_train.launch import launch
+from nemotron4_train.metrics import STEP_COLUMNS
+from nemotron4_train.run_directory import exclusive, read_record
+from smoke import smoke_job
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*LeafSpec.*:FutureWarning",
+    "ignore:.*LeafSpec.*:DeprecationWarning",
+    "ignore:torch.distributed is disabled:UserWarning",
+)
+
+
+def run(job):
+    launch(job, "# job\n")
+    return latest(job)
+
+
+def latest(job):
+    return (job_root(job) / "latest").resolve()
+
+
+def job_root(job):
+    return Path(job.run.root) / job.run.name
+
+
+def rows(directory, name="metrics.csv"):
+    with open(directory / name, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prepared, tmp_path_factory):
+    root = tmp_path_factory.mktemp("undisturbed")
+    job = smoke_job(prepared, root)
+    return job, run(job)
+
+
+def losses(directory):
+    return [(row["step"], row["loss"], row["grad_norm"]) for row in rows(directory)]
+
+
+def test_a_run_leaves_its_records(undisturbed):
+    job, directory = undisturbed
+    found = rows(directory)
+    assert tuple(found[0]) == STEP_COLUMNS
+    assert [int(row["step"]) for row in found] == list(range(1, 13))
+    assert [row["phase"] for row in found] == ["warmup"] * 4 + ["main"] * 4 + ["continued"] * 4
+    assert [int(row["global_batch_size"]) for row in found] == [4] * 4 + [8] * 8
+    assert int(found[-1]["tokens"]) == 4 * 4 * 32 + 8 * 8 * 32
+    assert float(found[3]["lr"]) == pytest.approx(job.optimizer.lr)
+    assert float(found[-1]["lr"]) == pytest.approx(job.optimizer.lr * 0.001)
+    assert float(found[-1]["loss"]) < float(found[0]["loss"])
+    record = read_record(directory)
+    assert (record.state, record.step, record.num_steps) == ("complete", 12, 12)
+    validation = rows(directory, "validation.csv")
+    assert [int(row["step"]) for row in validation] == [6, 12]
+    assert record.objective == pytest.approx(float(validation[-1]["overall"]), abs=1e-6)
+    assert (directory / "report.html").is_file()
+    assert any((directory / "tensorboard").iterdir())
+    assert [path.name for path in checkpoint.list_checkpoints(directory)] == ["step-00000008", "step-00000012"]
+
+
+def test_the_ledger_counts_every_token(undisturbed):
+    _, directory = undisturbed
+    state = json.loads((checkpoint.checkpoint_directory(directory, 12) / "state.json").read_text())
+    assert state["samples"] == 4 * 4 + 8 * 8
+    assert sum(state["source_tokens"].values()) == state["tokens"] == 32 * state["samples"]
+
+
+def test_stopped_and_resumed_equals_undisturbed_bit_for_bit(prepared, tmp_path, undisturbed):
+    job = smoke_job(prepared, tmp_path)
+    first = run(dataclasses.replace(job, trainer=dataclasses.replace(job.trainer, max_steps=6)))
+    assert read_record(first).step == 6
+    second = run(job)
+    assert second == first
+    assert losses(second) == losses(undisturbed[1])
+    for path in sorted((undisturbed[1] / "checkpoints" / "step-00000012").glob("*.distcp")):
+        assert (second / "checkpoints" / "step-00000012" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_said(prepared, tmp_path, undisturbed):
+    job = smoke_job(prepared, tmp_path)
+    directory = run(dataclasses.replace(job, trainer=dataclasses.replace(job.trainer, max_steps=8)))
+    damaged = next((directory / "checkpoints" / "step-00000008").glob("*.distcp"))
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    with pytest.warns(UserWarning, match=r"skipped a checkpoint: .*step-00000008.*damaged"):
+        run(job)
+    assert losses(latest(job)) == losses(undisturbed[1])
+
+
+def test_a_finished_run_is_left_alone_and_a_new_one_begun(prepared, tmp_path):
+    job = smoke_job(prepared, tmp_path, trainer=TrainerConfig(max_steps=1, validation_bytes_per_source=300))
+    assert run(job) != run(job)
+
+
+def test_more_micro_batches_give_the_same_losses(prepared, tmp_path, undisturbed):
+    directory = run(smoke_job(prepared, tmp_path, topology=TopologyConfig(micro_batch_size=2)))
+    expected = [float(loss) for _, loss, _ in losses(undisturbed[1])]
+    assert [float(loss) for _, loss, _ in losses(directory)] == pytest.approx(expected, rel=1e-5)
+
+
+def test_bf16_follows_fp32(prepared, tmp_path, undisturbed):
+    directory = run(smoke_job(prepared, tmp_path, precision=PrecisionConfig(compute=Precision.bf16)))
+    expected = [float(loss) for _, loss, _ in losses(undisturbed[1])]
+    found = [float(loss) for _, loss, _ in losses(directory)]
+    assert found == pytest.approx(expected, rel=5e-3)
+    assert found != expected
+
+
+def test_refusals(prepared, tmp_path, undisturbed):
+    job, directory = undisturbed
+    with pytest.raises(
+        ValueError, match=r"^data.dir \(nowhere\): no such directory; make it with `nemotron4 prepare`$"
+    ):
+        launch(smoke_job(prepared, tmp_path, data=DataConfig(dir="nowhere")), "")
+    small = dataclasses.replace(job.model, vocab_size=512)
+    with pytest.raises(ValueError, match=r"^model.vocab_size \(512\): smaller than the 1024 pieces of the tokenizer"):
+        launch(smoke_job(prepared, tmp_path, model=small), "")
+    other = smoke_job(prepared, tmp_path, seed=9, run=RunConfig(dir=str(directory)))
+    with pytest.raises(ValueError, match=r"^run.dir \(.*\): belongs to another job"):
+        launch(other, "")
+    with pytest.raises(ValueError, match=r"^resume \(nowhere\): no such checkpoint directory"):
+        launch(smoke_job(prepared, tmp_path, resume="nowhere"), "")
+    same = dataclasses.replace(job, run=RunConfig(dir=str(directory)))
+    with exclusive(directory), pytest.raises(ValueError, match="another launch is running in it"):
+        launch(same, "")
+
+
+def test_a_failed_save_keeps_the_older_checkpoint(undisturbed, tmp_path, monkeypatch):
+    _, directory = undisturbed
+    copy = tmp_path / "run"
+    shutil.copytree(directory, copy)
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    def full(path):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(checkpoint.atomic, "commit_directory", full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save(copy, 99, model, optimizer, {}, keep=1)
+    assert checkpoint.find(copy, "auto")[0].name == "step-00000012"
+    assert not checkpoint.checkpoint_directory(copy, 99).exists()
+
+
+def test_a_checkpoint_of_another_model_is_refused(undisturbed, tmp_path):
+    job, directory = undisturbed
+    from nemotron4_model import Transformer
+
+    other = Transformer(dataclasses.replace(job.model, hidden_size=64))
+    with pytest.raises(ValueError, match="does not fit this model"):
+        checkpoint.load_model(checkpoint.checkpoint_directory(directory, 12), other)
