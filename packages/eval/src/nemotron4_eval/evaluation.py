@@ -88,10 +88,8 @@ def _run_tasks(
 ) -> dict[str, dict[str, Any]]:
     if not suite.tasks:
         return {}
-    # Read by Hugging Face's libraries and tqdm on import, so set before: an evaluation never reaches for the network,
-    # and its only progress bar is ours.
+    # Read by Hugging Face's libraries on import, so set before: an evaluation never reaches for the network.
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
-    os.environ.setdefault("TQDM_DISABLE", "1")
     from nemotron4_eval.harness import run_harness
 
     with tempfile.TemporaryDirectory() as directory, _progress_bar("harness requests") as progress:
