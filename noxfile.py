@@ -39,8 +39,8 @@ def demo(session: nox.Session) -> None:
     session.run(*nemotron4, "prepare", "corpus=sample")
     session.run(*nemotron4, "train", "experiment=demo", *session.posargs)
     session.run(*nemotron4, "export", f"run={run}")
-    session.run(*nemotron4, "eval", f"model={run}/export", "suite=demo")
-    session.run(*nemotron4, "generate", f"model={run}/export", "prompt='In the beginning'")
+    session.run(*nemotron4, "eval", f"model_dir={run}/export", "suite=demo")
+    session.run(*nemotron4, "generate", f"model_dir={run}/export", "prompt='In the beginning'")
     session.run(*nemotron4, "report", f"run={run}")
 
 

@@ -59,7 +59,7 @@ def export_tiny(tokenizer_path, directory):
 @pytest.fixture(scope="module")
 def result(corpus_dir, export_dir):
     suite = SuiteConfig(name="demo", tasks=["heldout_continuation"], num_items=24)
-    overall = run_eval(EvalJob(model=str(export_dir), corpus=str(corpus_dir), suite=suite))
+    overall = run_eval(EvalJob(model_dir=str(export_dir), corpus_dir=str(corpus_dir), suite=suite))
     result = json.loads((export_dir.parent / "eval.json").read_text(encoding="utf-8"))
     assert overall == result["bits_per_byte"]["overall"]
     return result
@@ -110,8 +110,8 @@ def _shape(corpus_dir):
 def test_the_table_goes_to_standard_output(corpus_dir, export_dir, tmp_path, capsys):
     output = tmp_path / "new" / "result.json"
     job = EvalJob(
-        model=str(export_dir),
-        corpus=str(corpus_dir),
+        model_dir=str(export_dir),
+        corpus_dir=str(corpus_dir),
         suite=SuiteConfig(max_bytes_per_source=1_000, window_tokens=64, stride_tokens=64),
         output=str(output),
     )
@@ -143,25 +143,25 @@ print(measured.overall, "lm_eval" in sys.modules, "datasets" in sys.modules)
 
 
 def refusal(job):
-    with pytest.raises(ValueError) as caught:  # noqa: PT011
+    with pytest.raises(ValueError) as caught:
         run_eval(job)
     return str(caught.value)
 
 
 def test_another_corpus_tokenizer_is_refused(corpus_dir, tmp_path, tokenizer_path):
     directory = export_tiny(tokenizer_path, tmp_path / "export")
-    assert refusal(EvalJob(model=str(directory), corpus=str(corpus_dir))) == (
-        f"model ({directory}) has another tokenizer than corpus ({corpus_dir}), whose held-out tokens it cannot "
+    assert refusal(EvalJob(model_dir=str(directory), corpus_dir=str(corpus_dir))) == (
+        f"model_dir ({directory}) has another tokenizer than corpus_dir ({corpus_dir}), whose held-out tokens it cannot "
         "read; give the corpus the model was trained on, or one prepared with the same tokenizer"
     )
 
 
 def test_a_missing_model_or_corpus_is_one_line(corpus_dir, export_dir, tmp_path):
     nowhere = tmp_path / "nowhere"
-    assert refusal(EvalJob(model=str(nowhere), corpus=str(corpus_dir))) == (
-        f"model ({nowhere}) is not a directory; give the export of a run, e.g. runs/demo/latest/export"
+    assert refusal(EvalJob(model_dir=str(nowhere), corpus_dir=str(corpus_dir))) == (
+        f"model_dir ({nowhere}) is not a directory; give the export of a run, e.g. runs/demo/latest/export"
     )
-    assert str(nowhere) in refusal(EvalJob(model=str(export_dir), corpus=str(nowhere)))
+    assert str(nowhere) in refusal(EvalJob(model_dir=str(export_dir), corpus_dir=str(nowhere)))
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_missing_model_or_corpus_is_one_line(corpus_dir, export_dir, tmp_path)
             "suite.stride_tokens (9) must be at most suite.window_tokens (8), or tokens between windows would not be "
             "scored",
         ),
-        (lambda: EvalJob(model="m", limit=0), "limit (0) must be at least 1, or null for all items"),
+        (lambda: EvalJob(model_dir="m", limit=0), "limit (0) must be at least 1, or null for all items"),
     ],
 )
 def test_wrong_settings_are_named(build, message):
@@ -183,10 +183,10 @@ def test_wrong_settings_are_named(build, message):
 
 
 def test_the_result_goes_beside_the_export():
-    assert EvalJob(model="runs/x/y/export").output_path == Path("runs/x/y/eval.json")
-    assert EvalJob(model="runs/x/y/export/").output_path == Path("runs/x/y/eval.json")
-    assert EvalJob(model="models/minitron").output_path == Path("models/minitron/eval.json")
-    assert EvalJob(model="runs/x/y/export", output="a.json").output_path == Path("a.json")
+    assert EvalJob(model_dir="runs/x/y/export").output_path == Path("runs/x/y/eval.json")
+    assert EvalJob(model_dir="runs/x/y/export/").output_path == Path("runs/x/y/eval.json")
+    assert EvalJob(model_dir="models/minitron").output_path == Path("models/minitron/eval.json")
+    assert EvalJob(model_dir="runs/x/y/export", output="a.json").output_path == Path("a.json")
 
 
 def test_a_result_that_cannot_be_written_leaves_the_old_one(tmp_path):

@@ -144,4 +144,4 @@ def test_messages_name_the_wrong_task():
         "Harness task YAML"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        run_eval(EvalJob(model="nowhere", suite=SuiteConfig(tasks=["hellaswag"])))
+        run_eval(EvalJob(model_dir="nowhere", suite=SuiteConfig(tasks=["hellaswag"])))

@@ -69,7 +69,7 @@ def test_buffers_are_allocated_once_in_the_dtype_asked_for():
 
 def test_overflow_is_refused():
     cache = KVCache(CONFIG, capacity=4)
-    with pytest.raises(ValueError) as caught:  # noqa: PT011
+    with pytest.raises(ValueError) as caught:
         cache.update(0, torch.zeros(1, 2, 5, 8), torch.zeros(1, 2, 5, 8))
     assert str(caught.value) == (
         "the key/value cache holds 4 tokens and 5 are needed; shorten the prompt or lower sampling.max_new_tokens"

@@ -17,7 +17,7 @@ def test_streams_the_prompt_and_the_text_of_the_tokens(model_dir, capsys):
     eos_id = loaded.tokenizer.eos_id
     # The prompt is read as the start of a document: after an end-of-sequence token.
     tokens = list(generate(loaded.model, [eos_id, *loaded.tokenizer.encode("the red")], sampling, eos_id))
-    run_generate(GenerateJob(model=str(model_dir), prompt="the red", sampling=sampling))
+    run_generate(GenerateJob(model_dir=str(model_dir), prompt="the red", sampling=sampling))
     out, err = capsys.readouterr()
     assert out == "the red" + loaded.tokenizer.decode(tokens) + "\n"
     assert re.fullmatch(r"\d+ tokens, first after \d+\.\d\d s, then \d+\.\d tokens/s \([^)]+\)\n", err)
@@ -35,7 +35,7 @@ def test_text_is_flushed_as_it_comes(model_dir, monkeypatch):
             writes[-1][0] = "flushed"
 
     monkeypatch.setattr(sys, "stdout", Recorder())
-    run_generate(GenerateJob(model=str(model_dir), prompt="the", sampling=SamplingConfig(max_new_tokens=5)))
+    run_generate(GenerateJob(model_dir=str(model_dir), prompt="the", sampling=SamplingConfig(max_new_tokens=5)))
     assert len(writes) == 7  # prompt, five tokens, end of line
     assert all(state == "flushed" for state, _ in writes)
 
@@ -52,7 +52,7 @@ def test_an_interrupt_ends_the_line_and_reports(model_dir, capsys, monkeypatch):
         return "x"
 
     monkeypatch.setattr(StreamDecoder, "push", push)
-    run_generate(GenerateJob(model=str(model_dir), prompt="the", sampling=SamplingConfig(max_new_tokens=9)))
+    run_generate(GenerateJob(model_dir=str(model_dir), prompt="the", sampling=SamplingConfig(max_new_tokens=9)))
     out, err = capsys.readouterr()
     assert out == "thexx\n"
     assert err.startswith("3 tokens")
@@ -60,7 +60,7 @@ def test_an_interrupt_ends_the_line_and_reports(model_dir, capsys, monkeypatch):
 
 
 def test_bf16_weights_generate(model_dir, capsys):
-    run_generate(GenerateJob(model=str(model_dir), prompt="the", precision=Precision.bf16))
+    run_generate(GenerateJob(model_dir=str(model_dir), prompt="the", dtype=Precision.bf16))
     assert capsys.readouterr().out.startswith("the")
 
 
@@ -77,14 +77,14 @@ def test_statistics(arrivals_seconds, line):
 
 
 def refusal(model, prompt="the"):
-    with pytest.raises(ValueError) as caught:  # noqa: PT011
-        run_generate(GenerateJob(model=str(model), prompt=prompt))
+    with pytest.raises(ValueError) as caught:
+        run_generate(GenerateJob(model_dir=str(model), prompt=prompt))
     return str(caught.value)
 
 
 def test_a_missing_directory_is_named(tmp_path):
     assert refusal(tmp_path / "none") == (
-        f"model ({tmp_path / 'none'}) is not a directory; give the export of a run, e.g. runs/demo/latest/export"
+        f"model_dir ({tmp_path / 'none'}) is not a directory; give the export of a run, e.g. runs/demo/latest/export"
     )
 
 
@@ -94,7 +94,7 @@ def test_a_missing_file_is_named(model_dir, tmp_path, name):
     shutil.copytree(model_dir, broken)
     (broken / name).unlink()
     assert refusal(broken) == (
-        f"model ({broken}) has no {name}; a model directory holds config.json, *.safetensors and tokenizer.model: "
+        f"model_dir ({broken}) has no {name}; a model directory holds config.json, *.safetensors and tokenizer.model: "
         "give the export of a run, e.g. runs/demo/latest/export"
     )
 
@@ -120,7 +120,7 @@ def test_a_prompt_longer_than_the_context_is_refused(model_dir, capsys):
 def test_an_empty_prompt_is_refused():
     message = "prompt ('') must not be empty; give it as 'prompt=Once upon a time'"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        GenerateJob(model="m", prompt="")
+        GenerateJob(model_dir="m", prompt="")
 
 
 def test_describing_the_job_does_not_import_torch():

@@ -7,12 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tiny_corpus import write_tiny_corpus
+
 from nemotron4_data import CorpusConfig, PrepareJob, TokenizerConfig, run_prepare
 from nemotron4_data.blend import BlendConfig, Distribution
 from nemotron4_model import ModelConfig
 from nemotron4_train.job import DataConfig, RunConfig, TrainerConfig, TrainJob
 from nemotron4_train.schedule import LearningRate, Phase, Schedule, Shape
-from tiny_corpus import write_tiny_corpus
 
 VOCAB_SIZE = 1_024
 

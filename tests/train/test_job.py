@@ -1,6 +1,8 @@
 import dataclasses
 
 import pytest
+from smoke import smoke_job
+
 from nemotron4_train.job import (
     OptimizerConfig,
     Precision,
@@ -9,7 +11,6 @@ from nemotron4_train.job import (
     TopologyConfig,
     TrainerConfig,
 )
-from smoke import smoke_job
 
 
 @pytest.mark.parametrize(

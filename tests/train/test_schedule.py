@@ -3,6 +3,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from nemotron4_train.schedule import LearningRate, Phase, Schedule, Shape, Timeline
 
 

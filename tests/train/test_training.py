@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from smoke import smoke_job
+
 from nemotron4_train import checkpoint
 from nemotron4_train.job import DataConfig, Precision, PrecisionConfig, RunConfig, TopologyConfig, TrainerConfig
 from nemotron4_train.launch import launch
 from nemotron4_train.metrics import STEP_COLUMNS
 from nemotron4_train.run_directory import exclusive, read_record
-from smoke import smoke_job
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*LeafSpec.*:FutureWarning",

@@ -23,7 +23,7 @@ def explain(error: BaseException) -> str:
     text = str(error)
     if match := _NO_OPTION.search(text):
         option, group, available = match.groups()
-        choices = ", ".join(available.split("\n\nConfig search path")[0].split())
+        choices = ", ".join(available.split("Config search path")[0].split())
         return f"{group}={option.removeprefix(group + '/')}: no such option; choose one of: {choices}"
     if match := _NO_GROUP.search(text):
         return f"{match[1]}: not a config group of this verb; --help lists the groups and keys"
@@ -43,7 +43,7 @@ def explain(error: BaseException) -> str:
 
 def _explain_value(error: OmegaConfBaseException) -> str:
     message = (error.msg or "").split("\n")[0]
-    if "Missing mandatory value" in message:
+    if "missing mandatory value" in message.lower():
         return f"{error.full_key}: required; give it as {error.full_key}=VALUE"
     if "not in" in message and error.key is not None:
         return f"{error.full_key}: unknown key; --help lists the keys"

@@ -65,6 +65,9 @@ def _run_reporting_errors(verb: str, command: Command, overrides: list[str]) -> 
     except KeyboardInterrupt:
         print(f"nemotron4 {verb}: interrupted; run the same command again to go on", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away: nobody to tell
+        return 0
     except USER_ERRORS as error:
         if want_traceback:
             raise

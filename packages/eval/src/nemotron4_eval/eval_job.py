@@ -47,10 +47,10 @@ class SuiteConfig:
 class EvalJob:
     """Measure a model directory on a prepared corpus's held-out text and on harness tasks."""
 
-    model: str
+    model_dir: str
     """Model directory, e.g. runs/demo/latest/export."""
 
-    corpus: str = "data/sample"
+    corpus_dir: str = "data/sample"
     """Prepared corpus directory; its held-out split is scored."""
 
     suite: SuiteConfig = field(default_factory=SuiteConfig)
@@ -62,7 +62,7 @@ class EvalJob:
     limit: int | None = None
     """Most items per harness task, for a quick look; null means all."""
 
-    precision: Precision = Precision.auto
+    dtype: Precision = Precision.auto
     """Format of the weights: auto (bf16 on a GPU, fp32 on a CPU), fp32 or bf16."""
 
     def __post_init__(self) -> None:
@@ -74,5 +74,5 @@ class EvalJob:
         """Where the result goes: runs/x/y/export is measured into runs/x/y/eval.json."""
         if self.output is not None:
             return Path(self.output)
-        model = Path(self.model)
+        model = Path(self.model_dir)
         return (model.parent if model.name == "export" else model) / "eval.json"

@@ -31,8 +31,8 @@ def run_eval(job: EvalJob) -> float:
     """Measure, print a table, write the result file; returns bits per byte of all held-out text."""
     started = time.perf_counter()
     _check_tasks(job.suite.tasks)
-    corpus = Corpus.open(job.corpus)
-    loaded = load_model_directory(job.model, job.precision)
+    corpus = Corpus.open(job.corpus_dir)
+    loaded = load_model_directory(job.model_dir, job.dtype)
     _check_same_tokenizer(job, loaded, corpus)
     texts = read_heldout(corpus, job.suite.max_bytes_per_source)
     with _progress_bar("held-out tokens") as progress:
@@ -53,8 +53,8 @@ def run_eval(job: EvalJob) -> float:
         "bytes": sum(measured.num_bytes.values()),
         "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
         "tasks": _run_tasks(job.suite, texts, loaded, job.limit),
-        "model": job.model,
-        "corpus": job.corpus,
+        "model": job.model_dir,
+        "corpus": job.corpus_dir,
         "corpus_digest": corpus.digest,
         "suite": job.suite.name,
         "seconds": round(time.perf_counter() - started, 1),
@@ -78,7 +78,7 @@ def _check_tasks(tasks: list[str]) -> None:
 def _check_same_tokenizer(job: EvalJob, loaded: LoadedModel, corpus: Corpus) -> None:
     if loaded.tokenizer.sha256 != corpus.tokenizer.sha256:
         raise ValueError(
-            f"model ({job.model}) has another tokenizer than corpus ({job.corpus}), whose held-out tokens it cannot "
+            f"model_dir ({job.model_dir}) has another tokenizer than corpus_dir ({job.corpus_dir}), whose held-out tokens it cannot "
             "read; give the corpus the model was trained on, or one prepared with the same tokenizer"
         )
 

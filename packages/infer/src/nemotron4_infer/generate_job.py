@@ -10,7 +10,7 @@ from nemotron4_infer.sampling import SamplingConfig
 class GenerateJob:
     """Continue a prompt with a trained model."""
 
-    model: str
+    model_dir: str
     """Model directory, e.g. runs/demo/latest/export: config.json, *.safetensors, tokenizer.model."""
 
     prompt: str
@@ -19,7 +19,7 @@ class GenerateJob:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How the next token is chosen."""
 
-    precision: Precision = Precision.auto
+    dtype: Precision = Precision.auto
     """Format of the weights: auto, fp32 or bf16."""
 
     def __post_init__(self) -> None:

@@ -34,7 +34,7 @@ def load_model_directory(directory: str, precision: Precision) -> LoadedModel:
     tokenizer = Tokenizer(path / "tokenizer.model")
     if tokenizer.vocab_size > model.config.vocab_size:
         raise ValueError(
-            f"model ({directory}): tokenizer.model has {tokenizer.vocab_size} pieces, but the weights only "
+            f"model_dir ({directory}): tokenizer.model has {tokenizer.vocab_size} pieces, but the weights only "
             f"{model.config.vocab_size}; the directory mixes two models"
         )
     return LoadedModel(model=model.eval(), tokenizer=tokenizer, device=device)
@@ -43,11 +43,13 @@ def load_model_directory(directory: str, precision: Precision) -> LoadedModel:
 def check_model_directory(path: Path) -> None:
     """Raise ValueError unless the directory looks like a model's; `load_pretrained` checks the weights."""
     if not path.is_dir():
-        raise ValueError(f"model ({path}) is not a directory; give the export of a run, e.g. runs/demo/latest/export")
+        raise ValueError(
+            f"model_dir ({path}) is not a directory; give the export of a run, e.g. runs/demo/latest/export"
+        )
     for name in ("config.json", "tokenizer.model"):
         if not (path / name).is_file():
             raise ValueError(
-                f"model ({path}) has no {name}; a model directory holds config.json, *.safetensors and "
+                f"model_dir ({path}) has no {name}; a model directory holds config.json, *.safetensors and "
                 "tokenizer.model: give the export of a run, e.g. runs/demo/latest/export"
             )
 

@@ -15,7 +15,7 @@ from nemotron4_infer.model_directory import load_model_directory
 
 def run_generate(job: GenerateJob) -> None:
     """Load the model, stream the text as it comes; Ctrl-C ends the line and reports what was generated."""
-    loaded = load_model_directory(job.model, job.precision)
+    loaded = load_model_directory(job.model_dir, job.dtype)
     eos_id = loaded.tokenizer.eos_id
     # In training every document follows an end-of-sequence token, so the prompt does too.
     prompt_ids = [eos_id, *loaded.tokenizer.encode(job.prompt)]

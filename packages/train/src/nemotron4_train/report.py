@@ -111,7 +111,8 @@ def _page(
         _bits_table(figures),
         f"<p class=lead>Lower is better. Model: {html.escape(figures['bits_per_byte_from'])}; gzip -9 and xz -9e on the"
         " same bytes.</p>",
-        f"<h2>Over the timeline</h2><img alt='loss, bits per byte, learning rate, batch and blend over tokens' src='{picture}'>",
+        "<h2>Over the timeline</h2>",
+        f"<img alt='loss, bits per byte, learning rate, batch and blend over tokens' src='{picture}'>",
         "<h2>Timeline</h2>",
         _table(("phase", "tokens", "steps", "global batch", "sequence", "blend"), timeline_rows(timeline)),
     ]

@@ -71,7 +71,7 @@ class VocabularyParallelEmbedding(nn.Module):
         x_BTD = F.embedding(local_BT.masked_fill(elsewhere_BT, 0), weight_VD)
         x_BTD = x_BTD.masked_fill(elsewhere_BT[..., None], 0)
         summed: DTensor = DTensor.from_local(x_BTD, self.mesh, [Partial()], run_check=False)
-        return summed.redistribute(placements=[Shard(1)]).to_local()
+        return summed.redistribute(placements=[Shard(1)]).to_local().clone()  # FSDP2 warns of hooks on views
 
 
 class VocabularyParallelHead(nn.Module):

@@ -1,0 +1,85 @@
+"""Every YAML that ships composes into a valid job, and the tree holds what the schema says."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
+
+from nemotron4_config.application import to_job
+from nemotron4_config.command import command_loaders, load_attribute
+from nemotron4_model import ModelConfig
+
+CONF = Path(__file__).parents[2] / "conf"
+VERBS = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "common")
+GROUPS = {
+    "prepare": ("corpus", "tokenizer"),
+    "generate": ("sampling",),
+    "eval": ("suite",),
+    "train": (
+        *("blend", "experiment", "launcher", "logger", "model", "optimizer", "precision", "schedule"),
+        *("topology", "trainer"),
+    ),
+}
+REQUIRED = {
+    "generate": ["model_dir=m", "prompt=p"],
+    "eval": ["model_dir=m"],
+    "export": ["run=r"],
+    "report": ["run=r"],
+}
+# What an option needs beside it to be a valid job.
+COMPANIONS = {
+    "blend=nemotron4": ["schedule=nemotron4_8t", "model=nemotron4_15b"],
+    "schedule=nemotron4_8t": ["blend=nemotron4", "model=nemotron4_15b"],
+    "corpus=files": ["corpus.name=mine", "corpus.files=[a.jsonl]"],
+}
+
+
+def job_of(verb, *overrides):
+    command = command_loaders()[verb]()
+    job_type = load_attribute(command.job)
+    ConfigStore.instance().store(name=f"{verb}_job", node=job_type)
+    with initialize_config_module("nemotron4_config.conf", version_base="1.3"):
+        return to_job(compose(verb, [*REQUIRED.get(verb, []), *overrides]), job_type)
+
+
+def options():
+    for verb, groups in GROUPS.items():
+        for group in groups:
+            for path in sorted((CONF / group).glob("*.yaml")):
+                yield pytest.param(verb, f"{group}={path.stem}", id=f"{group}={path.stem}")
+
+
+@pytest.mark.parametrize(("verb", "option"), list(options()))
+def test_every_option_makes_a_valid_job(verb, option):
+    overrides = list(COMPANIONS.get(option, []))
+    if option.startswith("topology=dgx"):
+        overrides += [f"schedule.phases.{phase}.global_batch_size=1152" for phase in ("warmup", "main", "continued")]
+        overrides += ["schedule=smoke", "model=nemotron4_15b", "topology.micro_batch_size=2"]
+    job = job_of(verb, option, *overrides)
+    if option.startswith("topology="):
+        assert job.topology.num_ranks >= 1
+
+
+def test_no_yaml_is_left_out():
+    found = {path.relative_to(CONF).parts[0] for path in CONF.rglob("*.yaml")}
+    groups = {group for names in GROUPS.values() for group in names}
+    assert found - groups - {"local"} == {f"{verb}.yaml" for verb in VERBS} | {"common.yaml"}
+    assert set(VERBS) == set(command_loaders())
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_composes(verb):
+    job_of(verb)
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "model").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_model_option_is_the_preset_of_that_name(path):
+    assert job_of("train", f"model={path.stem}", "schedule=smoke").model == ModelConfig.preset(path.stem)
+
+
+def test_the_15b_experiment_is_the_paper_s_model_on_its_mesh():
+    job = job_of("train", "experiment=nemotron4_15b")
+    assert job.model.num_parameters == 15_628_775_424
+    assert job.topology.num_ranks == 768
+    assert list(job.schedule.phases) == ["warmup", "batch_384", "batch_768", "batch_1152"]

@@ -1,0 +1,102 @@
+"""The command line in process: composition, refusals in one line, help without heavy imports."""
+
+import subprocess
+import sys
+
+import pytest
+
+from nemotron4_config import load_job, render_job
+from nemotron4_config.errors import explain
+from nemotron4_config.main import main
+
+
+def refused(capsys, *arguments):
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    return captured.err.strip()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.lrr=3", "nemotron4 train: optimizer.lrr: unknown key; --help lists the keys"),
+        (
+            "optimizer.lr=abc",
+            "nemotron4 train: optimizer.lr: Value 'abc' of type 'str' could not be converted to Float",
+        ),
+        ("optimizer.lr=-1", "nemotron4 train: optimizer.lr (-1.0): must be greater than 0"),
+        (
+            "+optimizer.foo=3",
+            "nemotron4 train: optimizer.foo: unknown key; optimizer has: lr, beta1, beta2, epsilon, weight_decay,"
+            " clip_norm",
+        ),
+        (
+            "+schedule.phases.main.foo=3",
+            "nemotron4 train: schedule.phases.main.foo: unknown key; schedule.phases.main has: tokens, blend,"
+            " global_batch_size, sequence_length, learning_rate",
+        ),
+        ("logger=csw", "nemotron4 train: logger=csw: no such option; choose one of: csv, tensorboard"),
+        (
+            "data.dir=nowhere",
+            "nemotron4 train: data.dir (nowhere): no such directory; make it with `nemotron4 prepare`",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line(capsys, tmp_path, monkeypatch, override, message):
+    monkeypatch.chdir(tmp_path)
+    assert refused(capsys, "train", "experiment=smoke", override) == message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_required_key(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert refused(capsys, "export") == "nemotron4 export: run: required; give it as run=VALUE"
+
+
+def test_an_unknown_verb(capsys):
+    assert main(["trane"]) == 2
+    assert capsys.readouterr().err.startswith("nemotron4: 'trane' is not a verb; choose one of: eval, export")
+
+
+def test_help_lists_every_verb_without_hydra_or_torch():
+    code = (
+        "import sys; from nemotron4_config.main import main; main(['--help']);"
+        " sys.exit(bool({'torch', 'hydra', 'lightning'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    for verb in ("eval", "export", "generate", "plan", "prepare", "report", "train"):
+        assert f"\n  {verb} " in done.stdout
+
+
+def test_help_of_a_verb_lists_groups_and_keys(capsys):
+    with pytest.raises(SystemExit) as caught:  # Hydra leaves by itself after its help
+        main(["train", "--help"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    for text in ("topology: cpu_1x1, cpu_1x2", "schedule: demo", "clip_norm: 1.0", "Unknown keys are refused"):
+        assert text in shown
+
+
+def test_cfg_job_prints_the_composed_job_without_running_it(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "experiment=smoke", "--cfg", "job"]) == 0
+    assert "  name: smoke\n" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_job_file_reads_back_as_the_job(tmp_path):
+    from nemotron4_train.export import ExportDtype, ExportJob
+
+    job = ExportJob(run="runs/a", dtype=ExportDtype.bfloat16)
+    path = tmp_path / "job.yaml"
+    path.write_text(render_job(job))
+    assert load_job(path, ExportJob) == job
+    path.write_text("run: a\nspeed: 3\n")
+    with pytest.raises(ValueError, match=r"job.yaml: not a ExportJob job file"):
+        load_job(path, ExportJob)
+
+
+def test_a_missing_file_is_named():
+    assert explain(FileNotFoundError(2, "No such file or directory", "a/b")) == "a/b: No such file or directory"
