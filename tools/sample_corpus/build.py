@@ -2,8 +2,9 @@
 
     python tools/sample_corpus/build.py --out packages/data/src/nemotron4_data/sample
 
-70 % English, 15 % multilingual, 15 % code by bytes, after the Nemotron-4 15B report (arXiv 2402.16819, section 2). Needs
-apt-get, dpkg-deb, npm and the packages in requirements.txt. The working directory keeps the archives, so a second run is quick.
+70 % English, 15 % multilingual, 15 % code by bytes, after the Nemotron-4 15B report (arXiv 2402.16819, section 2).
+Needs apt-get, dpkg-deb, npm and the packages in requirements.txt. The working directory keeps the archives and the
+texts read from them, so a second run is quicker.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from documents import Document, make_documents
 from fetch import Package, fetch_packages, iterate_members
-from publish import publish, print_summary
+from publish import print_summary, publish
 from readers import READERS, Text
 from select_documents import choose_heldout, drop_duplicates, drop_leaks, scale_to, take
 from sources import DOMAINS, Source, load_sources
@@ -73,8 +74,11 @@ def read_candidates(
 
 
 def read_texts(source: Source, package: Package, cache: Path) -> list[Text]:
-    """The texts of one row, from the cache if the package and what selects its members are the same."""
-    key = "\n".join([package.sha256, source.reader, source.include, source.exclude or ""])
+    """The texts of one row, from the cache if the package, its row and the reading code are the same."""
+    code = "".join(
+        SOURCES_FILE.with_name(name).read_text("utf-8") for name in ("readers.py", "localized.py", "sources.py")
+    )
+    key = "\n".join([code, package.sha256, source.reader, source.include, source.exclude or ""])
     path = cache / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)

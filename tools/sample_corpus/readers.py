@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from localized import language_of_udhr, localized_path, pack_strings, pak_strings, xpi_strings
 from lxml import etree
-from localized import language_of_udhr, localized_path, pak_strings, pack_strings, xpi_strings
 from resiliparse.extract.html2text import extract_plain_text
 
 Members = Iterable[tuple[str, bytes]]
@@ -68,7 +68,7 @@ def read_mallard(members: Members) -> Iterator[Text]:
 def read_sword(members: Members) -> Iterator[Text]:
     """SWORD modules: zlib blocks (index of 3 x uint32) that hold verses (index of uint32, uint32, uint16 or uint32)."""
     files = dict(members)
-    for path in sorted(name for name in files if name.endswith(("zz"))):
+    for path in sorted(name for name in files if name.endswith("zz")):
         stem, unit = path[:-3], path[-3]
         blocks = [
             zlib.decompress(files[path][start : start + size])

@@ -1,6 +1,7 @@
 """Which documents go in, and which of them are held out: duplicates, shares of the domains, train and held-out.
 
-Everything is a function of document ids and texts (sha256 order), so a rebuild from the same packages gives the same corpus.
+Everything is a function of document ids and texts (sha256 order), so a rebuild from the same packages gives the
+same corpus.
 """
 
 from __future__ import annotations
@@ -83,17 +84,17 @@ def _windows(text: str, stride: int) -> list[str]:
 
 
 def choose_heldout(documents: list[Document]) -> set[str]:
-    """Ids of the held-out documents: about HELDOUT_SHARE of the bytes of each source, nothing copied from training text.
+    """Ids of the held-out documents: about HELDOUT_SHARE of the bytes of each source, in hash order.
 
-    Candidates (the first eighth of a source in hash order) are compared with all other documents; those that share long passages
-    with them stay in training. What is chosen last is compared again, with the final training text.
+    Candidates (six times that share) are compared with all other documents; those that share long passages with them
+    stay in training. What is chosen is compared again, with the final training text, in `drop_leaks`.
     """
     groups: dict[str, list[Document]] = defaultdict(list)
     for document in sorted(documents, key=lambda d: _rank(d, "heldout")):
         groups[document.source].append(document)
     candidates: set[str] = set()
     for group in groups.values():
-        candidates |= _first_bytes(group, 3 * HELDOUT_SHARE)
+        candidates |= _first_bytes(group, 6 * HELDOUT_SHARE)
     shared = _shared_windows(documents, candidates)
     chosen: set[str] = set()
     for group in groups.values():
@@ -104,7 +105,7 @@ def choose_heldout(documents: list[Document]) -> set[str]:
 
 
 def drop_leaks(documents: list[Document], heldout: set[str]) -> list[Document]:
-    """Remove training documents that hold most of what a held-out document shares with training, until none shares too much."""
+    """Remove the training documents that share passages with a held-out document that shares too much with training."""
     shared = _shared_windows(documents, heldout)
     leaking = {name for name in heldout if shared[name] > MAX_SHARED}
     windows = {w for d in documents if d.id in leaking for w in _windows(d.text, WINDOW_STRIDE)}
@@ -112,7 +113,7 @@ def drop_leaks(documents: list[Document], heldout: set[str]) -> list[Document]:
 
 
 def _first_bytes(group: list[Document], share: float, total: int | None = None) -> set[str]:
-    """Ids from the front of a group up to a share of its bytes; if few fit, the document nearest in size to what is missing."""
+    """Ids from the front of a group up to a share of its bytes; if few fit, also the one nearest in size to the gap."""
     goal = share * (sum(d.num_bytes for d in group) if total is None else total)
     chosen, sum_bytes = set(), 0
     for document in group:
