@@ -151,8 +151,8 @@ def refusal(job):
 def test_another_corpus_tokenizer_is_refused(corpus_dir, tmp_path, tokenizer_path):
     directory = export_tiny(tokenizer_path, tmp_path / "export")
     assert refusal(EvalJob(model_dir=str(directory), corpus_dir=str(corpus_dir))) == (
-        f"model_dir ({directory}) has another tokenizer than corpus_dir ({corpus_dir}), whose held-out tokens it cannot "
-        "read; give the corpus the model was trained on, or one prepared with the same tokenizer"
+        f"model_dir ({directory}) has another tokenizer than corpus_dir ({corpus_dir}), whose held-out "
+        "tokens it cannot read; give the corpus the model was trained on, or one prepared with the same tokenizer"
     )
 
 

@@ -11,7 +11,16 @@ import torch
 from smoke import smoke_job
 
 from nemotron4_train import checkpoint
-from nemotron4_train.job import DataConfig, Precision, PrecisionConfig, RunConfig, TopologyConfig, TrainerConfig
+from nemotron4_train.job import (
+    DataConfig,
+    OptimizerConfig,
+    OptimizerKind,
+    Precision,
+    PrecisionConfig,
+    RunConfig,
+    TopologyConfig,
+    TrainerConfig,
+)
 from nemotron4_train.launch import launch
 from nemotron4_train.metrics import STEP_COLUMNS
 from nemotron4_train.run_directory import exclusive, read_record
@@ -122,6 +131,14 @@ def test_bf16_follows_fp32(prepared, tmp_path, undisturbed):
     assert found != expected
 
 
+def test_muon_resumes_bit_for_bit(prepared, tmp_path):
+    job = smoke_job(prepared, tmp_path / "a", optimizer=OptimizerConfig(kind=OptimizerKind.muon))
+    whole = run(job)
+    job = dataclasses.replace(job, run=RunConfig(name="smoke", root=str(tmp_path / "b")))
+    run(dataclasses.replace(job, trainer=dataclasses.replace(job.trainer, max_steps=7)))
+    assert losses(run(job)) == losses(whole)
+
+
 def test_refusals(prepared, tmp_path, undisturbed):
     job, directory = undisturbed
     with pytest.raises(
@@ -134,7 +151,9 @@ def test_refusals(prepared, tmp_path, undisturbed):
     other = smoke_job(prepared, tmp_path, seed=9, run=RunConfig(dir=str(directory)))
     with pytest.raises(ValueError, match=r"^run.dir \(.*\): belongs to another job"):
         launch(other, "")
-    with pytest.raises(ValueError, match=r"^resume \(nowhere\): no such checkpoint directory"):
+    with pytest.raises(
+        ValueError, match=r"^resume \(nowhere\): not a complete checkpoint \(it has no manifest.json\)$"
+    ):
         launch(smoke_job(prepared, tmp_path, resume="nowhere"), "")
     same = dataclasses.replace(job, run=RunConfig(dir=str(directory)))
     with exclusive(directory), pytest.raises(ValueError, match="another launch is running in it"):
@@ -153,7 +172,7 @@ def test_a_failed_save_keeps_the_older_checkpoint(undisturbed, tmp_path, monkeyp
 
     monkeypatch.setattr(checkpoint.atomic, "commit_directory", full)
     with pytest.raises(OSError, match="No space left"):
-        checkpoint.save(copy, 99, model, optimizer, {}, keep=1)
+        checkpoint.save(copy, 99, model, [optimizer], {}, keep=1)
     assert checkpoint.find(copy, "auto")[0].name == "step-00000012"
     assert not checkpoint.checkpoint_directory(copy, 99).exists()
 

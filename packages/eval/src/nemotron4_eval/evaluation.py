@@ -78,8 +78,8 @@ def _check_tasks(tasks: list[str]) -> None:
 def _check_same_tokenizer(job: EvalJob, loaded: LoadedModel, corpus: Corpus) -> None:
     if loaded.tokenizer.sha256 != corpus.tokenizer.sha256:
         raise ValueError(
-            f"model_dir ({job.model_dir}) has another tokenizer than corpus_dir ({job.corpus_dir}), whose held-out tokens it cannot "
-            "read; give the corpus the model was trained on, or one prepared with the same tokenizer"
+            f"model_dir ({job.model_dir}) has another tokenizer than corpus_dir ({job.corpus_dir}), whose held-out "
+            "tokens it cannot read; give the corpus the model was trained on, or one prepared with the same tokenizer"
         )
 
 

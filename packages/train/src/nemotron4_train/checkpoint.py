@@ -38,7 +38,7 @@ def save(
     run_directory: Path,
     step: int,
     model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: list[torch.optim.Optimizer],
     state: dict[str, Any],
     keep: int,
 ) -> Path:
@@ -49,7 +49,7 @@ def save(
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir(parents=True)
     _barrier()
-    model_state, optimizer_state = get_state_dict(model, optimizer)
+    model_state, optimizer_state = get_state_dict(model, optimizers)
     state_dict_saver.save(
         {"model": model_state, "optimizer": optimizer_state["state"]},
         storage_writer=FileSystemWriter(staged),
@@ -73,12 +73,16 @@ def list_checkpoints(run_directory: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if _NAME.fullmatch(path.name)) if root.is_dir() else []
 
 
+def check_complete(directory: Path) -> None:
+    """Raise ValueError unless the directory is a checkpoint that was written to its end."""
+    if not (directory / "manifest.json").is_file():
+        raise ValueError(f"resume ({directory}): not a complete checkpoint (it has no manifest.json)")
+
+
 def verify(directory: Path) -> dict[str, Any]:
     """Check every file against the manifest; returns state.json. Raises ValueError saying what is damaged."""
-    manifest = directory / "manifest.json"
-    if not manifest.is_file():
-        raise ValueError(f"{directory}: not a complete checkpoint (no manifest.json)")
-    for name, digest in json.loads(manifest.read_text(encoding="utf-8"))["sha256"].items():
+    check_complete(directory)
+    for name, digest in json.loads((directory / "manifest.json").read_text(encoding="utf-8"))["sha256"].items():
         file = directory / name
         if not file.is_file():
             raise ValueError(f"{file}: missing from the checkpoint")
@@ -104,15 +108,15 @@ def find(run_directory: Path, resume: str) -> tuple[Path, dict[str, Any]] | None
     return None
 
 
-def load(directory: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Fill a model and optimiser, sharded as they are now, from a checkpoint of any topology."""
-    model_state, optimizer_state = get_state_dict(model, optimizer)
+def load(directory: Path, model: torch.nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
+    """Fill a model and its optimisers, sharded as they are now, from a checkpoint of any topology."""
+    model_state, optimizer_state = get_state_dict(model, optimizers)
     state = {"model": model_state, "optimizer": optimizer_state["state"]}
     _read(
         directory,
         lambda reader: state_dict_loader.load(state, storage_reader=reader, no_dist=not dist.is_initialized()),
     )
-    set_state_dict(model, optimizer, model_state_dict=model_state, optim_state_dict=optimizer_state)
+    set_state_dict(model, optimizers, model_state_dict=model_state, optim_state_dict=optimizer_state)
 
 
 def load_model(directory: Path, model: torch.nn.Module) -> None:

@@ -41,12 +41,23 @@ class DataConfig:
     """A directory that `nemotron4 prepare` made."""
     num_workers: int = 0
     """Reader processes a rank; 0 reads in the training process."""
+    verify: bool = True
+    """Hash every file of the corpus against its manifest before training; costs a full read."""
+
+
+class OptimizerKind(Enum):
+    """What updates the blocks' matrices; embeddings, head and norms always have AdamW."""
+
+    adamw = "adamw"
+    muon = "muon"
 
 
 @dataclass(kw_only=True)
 class OptimizerConfig:
-    """AdamW as the reports train with it (betas 0.9/0.95, decay 0.1 not on norms, clip 1.0)."""
+    """AdamW as the reports train with it (betas 0.9/0.95, decay 0.1 not on norms, clip 1.0), or with Muon."""
 
+    kind: OptimizerKind = OptimizerKind.adamw
+    """adamw, or muon for the matrices of the blocks."""
     lr: float = 4.5e-4
     """Peak learning rate; the schedule's fractions multiply it."""
     beta1: float = 0.9
@@ -59,6 +70,10 @@ class OptimizerConfig:
     """Decoupled decay of matrices (norms and biases have none)."""
     clip_norm: float = 1.0
     """Global gradient norm above which gradients are scaled down."""
+    muon_lr: float = 0.02
+    """Peak learning rate of the matrices that Muon updates."""
+    muon_momentum: float = 0.95
+    """Decay of Muon's momentum."""
 
     def __post_init__(self) -> None:
         """Refuse values outside their ranges."""
@@ -68,6 +83,8 @@ class OptimizerConfig:
         _require(self.epsilon > 0, "optimizer.epsilon", self.epsilon, "must be greater than 0")
         _require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "must be at least 0")
         _require(self.clip_norm > 0, "optimizer.clip_norm", self.clip_norm, "must be greater than 0")
+        _require(self.muon_lr > 0, "optimizer.muon_lr", self.muon_lr, "must be greater than 0")
+        _require(0 <= self.muon_momentum < 1, "optimizer.muon_momentum", self.muon_momentum, "must be in [0, 1)")
 
 
 class Device(Enum):

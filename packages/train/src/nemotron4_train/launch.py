@@ -24,6 +24,10 @@ def launch(job: TrainJob, job_yaml: str) -> float | None:
     """
     timeline = Timeline(job.schedule, job.trainer.max_steps)
     check_corpus(job)
+    if job.resume not in ("auto", "never"):
+        from nemotron4_train.checkpoint import check_complete
+
+        check_complete(Path(job.resume))
     directory = choose_directory(job, timeline.num_steps)
     with exclusive(directory):
         create(directory, job, job_yaml, timeline.num_steps)
@@ -48,7 +52,7 @@ def check_corpus(job: TrainJob) -> None:
 
     if not Path(job.data.dir).is_dir():
         raise ValueError(f"data.dir ({job.data.dir}): no such directory; make it with `nemotron4 prepare`")
-    corpus = Corpus.open(job.data.dir)
+    corpus = Corpus.open(job.data.dir, verify=job.data.verify)
     if corpus.vocab_size > job.model.vocab_size:
         raise ValueError(
             f"model.vocab_size ({job.model.vocab_size}): smaller than the {corpus.vocab_size} pieces of the tokenizer"
@@ -103,20 +107,13 @@ def _launch_workers(job: TrainJob, directory: Path) -> None:
         elastic_launch(config, sys.executable)("-m", "nemotron4_train.cli", str(directory))
     except ChildFailedError as error:
         record = read_record(directory)
+        statuses = [failure.exitcode for failure in error.failures.values()]
         if record is not None and record.state == "stopped":
-            raise SystemExit(_first_exit_status(error)) from error
-        raise RuntimeError(f"{directory}: a worker failed: {_first_line(error)}") from error
-
-
-def _first_exit_status(error: object) -> int:
-    failures = getattr(error, "failures", {})
-    return max((failure.exitcode for failure in failures.values()), default=75)
-
-
-def _first_line(error: object) -> str:
-    failures = getattr(error, "failures", {})
-    causes = [f"rank {rank} exited with {failure.exitcode}" for rank, failure in failures.items()]
-    return f"{'; '.join(causes)}; its own error is above"
+            raise SystemExit(max(statuses)) from error
+        if 2 in statuses:
+            raise ValueError(f"{directory}: a worker refused its input; its own line is above") from error
+        causes = [f"rank {rank} exited with {failure.exitcode}" for rank, failure in error.failures.items()]
+        raise RuntimeError(f"{directory}: a worker failed: {'; '.join(causes)}; its own error is above") from error
 
 
 def _set_threads(job: TrainJob) -> None:

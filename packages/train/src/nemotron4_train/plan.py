@@ -15,6 +15,8 @@ from nemotron4_train.schedule import Timeline
 def show(job: TrainJob) -> None:
     """Print the job's tables."""
     console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 130)
     timeline = Timeline(job.schedule, job.trainer.max_steps)
     console.print(_parameters(job))
     console.print(_mesh(job))

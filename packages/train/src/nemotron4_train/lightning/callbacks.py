@@ -145,13 +145,11 @@ class Checkpointer(_AfterStep):
         assert module.model is not None
         step = result.plan.step + 1
         next_sample = result.plan.first_sample + result.plan.global_batch_size
-        optimizer = module.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizer, torch.optim.Optimizer)
         checkpoint.save(
             self.run_directory,
             step,
             module.model,
-            optimizer,
+            module.raw_optimizers,
             {
                 "tokens": result.plan.tokens_after,
                 "samples": next_sample,

@@ -101,9 +101,7 @@ class _Restore(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, PretrainingModule)
         assert pl_module.model is not None
-        optimizer = pl_module.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizer, torch.optim.Optimizer)
-        checkpoint.load(self.directory, pl_module.model, optimizer)
+        checkpoint.load(self.directory, pl_module.model, pl_module.raw_optimizers)
 
 
 def _callbacks(

@@ -19,6 +19,7 @@ from torch.distributed.fsdp import FSDPModule
 from nemotron4_model import Transformer, global_grad_norm_and_clip, initialise, parallelise
 from nemotron4_train.job import Precision, TrainJob
 from nemotron4_train.lightning.data import StepBatch
+from nemotron4_train.optimizers import build_optimizers
 from nemotron4_train.schedule import StepPlan, Timeline
 
 _DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16}
@@ -49,6 +50,7 @@ class PretrainingModule(pl.LightningModule):
         self.next_step = first_step
         self.last: StepResult | None = None
         self.model: Transformer | None = None
+        self.raw_optimizers: list[torch.optim.Optimizer] = []
         domains = [name.split("/")[0] for name in source_names]
         self.domain_names = sorted(set(domains))
         self._domain_of_source = torch.tensor([self.domain_names.index(domain) for domain in domains])
@@ -72,33 +74,25 @@ class PretrainingModule(pl.LightningModule):
         initialise(model, job.seed, job.model)
         self.model = model
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW; matrices decay, norms and biases do not."""
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """As the job says."""
         assert self.model is not None
-        config = self.job.optimizer
-        decayed = [parameter for parameter in self.model.parameters() if parameter.ndim >= 2]
-        plain = [parameter for parameter in self.model.parameters() if parameter.ndim < 2]
-        return torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-            lr=config.lr,
-            betas=(config.beta1, config.beta2),
-            eps=config.epsilon,
-            fused=True,
-        )
+        self.raw_optimizers = build_optimizers(self.model, self.job.optimizer)
+        return self.raw_optimizers
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:
         """Accumulate gradients over micro-batches, clip, step."""
         plan = self.timeline.step(self.next_step)
-        optimizer = self.optimizers()
-        assert isinstance(optimizer, pl.core.optimizer.LightningOptimizer)
-        learning_rate = plan.learning_rate_fraction * self.job.optimizer.lr
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate
+        for optimizer in self.raw_optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = plan.learning_rate_fraction * group["peak_lr"]
         assert self.model is not None
         nll_B = self._accumulate(self.model, batch)
         grad_norm = global_grad_norm_and_clip(self.model, self.job.optimizer.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.raw_optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        learning_rate = plan.learning_rate_fraction * self.job.optimizer.lr
         self.last = self._result(plan, learning_rate, float(grad_norm), nll_B, batch["sources_B"])
         self.next_step += 1
 

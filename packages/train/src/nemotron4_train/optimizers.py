@@ -1,0 +1,87 @@
+"""The optimisers of a run: AdamW for everything, or Muon for the blocks' matrices and AdamW for the rest.
+
+Invariant: a step gives the same weights, up to the order of fp32 sums, however the parameters are sharded.
+Sources: AdamW, arXiv 1711.05101; Muon, arXiv 2502.16982 section 2 (momentum orthogonalised by five Newton-Schulz
+iterations). torch.optim.Muon iterates in bf16, which differs between shardings by more than our equivalence tests
+allow; drop ours when it takes a dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from nemotron4_train.job import OptimizerConfig, OptimizerKind
+
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+_ITERATIONS = 5
+
+
+def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
+    """The run's optimisers. Each group's `peak_lr` is what the schedule's fractions multiply."""
+    named = list(model.named_parameters())
+    by_muon = [p for name, p in named if config.kind is OptimizerKind.muon and "blocks." in name and p.ndim == 2]
+    taken = {id(parameter) for parameter in by_muon}
+    rest = [parameter for _, parameter in named if id(parameter) not in taken]
+    groups = [
+        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    adamw = torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.epsilon, fused=True)
+    optimizers: list[torch.optim.Optimizer] = [adamw]
+    if by_muon:
+        optimizers.append(Muon(by_muon, config.muon_lr, config.muon_momentum, config.weight_decay))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return optimizers
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose singular values are all brought near 1, for matrices."""
+
+    def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float, weight_decay: float) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One update of every matrix that has a gradient. Gathers one matrix at a time."""
+        assert closure is None
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, group)
+
+    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        buffer, gradient = state["momentum_buffer"], parameter.grad
+        assert gradient is not None
+        buffer.lerp_(gradient, 1 - group["momentum"])
+        direction = gradient.lerp(buffer, group["momentum"])  # Nesterov
+        full = direction.full_tensor() if isinstance(direction, DTensor) else direction
+        update: Tensor = orthogonalise(full)
+        if isinstance(parameter, DTensor):
+            update = distribute_tensor(update, parameter.device_mesh, parameter.placements, src_data_rank=None)
+        rows, columns = full.shape
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        parameter.sub_(update * (group["lr"] * max(1.0, rows / columns) ** 0.5))
+
+
+def orthogonalise(matrix: Tensor) -> Tensor:
+    """The matrix with singular values near 1, by Newton-Schulz iterations in fp32."""
+    a, b, c = _NEWTON_SCHULZ
+    x = matrix.float()
+    transposed = x.shape[0] > x.shape[1]
+    x = x.T if transposed else x
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(_ITERATIONS):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    result: Tensor = x.T if transposed else x
+    return result.to(matrix.dtype)
