@@ -67,14 +67,14 @@ def test_weights_of_a_key_sum_to_it(raw, exponent):
     ],
 )
 def test_wrong_blends_are_refused(weights, exponents, message):
-    with pytest.raises(ValueError) as error:  # noqa: PT011
+    with pytest.raises(ValueError) as error:
         BlendConfig(distributions={"p": Distribution(weights=weights, exponents=exponents)})
     assert str(error.value) == message
 
 
 @pytest.mark.parametrize("key", ["legal", "english/legal"])
 def test_a_key_without_a_source_is_refused(key):
-    with pytest.raises(ValueError) as error:  # noqa: PT011
+    with pytest.raises(ValueError) as error:
         expand(Distribution(weights={"english": 0.5, key: 0.5}), SIZES, key="blend.distributions.p")
     assert str(error.value) == (
         f"blend.distributions.p.weights.{key} (0.5) matches no source of the corpus that no other key names: remove it "

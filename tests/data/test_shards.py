@@ -50,7 +50,7 @@ def test_round_trip(tmp_path_factory, documents):
 def test_a_short_bin_is_refused(tmp_path):
     write(tmp_path / "x", [[5, 6, 3]])
     (tmp_path / "x.bin").write_bytes(b"1234")
-    with pytest.raises(ValueError) as error:  # noqa: PT011
+    with pytest.raises(ValueError) as error:
         Shard(tmp_path / "x")
     assert str(error.value) == f"{tmp_path}/x.bin: 4 bytes where its .idx says 6: rerun `nemotron4 prepare`"
 
@@ -72,6 +72,6 @@ def test_a_short_bin_is_refused(tmp_path):
 def test_a_foreign_or_cut_index_is_refused(tmp_path, index, message):
     (tmp_path / "x.bin").write_bytes(b"")
     (tmp_path / "x.idx").write_bytes(index)
-    with pytest.raises(ValueError) as error:  # noqa: PT011
+    with pytest.raises(ValueError) as error:
         Shard(tmp_path / "x")
     assert str(error.value) == f"{tmp_path}/x.idx: {message}"

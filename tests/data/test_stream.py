@@ -178,7 +178,7 @@ def test_epochs_are_shuffled_apart():
     ],
 )
 def test_reading_outside_is_refused(samples, message):
-    with pytest.raises(ValueError) as error:  # noqa: PT011 (the whole text is compared)
+    with pytest.raises(ValueError) as error:
         two_phases().read(samples)
     assert str(error.value) == message
 
@@ -202,7 +202,7 @@ def test_reading_outside_is_refused(samples, message):
     ],
 )
 def test_impossible_sources_are_refused(sizes, weights, message):
-    with pytest.raises(ValueError) as error:  # noqa: PT011
+    with pytest.raises(ValueError) as error:
         TokenStream(FakeCorpus(sizes), [StreamPhase(num_samples=1, sequence_length=4, weights=weights)], 0, 16)
     assert str(error.value) == message
 

@@ -60,6 +60,8 @@ class OptimizerConfig:
     """adamw, or muon for the matrices of the blocks."""
     lr: float = 4.5e-4
     """Peak learning rate; the schedule's fractions multiply it."""
+    embedding_lr: float | None = None
+    """Peak learning rate of the input embedding; null means lr. Its rows have gradients only where their token occurs."""
     beta1: float = 0.9
     """Decay of the first moment."""
     beta2: float = 0.95
@@ -78,6 +80,8 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         """Refuse values outside their ranges."""
         _require(self.lr > 0, "optimizer.lr", self.lr, "must be greater than 0")
+        if self.embedding_lr is not None:
+            _require(self.embedding_lr > 0, "optimizer.embedding_lr", self.embedding_lr, "must be greater than 0")
         _require(0 <= self.beta1 < 1, "optimizer.beta1", self.beta1, "must be in [0, 1)")
         _require(0 <= self.beta2 < 1, "optimizer.beta2", self.beta2, "must be in [0, 1)")
         _require(self.epsilon > 0, "optimizer.epsilon", self.epsilon, "must be greater than 0")

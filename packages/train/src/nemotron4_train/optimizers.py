@@ -25,9 +25,11 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.op
     """The run's optimisers. Each group's `peak_lr` is what the schedule's fractions multiply."""
     named = list(model.named_parameters())
     by_muon = [p for name, p in named if config.kind is OptimizerKind.muon and "blocks." in name and p.ndim == 2]
-    taken = {id(parameter) for parameter in by_muon}
+    embedding = [p for name, p in named if name == "embedding.weight"]
+    taken = {id(parameter) for parameter in by_muon + embedding}
     rest = [parameter for _, parameter in named if id(parameter) not in taken]
     groups = [
+        {"params": embedding, "weight_decay": config.weight_decay, "lr": config.embedding_lr or config.lr},
         {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
