@@ -15,7 +15,7 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = True
 
 PACKAGES = ("config", "model", "data", "infer", "eval", "train")
-TEST_TOOLS = ("pytest", "pytest-timeout", "hypothesis")
+TEST_TOOLS = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis")
 CHECK_TOOLS = ("ruff", "mypy", "import-linter", "yamllint")
 BUILD_TOOLS = ("hatchling", "editables")
 # What one package's tests need beside it: only its own dependencies come with it.
@@ -49,7 +49,7 @@ def tests(session: nox.Session) -> None:
     """All that CI runs, in one environment."""
     install(session, *PACKAGES, tools=(*TEST_TOOLS, *CHECK_TOOLS, "transformers"))
     run_checks(session)
-    session.run("pytest", "-q", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+    session.run("pytest", "-q", "-n", "2", "--dist", "loadfile", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 def run_checks(session: nox.Session) -> None:

@@ -61,7 +61,7 @@ class OptimizerConfig:
     lr: float = 4.5e-4
     """Peak learning rate; the schedule's fractions multiply it."""
     embedding_lr: float | None = None
-    """Peak learning rate of the input embedding; null means lr. Its rows have gradients only where their token occurs."""
+    """Peak learning rate of the input embedding, whose rows have gradients only where they occur; null means lr."""
     beta1: float = 0.9
     """Decay of the first moment."""
     beta2: float = 0.95

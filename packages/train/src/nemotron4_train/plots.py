@@ -83,7 +83,7 @@ def _token_unit(num_tokens: int) -> tuple[float, str]:
     return 1.0, "tokens"
 
 
-def _smooth(values: Sequence[float], weight: float = 0.97) -> list[float]:
+def _smooth(values: Sequence[float], weight: float = 0.93) -> list[float]:
     """Exponential moving average, unbiased at the start."""
     smoothed, average, norm = [], 0.0, 0.0
     for value in values:

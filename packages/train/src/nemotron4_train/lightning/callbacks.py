@@ -7,6 +7,7 @@ enters them at the same step because the timeline, not a clock, says when.
 from __future__ import annotations
 
 import signal
+from collections import defaultdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -93,6 +94,7 @@ class Validator(_AfterStep):
         self.metrics = metrics
         self.progress = progress
         self.overall: float | None = None
+        self._heldout_bytes = {name: corpus.sizes(name, "heldout")["bytes"] for name in corpus.heldout_names}
 
     def after_step(self, trainer: pl.Trainer, module: PretrainingModule, result: StepResult) -> None:
         """Validate when the interval or the end says so."""
@@ -111,10 +113,10 @@ class Validator(_AfterStep):
                 max_bytes_per_source=self.config.validation_bytes_per_source,
             )
         module.model.train()
-        self.overall = found.overall
+        row = self._estimate(found.sources)
+        self.overall = row["overall"]
         if self.metrics is None or self.progress is None:
             return
-        row = {"overall": found.overall, **found.domains}
         self.metrics.append(
             {"step": step, "tokens": result.plan.tokens_after} | {name: f"{value:.6f}" for name, value in row.items()}
         )
@@ -123,6 +125,16 @@ class Validator(_AfterStep):
         )
         if trainer.logger is not None:
             trainer.logger.log_metrics({f"validation/{name}": value for name, value in row.items()}, step=step)
+
+    def _estimate(self, bits_by_source: dict[str, float]) -> dict[str, float]:
+        """Overall and by domain: sources weighted by all their held-out bytes, of which a validation reads a part."""
+        bits: dict[str, float] = defaultdict(float)
+        num_bytes: dict[str, int] = defaultdict(int)
+        for source, value in bits_by_source.items():
+            for name in ("overall", source.split("/")[0]):
+                bits[name] += value * self._heldout_bytes[source]
+                num_bytes[name] += self._heldout_bytes[source]
+        return {name: total / num_bytes[name] for name, total in bits.items()}
 
 
 class Checkpointer(_AfterStep):

@@ -64,6 +64,8 @@ def fit(job: TrainJob, run_directory: Path) -> FitResult:
     """Train in this process, as one rank of the topology."""
     _quieten_lightning()
     torch.use_deterministic_algorithms(job.trainer.deterministic)
+    # A debugging aid that writes every new tensor twice; mypy does not see the module's property.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     timeline = Timeline(job.schedule, job.trainer.max_steps)
     corpus = Corpus.open(job.data.dir)
     stream = token_stream(job, corpus, timeline)
