@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import resource
 import shutil
 from pathlib import Path
 
@@ -160,19 +161,18 @@ def test_refusals(prepared, tmp_path, undisturbed):
         launch(same, "")
 
 
-def test_a_failed_save_keeps_the_older_checkpoint(undisturbed, tmp_path, monkeypatch):
+def test_a_full_disk_keeps_the_older_checkpoint_and_says_so(undisturbed, tmp_path):
     _, directory = undisturbed
     copy = tmp_path / "run"
     shutil.copytree(directory, copy)
-    model = torch.nn.Linear(2, 2)
-    optimizer = torch.optim.AdamW(model.parameters())
-
-    def full(path):
-        raise OSError(28, "No space left on device", str(path))
-
-    monkeypatch.setattr(checkpoint.atomic, "commit_directory", full)
-    with pytest.raises(OSError, match="No space left"):
-        checkpoint.save(copy, 99, model, [optimizer], {}, keep=1)
+    model = torch.nn.Linear(256, 256)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # writes beyond it fail as on a full disk
+    try:
+        with pytest.raises(OSError, match=r"step-00000099: could not be written \(.*\); older checkpoints are kept"):
+            checkpoint.save(copy, 99, model, [torch.optim.AdamW(model.parameters())], {}, keep=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert checkpoint.find(copy, "auto")[0].name == "step-00000012"
     assert not checkpoint.checkpoint_directory(copy, 99).exists()
 

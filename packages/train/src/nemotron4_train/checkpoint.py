@@ -50,11 +50,17 @@ def save(
         staged.mkdir(parents=True)
     _barrier()
     model_state, optimizer_state = get_state_dict(model, optimizers)
-    state_dict_saver.save(
-        {"model": model_state, "optimizer": optimizer_state["state"]},
-        storage_writer=FileSystemWriter(staged),
-        no_dist=not dist.is_initialized(),
-    )
+    try:
+        state_dict_saver.save(
+            {"model": model_state, "optimizer": optimizer_state["state"]},
+            storage_writer=FileSystemWriter(staged),
+            no_dist=not dist.is_initialized(),
+        )
+    except CheckpointException as error:
+        raise OSError(
+            f"{directory}: could not be written ({_first_cause(error)}); older checkpoints are kept:"
+            " make room and run the same command again"
+        ) from error
     _barrier()
     if _rank() == 0:
         atomic.write_text(staged / "state.json", json.dumps({"step": step, **state}, indent=1) + "\n")
@@ -129,9 +135,13 @@ def _read(directory: Path, load_state: Callable[[FileSystemReader], None]) -> No
     try:
         load_state(FileSystemReader(directory))
     except CheckpointException as error:
-        reasons = "; ".join(f"{type(cause).__name__}: {cause}" for cause in list(error.failures.values())[:1])
-        reason = " ".join(reasons.split("\n")[0].split())
-        raise ValueError(f"{directory}: does not fit this model ({reason})") from error
+        raise ValueError(f"{directory}: does not fit this model ({_first_cause(error)})") from error
+
+
+def _first_cause(error: CheckpointException) -> str:
+    """The first rank's error, on one line."""
+    cause = next(iter(error.failures.values()))[0]
+    return f"{type(cause).__name__}: {' '.join(str(cause).splitlines()[0].split())}"
 
 
 def _sha256(file: Path) -> str:
