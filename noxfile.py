@@ -18,15 +18,21 @@ PACKAGES = ("config", "model", "data", "infer", "eval", "train")
 TEST_TOOLS = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis")
 CHECK_TOOLS = ("ruff", "mypy", "import-linter", "yamllint")
 BUILD_TOOLS = ("hatchling", "editables")
-# What one package's tests need beside it: only its own dependencies come with it.
-TEST_EXTRAS = {"model": ("transformers", "sentencepiece"), "train": ("transformers",), "eval": (), "config": ()}
+# What a package's tests need installed beside it and its dependencies: the command line's tests compose real verbs.
+TEST_PACKAGES = {
+    "config": PACKAGES,
+    "model": ("model",),
+    "data": ("data", "config"),
+    "infer": ("infer", "data", "model", "config"),
+    "eval": ("eval", "infer", "data", "model", "config"),
+    "train": PACKAGES,
+}
 
 
-def install(session: nox.Session, *packages: str, tools: tuple[str, ...] = (), editable: bool = True) -> None:
+def install(session: nox.Session, *packages: str, tools: tuple[str, ...] = ()) -> None:
     """Install packages of this repository and tools in the tested versions."""
     session.install("-c", "constraints.txt", *BUILD_TOOLS)
-    flags = ["-e" if editable else ""]
-    paths = [word for name in packages for word in (*flags, f"packages/{name}") if word]
+    paths = [word for name in packages for word in ("-e", f"packages/{name}")]
     session.install("-c", "constraints.txt", "--no-build-isolation", *paths, *tools)
 
 
@@ -73,8 +79,7 @@ def lint(session: nox.Session) -> None:
 @nox.parametrize("package", PACKAGES)
 def test(session: nox.Session, package: str) -> None:
     """One package's tests with only that package (and what it depends on) installed."""
-    needed = PACKAGES[: PACKAGES.index(package) + 1] if package not in ("config", "model", "data") else (package,)
-    install(session, *{*needed, "config"}, tools=(*TEST_TOOLS, *TEST_EXTRAS.get(package, ())))
+    install(session, *TEST_PACKAGES[package], tools=(*TEST_TOOLS, "transformers", "sentencepiece"))
     session.run("pytest", "-q", f"tests/{package}", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
