@@ -30,7 +30,7 @@ def value_sha256(value: Any) -> str:
 
 def write_file(path: Path, content: bytes) -> None:
     """Write a file so that a reader finds the old content or the new, never a part."""
-    partial = path.with_name(path.name + _PARTIAL)
+    partial = partial_path(path)
     with partial.open("wb") as file:
         file.write(content)
         file.flush()
@@ -45,7 +45,7 @@ def staged_directory(path: Path, before_replacing: Callable[[], None]) -> Iterat
 
     `before_replacing` is called when it is full and synced, while the old one still stands.
     """
-    partial = path.with_name(path.name + _PARTIAL)
+    partial = partial_path(path)
     if partial.exists():
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
@@ -54,11 +54,30 @@ def staged_directory(path: Path, before_replacing: Callable[[], None]) -> Iterat
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)  # a full disk must not stay full
         raise
-    for directory, _, names in os.walk(partial):
+    _sync_tree(partial)
+    before_replacing()
+    _replace(partial, path)
+
+
+def partial_path(path: Path) -> Path:
+    """Where a file or directory is built before it takes its name."""
+    return path.with_name(path.name + _PARTIAL)
+
+
+def commit_directory(path: Path) -> None:
+    """Give the directory that was built at `partial_path(path)` its name, synced, in place of an older one."""
+    _sync_tree(partial_path(path))
+    _replace(partial_path(path), path)
+
+
+def _sync_tree(root: Path) -> None:
+    for directory, _, names in os.walk(root):
         for name in names:
             _sync(Path(directory, name))
         _sync(Path(directory))
-    before_replacing()
+
+
+def _replace(partial: Path, path: Path) -> None:
     if path.exists():
         shutil.rmtree(path)
     partial.replace(path)

@@ -4,26 +4,20 @@ Invariant: the file appears complete or not at all.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from nemotron4_data.staging import write_file
 from nemotron4_eval.heldout import domain_of
 
 
 def write_result(result: dict[str, Any], path: Path) -> None:
     """Write JSON staged, synced and renamed into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
-    with staged.open("w", encoding="utf-8") as file:
-        json.dump(result, file, indent=2, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    staged.replace(path)
+    write_file(path, (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def print_result(result: dict[str, Any], console: Console) -> None:

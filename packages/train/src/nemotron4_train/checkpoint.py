@@ -8,7 +8,6 @@ moment leaves the previous checkpoint whole. Only tensors are stored: data order
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -24,7 +23,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
-from nemotron4_train import atomic
+from nemotron4_data.staging import commit_directory, file_sha256, partial_path, write_file
 
 _NAME = re.compile(r"step-(\d{8})")
 
@@ -44,7 +43,7 @@ def save(
 ) -> Path:
     """Write the checkpoint of `step`; a collective over all ranks. Raises OSError, keeping the older ones."""
     directory = checkpoint_directory(run_directory, step)
-    staged = atomic.staging_path(directory)
+    staged = partial_path(directory)
     if _rank() == 0:
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir(parents=True)
@@ -63,10 +62,10 @@ def save(
         ) from error
     _barrier()
     if _rank() == 0:
-        atomic.write_text(staged / "state.json", json.dumps({"step": step, **state}, indent=1) + "\n")
-        digests = {file.name: _sha256(file) for file in sorted(staged.iterdir())}
-        atomic.write_text(staged / "manifest.json", json.dumps({"sha256": digests}, indent=1) + "\n")
-        atomic.commit_directory(directory)
+        write_file(staged / "state.json", (json.dumps({"step": step, **state}, indent=1) + "\n").encode())
+        digests = {file.name: file_sha256(file) for file in sorted(staged.iterdir())}
+        write_file(staged / "manifest.json", (json.dumps({"sha256": digests}, indent=1) + "\n").encode())
+        commit_directory(directory)
         for old in list_checkpoints(run_directory)[:-keep]:
             shutil.rmtree(old)
     _barrier()
@@ -92,7 +91,7 @@ def verify(directory: Path) -> dict[str, Any]:
         file = directory / name
         if not file.is_file():
             raise ValueError(f"{file}: missing from the checkpoint")
-        if (found := _sha256(file)) != digest:
+        if (found := file_sha256(file)) != digest:
             raise ValueError(f"{file}: damaged (sha256 {found[:12]}, manifest says {digest[:12]})")
     loaded: dict[str, Any] = json.loads((directory / "state.json").read_text(encoding="utf-8"))
     return loaded
@@ -142,11 +141,6 @@ def _first_cause(error: CheckpointException) -> str:
     """The first rank's error, on one line."""
     cause = next(iter(error.failures.values()))[0]
     return f"{type(cause).__name__}: {' '.join(str(cause).splitlines()[0].split())}"
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _rank() -> int:

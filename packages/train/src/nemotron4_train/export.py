@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from nemotron4_train import atomic
+from nemotron4_data.staging import commit_directory, partial_path
 from nemotron4_train.job import TrainJob
+
+PROVENANCE = "provenance.json"
 
 
 class ExportDtype(Enum):
@@ -46,11 +49,12 @@ def export_checkpoint(job: ExportJob, train_job: TrainJob) -> Path:
     if found is None:
         raise ValueError(f"run ({run}): has no complete checkpoint; train first, or give checkpoint=PATH")
     source, state = found
+    directory = Path(job.directory) if job.directory else run / "export"
+    if directory.exists() and not (directory / PROVENANCE).is_file():
+        raise ValueError(f"directory ({directory}): exists and is not an export of ours; give directory=PATH")
     model = Transformer(train_job.model)
     checkpoint.load_model(source, model)
     corpus = Corpus.open(train_job.data.dir)
-    directory = Path(job.directory) if job.directory else run / "export"
-    save_pretrained(model, directory, dtype=getattr(torch, job.dtype.name), tokenizer_model=str(corpus.tokenizer.path))
     provenance = {
         "job_digest": train_job.digest(),
         "corpus_digest": corpus.digest,
@@ -59,6 +63,14 @@ def export_checkpoint(job: ExportJob, train_job: TrainJob) -> Path:
         "tokens": state["tokens"],
         "source_tokens": state["source_tokens"],
     }
-    atomic.write_text(directory / "provenance.json", json.dumps(provenance, indent=1) + "\n")
+    shutil.rmtree(partial_path(directory), ignore_errors=True)
+    save_pretrained(
+        model,
+        partial_path(directory),
+        dtype=getattr(torch, job.dtype.name),
+        tokenizer_model=str(corpus.tokenizer.path),
+        extra_files={PROVENANCE: json.dumps(provenance, indent=1) + "\n"},
+    )
+    commit_directory(directory)
     print(f"exported step {state['step']} to {directory}", file=sys.stderr)
     return directory

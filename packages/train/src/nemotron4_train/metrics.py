@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nemotron4_train import atomic
+from nemotron4_data.staging import write_file
 
 STEP_COLUMNS = ("step", "tokens", "loss", "lr", "global_batch_size", "phase", "grad_norm", "tokens_per_second")
 
@@ -31,7 +31,7 @@ class MetricsFile:
         writer = csv.DictWriter(text, self.columns, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(kept)
-        atomic.write_text(path, text.getvalue())
+        write_file(path, text.getvalue().encode())
         self._file = open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115  closed by close()
         self._writer = csv.DictWriter(self._file, self.columns, lineterminator="\n")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nemotron4_train import atomic
+from nemotron4_data.staging import write_file
 from nemotron4_train.job import TrainJob
 from nemotron4_train.metrics import read_rows
 from nemotron4_train.run_directory import read_record
@@ -47,7 +47,7 @@ def write_report(run_directory: Path, job: TrainJob) -> Path:
     figures = report_figures(job, timeline, steps, validation, evaluation)
     record = read_record(run_directory)
     figures["state"] = record.state if record else "unknown"
-    atomic.write_text(run_directory / "report.json", json.dumps(figures, indent=1) + "\n")
+    write_file(run_directory / "report.json", (json.dumps(figures, indent=1) + "\n").encode())
     baselines = {
         name: figures[key]
         for name, key in (("gzip -9", "gzip_bits_per_byte"), ("xz -9e", "xz_bits_per_byte"))
@@ -55,7 +55,7 @@ def write_report(run_directory: Path, job: TrainJob) -> Path:
     }
     picture = as_data_uri(run_figure(job, timeline, steps, validation, baselines))
     page = run_directory / "report.html"
-    atomic.write_text(page, _page(job, timeline, figures, evaluation, picture, run_directory))
+    write_file(page, _page(job, timeline, figures, evaluation, picture, run_directory).encode())
     return page
 
 

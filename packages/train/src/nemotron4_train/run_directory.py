@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-from nemotron4_train import atomic
+from nemotron4_data.staging import write_file
 from nemotron4_train.job import TrainJob
 
 STATES = ("running", "stopped", "failed", "complete")
@@ -49,7 +49,7 @@ def read_record(directory: Path) -> RunRecord | None:
 def write_record(directory: Path, record: RunRecord) -> None:
     """Replace run.json atomically."""
     assert record.state in STATES
-    atomic.write_text(directory / "run.json", json.dumps(asdict(record), indent=1) + "\n")
+    write_file(directory / "run.json", (json.dumps(asdict(record), indent=1) + "\n").encode())
 
 
 def choose_directory(job: TrainJob, num_steps: int) -> Path:
@@ -88,7 +88,7 @@ def create(directory: Path, job: TrainJob, job_yaml: str, num_steps: int) -> Non
     directory.mkdir(parents=True, exist_ok=True)
     record = read_record(directory) or RunRecord(job_digest=job.digest())
     record.state, record.num_steps, record.error = "running", num_steps, None
-    atomic.write_text(directory / "job.yaml", job_yaml)
+    write_file(directory / "job.yaml", job_yaml.encode())
     write_record(directory, record)
     if directory.parent == Path(job.run.root) / job.run.name:
         link, staged = directory.parent / "latest", directory.parent / ".latest.partial"

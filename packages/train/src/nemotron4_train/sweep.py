@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from nemotron4_train import atomic
+from nemotron4_data.staging import write_file
 
 
 class SweepRow(Protocol):
@@ -33,7 +33,7 @@ def summarise(directory: Path, rows: Sequence[SweepRow]) -> None:
         objective = "" if row.objective is None else f"{row.objective:.6f}"
         state = "failed" if row.error else "complete"
         writer.writerow([number, *values, objective, state, row.run_dir, row.error or ""])
-    atomic.write_text(directory / "sweep.csv", text.getvalue())
+    write_file(directory / "sweep.csv", text.getvalue().encode())
     _plot(directory, rows, settings, keys)
     _print(directory, text.getvalue())
 
