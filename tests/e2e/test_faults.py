@@ -1,14 +1,18 @@
 """Kills, signals, topologies and sweeps: the command line run as users run it, in processes of its own."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from smoke import nemotron4
+
+from nemotron4_data import Corpus
 
 TRAIN = ("train", "experiment=smoke", "data.dir=data/tiny", "model.vocab_size=1024", "trainer.save_interval_steps=5")
 
@@ -71,6 +75,37 @@ def test_four_processes_follow_one(workspace, undisturbed):
     for (_, ours, _), (_, theirs, _) in zip(found, undisturbed, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-4)
     nemotron4("export", "run=runs/cpu_2x2/latest", cwd=workspace)
+
+
+def test_tensor_parallel_validates_documents_of_odd_length(workspace):
+    """Sequence parallelism splits a window evenly, so windows must be padded to a multiple of the tensor axis."""
+    (workspace / "raw_short").mkdir()
+    sources = ("english/short", "english/books", "english/encyclopedia", "multilingual/de", "code/python")
+    records = [
+        {"id": f"{source}/{n}", "text": "the words " * 4 + "of7", "source": source, "split": split}
+        for source in sources
+        for n, split in enumerate(["train"] * 40 + ["heldout"])
+    ]
+    (workspace / "raw_short" / "all.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    nemotron4(
+        "prepare", "corpus=files", "corpus.name=short", "corpus.files=[raw_short/*.jsonl]",
+        "tokenizer.model=data/tiny/tokenizer/tokenizer.model", cwd=workspace,
+    )  # fmt: skip
+    corpus = Corpus.open(workspace / "data" / "short")
+    lengths = [length for name in corpus.heldout_names for length in np.diff(corpus.heldout(name).offsets)]
+    assert max(lengths) < 64
+    assert max(lengths) % 2 == 1, "the test needs a longest document of odd length: change its text by a word"
+    for topology in ("cpu_1x1", "cpu_1x2"):
+        nemotron4(
+            *TRAIN, "data.dir=data/short", f"run.name=short_{topology}", f"topology={topology}", "trainer.max_steps=1",
+            cwd=workspace,
+        )  # fmt: skip
+    found = [
+        (workspace / "runs" / f"short_{topology}" / "latest" / "validation.csv").read_text()
+        for topology in ("cpu_1x1", "cpu_1x2")
+    ]
+    ours, theirs = [[float(cell) for cell in text.splitlines()[1].split(",")] for text in found]
+    assert ours == pytest.approx(theirs, abs=1e-4)
 
 
 def test_a_checkpoint_of_another_model_ends_every_rank_with_one_line(workspace, undisturbed):

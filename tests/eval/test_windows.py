@@ -37,3 +37,15 @@ def test_arrays_shift_by_one_and_start_documents_after_end_of_sequence():
     assert inputs_BT.tolist() == [[EOS, 1, 2], [2, 3, 4], [EOS, 7, EOS]]
     assert targets_BT.tolist() == [[1, 2, 3], [3, 4, 5], [7, 8, EOS]]
     assert scored_BT.tolist() == [[True, True, True], [False, True, True], [True, True, False]]
+
+
+def test_padding_to_a_multiple_leaves_what_is_scored_alone():
+    documents = [np.arange(10, 17), np.arange(20, 25)]
+    windows = [w for i, tokens in enumerate(documents) for w in document_windows(i, len(tokens), 8, 8)]
+    plain = window_arrays(windows, documents, EOS)
+    padded = window_arrays(windows, documents, EOS, length_multiple=4)
+    assert plain[0].shape == (2, 7)
+    assert padded[0].shape == (2, 8)
+    for before, after in zip(plain, padded, strict=True):
+        np.testing.assert_array_equal(after[:, :7], before)
+    assert not padded[2][:, 7:].any()

@@ -66,12 +66,20 @@ def evaluate_bits_per_byte(
     stride: int | None = None,
     max_bytes_per_source: int | None = None,
     device: torch.device | str = "cpu",
+    length_multiple: int = 1,
     progress: Progress | None = None,
 ) -> BitsPerByte:
     """Score a corpus's held-out text; see `score_heldout`. The one call that a trainer's validation needs."""
     texts = read_heldout(corpus, max_bytes_per_source)
     return score_heldout(
-        model, texts, corpus.tokenizer.eos_id, window=window, stride=stride, device=device, progress=progress
+        model,
+        texts,
+        corpus.tokenizer.eos_id,
+        window=window,
+        stride=stride,
+        device=device,
+        length_multiple=length_multiple,
+        progress=progress,
     )
 
 
@@ -83,12 +91,14 @@ def score_heldout(
     window: int | None = None,
     stride: int | None = None,
     device: torch.device | str = "cpu",
+    length_multiple: int = 1,
     progress: Progress | None = None,
 ) -> BitsPerByte:
     """Negative log-likelihood of every held-out token, each document from its own start.
 
     `window` (tokens; default the model's sequence length) and `stride` (default half a window) trade context for
-    time. Prints nothing and leaves the model in the mode it was in.
+    time. Rows are padded to a multiple of `length_multiple`: sequence parallelism splits them evenly. Prints
+    nothing and leaves the model in the mode it was in.
     """
     window = model.config.max_sequence_length if window is None else window
     stride = max(1, window // 2) if stride is None else stride
@@ -100,7 +110,16 @@ def score_heldout(
     if not 1 <= stride <= window:
         raise ValueError(f"suite.stride_tokens ({stride}) must be in 1..{window}, the window")
     documents = [tokens for text in texts for tokens in text.documents]
-    nll_nats = document_nll(model, documents, eos_id, window=window, stride=stride, device=device, progress=progress)
+    nll_nats = document_nll(
+        model,
+        documents,
+        eos_id,
+        window=window,
+        stride=stride,
+        device=device,
+        length_multiple=length_multiple,
+        progress=progress,
+    )
     source_of = [text.source for text in texts for _ in text.documents]
     by_source = {text.source: 0.0 for text in texts}
     for source, nats in zip(source_of, nll_nats, strict=True):
@@ -120,6 +139,7 @@ def document_nll(
     window: int,
     stride: int,
     device: torch.device | str,
+    length_multiple: int = 1,
     progress: Progress | None = None,
 ) -> NDArray[np.float64]:
     """Summed negative log-likelihood, in nats, of each document."""
@@ -132,7 +152,7 @@ def document_nll(
         # no_grad rather than inference_mode: inference tensors may not enter a later step of a sharded trainer.
         with torch.no_grad():
             for batch in batch_windows(windows, TOKENS_PER_BATCH):
-                inputs_BT, targets_BT, scored_BT = window_arrays(batch, documents, eos_id)
+                inputs_BT, targets_BT, scored_BT = window_arrays(batch, documents, eos_id, length_multiple)
                 nll_BT = model(torch.from_numpy(inputs_BT).to(device), torch.from_numpy(targets_BT).to(device))
                 nll_B = nll_BT.double().cpu().masked_fill(~torch.from_numpy(scored_BT), 0).sum(1).numpy()
                 np.add.at(nll_nats, [w.document for w in batch], nll_B)

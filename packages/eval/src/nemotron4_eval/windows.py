@@ -59,13 +59,14 @@ def batch_windows(windows: Sequence[Window], tokens_per_batch: int) -> Iterator[
 
 
 def window_arrays(
-    batch: Sequence[Window], documents: Sequence[Tokens], eos_id: int
+    batch: Sequence[Window], documents: Sequence[Tokens], eos_id: int, length_multiple: int = 1
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
     """inputs_BT, targets_BT and scored_BT (which targets count); padding on the right, never scored.
 
-    Attention is causal, so padding cannot reach what is scored.
+    T is a multiple of `length_multiple`. Attention is causal, so padding cannot reach what is scored.
     """
-    shape = (len(batch), max(window.length for window in batch))
+    longest = max(window.length for window in batch)
+    shape = (len(batch), -(-longest // length_multiple) * length_multiple)
     inputs_BT, targets_BT = np.full(shape, eos_id, dtype=np.int64), np.full(shape, eos_id, dtype=np.int64)
     scored_BT = np.zeros(shape, dtype=np.bool_)
     for row, window in enumerate(batch):

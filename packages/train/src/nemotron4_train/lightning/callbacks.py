@@ -111,6 +111,8 @@ class Validator(_AfterStep):
                 window=window,
                 stride=window,
                 max_bytes_per_source=self.config.validation_bytes_per_source,
+                device=module.device,
+                length_multiple=module.job.topology.tensor,
             )
         module.model.train()
         row = self._estimate(found.sources)
