@@ -31,6 +31,7 @@ def train(rank: int, world_size: int, shape: tuple[int, int, int] | None, option
     """Five steps of clipped gradient descent; returns losses, norms, initial weights, first gradients, logits."""
     mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard", "tensor")) if shape else None
     chunk_tokens = options.pop("chunk_tokens", None)
+    end_of_document = options.pop("end_of_document", None)
     with torch.device("meta"):
         model = Transformer(CONFIG)
     model.head.chunk_tokens = chunk_tokens
@@ -45,7 +46,7 @@ def train(rank: int, world_size: int, shape: tuple[int, int, int] | None, option
     losses, norms, grads = [], [], {}
     for step in range(STEPS):
         mine = tokens[step].chunk(data_ranks)[data_rank]
-        nll = model(mine[:, :-1], mine[:, 1:])
+        nll = model(mine[:, :-1], mine[:, 1:], end_of_document=end_of_document)
         nll.mean().backward()
         grads = grads or {name: whole(p.grad) for name, p in model.named_parameters()}
         norms.append(float(global_grad_norm_and_clip(model, MAX_NORM)))

@@ -34,10 +34,16 @@ def alone() -> dict[str, Any]:
     return train(0, 1, None, {})
 
 
+@pytest.fixture(scope="module")
+def alone_apart() -> dict[str, Any]:
+    return train(0, 1, None, {"end_of_document": 5})
+
+
 CASES: dict[int, dict[str, Any]] = {
     2: {
         "shard 2": ((1, 2, 1), {}),
         "tensor 2 in chunks": ((1, 1, 2), {"chunk_tokens": 10}),
+        "tensor 2 with documents apart": ((1, 1, 2), {"end_of_document": 5, "recompute": Recompute.full}),
     },
     4: {
         "shard 4 recomputed": ((1, 4, 1), {"recompute": Recompute.full}),
@@ -60,7 +66,10 @@ def together() -> dict[str, list[Any]]:
 
 
 @pytest.mark.parametrize("case", [case for cases in CASES.values() for case in cases])
-def test_any_mesh_trains_as_one_process(case: str, together: Any, alone: dict[str, Any]) -> None:
+def test_any_mesh_trains_as_one_process(
+    case: str, together: Any, alone: dict[str, Any], alone_apart: dict[str, Any]
+) -> None:
+    alone = alone_apart if "apart" in case else alone
     for result in together[case]:
         assert result["losses"] == pytest.approx(alone["losses"], abs=1e-5)
         assert result["norms"] == pytest.approx(alone["norms"], rel=1e-5)

@@ -152,6 +152,28 @@ def test_any_cached_continuation_equals_one_pass(model: Transformer, parts: list
         torch.testing.assert_close(model(sequence, last_only=True), whole[:, -1:])
 
 
+def test_packed_documents_are_as_if_alone(model: Transformer) -> None:
+    end = 7
+    lengths = ((3, 1, 5), (9,), (1, 1, 7), (4, 5))  # the last document of the last row does not end
+    rows = [[tokens(length)[0].masked_fill(tokens(length)[0] == end, end + 1) for length in row] for row in lengths]
+    for row in rows:
+        for document in row:
+            document[-1] = end
+    rows[-1][-1][-1] = end + 1
+    packed_BT = torch.stack([torch.cat(row) for row in rows])
+    found_BTV = model(packed_BT, end_of_document=end)
+    alone_BTV = torch.stack([torch.cat([naive_logits(model, document) for document in row]) for row in rows])
+    torch.testing.assert_close(found_BTV, alone_BTV, atol=1e-5, rtol=1e-5)
+    assert (model(packed_BT)[0, 3:] - found_BTV[0, 3:]).abs().max() > 1e-2  # without the mask they do see each other
+    nll_BT = model(packed_BT, packed_BT.roll(-1, 1), end_of_document=end)
+    (gradient,) = torch.autograd.grad(nll_BT[0, 4:].sum(), model.blocks[0].attention.qkv.weight)
+    other_BT = packed_BT.clone()
+    other_BT[0, 0] = end + 2  # another first document changes nothing in the later ones
+    nll_BT = model(other_BT, packed_BT.roll(-1, 1), end_of_document=end)
+    (same,) = torch.autograd.grad(nll_BT[0, 4:].sum(), model.blocks[0].attention.qkv.weight)
+    torch.testing.assert_close(gradient, same, atol=1e-6, rtol=1e-5)
+
+
 def test_too_long_a_sequence_is_refused(model: Transformer) -> None:
     with pytest.raises(ValueError, match=r"^model.max_sequence_length \(20\) is less than the 21 tokens of this"):
         model(tokens(21))

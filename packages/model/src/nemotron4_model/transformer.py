@@ -53,17 +53,24 @@ class Transformer(nn.Module):
         *,
         cache: KeyValueCache | None = None,
         last_only: bool = False,
+        end_of_document: int | None = None,
     ) -> Tensor:
         """Logits logits_BTV, or with targets the negative log-likelihood nll_BT in nats, fp32, not reduced.
 
-        With `last_only`, logits of the last position only (logits_B1V). Raises ValueError when the tokens do not fit
-        in `model.max_sequence_length`.
+        With `last_only`, logits of the last position only (logits_B1V). With `end_of_document`, the id of the token
+        that ends a document, each document of a packed row is as if alone: it attends to itself only and its
+        positions start at 0. Raises ValueError when the tokens do not fit in `model.max_sequence_length`.
         """
+        assert cache is None or end_of_document is None, "a cache holds one document a row"
         start = 0 if cache is None else cache.length
         cos_TR, sin_TR = self.rotary(start, tokens_BT.shape[1])
+        mask_B1TT = None
+        if end_of_document is not None:
+            position_BT, mask_B1TT = separate_documents(tokens_BT, end_of_document)
+            cos_TR, sin_TR = cos_TR[position_BT], sin_TR[position_BT]  # from here on one table a row
         x_BTD = self.embedding(tokens_BT)
         for block in self.blocks:
-            x_BTD = block(x_BTD, cos_TR, sin_TR, cache)
+            x_BTD = block(x_BTD, cos_TR, sin_TR, cache, mask_B1TT)
         return self.head(self.norm(x_BTD), targets_BT, last_only)  # type: ignore[no-any-return]
 
 
@@ -77,9 +84,16 @@ class Block(nn.Module):
         self.mlp_norm = ZeroCentredLayerNorm(config)
         self.mlp = MLP(config)
 
-    def forward(self, x_BTD: Tensor, cos_TR: Tensor, sin_TR: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+    def forward(
+        self,
+        x_BTD: Tensor,
+        cos_TR: Tensor,
+        sin_TR: Tensor,
+        cache: KeyValueCache | None = None,
+        mask_B1TT: Tensor | None = None,
+    ) -> Tensor:
         """One residual block, x_BTD to x_BTD."""
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), cos_TR, sin_TR, cache)
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), cos_TR, sin_TR, cache, mask_B1TT)
         return x_BTD + self.mlp(self.mlp_norm(x_BTD))  # type: ignore[no-any-return]
 
 
@@ -114,8 +128,15 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, rows, bias=False)
         self.out = nn.Linear(config.num_attention_heads * self.head_dim, config.hidden_size, bias=False)
 
-    def forward(self, x_BTD: Tensor, cos_TR: Tensor, sin_TR: Tensor, cache: KeyValueCache | None = None) -> Tensor:
-        """x_BTD to x_BTD."""
+    def forward(
+        self,
+        x_BTD: Tensor,
+        cos_TR: Tensor,
+        sin_TR: Tensor,
+        cache: KeyValueCache | None = None,
+        mask_B1TT: Tensor | None = None,
+    ) -> Tensor:
+        """x_BTD to x_BTD. The tables may be of each row (cos_BTR); `mask_B1TT` (who may see whom) is causal itself."""
         qkv_BTKGH = self.qkv(x_BTD).unflatten(-1, (-1, self.group + 2, self.head_dim))
         B, T, K = qkv_BTKGH.shape[:3]
         qk_BTKGH, v_BTKH = qkv_BTKGH[..., :-1, :], qkv_BTKGH[..., -1, :]
@@ -126,19 +147,34 @@ class Attention(nn.Module):
         if cache is not None:
             start = cache.length
             k_BKSH, v_BKSH = cache.update(self.layer, k_BKSH, v_BKSH)
-        y_BNTH = attend(q_BNTH, k_BKSH, v_BKSH, start)
+        y_BNTH = attend(q_BNTH, k_BKSH, v_BKSH, start, mask_B1TT)
         return self.out(y_BNTH.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
-def attend(q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, start: int) -> Tensor:
-    """Attention of queries at positions start.. to keys at positions 0.., each query to itself and what precedes it."""
+def attend(q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, start: int, mask: Tensor | None = None) -> Tensor:
+    """Attention of queries at positions start.. to keys at positions 0.., each query to itself and what precedes it.
+
+    `mask` (mask_B1TS, True where a query may see a key) takes the place of that rule.
+    """
     T, S = q_BNTH.shape[2], k_BKSH.shape[2]
-    mask_TS, causal = None, T > 1
-    if start + T < S or (T > 1 and start > 0):
-        mask_TS = torch.ones(T, S, dtype=torch.bool, device=q_BNTH.device).tril(start)
-        causal = False
+    if mask is None and (start + T < S or (T > 1 and start > 0)):
+        mask = torch.ones(T, S, dtype=torch.bool, device=q_BNTH.device).tril(start)
+    causal = mask is None and T > 1
     grouped = q_BNTH.shape[1] != k_BKSH.shape[1]
-    return F.scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, mask_TS, is_causal=causal, enable_gqa=grouped)
+    return F.scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, mask, is_causal=causal, enable_gqa=grouped)
+
+
+def separate_documents(tokens_BT: Tensor, end_of_document: int) -> tuple[Tensor, Tensor]:
+    """Positions position_BT, from 0 in each document, and mask_B1TT: the same document, and not later.
+
+    The token that ends a document belongs to it. The mask has B x T x T booleans.
+    """
+    index_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
+    starts_BT = F.pad(tokens_BT[:, :-1] == end_of_document, (1, 0), value=False)
+    position_BT = index_T - torch.where(starts_BT, index_T, 0).cummax(dim=1).values
+    document_BT = starts_BT.cumsum(dim=1)
+    same_BTT = document_BT[:, :, None] == document_BT[:, None, :]
+    return position_BT, (same_BTT & (index_T[:, None] >= index_T)).unsqueeze(1)
 
 
 class RotaryTables(nn.Module):
@@ -185,7 +221,7 @@ class RotaryTables(nn.Module):
 def rotate(x_BTKGH: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
     """Turn the first 2R of the H dimensions, pairing i with i + R (arXiv 2104.09864, in the half-split layout)."""
     R = cos_TR.shape[-1]
-    cos_T11R, sin_T11R = cos_TR[:, None, None], sin_TR[:, None, None]
+    cos_T11R, sin_T11R = cos_TR[..., None, None, :], sin_TR[..., None, None, :]
     a, b, rest = x_BTKGH[..., :R], x_BTKGH[..., R : 2 * R], x_BTKGH[..., 2 * R :]
     turned = (a * cos_T11R - b * sin_T11R, b * cos_T11R + a * sin_T11R)
     return torch.cat((*(half.to(x_BTKGH.dtype) for half in turned), rest), dim=-1)

@@ -41,6 +41,8 @@ class DataConfig:
     """A directory that `nemotron4 prepare` made."""
     num_workers: int = 0
     """Reader processes a rank; 0 reads in the training process."""
+    mask_documents: bool = False
+    """Attend within a document only, its positions from 0, where a sample packs several; False sees the whole row."""
     verify: bool = True
     """Hash every file of the corpus against its manifest before training; costs a full read."""
 

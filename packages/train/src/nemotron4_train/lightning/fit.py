@@ -71,7 +71,7 @@ def fit(job: TrainJob, run_directory: Path) -> FitResult:
     stream = token_stream(job, corpus, timeline)
     found = checkpoint.find(run_directory, job.resume)
     first_step = found[1]["step"] if found else 0
-    module = PretrainingModule(job, timeline, stream.source_names, first_step)
+    module = PretrainingModule(job, timeline, stream.source_names, first_step, corpus.tokenizer.eos_id)
     stop, validator, callbacks, close = _callbacks(job, run_directory, timeline, corpus, stream, first_step)
     trainer = pl.Trainer(
         **_devices(job),

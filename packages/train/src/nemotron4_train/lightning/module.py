@@ -42,12 +42,15 @@ class StepResult:
 class PretrainingModule(pl.LightningModule):
     """Builds the model on the mesh and takes steps over the timeline."""
 
-    def __init__(self, job: TrainJob, timeline: Timeline, source_names: list[str], first_step: int) -> None:
+    def __init__(
+        self, job: TrainJob, timeline: Timeline, source_names: list[str], first_step: int, eos_id: int
+    ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.job = job
         self.timeline = timeline
         self.next_step = first_step
+        self._end_of_document = eos_id if job.data.mask_documents else None
         self.last: StepResult | None = None
         self.model: Transformer | None = None
         self.raw_optimizers: list[torch.optim.Optimizer] = []
@@ -105,7 +108,7 @@ class PretrainingModule(pl.LightningModule):
             if isinstance(model, FSDPModule):
                 model.set_requires_gradient_sync(index == len(cuts) - 1)
             with self._autocast():
-                nll_BT = model(inputs_BT, targets_BT)
+                nll_BT = model(inputs_BT, targets_BT, end_of_document=self._end_of_document)
             self.manual_backward(nll_BT.mean() / len(cuts))
             nll.append(nll_BT.detach().float().mean(dim=1))
         return torch.cat(nll)
