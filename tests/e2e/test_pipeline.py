@@ -64,6 +64,22 @@ def test_the_export_is_the_model_in_transformers(run):
         torch.testing.assert_close(theirs(tokens).logits, ours(tokens), atol=1e-4, rtol=1e-4)
 
 
+def test_transformers_generates_what_generate_prints(workspace, run):
+    """Offline, by the Auto classes alone; a document starts after the end of the one before, as in training."""
+    transformers = pytest.importorskip("transformers")
+    model = transformers.AutoModelForCausalLM.from_pretrained(run / "export", dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(run / "export")
+    for prompt in ("the words", "  x = 12\n", "été 日本"):
+        ids = torch.tensor([[tokenizer.eos_token_id, *tokenizer(prompt)["input_ids"]]])
+        theirs = model.generate(ids, max_new_tokens=24, do_sample=False, attention_mask=torch.ones_like(ids))
+        text = tokenizer.decode(theirs[0], skip_special_tokens=True)
+        ours = nemotron4(
+            "generate", f"model_dir={run}/export", f"prompt='{prompt}'", "sampling=greedy",
+            "sampling.max_new_tokens=24", "dtype=fp32", cwd=workspace,
+        )  # fmt: skip
+        assert ours.stdout.rstrip("\n") == text.rstrip("\n")
+
+
 def test_generate_streams_text_after_the_prompt(workspace, run):
     done = nemotron4(
         "generate", f"model_dir={run}/export", "prompt=the words", "sampling=greedy", "sampling.max_new_tokens=8",

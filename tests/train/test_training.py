@@ -83,6 +83,19 @@ def test_a_run_leaves_its_records(undisturbed):
     assert [path.name for path in checkpoint.list_checkpoints(directory)] == ["step-00000008", "step-00000012"]
 
 
+def test_documents_kept_apart_train_on_the_same_samples(prepared, tmp_path, undisturbed):
+    data = DataConfig(dir=str(prepared), mask_documents=True)
+    directory = run(smoke_job(prepared, tmp_path, data=data))
+    state, plain = (
+        json.loads((checkpoint.checkpoint_directory(found, 12) / "state.json").read_text())
+        for found in (directory, undisturbed[1])
+    )
+    assert state == plain
+    apart, together = ([float(row["loss"]) for row in rows(found)] for found in (directory, undisturbed[1]))
+    assert apart != together
+    assert apart == pytest.approx(together, abs=0.05)
+
+
 def test_the_ledger_counts_every_token(undisturbed):
     _, directory = undisturbed
     state = json.loads((checkpoint.checkpoint_directory(directory, 12) / "state.json").read_text())
