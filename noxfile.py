@@ -76,7 +76,7 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session
-@nox.parametrize("package", PACKAGES)
+@nox.parametrize("package", [nox.param(name, id=name) for name in PACKAGES])
 def test(session: nox.Session, package: str) -> None:
     """One package's tests with only that package (and what it depends on) installed."""
     install(session, *TEST_PACKAGES[package], tools=(*TEST_TOOLS, "transformers", "sentencepiece"))
