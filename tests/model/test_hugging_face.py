@@ -65,7 +65,7 @@ def shapes(draw: Any) -> ModelConfig:
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         head_dim=None if natural else head_dim,
-        rotary_fraction=draw(st.sampled_from([0.5, 1.0])),
+        rotary_fraction=draw(st.sampled_from([0.5, 0.75, 1.0] if head_dim > 4 else [0.5, 1.0])),
         rope_theta=draw(st.sampled_from([100.0, 10_000.0])),
         init_std=0.1,
         max_sequence_length=32,
@@ -87,6 +87,51 @@ def test_logits_and_gradients_equal_transformers(config: ModelConfig, attention:
         assert parameter.grad is not None
         for stored_name, grad in to_hugging_face(name, parameter.grad, config):
             torch.testing.assert_close(grad, grads[stored_name].grad, atol=1e-5, rtol=1e-4, msg=stored_name)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(config=shapes(), seed=st.integers(0, 99), lengths=st.tuples(st.integers(1, 30), st.integers(1, 30)))
+def test_padded_batches_and_long_continuations_equal_transformers(
+    config: ModelConfig, seed: int, lengths: tuple[int, int]
+) -> None:
+    config = ModelConfig(**{**vars(config), "max_sequence_length": 96})
+    model = make(config, seed)
+    other = judge(model)
+    rows = [torch.randint(config.vocab_size, (n,), generator=torch.Generator().manual_seed(seed + n)) for n in lengths]
+    padded_BT = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    real_BT = torch.arange(padded_BT.shape[1]) < torch.tensor(lengths)[:, None]
+    with torch.no_grad():
+        theirs_BTV = other(padded_BT, attention_mask=real_BT.long()).logits
+        torch.testing.assert_close(model(padded_BT)[real_BT], theirs_BTV[real_BT], atol=1e-4, rtol=0)
+        sequence_1T = rows[0][None]
+        for _ in range(64):
+            sequence_1T = torch.cat([sequence_1T, model(sequence_1T)[:, -1].argmax(-1, keepdim=True)], 1)
+    greedy = {"max_new_tokens": 64, "min_new_tokens": 64, "do_sample": False, "eos_token_id": None}
+    prompt_1T = rows[0][None]
+    theirs_1T = other.generate(prompt_1T, attention_mask=torch.ones_like(prompt_1T), **greedy)
+    assert theirs_1T.tolist() == sequence_1T.tolist()
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(file=st.sampled_from(["config.json", "model.safetensors"]), data=st.data())
+def test_damaged_directories_load_or_are_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, file: str, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.mktemp("fuzz") / "m"
+    save_pretrained(make(CONFIG), path)
+    content = bytearray((path / file).read_bytes())
+    if data.draw(st.booleans(), "truncate"):
+        del content[data.draw(st.integers(0, len(content) - 1)) :]
+    else:
+        at = data.draw(st.integers(0, min(len(content), 2_000) - 1))
+        content[at] = data.draw(st.integers(0, 255))
+    (path / file).write_bytes(content)
+    refusal = ""
+    try:
+        load_pretrained(path)
+    except ValueError as error:
+        refusal = str(error)
+    assert "\n" not in refusal
 
 
 @pytest.mark.parametrize("max_shard_bytes", [10_000_000, 8_000])
@@ -165,6 +210,9 @@ FAULTS: list[tuple[Any, str]] = [
     (lambda d: damage_config(d, mlp_bias=True), "config.json: mlp_bias (True) must be False"),
     (lambda d: damage_config(d, vocab_size=...), "config.json: key 'vocab_size' is missing"),
     (lambda d: damage_config(d, rope_parameters={"rope_type": "yarn"}), "rope_type ('yarn') must be 'default'"),
+    (lambda d: damage_config(d, hidden_size="32"), "config.json: hidden_size ('32') must be int"),
+    (lambda d: damage_config(d, norm_eps="x"), "config.json: norm_eps ('x') must be int or float"),
+    (lambda d: damage_config(d, rope_parameters=[]), "config.json: rope_parameters ([]) must be dict"),
     (lambda d: (d / "config.json").unlink(), "config.json: the file is missing"),
     (lambda d: (d / "config.json").write_text("{"), "config.json: not valid JSON"),
     (
@@ -175,6 +223,10 @@ FAULTS: list[tuple[Any, str]] = [
     (
         lambda d: damage_tensors(d, lm_head__weight=torch.zeros(63, 32)),
         "tensor 'lm_head.weight' has shape [63, 32]; config.json implies [64, 32]",
+    ),
+    (
+        lambda d: damage_tensors(d, model__norm__bias=torch.zeros(32, dtype=torch.int8)),
+        "tensor 'model.norm.bias' is stored as I8; expected one of F64, F32, F16, BF16: quantised weights are not read",
     ),
     (truncate, "model.safetensors: damaged or not a safetensors file"),
     (only_pickle, "pytorch_model.bin is a pickle, which can run code and is never opened"),
@@ -262,7 +314,8 @@ def test_exported_tokenizer_agrees_with_sentencepiece(tmp_path: Path, sentencepi
     import sentencepiece
 
     (tmp_path / "t.model").write_bytes(sentencepiece_model)
-    save_pretrained(make(CONFIG), tmp_path / "m", tokenizer_model=tmp_path / "t.model")
+    config = ModelConfig(**{**vars(CONFIG), "vocab_size": 1_024})
+    save_pretrained(make(config), tmp_path / "m", tokenizer_model=tmp_path / "t.model")
     assert (tmp_path / "m/tokenizer.model").read_bytes() == sentencepiece_model
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "m", local_files_only=True)
     ours = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model)
@@ -276,6 +329,17 @@ def test_exported_tokenizer_agrees_with_sentencepiece(tmp_path: Path, sentencepi
         assert theirs.decode(ids) == ours.decode(ids), repr(text)
     assert (theirs.pad_token_id, theirs.bos_token_id, theirs.eos_token_id) == (0, 2, 3)
     assert theirs("the")["input_ids"] == ours.encode("the")
+
+
+def test_a_tokenizer_with_more_pieces_than_the_model_is_refused(tmp_path: Path, sentencepiece_model: bytes) -> None:
+    (tmp_path / "t.model").write_bytes(sentencepiece_model)
+    message = (
+        f"model.vocab_size (64) must be at least the 900 pieces of {tmp_path / 't.model'}: "
+        "the model was trained with another tokenizer"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        save_pretrained(make(CONFIG), tmp_path / "m", tokenizer_model=tmp_path / "t.model")
+    assert not (tmp_path / "m").exists()
 
 
 def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from nemotron4_model.config import ModelConfig
 
 PAD_ID, BOS_ID, EOS_ID = 0, 2, 3
 
+_NUMBERS = (int, float)
 _FIXED = {
     "model_type": "nemotron",
     "hidden_act": "relu2",
@@ -61,7 +62,8 @@ def from_json(content: dict[str, Any], source: str) -> ModelConfig:
         found = content.get(key, wanted)
         if found != wanted:
             raise ValueError(f"{source}: {key} ({found!r}) must be {wanted!r}: this is not a Nemotron model")
-    rope = {**content, **(content.get("rope_parameters") or {}), **(content.get("rope_scaling") or {})}
+    nested = [_first(content, source, key, default={}, kinds=(dict,)) for key in ("rope_parameters", "rope_scaling")]
+    rope = {**content, **nested[0], **nested[1]}
     rope_type = rope.get("rope_type", rope.get("type", "default"))
     if rope_type != "default":
         raise ValueError(f"{source}: rope_type ({rope_type!r}) must be 'default': scaled positions are not supported")
@@ -73,19 +75,25 @@ def from_json(content: dict[str, Any], source: str) -> ModelConfig:
         num_layers=_first(content, source, "num_hidden_layers"),
         num_attention_heads=heads,
         num_key_value_heads=_first(content, source, "num_key_value_heads", default=heads),
-        head_dim=content.get("head_dim") or content.get("kv_channels"),
-        rotary_fraction=_first(rope, source, "partial_rotary_factor", "rope_percent", "rope_percentage", default=0.5),
-        rope_theta=float(_first(rope, source, "rope_theta", default=10_000.0)),
-        norm_eps=_first(content, source, "norm_eps", "layer_norm_eps", default=1e-5),
-        init_std=_first(content, source, "initializer_range", default=0.0134),
+        head_dim=_first(content, source, "head_dim", "kv_channels", default=0) or None,
+        rotary_fraction=_first(
+            rope, source, "partial_rotary_factor", "rope_percent", "rope_percentage", default=0.5, kinds=_NUMBERS
+        ),
+        rope_theta=float(_first(rope, source, "rope_theta", default=10_000.0, kinds=_NUMBERS)),
+        norm_eps=_first(content, source, "norm_eps", "layer_norm_eps", default=1e-5, kinds=_NUMBERS),
+        init_std=_first(content, source, "initializer_range", default=0.0134, kinds=_NUMBERS),
         max_sequence_length=_first(content, source, "max_position_embeddings", default=4_096),
     )
 
 
-def _first(content: dict[str, Any], source: str, *keys: str, default: Any = None) -> Any:
+def _first(
+    content: dict[str, Any], source: str, *keys: str, default: Any = None, kinds: tuple[type, ...] = (int,)
+) -> Any:
     for key in keys:
-        if content.get(key) is not None:
-            return content[key]
+        if (value := content.get(key)) is not None:
+            if type(value) not in kinds:
+                raise ValueError(f"{source}: {key} ({value!r}) must be {' or '.join(kind.__name__ for kind in kinds)}")
+            return value
     if default is None:
         raise ValueError(f"{source}: key {keys[0]!r} is missing")
     return default

@@ -17,6 +17,7 @@ from nemotron4_model.hugging_face.config_json import from_json
 from nemotron4_model.hugging_face.names import fuse_qkv, hugging_face_shapes
 from nemotron4_model.transformer import Transformer
 
+_FLOATS = ("F64", "F32", "F16", "BF16")
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -70,6 +71,12 @@ class _Reader:
         if found != list(shape):
             raise ValueError(
                 f"{self.root / file_name}: tensor {name!r} has shape {found}; config.json implies {list(shape)}"
+            )
+        dtype = file.get_slice(name).get_dtype()
+        if dtype not in _FLOATS:
+            raise ValueError(
+                f"{self.root / file_name}: tensor {name!r} is stored as {dtype}; expected one of {', '.join(_FLOATS)}: "
+                "quantised weights are not read"
             )
         tensor: Tensor = file.get_tensor(name)
         return tensor

@@ -79,7 +79,7 @@ def write_pretrained(
         _write_json(staged / "generation_config.json", ids)
         if tokenizer_model is not None:
             shutil.copyfile(tokenizer_model, staged / "tokenizer.model")
-            for name, content in tokenizer_files(Path(tokenizer_model), config.max_sequence_length).items():
+            for name, content in tokenizer_files(Path(tokenizer_model), config).items():
                 _write_json(staged / name, content)
         for name, text in (extra_files or {}).items():
             (staged / name).write_text(text, encoding="utf-8")

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nemotron4_model.config import ModelConfig
+
 _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6
 _BPE = 2
 _SPACE = "\u2581"
@@ -21,23 +23,28 @@ class _Piece(NamedTuple):
     kind: int
 
 
-def tokenizer_files(path: Path, max_sequence_length: int) -> dict[str, dict[str, Any]]:
+def tokenizer_files(path: Path, config: ModelConfig) -> dict[str, dict[str, Any]]:
     """Contents of tokenizer.json and tokenizer_config.json by file name; empty when they could not be exact.
 
     Exact means: BPE with byte fallback, no normalisation, no prefix space, no whitespace removal: what
-    `nemotron4 prepare` trains. ValueError when the file is not a SentencePiece model.
+    `nemotron4 prepare` trains. ValueError when the file is not a SentencePiece model or has more pieces than the model.
     """
     try:
         pieces, trainer, normalizer = _parse(path.read_bytes())
     except (ValueError, IndexError, struct.error) as error:
         raise ValueError(f"{path}: not a SentencePiece model ({error})") from error
+    if len(pieces) > config.vocab_size:
+        raise ValueError(
+            f"model.vocab_size ({config.vocab_size}) must be at least the {len(pieces)} pieces of {path}: the model "
+            "was trained with another tokenizer"
+        )
     exact = trainer.get(3, 1) == _BPE and trainer.get(35, 0) == 1
     exact = exact and not normalizer.get(2) and normalizer.get(3, 1) == 0 and normalizer.get(4, 1) == 0
     if not exact:
         return {}
     return {
         "tokenizer.json": _tokenizer_json(pieces),
-        "tokenizer_config.json": _tokenizer_config(pieces, max_sequence_length),
+        "tokenizer_config.json": _tokenizer_config(pieces, config.max_sequence_length),
     }
 
 
