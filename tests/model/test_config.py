@@ -69,6 +69,31 @@ def test_flops_are_those_torch_counts(head_dim: int | None) -> None:
     assert counter.get_total_flops() == config.flops_per_token(24) * tokens.numel()
 
 
+def test_key_value_bytes_of_the_15b() -> None:
+    assert ModelConfig.preset("nemotron4_15b").key_value_bytes_per_token() == 131_072
+
+
+@pytest.mark.parametrize("head_dim", [None, 48])
+def test_activation_bytes_are_those_autograd_keeps(head_dim: int | None) -> None:
+    config = ModelConfig(**{**TINY, "hidden_size": 256, "intermediate_size": 640}, head_dim=head_dim)
+    model = Transformer(config)
+    cos_TR, sin_TR = model.rotary(0, 64)
+    x_BTD = torch.randn(2, 64, config.hidden_size, requires_grad=True)
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), cos_TR, sin_TR)}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        for block in model.blocks:
+            x_BTD = block(x_BTD, cos_TR, sin_TR)
+    num_bytes = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    assert num_bytes / (2 * 64) == pytest.approx(config.activation_bytes_per_token(), rel=0.02)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

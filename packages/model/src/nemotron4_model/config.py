@@ -147,6 +147,21 @@ class ModelConfig:
         keys_twice = sequence_length + 1 if causal else 2 * sequence_length
         return 6 * matrices + 6 * self.num_layers * query_width * keys_twice
 
+    def key_value_bytes_per_token(self, bytes_per_element: int = 2) -> int:
+        """Bytes that one token takes in a key/value cache over all layers: 131,072 in bf16 for Nemotron-4 15B."""
+        return 2 * self.num_layers * self.num_key_value_heads * self.attention_head_dim * bytes_per_element
+
+    def activation_bytes_per_token(self, bytes_per_element: int = 4) -> int:
+        """Bytes that the blocks keep of one token for backward, not compiled, in one precision, nothing recomputed.
+
+        A block keeps its two inputs and two normalised ones (4 x hidden), query, key and value as projected, query
+        and key as rotated, query and output of attention as handed over, and relu(x) and its square. Statistics of
+        norms and softmax (under 1 %), the embedding's output, the final norm and the logits are left out.
+        """
+        heads = 4 * self.num_attention_heads + 3 * self.num_key_value_heads
+        elements = 4 * self.hidden_size + heads * self.attention_head_dim + 2 * self.intermediate_size
+        return self.num_layers * elements * bytes_per_element
+
 
 def preset_names() -> list[str]:
     """Names accepted by ModelConfig.preset, sorted."""
