@@ -10,9 +10,12 @@ import argparse
 import json
 import os
 import platform
+import resource
 import subprocess
+import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +80,26 @@ def their_step(config: ModelConfig, precision: str) -> Callable[[torch.Tensor], 
     return step
 
 
+def peak_megabytes(shape: str, contestant: str) -> float:
+    """Most resident memory that two steps of one contestant add to its starting process, in a process of its own."""
+    command = [sys.executable, __file__, "--peak-of", shape, contestant, "--threads", str(torch.get_num_threads())]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def peak_of(shape: str, contestant: str) -> float:
+    """What `peak_megabytes` asks of its process: from the finished imports to the end of the second step."""
+    fields, batch, length = SHAPES[shape]
+    config = ModelConfig(**fields)
+    tokens = torch.randint(config.vocab_size, (batch, length + 1), generator=torch.Generator().manual_seed(0))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    who, precision = contestant.split()[:2]
+    make = their_step if who == "transformers" else partial(our_step, compile_blocks=contestant.endswith("compiled"))
+    step = make(config, precision)
+    for _ in range(2):
+        step(tokens)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024  # Linux counts kilobytes
+
+
 def measure(shape: str, rounds: int, with_compile: bool) -> dict[str, Any]:
     """Best milliseconds and tokens per second of every contestant at one shape."""
     fields, batch, length = SHAPES[shape]
@@ -102,6 +125,7 @@ def measure(shape: str, rounds: int, with_compile: bool) -> dict[str, Any]:
             "milliseconds": round(seconds * 1e3, 1),
             "tokens_per_second": round(batch * length / seconds),
             "gflops_per_second": round(flops / seconds / 1e9, 1),
+            "peak_megabytes": round(peak_megabytes(shape, name)),
         }
         for name, seconds in best.items()
     }
@@ -110,6 +134,8 @@ def measure(shape: str, rounds: int, with_compile: bool) -> dict[str, Any]:
         for name, seconds in best.items()
         if name.startswith("ours")
     }
+    fp32 = best["transformers fp32"]
+    result["speedup_over_transformers_fp32"] = {name: round(fp32 / seconds, 2) for name, seconds in best.items()}
     return result
 
 
@@ -120,8 +146,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--compile", action="store_true", help="also compiled blocks; takes minutes to warm up")
+    parser.add_argument("--peak-of", nargs=2, metavar=("SHAPE", "CONTESTANT"), help="only print one's peak memory")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if arguments.peak_of:
+        print(peak_of(*arguments.peak_of))
+        return
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     document = {
         "machine": {
