@@ -11,8 +11,10 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,32 @@ def their_step(config: ModelConfig, precision: str) -> Callable[[torch.Tensor], 
     return step
 
 
+def peak_megabytes(shape: str, contestant: str) -> float:
+    """Most resident memory that two steps of one contestant add to its starting process, in a process of its own."""
+    command = [sys.executable, __file__, "--peak-of", shape, contestant, "--threads", str(torch.get_num_threads())]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def peak_of(shape: str, contestant: str) -> float:
+    """What `peak_megabytes` asks of its process: from the finished imports to the end of the second step."""
+    fields, batch, length = SHAPES[shape]
+    config = ModelConfig(**fields)
+    tokens = torch.randint(config.vocab_size, (batch, length + 1), generator=torch.Generator().manual_seed(0))
+    before = _peak_kilobytes()
+    who, precision = contestant.split()[:2]
+    make = their_step if who == "transformers" else partial(our_step, compile_blocks=contestant.endswith("compiled"))
+    step = make(config, precision)
+    for _ in range(2):
+        step(tokens)
+    return (_peak_kilobytes() - before) / 1024
+
+
+def _peak_kilobytes() -> int:
+    # Not getrusage: its peak outlives exec, so that a large parent would hide the child's.
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.split("VmHWM:")[1].split()[0])
+
+
 def measure(shape: str, rounds: int, with_compile: bool) -> dict[str, Any]:
     """Best milliseconds and tokens per second of every contestant at one shape."""
     fields, batch, length = SHAPES[shape]
@@ -102,6 +130,7 @@ def measure(shape: str, rounds: int, with_compile: bool) -> dict[str, Any]:
             "milliseconds": round(seconds * 1e3, 1),
             "tokens_per_second": round(batch * length / seconds),
             "gflops_per_second": round(flops / seconds / 1e9, 1),
+            "peak_megabytes": round(peak_megabytes(shape, name)),
         }
         for name, seconds in best.items()
     }
@@ -110,6 +139,8 @@ def measure(shape: str, rounds: int, with_compile: bool) -> dict[str, Any]:
         for name, seconds in best.items()
         if name.startswith("ours")
     }
+    fp32 = best["transformers fp32"]
+    result["speedup_over_transformers_fp32"] = {name: round(fp32 / seconds, 2) for name, seconds in best.items()}
     return result
 
 
@@ -119,9 +150,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--compile", action="store_true", help="also compiled blocks; takes minutes to warm up")
+    parser.add_argument("--peak-of", nargs=2, metavar=("SHAPE", "CONTESTANT"), help="only print one's peak memory")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if arguments.peak_of:
+        print(peak_of(*arguments.peak_of))
+        return
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     document = {
         "machine": {
@@ -138,7 +174,7 @@ def main() -> None:
         "commit": commit,
         "what": "forward + backward without optimiser, best of rounds; FLOPs with causal attention counted once",
         "rounds": arguments.rounds,
-        "shapes": {shape: measure(shape, arguments.rounds, arguments.compile) for shape in SHAPES},
+        "shapes": {shape: measure(shape, arguments.rounds, arguments.compile) for shape in arguments.shapes},
     }
     text = json.dumps(document, indent=2) + "\n"
     print(text)

@@ -46,10 +46,10 @@ def linear_cross_entropy(
 ) -> Tensor:
     """Negative log-likelihood nll_BT in nats, fp32, of targets_BT under softmax(x @ weight.T).
 
-    `chunk_tokens=None` computes the logits once and turns them into their own gradient in place; a number computes
-    that many rows at a time, again in backward (one more product), and holds no more. With `shard`, weight_VD is a
-    part of the vocabulary: nll_BT is whole on every rank, the gradient of x_BTD is this rank's part of a sum.
-    Backward runs once.
+    `chunk_tokens=None` computes the logits once and keeps their gradient, in the dtype of x, in their place; a number
+    computes that many rows at a time, again in backward (one more product), and holds no more. With `shard`,
+    weight_VD is a part of the vocabulary: nll_BT is whole on every rank, the gradient of x_BTD is this rank's part of
+    a sum.
     """
     if torch.is_autocast_enabled(x_BTD.device.type):
         dtype = torch.get_autocast_dtype(x_BTD.device.type)
@@ -72,38 +72,41 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if shard is not None:
             targets_N = targets_N - shard.first_word
         nll_BT = torch.empty(targets_BT.shape, dtype=torch.float32, device=x_BTD.device)
-        nll_N, log_total_N = nll_BT.view(-1), torch.empty_like(nll_BT).view(-1)
-        kept, ctx.rows = [], _rows_at_once(x_ND, chunk_tokens)
+        nll_N, log_total_N, total_N = (
+            nll_BT.view(-1),
+            torch.empty_like(nll_BT).view(-1),
+            torch.empty_like(nll_BT).view(-1),
+        )
+        ctx.rows = _rows_at_once(x_ND, chunk_tokens)
+        kept = [x_ND.new_empty(len(x_ND), len(weight_VD))] if chunk_tokens is None else []
         for chunk in _chunks(len(x_ND), ctx.rows):
             logits_CV = (x_ND[chunk] @ weight_VD.T).float()
-            largest_C, total_C, target_logit_C = _exponentials(logits_CV, targets_N[chunk], shard)
-            log_total_N[chunk] = largest_C + total_C.log()
+            largest_C, total_N[chunk], target_logit_C = _exponentials(logits_CV, targets_N[chunk], shard)
+            log_total_N[chunk] = largest_C + total_N[chunk].log()
             torch.sub(log_total_N[chunk], target_logit_C, out=nll_N[chunk])
-            if chunk_tokens is None:
-                # Overwritten by exp(logits - largest): over their total these are the probabilities.
-                kept += [logits_CV, total_C]
-        ctx.save_for_backward(x_ND, weight_VD, targets_N, log_total_N, *kept)
+            for grad_NV in kept:
+                grad_NV[chunk] = _subtract_at_target(logits_CV, targets_N[chunk], total_N[chunk])
+        ctx.save_for_backward(x_ND, weight_VD, targets_N, log_total_N, total_N, *kept)
         ctx.shape = x_BTD.shape
         return nll_BT
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        x_ND, weight_VD, targets_N, log_total_N, *kept = ctx.saved_tensors
+        x_ND, weight_VD, targets_N, log_total_N, total_N, *kept = ctx.saved_tensors
         grad_N = grad_outputs[0].flatten()
+        if kept:
+            # The gradient of the logits but for a factor a row, which the narrow side of both products takes.
+            (grad_NV,), scale_N1 = kept, (grad_N / total_N)[:, None]
+            grad_x_ND = (grad_NV @ weight_VD).mul_(scale_N1)
+            grad_weight_VD = grad_NV.T @ (x_ND * scale_N1).to(x_ND.dtype)
+            return grad_x_ND.view(ctx.shape), grad_weight_VD, None, None, None
         grad_x_ND = torch.empty_like(x_ND)
         grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)  # many addends: fp32
-        for number, chunk in enumerate(_chunks(len(x_ND), ctx.rows)):
-            grad_C, targets_C = grad_N[chunk], targets_N[chunk]
-            if kept:
-                probabilities_CV, total_C = kept[2 * number : 2 * number + 2]
-                probabilities_CV.mul_((grad_C / total_C)[:, None])
-            else:
-                logits_CV = (x_ND[chunk] @ weight_VD.T).float()
-                probabilities_CV = logits_CV.sub_(log_total_N[chunk][:, None]).exp_().mul_(grad_C[:, None])
-            here_C = _here(targets_C, weight_VD)
+        for chunk in _chunks(len(x_ND), ctx.rows):
+            grad_C, logits_CV = grad_N[chunk], (x_ND[chunk] @ weight_VD.T).float()
             # In place, the gradient of the logits: (softmax - one_hot(target)) * gradient of the loss.
-            probabilities_CV.scatter_add_(1, targets_C.where(here_C, 0)[:, None], -(grad_C * here_C)[:, None])
-            grad_CV = probabilities_CV.to(x_ND.dtype)
+            grad_CV = logits_CV.sub_(log_total_N[chunk][:, None]).exp_().mul_(grad_C[:, None])
+            grad_CV = _subtract_at_target(grad_CV, targets_N[chunk], grad_C).to(x_ND.dtype)
             torch.mm(grad_CV, weight_VD, out=grad_x_ND[chunk])
             if grad_CV.dtype == torch.float32:
                 torch.addmm(grad_weight_VD, grad_CV.T, x_ND[chunk], out=grad_weight_VD)
@@ -122,8 +125,10 @@ def _chunks(num_rows: int, rows: int) -> list[slice]:
     return [slice(start, start + rows) for start in range(0, num_rows, rows)]
 
 
-def _here(targets_C: Tensor, weight_VD: Tensor) -> Tensor:
-    return (targets_C >= 0) & (targets_C < weight_VD.shape[0])
+def _subtract_at_target(x_CV: Tensor, targets_C: Tensor, amount_C: Tensor) -> Tensor:
+    """In place; nothing in the rows whose target is no word of this shard."""
+    here_C = (targets_C >= 0) & (targets_C < x_CV.shape[1])
+    return x_CV.scatter_add_(1, targets_C.where(here_C, 0)[:, None], -(amount_C * here_C)[:, None])
 
 
 def _exponentials(logits_CV: Tensor, targets_C: Tensor, shard: VocabularyShard | None) -> tuple[Tensor, Tensor, Tensor]:

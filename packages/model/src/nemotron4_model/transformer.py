@@ -259,7 +259,7 @@ class _SquaredReLU(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
         (positive,) = ctx.saved_tensors
         gradient: Tensor = grad_outputs[0] * positive
-        return gradient * 2
+        return gradient.mul_(2)
 
 
 class Head(nn.Module):
