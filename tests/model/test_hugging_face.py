@@ -228,6 +228,10 @@ FAULTS: list[tuple[Any, str]] = [
         lambda d: damage_tensors(d, model__norm__bias=torch.zeros(32, dtype=torch.int8)),
         "tensor 'model.norm.bias' is stored as I8; expected one of F64, F32, F16, BF16: quantised weights are not read",
     ),
+    (
+        lambda d: damage_config(d, intermediate_size=10**15),
+        "has shape [48, 32]; config.json implies [1000000000000000, 32]",
+    ),
     (truncate, "model.safetensors: damaged or not a safetensors file"),
     (only_pickle, "pytorch_model.bin is a pickle, which can run code and is never opened"),
     (lambda d: (d / "model.safetensors").unlink(), "this is not a model directory"),

@@ -39,30 +39,35 @@ def load_pretrained(
     config = load_config(root)
     with torch.device("meta"):
         model = Transformer(config).to(dtype)
+    reader = _Reader(root)
+    stored = {name: list(hugging_face_shapes(name, p.shape, config)) for name, p in model.named_parameters()}
+    for wanted in stored.values():  # all of them before any memory is taken
+        for stored_name, shape in wanted:
+            reader.check(stored_name, shape)
+    reader.check_nothing_is_left()
     model.to_empty(device=device)
     model.rotary.fill()
-    reader = _Reader(root)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parts = [reader.read(*stored) for stored in hugging_face_shapes(name, parameter.shape, config)]
+            parts = [reader.read(stored_name) for stored_name, _ in stored[name]]
             parameter.copy_(parts[0] if len(parts) == 1 else fuse_qkv(parts[0], parts[1], parts[2], config))
-    reader.check_all_read()
     return model
 
 
 class _Reader:
-    """The tensors of a directory by name, each to be read once."""
+    """The tensors of a directory by name: check each, then that no other is there, then read."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._open: dict[str, Any] = {}
         self.file_of = self._locate()
-        self.unread = set(self.file_of)
+        self._unchecked = set(self.file_of)
 
-    def read(self, name: str, shape: torch.Size) -> Tensor:
+    def check(self, name: str, shape: torch.Size) -> None:
+        """ValueError unless the tensor is there, of this shape and of floats."""
         if name not in self.file_of:
             raise ValueError(f"{self.root}: tensor {name!r} is missing; config.json implies it, {list(shape)}")
-        self.unread.discard(name)
+        self._unchecked.discard(name)
         file_name = self.file_of[name]
         file = self._file(file_name)
         if name not in file.keys():  # noqa: SIM118  (not a dict)
@@ -78,12 +83,14 @@ class _Reader:
                 f"{self.root / file_name}: tensor {name!r} is stored as {dtype}; expected one of {', '.join(_FLOATS)}: "
                 "quantised weights are not read"
             )
-        tensor: Tensor = file.get_tensor(name)
+
+    def read(self, name: str) -> Tensor:
+        tensor: Tensor = self._file(self.file_of[name]).get_tensor(name)
         return tensor
 
-    def check_all_read(self) -> None:
+    def check_nothing_is_left(self) -> None:
         # Older exports store the rotary frequencies, which are computed here.
-        extra = sorted(name for name in self.unread if not name.endswith("rotary_emb.inv_freq"))
+        extra = sorted(name for name in self._unchecked if not name.endswith("rotary_emb.inv_freq"))
         if extra:
             raise ValueError(f"{self.root}: tensor {extra[0]!r} is not part of this model ({len(extra)} such tensors)")
 
@@ -92,7 +99,7 @@ class _Reader:
             index = _read_json(self.root / _INDEX)
             if not isinstance(index.get("weight_map"), dict):
                 raise ValueError(f"{self.root / _INDEX}: key 'weight_map' is missing")
-            for file_name in set(index["weight_map"].values()):
+            for file_name in map(str, index["weight_map"].values()):
                 if Path(file_name).name != file_name or not file_name.endswith(".safetensors"):
                     raise ValueError(f"{self.root / _INDEX}: {file_name!r} is not a safetensors file beside it")
             return dict(index["weight_map"])
