@@ -80,12 +80,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx.rows = _rows_at_once(x_ND, chunk_tokens)
         kept = [x_ND.new_empty(len(x_ND), len(weight_VD))] if chunk_tokens is None else []
         for chunk in _chunks(len(x_ND), ctx.rows):
-            logits_CV = (x_ND[chunk] @ weight_VD.T).float()
+            own_CV = kept[0][chunk] if kept else None
+            logits_CV = torch.mm(x_ND[chunk], weight_VD.T, out=own_CV).float()  # in fp32 itself, else a copy
             largest_C, total_N[chunk], target_logit_C = _exponentials(logits_CV, targets_N[chunk], shard)
             log_total_N[chunk] = largest_C + total_N[chunk].log()
             torch.sub(log_total_N[chunk], target_logit_C, out=nll_N[chunk])
-            for grad_NV in kept:
-                grad_NV[chunk] = _subtract_at_target(logits_CV, targets_N[chunk], total_N[chunk])
+            if own_CV is not None:
+                _subtract_at_target(logits_CV, targets_N[chunk], total_N[chunk])
+                if own_CV.dtype != torch.float32:
+                    own_CV.copy_(logits_CV)
         ctx.save_for_backward(x_ND, weight_VD, targets_N, log_total_N, total_N, *kept)
         ctx.shape = x_BTD.shape
         return nll_BT
