@@ -8,6 +8,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from nemotron4_model import ModelConfig, Transformer, global_grad_norm_and_clip, initialise, parallelise
+from nemotron4_model import loss as loss_module
 
 CONFIG = ModelConfig(
     vocab_size=96,
@@ -30,11 +31,11 @@ def whole(tensor: Tensor) -> Tensor:
 def train(rank: int, world_size: int, shape: tuple[int, int, int] | None, options: dict[str, Any]) -> dict[str, Any]:
     """Five steps of clipped gradient descent; returns losses, norms, initial weights, first gradients, logits."""
     mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard", "tensor")) if shape else None
-    chunk_tokens = options.pop("chunk_tokens", None)
+    loss_module.MIN_CHUNK_TOKENS = options.pop("chunk_tokens", 128)
+    loss_module.LOGITS_BYTES["cpu"] = 1
     end_of_document = options.pop("end_of_document", None)
     with torch.device("meta"):
         model = Transformer(CONFIG)
-    model.head.chunk_tokens = chunk_tokens
     parallelise(model, mesh, **options)
     model.to_empty(device="cpu")
     initialise(model, 7, CONFIG)
@@ -46,13 +47,13 @@ def train(rank: int, world_size: int, shape: tuple[int, int, int] | None, option
     losses, norms, grads = [], [], {}
     for step in range(STEPS):
         mine = tokens[step].chunk(data_ranks)[data_rank]
-        nll = model(mine[:, :-1], mine[:, 1:], end_of_document=end_of_document)
-        nll.mean().backward()
+        loss = model(mine[:, :-1], mine[:, 1:], end_of_document=end_of_document).mean
+        loss.backward()
         grads = grads or {name: whole(p.grad) for name, p in model.named_parameters()}
         norms.append(float(global_grad_norm_and_clip(model, MAX_NORM)))
         optimiser.step()
         optimiser.zero_grad()
-        loss = nll.detach().mean() / world_size
+        loss = loss.detach() / world_size
         if shape:
             torch.distributed.all_reduce(loss)
         losses.append(float(loss))

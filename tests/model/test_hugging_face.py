@@ -81,7 +81,7 @@ def test_logits_and_gradients_equal_transformers(config: ModelConfig, attention:
     theirs = other(tokens[:, :-1]).logits
     torch.testing.assert_close(model(tokens[:, :-1]), theirs, atol=1e-4, rtol=1e-4)
     torch.nn.functional.cross_entropy(theirs.flatten(0, 1), tokens[:, 1:].flatten()).backward()
-    model(tokens[:, :-1], tokens[:, 1:]).mean().backward()
+    model(tokens[:, :-1], tokens[:, 1:]).mean.backward()
     grads = dict(other.named_parameters())
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None

@@ -2,14 +2,18 @@
 
 import math
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from nemotron4_model import ModelConfig, Transformer, initialise, linear_cross_entropy
-from nemotron4_model.loss import loss_chunk_tokens
-from nemotron4_model.transformer import ZeroCentredLayerNorm, rotate, squared_relu
+from nemotron4_model.cpu_attention import blocked_causal_attention
+from nemotron4_model.rotary import split_and_rotate
+from nemotron4_model.transformer import ZeroCentredLayerNorm, squared_relu_
 
 CONFIG = ModelConfig(
     vocab_size=50,
@@ -121,16 +125,32 @@ def test_norm_keeps_dtype_and_has_fp32_statistics() -> None:
 
 def test_squared_relu_and_its_gradient() -> None:
     x = torch.randn(100, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    assert torch.equal(squared_relu(x), x.clamp(min=0) ** 2)
-    assert torch.autograd.gradcheck(squared_relu, (x,))
+    assert torch.equal(squared_relu_(x.clone()), x.clamp(min=0) ** 2)
+    assert torch.autograd.gradcheck(lambda x: squared_relu_(x.clone()), (x,))
 
 
 def test_rotation_depends_on_distance_only(model: Transformer) -> None:
-    q, k = torch.randn(2, 1, 1, 1, 1, 8, generator=torch.Generator().manual_seed(0)).unbind()
-    dots = [
-        (rotate(q, *model.rotary(start + 5, 1)) * rotate(k, *model.rotary(start, 1))).sum() for start in range(0, 15, 3)
-    ]
+    qkv_BTKGH = torch.randn(1, 1, 1, 3, 8, generator=torch.Generator().manual_seed(0))
+    dots = []
+    for start in range(0, 15, 3):
+        q = split_and_rotate(qkv_BTKGH, *model.rotary(start + 5, 1))[0]
+        k = split_and_rotate(qkv_BTKGH, *model.rotary(start, 1))[1]
+        dots.append((q * k).sum())
     torch.testing.assert_close(torch.stack(dots), dots[0].expand(5), atol=1e-5, rtol=1e-5)
+
+
+def test_heads_come_apart_turned_with_their_gradients(model: Transformer) -> None:
+    generator = torch.Generator().manual_seed(0)
+    qkv_BTKGH = torch.randn(2, 5, 2, 5, 8, dtype=torch.float64, generator=generator).requires_grad_()
+    cos_TR, sin_TR = (table.double() for table in model.rotary(3, 5))
+    q_BTNH, k_BTKH, v_BTKH = split_and_rotate(qkv_BTKGH, cos_TR, sin_TR)
+    assert torch.equal(v_BTKH, qkv_BTKGH[..., -1, :])
+    for t in range(5):
+        for n in range(6):
+            expected = naive_rotate(qkv_BTKGH[0, t, n // 3, n % 3], 3 + t)
+            torch.testing.assert_close(q_BTNH[0, t, n], expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(k_BTKH[1, t, 1], naive_rotate(qkv_BTKGH[1, t, 1, 3], 3 + t), atol=1e-5, rtol=1e-5)
+    assert torch.autograd.gradcheck(lambda qkv: split_and_rotate(qkv, cos_TR, sin_TR), (qkv_BTKGH,))
 
 
 def test_rotary_tables_stay_fp32_and_are_not_saved(model: Transformer) -> None:
@@ -165,12 +185,11 @@ def test_packed_documents_are_as_if_alone(model: Transformer) -> None:
     alone_BTV = torch.stack([torch.cat([naive_logits(model, document) for document in row]) for row in rows])
     torch.testing.assert_close(found_BTV, alone_BTV, atol=1e-5, rtol=1e-5)
     assert (model(packed_BT)[0, 3:] - found_BTV[0, 3:]).abs().max() > 1e-2  # without the mask they do see each other
-    nll_BT = model(packed_BT, packed_BT.roll(-1, 1), end_of_document=end)
-    (gradient,) = torch.autograd.grad(nll_BT[0, 4:].sum(), model.blocks[0].attention.qkv.weight)
+    weight = model.blocks[0].attention.qkv.weight
+    (gradient,) = torch.autograd.grad(model(packed_BT, end_of_document=end)[0, 4:].square().sum(), weight)
     other_BT = packed_BT.clone()
     other_BT[0, 0] = end + 2  # another first document changes nothing in the later ones
-    nll_BT = model(other_BT, packed_BT.roll(-1, 1), end_of_document=end)
-    (same,) = torch.autograd.grad(nll_BT[0, 4:].sum(), model.blocks[0].attention.qkv.weight)
+    (same,) = torch.autograd.grad(model(other_BT, end_of_document=end)[0, 4:].square().sum(), weight)
     torch.testing.assert_close(gradient, same, atol=1e-6, rtol=1e-5)
 
 
@@ -180,34 +199,33 @@ def test_too_long_a_sequence_is_refused(model: Transformer) -> None:
 
 
 @pytest.mark.parametrize("chunk_tokens", [None, 1, 7, 64])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_loss_and_gradients_equal_plain_cross_entropy(chunk_tokens: int | None, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 16, 24, generator=generator).to(dtype).requires_grad_()
     weight = torch.randn(50, 24, generator=generator).to(dtype).requires_grad_()
     targets = torch.randint(50, (2, 16), generator=generator)
-    scale = torch.rand(2, 16, generator=generator)
-
-    def run(nll: Tensor) -> tuple[Tensor, ...]:
-        return (nll.detach(), *torch.autograd.grad((nll * scale).sum(), (x, weight)))
-
-    logits = (x @ weight.T).float()
-    plain = run(
-        torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(2, 16)
-    )
-    ours = run(linear_cross_entropy(x, weight, targets, chunk_tokens=chunk_tokens))
-    assert ours[0].dtype == torch.float32
-    tolerance = 1e-5 if dtype == torch.float32 else 5e-2
+    logits = (x @ weight.T).float().flatten(0, 1)
+    nll = torch.nn.functional.cross_entropy(logits, targets.flatten(), reduction="none")
+    plain = (nll.view(2, 16), nll.mean(), *torch.autograd.grad(3 * nll.mean(), (x, weight)))
+    loss = linear_cross_entropy(x, weight, targets, chunk_tokens=chunk_tokens)
+    ours = (loss.nll_BT, loss.mean, *torch.autograd.grad(3 * loss.mean, (x, weight)))
+    assert ours[0].dtype == ours[1].dtype == torch.float32
+    tolerance = 1e-5 if dtype == torch.float32 else 5e-3
     for found, expected in zip(ours, plain, strict=True):
-        torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+        torch.testing.assert_close(found, expected, atol=tolerance, rtol=10 * tolerance)
 
 
-def test_loss_is_exact_for_large_logits_and_chunked_for_large_vocabularies() -> None:
-    x = torch.tensor([[300.0, -300.0]])
-    nll = linear_cross_entropy(x, torch.eye(2), torch.tensor([1]), chunk_tokens=None)
-    assert float(nll) == 600.0
-    assert loss_chunk_tokens(8_192) is None
-    assert loss_chunk_tokens(256_000) == 1_024
+def test_loss_needs_no_gradients_is_exact_for_large_logits_and_gives_its_gradients_once() -> None:
+    x, weight = torch.tensor([[300.0, -300.0]]), torch.eye(2).requires_grad_()
+    with torch.no_grad():
+        assert float(linear_cross_entropy(x, weight, torch.tensor([1])).mean) == 600.0
+    loss = linear_cross_entropy(x, weight, torch.tensor([1]))
+    assert not loss.nll_BT.requires_grad
+    loss.mean.backward(retain_graph=True)
+    torch.testing.assert_close(weight.grad, torch.tensor([[300.0, -300.0], [-300.0, 300.0]]))
+    with pytest.raises(AssertionError, match="were taken already"):
+        loss.mean.backward()
 
 
 def test_autocast_loss_is_close_to_fp32(model: Transformer) -> None:
@@ -215,10 +233,35 @@ def test_autocast_loss_is_close_to_fp32(model: Transformer) -> None:
     exact = model(sequence[:, :-1], sequence[:, 1:])
     with torch.autocast("cpu", torch.bfloat16):
         low = model(sequence[:, :-1], sequence[:, 1:])
-    assert low.dtype == torch.float32
-    torch.testing.assert_close(low, exact, atol=0.1, rtol=0.05)
-    low.mean().backward()
+    assert low.mean.dtype == torch.float32
+    torch.testing.assert_close(low.nll_BT, exact.nll_BT, atol=0.1, rtol=0.05)
+    low.mean.backward()
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters())
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    batch=st.integers(1, 3),
+    num_kv_heads=st.integers(1, 3),
+    group=st.integers(1, 3),
+    length=st.integers(2, 70),
+    head_dim=st.sampled_from([4, 8]),
+    block_tokens=st.sampled_from([1, 5, 64]),
+)
+def test_blocked_attention_equals_the_fused_kernel(
+    batch: int, num_kv_heads: int, group: int, length: int, head_dim: int, block_tokens: int
+) -> None:
+    generator = torch.Generator().manual_seed(length)
+    shapes = [(batch, heads, length, head_dim) for heads in (num_kv_heads * group, num_kv_heads, num_kv_heads)]
+    qkv = [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+    direction = torch.randn(shapes[0], generator=generator)
+    expected = torch.nn.functional.scaled_dot_product_attention(*qkv, is_causal=True, enable_gqa=True)
+    with mock.patch("nemotron4_model.cpu_attention.BLOCK_TOKENS", block_tokens):
+        found = blocked_causal_attention(*qkv)
+        gradients = torch.autograd.grad(found, qkv, direction)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    for gradient, theirs in zip(gradients, torch.autograd.grad(expected, qkv, direction), strict=True):
+        torch.testing.assert_close(gradient, theirs, atol=1e-5, rtol=1e-5)
 
 
 def test_initial_weights_follow_the_recipe() -> None:

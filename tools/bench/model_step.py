@@ -1,15 +1,18 @@
 """Time one training step (forward and backward) of our model beside transformers' Nemotron, on this machine.
 
 Both hold the same weights in the same precision and see the same tokens; the loss is checked to agree before timing.
-Rounds alternate between the contestants and the best round counts, so that a busy machine harms both alike.
+Rounds alternate between the contestants, so that a busy machine harms all alike: a ratio is the median over rounds of
+the ratio within a round, milliseconds are those of the best round.
 
     python tools/bench/model_step.py --output tools/bench/results/model_step.json
 """
 
 import argparse
+import gc
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import time
@@ -48,7 +51,7 @@ def our_step(config: ModelConfig, precision: str, compile_blocks: bool) -> Calla
     def step(tokens_BT: torch.Tensor) -> float:
         model.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16_autocast"):
-            loss = model(tokens_BT[:, :-1], tokens_BT[:, 1:]).mean()
+            loss = model(tokens_BT[:, :-1], tokens_BT[:, 1:]).mean
         loss.backward()
         return loss.item()
 
@@ -86,23 +89,28 @@ def peak_megabytes(shape: str, contestant: str) -> float:
 
 
 def peak_of(shape: str, contestant: str) -> float:
-    """What `peak_megabytes` asks of its process: from the finished imports to the end of the second step."""
+    """What `peak_megabytes` asks of its process: weights, gradients and all that two steps hold at once."""
     fields, batch, length = SHAPES[shape]
     config = ModelConfig(**fields)
     tokens = torch.randint(config.vocab_size, (batch, length + 1), generator=torch.Generator().manual_seed(0))
-    before = _peak_kilobytes()
     who, precision = contestant.split()[:2]
     make = their_step if who == "transformers" else partial(our_step, compile_blocks=contestant.endswith("compiled"))
+    # What either library loads on first use must not count, nor the copy of our model that gives them the weights.
+    make(ModelConfig(**{**fields, "num_layers": 1}), precision)(tokens[:1, :9])
+    gc.collect()
+    before = _status_kilobytes("VmRSS")
     step = make(config, precision)
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forget the peak so far
     for _ in range(2):
         step(tokens)
-    return (_peak_kilobytes() - before) / 1024
+    return (_status_kilobytes("VmHWM") - before) / 1024
 
 
-def _peak_kilobytes() -> int:
+def _status_kilobytes(field: str) -> int:
     # Not getrusage: its peak outlives exec, so that a large parent would hide the child's.
     status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.split("VmHWM:")[1].split()[0])
+    return int(status.split(f"{field}:")[1].split()[0])
 
 
 def measure(shape: str, rounds: int, with_compile: bool) -> dict[str, Any]:
@@ -118,29 +126,30 @@ def measure(shape: str, rounds: int, with_compile: bool) -> dict[str, Any]:
             steps[f"ours {precision} compiled"] = our_step(config, precision, compile_blocks=True)
     losses = {name: step(tokens) for name, step in steps.items()}
     assert max(losses.values()) - min(losses.values()) < 0.02, losses
-    best = dict.fromkeys(steps, float("inf"))
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():
             start = time.perf_counter()
             step(tokens)
-            best[name] = min(best[name], time.perf_counter() - start)
+            seconds[name].append(time.perf_counter() - start)
     flops = config.flops_per_token(length, causal=True) * batch * length
     result: dict[str, Any] = {
         name: {
-            "milliseconds": round(seconds * 1e3, 1),
-            "tokens_per_second": round(batch * length / seconds),
-            "gflops_per_second": round(flops / seconds / 1e9, 1),
+            "milliseconds": round(min(times) * 1e3, 1),
+            "tokens_per_second": round(batch * length / min(times)),
+            "gflops_per_second": round(flops / min(times) / 1e9, 1),
             "peak_megabytes": round(peak_megabytes(shape, name)),
         }
-        for name, seconds in best.items()
+        for name, times in seconds.items()
     }
+
+    def ratio(theirs: str, ours: str) -> float:
+        return round(statistics.median(a / b for a, b in zip(seconds[theirs], seconds[ours], strict=True)), 2)
+
     result["speedup_over_transformers"] = {
-        name: round(best[f"transformers {name.split()[1]}"] / seconds, 2)
-        for name, seconds in best.items()
-        if name.startswith("ours")
+        name: ratio(f"transformers {name.split()[1]}", name) for name in steps if name.startswith("ours")
     }
-    fp32 = best["transformers fp32"]
-    result["speedup_over_transformers_fp32"] = {name: round(fp32 / seconds, 2) for name, seconds in best.items()}
+    result["speedup_over_transformers_fp32"] = {name: ratio("transformers fp32", name) for name in steps}
     return result
 
 
@@ -172,7 +181,7 @@ def main() -> None:
             "transformers": transformers.__version__,
         },
         "commit": commit,
-        "what": "forward + backward without optimiser, best of rounds; FLOPs with causal attention counted once",
+        "what": "forward + backward without optimiser; best round, ratios: median of rounds; FLOPs: causal attention once",
         "rounds": arguments.rounds,
         "shapes": {shape: measure(shape, arguments.rounds, arguments.compile) for shape in arguments.shapes},
     }

@@ -153,8 +153,8 @@ def document_nll(
         with torch.no_grad():
             for batch in batch_windows(windows, TOKENS_PER_BATCH):
                 inputs_BT, targets_BT, scored_BT = window_arrays(batch, documents, eos_id, length_multiple)
-                nll_BT = model(torch.from_numpy(inputs_BT).to(device), torch.from_numpy(targets_BT).to(device))
-                nll_B = nll_BT.double().cpu().masked_fill(~torch.from_numpy(scored_BT), 0).sum(1).numpy()
+                loss = model(torch.from_numpy(inputs_BT).to(device), torch.from_numpy(targets_BT).to(device))
+                nll_B = loss.nll_BT.double().cpu().masked_fill(~torch.from_numpy(scored_BT), 0).sum(1).numpy()
                 np.add.at(nll_nats, [w.document for w in batch], nll_B)
                 done += int(scored_BT.sum())
                 if progress is not None:

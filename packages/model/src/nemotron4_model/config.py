@@ -154,11 +154,12 @@ class ModelConfig:
     def activation_bytes_per_token(self, bytes_per_element: int = 4) -> int:
         """Bytes that the blocks keep of one token for backward, not compiled, in one precision, nothing recomputed.
 
-        A block keeps its two inputs and two normalised ones (4 x hidden), query, key and value as projected, query
-        and key as rotated, query and output of attention as handed over, and relu(x) and its square. Statistics of
-        norms and softmax (under 1 %), the embedding's output, the final norm and the logits are left out.
+        A block keeps its two inputs and two normalised ones (4 x hidden), query, key and value as attention reads
+        them, its output, and relu(x) and its square. Statistics of norms and softmax (under 1 %), the embedding's
+        output and the final norm are left out, and the attention weights that cpu_attention.py keeps of sequences it
+        takes.
         """
-        heads = 4 * self.num_attention_heads + 3 * self.num_key_value_heads
+        heads = 2 * self.num_attention_heads + 2 * self.num_key_value_heads
         elements = 4 * self.hidden_size + heads * self.attention_head_dim + 2 * self.intermediate_size
         return self.num_layers * elements * bytes_per_element
 

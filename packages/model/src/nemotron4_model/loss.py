@@ -1,8 +1,11 @@
-"""Cross entropy of the output head without ever holding the gradient, or for a large vocabulary even the logits, twice.
+"""Mean cross entropy of the output head, a chunk of tokens at a time, with the gradients found in the same pass.
 
-Invariant: for any number of rows per chunk the result and the gradients equal `F.cross_entropy(x @ w.T, targets)`
-computed in fp32 from the same logits, per token and not reduced.
-Source: chunking as in Liger-Kernel (arXiv 2410.10989 section 3.2); per-token output and recomputation are ours.
+Each chunk's logits become its loss and at once its part of the gradients, while they are still in cache; neither the
+logits of all tokens nor their gradient ever exist. 256k words x 4096 tokens would be 2 GB of logits in bf16.
+
+Invariant: for any number of tokens per chunk, loss and gradients equal `F.cross_entropy(x @ w.T, targets)` computed
+in fp32 from the same logits.
+Source: gradients in forward, chunk by chunk, as in Liger-Kernel (arXiv 2410.10989 section 3.2).
 
 Shapes: N tokens (batch x sequence), D hidden, V vocabulary, C tokens of one chunk.
 """
@@ -13,15 +16,23 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-LARGE_VOCABULARY = 65_536
-"""Above this many words the logits of all tokens are not kept: 256k words x 4096 tokens are 2 GB in bf16."""
+LOGITS_BYTES = {"cpu": 16 << 20}
+"""Size of a chunk's logits in fp32, by device: on a processor they stay in its cache."""
 
-CHUNK_TOKENS = 1_024
-"""Tokens per chunk: each chunk reads the head matrix again, so smaller ones are bound by memory."""
+OTHER_LOGITS_BYTES = 1 << 30
+"""Elsewhere: each chunk reads the head matrix and its gradient again, so that smaller ones are bound by memory."""
+
+MIN_CHUNK_TOKENS = 128
+"""Fewer rows make poor matrix products, whatever the vocabulary."""
 
 
-CPU_ROWS = 256
-"""Rows treated at once on a processor even when all logits are kept, so that they are still in its cache."""
+class Loss(NamedTuple):
+    """What a model returns for targets; both are fp32, in nats."""
+
+    mean: Tensor
+    """Mean negative log-likelihood, a scalar with gradients, which can be taken once."""
+    nll_BT: Tensor  # noqa: N815 (shapes in names)
+    """That of each token, without gradients."""
 
 
 class VocabularyShard(NamedTuple):
@@ -31,31 +42,28 @@ class VocabularyShard(NamedTuple):
     group: dist.ProcessGroup
 
 
-def loss_chunk_tokens(vocab_size: int) -> int | None:
-    """Tokens per chunk for this vocabulary; None keeps all logits, which is faster and affordable when it is small."""
-    return CHUNK_TOKENS if vocab_size > LARGE_VOCABULARY else None
-
-
 def linear_cross_entropy(
     x_BTD: Tensor,
     weight_VD: Tensor,
     targets_BT: Tensor,
     *,
-    chunk_tokens: int | None,
+    chunk_tokens: int | None = None,
     shard: VocabularyShard | None = None,
-) -> Tensor:
-    """Negative log-likelihood nll_BT in nats, fp32, of targets_BT under softmax(x @ weight.T).
+) -> Loss:
+    """Negative log-likelihood of targets_BT under softmax(x @ weight.T), `chunk_tokens` (None: by device) at a time.
 
-    `chunk_tokens=None` computes the logits once and keeps their gradient, in the dtype of x, in their place; a number
-    computes that many rows at a time, again in backward (one more product), and holds no more. With `shard`,
-    weight_VD is a part of the vocabulary: nll_BT is whole on every rank, the gradient of x_BTD is this rank's part of
-    a sum.
+    Under autocast the products are in its dtype. With `shard`, weight_VD is a part of the vocabulary: the loss is
+    whole on every rank, the gradient of x_BTD is this rank's part of a sum.
     """
-    if torch.is_autocast_enabled(x_BTD.device.type):
-        dtype = torch.get_autocast_dtype(x_BTD.device.type)
-        x_BTD, weight_VD = x_BTD.to(dtype), weight_VD.to(dtype)
-    nll_BT: Tensor = _LinearCrossEntropy.apply(x_BTD, weight_VD, targets_BT, chunk_tokens, shard)  # type: ignore[no-untyped-call]
-    return nll_BT
+    device = x_BTD.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_BTD.dtype
+    logits_bytes = LOGITS_BYTES.get(device, OTHER_LOGITS_BYTES)
+    chunk_tokens = chunk_tokens or max(MIN_CHUNK_TOKENS, logits_bytes // (4 * len(weight_VD)))
+    want_gradients = torch.is_grad_enabled() and (x_BTD.requires_grad or weight_VD.requires_grad)
+    with torch.autocast(device, enabled=False):
+        return Loss(
+            *_LinearCrossEntropy.apply(x_BTD, weight_VD, targets_BT, dtype, chunk_tokens, shard, want_gradients)  # type: ignore[no-untyped-call]
+        )
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -65,85 +73,80 @@ class _LinearCrossEntropy(torch.autograd.Function):
         x_BTD: Tensor,
         weight_VD: Tensor,
         targets_BT: Tensor,
-        chunk_tokens: int | None,
+        dtype: torch.dtype,
+        chunk_tokens: int,
         shard: VocabularyShard | None,
-    ) -> Tensor:
-        x_ND, targets_N = x_BTD.flatten(0, -2), targets_BT.flatten()
+        want_gradients: bool,
+    ) -> tuple[Tensor, Tensor]:
+        x_ND, low_weight_VD, targets_N = x_BTD.flatten(0, -2).to(dtype), weight_VD.to(dtype), targets_BT.flatten()
         if shard is not None:
             targets_N = targets_N - shard.first_word
-        nll_BT = torch.empty(targets_BT.shape, dtype=torch.float32, device=x_BTD.device)
-        nll_N, log_total_N, total_N = (
-            nll_BT.view(-1),
-            torch.empty_like(nll_BT).view(-1),
-            torch.empty_like(nll_BT).view(-1),
-        )
-        ctx.rows = _rows_at_once(x_ND, chunk_tokens)
-        kept = [x_ND.new_empty(len(x_ND), len(weight_VD))] if chunk_tokens is None else []
-        for chunk in _chunks(len(x_ND), ctx.rows):
-            own_CV = kept[0][chunk] if kept else None
-            logits_CV = torch.mm(x_ND[chunk], weight_VD.T, out=own_CV).float()  # in fp32 itself, else a copy
-            largest_C, total_N[chunk], target_logit_C = _exponentials(logits_CV, targets_N[chunk], shard)
-            log_total_N[chunk] = largest_C + total_N[chunk].log()
-            torch.sub(log_total_N[chunk], target_logit_C, out=nll_N[chunk])
-            if own_CV is not None:
-                _subtract_at_target(logits_CV, targets_N[chunk], total_N[chunk])
-                if own_CV.dtype != torch.float32:
-                    own_CV.copy_(logits_CV)
-        ctx.save_for_backward(x_ND, weight_VD, targets_N, log_total_N, total_N, *kept)
-        ctx.shape = x_BTD.shape
-        return nll_BT
+        nll_N = torch.empty(len(x_ND), dtype=torch.float32, device=x_ND.device)
+        gradients = _Gradients(x_ND, low_weight_VD) if want_gradients else None
+        # The same memory for every chunk: fresh memory of this size is slow to come by on a processor.
+        logits = x_ND.new_empty(min(chunk_tokens, len(x_ND)), len(weight_VD))
+        logits_fp32 = logits if dtype == torch.float32 else torch.empty_like(logits, dtype=torch.float32)
+        for start in range(0, len(x_ND), chunk_tokens):
+            chunk = slice(start, min(start + chunk_tokens, len(x_ND)))
+            low_CV, logits_CV = logits[: chunk.stop - start], logits_fp32[: chunk.stop - start]
+            torch.mm(x_ND[chunk], low_weight_VD.T, out=low_CV)
+            if logits_CV.dtype != low_CV.dtype:
+                logits_CV.copy_(low_CV)
+            nll_N[chunk], total_C = _likelihoods(logits_CV, targets_N[chunk], shard)
+            if gradients is not None:
+                _to_gradient(logits_CV, targets_N[chunk], total_C)
+                if logits_CV.dtype != low_CV.dtype:
+                    low_CV.copy_(logits_CV)
+                gradients.add(chunk, low_CV)
+        ctx.gradients = gradients
+        ctx.like = x_BTD.shape, x_BTD.dtype, weight_VD.dtype
+        nll_BT = nll_N.view(targets_BT.shape)
+        ctx.mark_non_differentiable(nll_BT)
+        return nll_BT.mean(), nll_BT
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        x_ND, weight_VD, targets_N, log_total_N, total_N, *kept = ctx.saved_tensors
-        grad_N = grad_outputs[0].flatten()
-        if kept:
-            # The gradient of the logits but for a factor a row, which the narrow side of both products takes.
-            (grad_NV,), scale_N1 = kept, (grad_N / total_N)[:, None]
-            grad_x_ND = (grad_NV @ weight_VD).mul_(scale_N1)
-            grad_weight_VD = grad_NV.T @ (x_ND * scale_N1).to(x_ND.dtype)
-            return grad_x_ND.view(ctx.shape), grad_weight_VD, None, None, None
-        grad_x_ND = torch.empty_like(x_ND)
-        grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)  # many addends: fp32
-        for chunk in _chunks(len(x_ND), ctx.rows):
-            grad_C, logits_CV = grad_N[chunk], (x_ND[chunk] @ weight_VD.T).float()
-            # In place, the gradient of the logits: (softmax - one_hot(target)) * gradient of the loss.
-            grad_CV = logits_CV.sub_(log_total_N[chunk][:, None]).exp_().mul_(grad_C[:, None])
-            grad_CV = _subtract_at_target(grad_CV, targets_N[chunk], grad_C).to(x_ND.dtype)
-            torch.mm(grad_CV, weight_VD, out=grad_x_ND[chunk])
-            if grad_CV.dtype == torch.float32:
-                torch.addmm(grad_weight_VD, grad_CV.T, x_ND[chunk], out=grad_weight_VD)
-            else:
-                grad_weight_VD += grad_CV.T @ x_ND[chunk]
-        return grad_x_ND.view(ctx.shape), grad_weight_VD.to(weight_VD.dtype), None, None, None
+        assert ctx.gradients is not None, "the gradients of this loss were taken already"
+        (shape, dtype, weight_dtype), gradients, ctx.gradients = ctx.like, ctx.gradients, None
+        scale = grad_outputs[0] / len(gradients.x_ND)
+        grad_x_ND, grad_weight_VD = gradients.grad_x_ND.mul_(scale), gradients.grad_weight_VD.mul_(scale)
+        return grad_x_ND.view(shape).to(dtype), grad_weight_VD.to(weight_dtype), None, None, None, None, None
 
 
-def _rows_at_once(x_ND: Tensor, chunk_tokens: int | None) -> int:
-    if chunk_tokens is None and x_ND.device.type == "cpu":
-        return CPU_ROWS
-    return chunk_tokens or max(len(x_ND), 1)
+class _Gradients:
+    """Of the summed loss: grad_x_ND by rows, grad_weight_VD as a sum over chunks, in fp32 since it has many addends."""
+
+    def __init__(self, x_ND: Tensor, weight_VD: Tensor) -> None:
+        self.x_ND, self.weight_VD = x_ND, weight_VD
+        self.grad_x_ND = torch.empty_like(x_ND)
+        self.grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
+        self.addend_VD = None if x_ND.dtype == torch.float32 else torch.empty_like(weight_VD)
+
+    def add(self, chunk: slice, grad_CV: Tensor) -> None:
+        torch.mm(grad_CV, self.weight_VD, out=self.grad_x_ND[chunk])
+        if self.addend_VD is None:
+            torch.addmm(self.grad_weight_VD, grad_CV.T, self.x_ND[chunk], out=self.grad_weight_VD)
+        else:
+            self.grad_weight_VD += torch.mm(grad_CV.T, self.x_ND[chunk], out=self.addend_VD)
 
 
-def _chunks(num_rows: int, rows: int) -> list[slice]:
-    return [slice(start, start + rows) for start in range(0, num_rows, rows)]
-
-
-def _subtract_at_target(x_CV: Tensor, targets_C: Tensor, amount_C: Tensor) -> Tensor:
-    """In place; nothing in the rows whose target is no word of this shard."""
-    here_C = (targets_C >= 0) & (targets_C < x_CV.shape[1])
-    return x_CV.scatter_add_(1, targets_C.where(here_C, 0)[:, None], -(amount_C * here_C)[:, None])
-
-
-def _exponentials(logits_CV: Tensor, targets_C: Tensor, shard: VocabularyShard | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Overwrite logits by exp(logits - largest); return largest_C, the total_C of these, and the target's logit_C."""
+def _likelihoods(logits_CV: Tensor, targets_C: Tensor, shard: VocabularyShard | None) -> tuple[Tensor, Tensor]:
+    """Overwrite logits by exp(logits - largest); return nll_C and the totals of these exponentials, total_C."""
     here_C = (targets_C >= 0) & (targets_C < logits_CV.shape[1])
     target_logit_C = logits_CV.gather(1, targets_C.where(here_C, 0)[:, None])[:, 0]
     largest_C = logits_CV.amax(dim=-1)
     if shard is not None:
         dist.all_reduce(largest_C, dist.ReduceOp.MAX, group=shard.group)
     total_C = logits_CV.sub_(largest_C[:, None]).exp_().sum(dim=-1)
-    if shard is None:
-        return largest_C, total_C, target_logit_C
-    sums_2C = torch.stack([total_C, target_logit_C * here_C])
-    dist.all_reduce(sums_2C, group=shard.group)
-    return largest_C, sums_2C[0], sums_2C[1]
+    if shard is not None:
+        sums_2C = torch.stack([total_C, target_logit_C * here_C])
+        dist.all_reduce(sums_2C, group=shard.group)
+        total_C, target_logit_C = sums_2C[0], sums_2C[1]
+    return largest_C + total_C.log() - target_logit_C, total_C
+
+
+def _to_gradient(exponentials_CV: Tensor, targets_C: Tensor, total_C: Tensor) -> None:
+    """Overwrite by softmax - one_hot(target); a row whose target is no word of this shard has no 1 to take."""
+    here_C = (targets_C >= 0) & (targets_C < exponentials_CV.shape[1])
+    exponentials_CV.mul_(total_C.reciprocal()[:, None])
+    exponentials_CV.scatter_add_(1, targets_C.where(here_C, 0)[:, None], -here_C.float()[:, None])

@@ -17,7 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nemotron4_model.config import ModelConfig
-from nemotron4_model.loss import linear_cross_entropy, loss_chunk_tokens
+from nemotron4_model.cpu_attention import MAX_TOKENS, blocked_causal_attention
+from nemotron4_model.loss import Loss, linear_cross_entropy
+from nemotron4_model.rotary import RotaryTables, split_and_rotate
 
 
 class KeyValueCache(Protocol):
@@ -35,7 +37,7 @@ class KeyValueCache(Protocol):
 
 
 class Transformer(nn.Module):
-    """The language model: tokens to logits, or to the negative log-likelihood of targets."""
+    """The language model: tokens to logits, or to the loss of targets."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -54,8 +56,8 @@ class Transformer(nn.Module):
         cache: KeyValueCache | None = None,
         last_only: bool = False,
         end_of_document: int | None = None,
-    ) -> Tensor:
-        """Logits logits_BTV, or with targets the negative log-likelihood nll_BT in nats, fp32, not reduced.
+    ) -> Tensor | Loss:
+        """Logits logits_BTV, or with targets the loss: its mean, and nll_BT of each token for reading.
 
         With `last_only`, logits of the last position only (logits_B1V). With `end_of_document`, the id of the token
         that ends a document, each document of a packed row is as if alone: it attends to itself only and its
@@ -138,11 +140,8 @@ class Attention(nn.Module):
     ) -> Tensor:
         """x_BTD to x_BTD. The tables may be of each row (cos_BTR); `mask_B1TT` (who may see whom) is causal itself."""
         qkv_BTKGH = self.qkv(x_BTD).unflatten(-1, (-1, self.group + 2, self.head_dim))
-        B, T, K = qkv_BTKGH.shape[:3]
-        qk_BTKGH, v_BTKH = qkv_BTKGH[..., :-1, :], qkv_BTKGH[..., -1, :]
-        qk_BTKGH = rotate(qk_BTKGH, cos_TR, sin_TR)
-        q_BNTH = qk_BTKGH[..., :-1, :].reshape(B, T, K * self.group, self.head_dim).transpose(1, 2)
-        k_BKSH, v_BKSH = qk_BTKGH[..., -1, :].transpose(1, 2), v_BTKH.transpose(1, 2)
+        q_BTNH, k_BTKH, v_BTKH = split_and_rotate(qkv_BTKGH, cos_TR, sin_TR)
+        q_BNTH, k_BKSH, v_BKSH = q_BTNH.transpose(1, 2), k_BTKH.transpose(1, 2), v_BTKH.transpose(1, 2)
         start = 0
         if cache is not None:
             start = cache.length
@@ -160,6 +159,8 @@ def attend(q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, start: int, mask: Ten
     if mask is None and (start + T < S or (T > 1 and start > 0)):
         mask = torch.ones(T, S, dtype=torch.bool, device=q_BNTH.device).tril(start)
     causal = mask is None and T > 1
+    if causal and q_BNTH.device.type == "cpu" and q_BNTH.requires_grad and T <= MAX_TOKENS:
+        return blocked_causal_attention(q_BNTH, k_BKSH, v_BKSH)
     grouped = q_BNTH.shape[1] != k_BKSH.shape[1]
     return F.scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, mask, is_causal=causal, enable_gqa=grouped)
 
@@ -177,56 +178,6 @@ def separate_documents(tokens_BT: Tensor, end_of_document: int) -> tuple[Tensor,
     return position_BT, (same_BTT & (index_T[:, None] >= index_T)).unsqueeze(1)
 
 
-class RotaryTables(nn.Module):
-    """Cosines and sines of every position, fp32 whatever the dtype of the model; not part of the saved state."""
-
-    cos: Tensor
-    sin: Tensor
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
-        cos_TR, sin_TR = self._compute(torch.get_default_device())
-        self.register_buffer("cos", cos_TR, persistent=False)
-        self.register_buffer("sin", sin_TR, persistent=False)
-
-    def _compute(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        width = self.config.rotary_dim
-        exponent_R = torch.arange(0, width, 2, dtype=torch.float32, device=device) / width
-        position_T = torch.arange(self.config.max_sequence_length, dtype=torch.float32, device=device)
-        angle_TR = position_T[:, None] * (1.0 / self.config.rope_theta**exponent_R)
-        return angle_TR.cos(), angle_TR.sin()
-
-    def fill(self) -> None:
-        """Compute the tables anew: needed after `to_empty`, which leaves them without values."""
-        self.cos, self.sin = self._compute(self.cos.device)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> "RotaryTables":
-        """Move with the model, but stay fp32 when it is cast: bf16 angles are wrong beyond position 256."""
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self.cos.dtype != torch.float32:
-            self.fill()
-        return self
-
-    def forward(self, start: int, length: int) -> tuple[Tensor, Tensor]:
-        """Tables cos_TR, sin_TR of positions start..start+length-1."""
-        if start + length > self.config.max_sequence_length:
-            raise ValueError(
-                f"model.max_sequence_length ({self.config.max_sequence_length}) is less than the {start + length} "
-                "tokens of this sequence; shorten it or use a model with more positions"
-            )
-        return self.cos[start : start + length], self.sin[start : start + length]
-
-
-def rotate(x_BTKGH: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
-    """Turn the first 2R of the H dimensions, pairing i with i + R (arXiv 2104.09864, in the half-split layout)."""
-    R = cos_TR.shape[-1]
-    cos_T11R, sin_T11R = cos_TR[..., None, None, :], sin_TR[..., None, None, :]
-    a, b, rest = x_BTKGH[..., :R], x_BTKGH[..., R : 2 * R], x_BTKGH[..., 2 * R :]
-    turned = (a * cos_T11R - b * sin_T11R, b * cos_T11R + a * sin_T11R)
-    return torch.cat((*(half.to(x_BTKGH.dtype) for half in turned), rest), dim=-1)
-
-
 class MLP(nn.Module):
     """down(relu(up(x))^2), without a gate."""
 
@@ -237,11 +188,11 @@ class MLP(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """x_BTD to x_BTD."""
-        return self.down(squared_relu(self.up(x_BTD)))  # type: ignore[no-any-return]
+        return self.down(squared_relu_(self.up(x_BTD)))  # type: ignore[no-any-return]
 
 
-def squared_relu(x: Tensor) -> Tensor:
-    """relu(x)^2 (Primer, arXiv 2109.08668 section 3), saving relu(x) only for backward."""
+def squared_relu_(x: Tensor) -> Tensor:
+    """relu(x)^2 (Primer, arXiv 2109.08668 section 3), keeping only relu(x) for backward, in the place of x."""
     if torch.compiler.is_compiling():
         return torch.relu(x).square()  # the compiler chooses what to save, and fuses it
     y: Tensor = _SquaredReLU.apply(x)  # type: ignore[no-untyped-call]
@@ -251,27 +202,26 @@ def squared_relu(x: Tensor) -> Tensor:
 class _SquaredReLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        positive = torch.relu(x)
+        positive = x.detach().relu_()  # in place: nothing else reads what the up projection gave
         ctx.save_for_backward(positive)
         return positive * positive
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
         (positive,) = ctx.saved_tensors
-        gradient: Tensor = grad_outputs[0] * positive
-        return gradient.mul_(2)
+        zero = positive.new_zeros(())
+        return torch.addcmul(zero, grad_outputs[0], positive, value=2)  # 2 x gradient x relu(x), in one pass
 
 
 class Head(nn.Module):
-    """The output matrix, and the loss with it: for large vocabularies the two cannot be apart (see loss.py)."""
+    """The output matrix, and the loss with it: the logits of all tokens are never held (see loss.py)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
-        self.chunk_tokens = loss_chunk_tokens(config.vocab_size)
 
-    def forward(self, x_BTD: Tensor, targets_BT: Tensor | None = None, last_only: bool = False) -> Tensor:
-        """logits_BTV (logits_B1V with `last_only`), or nll_BT in nats when targets are given."""
+    def forward(self, x_BTD: Tensor, targets_BT: Tensor | None = None, last_only: bool = False) -> Tensor | Loss:
+        """logits_BTV (logits_B1V with `last_only`), or the loss when targets are given."""
         if targets_BT is None:
             return F.linear(x_BTD[:, -1:] if last_only else x_BTD, self.weight)
-        return linear_cross_entropy(x_BTD, self.weight, targets_BT, chunk_tokens=self.chunk_tokens)
+        return linear_cross_entropy(x_BTD, self.weight, targets_BT)

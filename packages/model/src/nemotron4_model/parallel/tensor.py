@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel, parallelize_module
 
 from nemotron4_model.config import ModelConfig
-from nemotron4_model.loss import VocabularyShard, linear_cross_entropy
+from nemotron4_model.loss import Loss, VocabularyShard, linear_cross_entropy
 from nemotron4_model.transformer import Transformer
 
 
@@ -44,7 +44,7 @@ def apply_tensor_parallel(model: Transformer, mesh: DeviceMesh) -> None:
         parallelize_module(block, mesh, plan)
     parallelize_module(model.norm, mesh, SequenceParallel())
     model.embedding = cast("nn.Embedding", VocabularyParallelEmbedding(model.embedding.weight, mesh))
-    model.head = cast("nn.Module", VocabularyParallelHead(model.head.weight, mesh, model.head.chunk_tokens))  # type: ignore[assignment]
+    model.head = cast("nn.Module", VocabularyParallelHead(model.head.weight, mesh))  # type: ignore[assignment]
 
 
 class VocabularyParallelEmbedding(nn.Module):
@@ -77,14 +77,13 @@ class VocabularyParallelEmbedding(nn.Module):
 class VocabularyParallelHead(nn.Module):
     """Each rank computes the logits of its own words; the loss needs three sums over the ranks, not the logits."""
 
-    def __init__(self, weight_VD: Tensor, mesh: DeviceMesh, chunk_tokens: int | None) -> None:
+    def __init__(self, weight_VD: Tensor, mesh: DeviceMesh) -> None:
         super().__init__()
         self.mesh = mesh
-        self.chunk_tokens = chunk_tokens
         self.weight = nn.Parameter(distribute_tensor(weight_VD, mesh, [Shard(0)], src_data_rank=None))
 
-    def forward(self, x_BtD: DTensor, targets_BT: Tensor | None = None, last_only: bool = False) -> Tensor:
-        """As transformer.Head, from the DTensor of the final norm: whole logits_BTV or nll_BT on every rank."""
+    def forward(self, x_BtD: DTensor, targets_BT: Tensor | None = None, last_only: bool = False) -> Tensor | Loss:
+        """As transformer.Head, from the DTensor of the final norm: whole logits_BTV or the whole loss on every rank."""
         # Each rank's gradient is the part from its own words: Partial makes backward a reduce-scatter.
         x_BTD = x_BtD.redistribute(placements=[Replicate()]).to_local(grad_placements=[Partial()])
         weight_VD = cast("DTensor", self.weight).to_local()
@@ -92,4 +91,4 @@ class VocabularyParallelHead(nn.Module):
             logits = F.linear(x_BTD[:, -1:] if last_only else x_BTD, weight_VD)
             return DTensor.from_local(logits, self.mesh, [Shard(2)], run_check=False).full_tensor()
         shard = VocabularyShard(self.mesh.get_local_rank() * weight_VD.shape[0], self.mesh.get_group())
-        return linear_cross_entropy(x_BTD, weight_VD, targets_BT, chunk_tokens=self.chunk_tokens, shard=shard)
+        return linear_cross_entropy(x_BTD, weight_VD, targets_BT, shard=shard)

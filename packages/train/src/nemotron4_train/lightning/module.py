@@ -108,9 +108,9 @@ class PretrainingModule(pl.LightningModule):
             if isinstance(model, FSDPModule):
                 model.set_requires_gradient_sync(index == len(cuts) - 1)
             with self._autocast():
-                nll_BT = model(inputs_BT, targets_BT, end_of_document=self._end_of_document)
-            self.manual_backward(nll_BT.mean() / len(cuts))
-            nll.append(nll_BT.detach().float().mean(dim=1))
+                loss = model(inputs_BT, targets_BT, end_of_document=self._end_of_document)
+            self.manual_backward(loss.mean / len(cuts))
+            nll.append(loss.nll_BT.mean(dim=1))
         return torch.cat(nll)
 
     def _autocast(self) -> AbstractContextManager[Any]:

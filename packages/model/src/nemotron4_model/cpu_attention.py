@@ -1,0 +1,91 @@
+"""Causal grouped-query attention for training on a processor: a few large matrix products instead of a fused kernel.
+
+torch's fused kernel for processors works on small tiles of single heads and is slowest in backward. Here all query
+heads of a key/value head are stacked, and each block of queries meets only the keys up to its end, so that about half
+of the work above the diagonal is never done. The price is memory: backward keeps the attention weights, T x T / 2 a
+query head.
+
+Invariant: equal to `F.scaled_dot_product_attention` up to rounding; scores and softmax are fp32 whatever the dtype.
+
+Shapes: B batch, T tokens, N query heads, K key/value heads, G query heads per key/value head, H head width, P pairs of
+batch and key/value head, Q queries of a group in the order of (position, head), S keys up to the end of a block.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BLOCK_TOKENS = 64
+"""Positions per block: smaller ones skip more of what lies above the diagonal, larger ones make better products."""
+
+MAX_TOKENS = 1_024
+"""Longer sequences go to the fused kernel, which keeps no attention weights."""
+
+
+def blocked_causal_attention(q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor) -> Tensor:
+    """y_BNTH = softmax(q k^T / sqrt(H)) v, each query over the keys up to its own position."""
+    y_BNTH: Tensor = _BlockedCausalAttention.apply(q_BNTH, k_BKTH, v_BKTH)  # type: ignore[no-untyped-call]
+    return y_BNTH
+
+
+class _BlockedCausalAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor) -> Tensor:
+        B, N, T, H = q_BNTH.shape
+        K = k_BKTH.shape[1]
+        q_PQH, k_PTH, v_PTH = _stacked(q_BNTH, K), _stacked(k_BKTH, K), _stacked(v_BKTH, K)
+        y_PQH = torch.empty_like(q_PQH)
+        scaled_PQH, k_fp32_PTH = q_PQH.float() * H**-0.5, k_PTH.float()
+        kept = []
+        for queries, first, end in _blocks(T, N // K):
+            scores_PQS = torch.bmm(scaled_PQH[:, queries], k_fp32_PTH[:, :end].transpose(1, 2))
+            scores_PQS[..., first:] += _above_diagonal(end - first, N // K)
+            weights_PQS = scores_PQS.softmax(dim=-1).to(q_PQH.dtype)
+            y_PQH[:, queries] = torch.bmm(weights_PQS, v_PTH[:, :end])
+            kept.append(weights_PQS)
+        ctx.save_for_backward(q_PQH, k_PTH, v_PTH, y_PQH, *kept)
+        ctx.batch = B
+        return _unstacked(y_PQH, B, T)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q_PQH, k_PTH, v_PTH, y_PQH, *kept = ctx.saved_tensors
+        (P, T, H), B = k_PTH.shape, ctx.batch
+        grad_y_PQH = _stacked(grad_outputs[0], P // B)
+        grad_q_PQH, grad_k_PTH, grad_v_PTH = torch.empty_like(q_PQH), torch.zeros_like(k_PTH), torch.zeros_like(v_PTH)
+        mean_PQ1 = (grad_y_PQH * y_PQH).sum(dim=-1, keepdim=True)  # the gradient of a query's weights, averaged by them
+        for (queries, _, end), weights_PQS in zip(_blocks(T, q_PQH.shape[1] // T), kept, strict=True):
+            grad_v_PTH[:, :end] += torch.bmm(weights_PQS.transpose(1, 2), grad_y_PQH[:, queries])
+            grad_PQS = torch.bmm(grad_y_PQH[:, queries], v_PTH[:, :end].transpose(1, 2))
+            grad_PQS = grad_PQS.sub_(mean_PQ1[:, queries]).mul_(weights_PQS)
+            grad_q_PQH[:, queries] = torch.bmm(grad_PQS, k_PTH[:, :end])
+            grad_k_PTH[:, :end] += torch.bmm(grad_PQS.transpose(1, 2), q_PQH[:, queries])
+        grad_q_PQH *= H**-0.5
+        grad_k_PTH *= H**-0.5
+        return _unstacked(grad_q_PQH, B, T), _unstacked(grad_k_PTH, B, T), _unstacked(grad_v_PTH, B, T)
+
+
+def _blocks(T: int, G: int) -> Iterator[tuple[slice, int, int]]:
+    """The queries of each block, its first position, and the one after its last."""
+    for first in range(0, T, BLOCK_TOKENS):
+        end = min(first + BLOCK_TOKENS, T)
+        yield slice(first * G, end * G), first, end
+
+
+def _above_diagonal(tokens: int, G: int) -> Tensor:
+    """To be added to the scores of a block's own positions, each with its G queries: -inf for keys that come later."""
+    return torch.full((tokens, tokens), float("-inf")).triu(1).repeat_interleave(G, dim=0)
+
+
+def _stacked(x_BNTH: Tensor, K: int) -> Tensor:
+    """x_PQH, contiguous, so that the queries of a block of positions are neighbours."""
+    B, N, T, H = x_BNTH.shape
+    return x_BNTH.view(B, K, N // K, T, H).transpose(2, 3).reshape(B * K, T * (N // K), H)
+
+
+def _unstacked(x_PQH: Tensor, B: int, T: int) -> Tensor:
+    """x_BNTH, the inverse of `_stacked`."""
+    P, Q, H = x_PQH.shape
+    return x_PQH.view(B, P // B, T, Q // T, H).transpose(2, 3).reshape(B, P // B * (Q // T), T, H)
