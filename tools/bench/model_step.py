@@ -181,7 +181,7 @@ def main() -> None:
             "transformers": transformers.__version__,
         },
         "commit": commit,
-        "what": "forward + backward without optimiser; best round, ratios: median of rounds; FLOPs: causal attention once",
+        "what": "forward + backward without optimiser; best round, ratios: median; FLOPs with causal attention once",
         "rounds": arguments.rounds,
         "shapes": {shape: measure(shape, arguments.rounds, arguments.compile) for shape in arguments.shapes},
     }
