@@ -47,8 +47,8 @@ def launch(job: TrainJob, job_yaml: str) -> float | None:
 
 
 def check_corpus(job: TrainJob) -> None:
-    """The corpus exists, and its tokenizer and sources fit the model and the blend."""
-    from nemotron4_data.blend import expand
+    """The corpus exists, and its tokenizer, its sources and their sizes fit the model and the blend."""
+    from nemotron4_data.blend import phase_weights
 
     if not Path(job.data.dir).is_dir():
         raise ValueError(f"data.dir ({job.data.dir}): no such directory; make it with `nemotron4 prepare`")
@@ -58,9 +58,7 @@ def check_corpus(job: TrainJob) -> None:
             f"model.vocab_size ({job.model.vocab_size}): smaller than the {corpus.vocab_size} pieces of the tokenizer"
             f" in {job.data.dir}; raise it or prepare the corpus with a smaller tokenizer.vocab_size"
         )
-    for phase in job.schedule.phases.values():
-        key = f"blend.distributions.{phase.blend}"
-        expand(job.blend.distributions[phase.blend], corpus.num_train_tokens, key)
+    phase_weights(job.blend, Timeline(job.schedule).blend_phases, corpus.num_train_tokens)
 
 
 def run_worker(job: TrainJob, directory: Path) -> None:

@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from nemotron4_data import Corpus, StreamPhase, TokenStream
-from nemotron4_data.blend import expand
+from nemotron4_data.blend import phase_weights
 from nemotron4_train import checkpoint
 from nemotron4_train.job import Device, TrainJob
 from nemotron4_train.lightning.callbacks import Checkpointer, StepRecorder, StopOnSignal, Validator
@@ -45,17 +45,10 @@ class FitResult:
 
 def token_stream(job: TrainJob, corpus: Corpus, timeline: Timeline) -> TokenStream:
     """The run's data order: its phases over the corpus."""
+    weights = phase_weights(job.blend, timeline.blend_phases, corpus.num_train_tokens)
     phases = [
-        StreamPhase(
-            num_samples=plan.num_samples,
-            sequence_length=plan.phase.sequence_length,
-            weights=expand(
-                job.blend.distributions[plan.phase.blend],
-                corpus.num_train_tokens,
-                f"blend.distributions.{plan.phase.blend}",
-            ),
-        )
-        for plan in timeline.phases
+        StreamPhase(num_samples=plan.num_samples, sequence_length=plan.phase.sequence_length, weights=of_phase)
+        for plan, of_phase in zip(timeline.phases, weights, strict=True)
     ]
     return TokenStream(corpus, phases, job.seed, job.schedule.shuffle_block_tokens)
 
