@@ -65,7 +65,10 @@ def fit(job: TrainJob, run_directory: Path) -> FitResult:
     found = checkpoint.find(run_directory, job.resume)
     first_step = found[1]["step"] if found else 0
     module = PretrainingModule(job, timeline, stream.source_names, first_step, corpus.tokenizer.eos_id)
-    stop, validator, callbacks, close = _callbacks(job, run_directory, timeline, corpus, stream, first_step)
+    saver = Checkpointer(
+        run_directory, job.trainer, timeline, corpus, stream, checkpoint.ledger(found[0]) if found else None
+    )
+    stop, validator, callbacks, close = _callbacks(job, run_directory, timeline, corpus, saver, first_step)
     trainer = pl.Trainer(
         **_devices(job),
         logger=_logger(job, run_directory, first_step),
@@ -100,11 +103,10 @@ class _Restore(pl.Callback):
 
 
 def _callbacks(
-    job: TrainJob, run_directory: Path, timeline: Timeline, corpus: Corpus, stream: TokenStream, first_step: int
+    job: TrainJob, run_directory: Path, timeline: Timeline, corpus: Corpus, saver: Checkpointer, first_step: int
 ) -> tuple[StopOnSignal, Validator, list[pl.Callback], list[Any]]:
     """In order: record, validate, look for a signal, save. Files and the progress line exist on rank 0 only."""
     stop = StopOnSignal()
-    saver = Checkpointer(run_directory, job.trainer, timeline, stream)
     if rank() != 0:
         validator = Validator(job.trainer, corpus, timeline, None, None)
         return stop, validator, [validator, stop, saver], []
