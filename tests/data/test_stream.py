@@ -249,3 +249,17 @@ def test_a_small_source_without_weight_is_no_obstacle():
     phase = StreamPhase(num_samples=2, sequence_length=4, weights={"a/b": 0.0, "a/c": 1.0})
     stream = TokenStream(FakeCorpus({"a/b": 1, "a/c": 9}), [phase], 0, 16)
     assert stream.positions(2) == {"a/b": 0, "a/c": 8}
+
+
+def test_documents_are_packed_and_end_where_eos_says(corpus):
+    """Rows of any length hold whole documents and parts, and EOS is where one ends: all that masking needs."""
+    source = "english/web"
+    shard = corpus.shard(source, "train")
+    phases = [StreamPhase(num_samples=9, sequence_length=length, weights={source: 1.0}) for length in (16, 48, 128)]
+    stream = TokenStream(corpus, phases, 1, len(shard.tokens))  # one block: the order of the shard
+    inputs = np.concatenate([stream.read(samples_of(stream, phase)).inputs_BT.ravel() for phase in range(3)])
+    ends = np.flatnonzero(inputs == corpus.tokenizer.eos_id) + 1
+    assert len(ends) >= 2
+    assert ends.tolist() == shard.offsets[1 : len(ends) + 1].tolist()
+    for start, end, document in zip([0, *ends[:-1]], ends, range(len(ends)), strict=True):
+        assert inputs[start:end].tolist() == shard[document].tolist()
