@@ -43,7 +43,8 @@ def verify(job: VerifyJob) -> None:
 
     ledger = _ledger_path(job)
     corpus = Corpus.open(job.dir)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         total = sum((corpus.dir / name).stat().st_size for name in corpus.files if (corpus.dir / name).is_file())
         task = progress.add_task("files", total=total)
         corpus.verify(everything=True, advance=lambda num_bytes: progress.advance(task, num_bytes))
