@@ -29,7 +29,7 @@ def small_chunks(monkeypatch):
     monkeypatch.setattr(ledger, "_CHUNK_SAMPLES", 16)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 300), max_size=6), st.lists(st.integers(1, 299), max_size=3))
 def test_a_ledger_does_not_depend_on_earlier_ones_or_the_batch_ramp(corpus, cuts, ramp):
     with pytest.MonkeyPatch.context() as patch:

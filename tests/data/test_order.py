@@ -39,7 +39,7 @@ def deviations(sequence, weights, sample):
     }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(blends(), st.integers(1, 3_000))
 def test_counts_are_exact_at_every_prefix(weights, num_samples):
     sequence = SourceSequence(weights)
@@ -51,7 +51,7 @@ def test_counts_are_exact_at_every_prefix(weights, num_samples):
         assert [sequence.count_before(source, sample) for source in weights] == expected
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(blends())
 def test_realised_weights_are_within_two_samples_at_every_prefix(weights):
     sequence = SourceSequence(weights)
@@ -63,7 +63,7 @@ def test_realised_weights_are_within_two_samples_at_every_prefix(weights):
         assert sequence.max_deviation[source] < 2
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(blends(100), st.integers(0, MAX_SAMPLES))
 def test_realised_weights_are_within_two_samples_however_far(weights, sample):
     sequence = SourceSequence(weights)
@@ -71,7 +71,6 @@ def test_realised_weights_are_within_two_samples_however_far(weights, sample):
         assert deviation <= sequence.max_deviation[source] + 0.02 < 2
 
 
-@settings(deadline=None)
 @given(blends(), st.one_of(st.integers(0, MAX_SAMPLES - 1), st.integers(-3, 3).map(lambda step: SAMPLES_7T + step)))
 def test_samples_far_into_a_run_step_by_one(weights, sample):
     sequence = SourceSequence(weights)

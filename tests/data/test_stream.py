@@ -154,7 +154,7 @@ def test_a_batch_ramp_does_not_change_the_order():
     assert ramped.positions(40) == plain.positions(40)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(streams())
 def test_entries_are_where_the_samples_are_read(stream):
     next_position = dict.fromkeys(range(len(stream.source_names)), 0)
