@@ -54,6 +54,8 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All that CI runs, in one environment."""
     install(session, *PACKAGES, tools=(*TEST_TOOLS, *CHECK_TOOLS, "transformers"))
+    # Reads our shards in a test. Its file format needs numpy and torch; what else it asks for is for training.
+    session.install("-c", "constraints.txt", "--no-deps", "megatron-core")
     run_checks(session)
     session.run("pytest", "-q", "-n", "2", "--dist", "loadfile", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 

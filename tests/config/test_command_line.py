@@ -57,7 +57,19 @@ def test_a_required_key(capsys, tmp_path, monkeypatch):
 
 def test_an_unknown_verb(capsys):
     assert main(["trane"]) == 2
-    assert capsys.readouterr().err.startswith("nemotron4: 'trane' is not a verb; choose one of: eval, export")
+    assert capsys.readouterr().err.startswith(
+        "nemotron4: 'trane' is not a verb; choose one of: data adopt, data verify, eval, export"
+    )
+
+
+def test_a_verb_of_two_words(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "verify", "--cfg", "job"]) == 0
+    assert capsys.readouterr().out == "dir: data/sample\nledger: null\nrun: null\n"
+    message = "nemotron4 data verify: ledger (a) and run (b) name two ledgers: give one of them"
+    assert refused(capsys, "data", "verify", "ledger=a", "run=b") == message
+    assert main(["data"]) == 2
+    assert "'data' is not a verb" in capsys.readouterr().err
 
 
 def test_help_lists_every_verb_without_hydra_or_torch():
@@ -66,7 +78,7 @@ def test_help_lists_every_verb_without_hydra_or_torch():
         " sys.exit(bool({'torch', 'hydra', 'lightning'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    for verb in ("eval", "export", "generate", "plan", "prepare", "report", "train"):
+    for verb in ("data verify", "eval", "export", "generate", "plan", "prepare", "report", "train"):
         assert f"\n  {verb} " in done.stdout
 
 

@@ -4,12 +4,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from nemotron4_data import Corpus, CorpusConfig, PrepareJob, TokenizerConfig, run_prepare
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from tiny_corpus import write_tiny_corpus
+
+settings.register_profile("no deadline", deadline=None)  # tests never assert on time
+settings.load_profile("no deadline")
 
 
 def tiny_job(raw, directory, **changed):

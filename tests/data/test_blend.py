@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from nemotron4_data import BlendConfig, Distribution, epochs_table, expand, render_epochs
+from nemotron4_data import BlendConfig, Distribution, Sampling, epochs_table, phase_weights, render_epochs
+from nemotron4_data import expand as expand_for
 
 SIZES = {
     "english/books": 300,
@@ -17,6 +18,12 @@ SIZES = {
     "multilingual/sw": 10,
     "code/c": 50,
 }
+
+
+def expand(distribution, sizes, num_tokens=1_000, **key):
+    return expand_for(distribution, sizes, num_tokens, **key)
+
+
 BLENDS = Path(__file__).parents[2] / "conf" / "blend"
 
 
@@ -28,8 +35,8 @@ def test_the_more_specific_key_claims_its_source():
 def test_exponents_flatten_within_a_key():
     weights = {"multilingual": 1.0}
     by_size = expand(Distribution(weights=weights), SIZES)
-    flat = expand(Distribution(weights=weights, exponents={"multilingual": 0.0}), SIZES)
-    root = expand(Distribution(weights=weights, exponents={"multilingual": 0.5}), SIZES)
+    flat = expand(Distribution(weights=weights, sampling={"multilingual": Sampling(exponent=0.0)}), SIZES)
+    root = expand(Distribution(weights=weights, sampling={"multilingual": Sampling(exponent=0.5)}), SIZES)
     assert by_size["multilingual/de"] / by_size["multilingual/sw"] == pytest.approx(100)
     assert root["multilingual/de"] / root["multilingual/sw"] == pytest.approx(10)
     assert flat == pytest.approx({"multilingual/de": 0.5, "multilingual/sw": 0.5})
@@ -39,37 +46,117 @@ def test_exponents_flatten_within_a_key():
 def test_weights_of_a_key_sum_to_it(raw, exponent):
     keys = ["english", "english/news", "code"]
     weights = {key: value / sum(raw) for key, value in zip(keys, raw, strict=True)}
-    expanded = expand(Distribution(weights=weights, exponents={"english": exponent}), SIZES)
+    expanded = expand(Distribution(weights=weights, sampling={"english": Sampling(exponent=exponent)}), SIZES)
     assert sum(expanded.values()) == pytest.approx(1)
     assert expanded["english/books"] + expanded["english/web"] == pytest.approx(weights["english"])
 
 
-@pytest.mark.parametrize(
-    ("weights", "exponents", "message"),
-    [
-        ({"english": 0.9}, {}, "blend.distributions.p.weights must sum to 1, but sum to 0.9: correct them"),
-        (
-            {"english": 1.5, "code": -0.5},
-            {},
-            "blend.distributions.p.weights.english (1.5) must lie in [0, 1]: correct it",
-        ),
-        (
-            {"english": 1.0},
-            {"code": 1.0},
-            "blend.distributions.p.exponents.code (1.0) has no weight: "
-            "add blend.distributions.p.weights.code or remove it",
-        ),
-        (
-            {"english": 1.0},
-            {"english": 2.0},
-            "blend.distributions.p.exponents.english (2.0) must lie in [0, 1]: 1 is by size, 0 is all alike",
-        ),
-    ],
+def test_a_key_is_a_folder_of_any_depth():
+    sizes = {"english/web/a": 10, "english/web/b": 30, "english/webster": 5, "english/books": 20}
+    weights = expand(Distribution(weights={"english": 0.5, "english/web": 0.3, "english/web/b": 0.2}), sizes)
+    assert weights == pytest.approx(
+        {"english/web/b": 0.2, "english/web/a": 0.3, "english/books": 0.4, "english/webster": 0.1}
+    )
+
+
+def test_unimax_is_alike_until_the_cap():
+    """Worked by hand: of 900 tokens, sw takes its cap of 20, then fr 60; the other 820 are shared alike."""
+    sizes = {"m/sw": 10, "m/fr": 30, "m/de": 1_000, "m/ja": 5_000}
+    distribution = Distribution(weights={"m": 1.0}, sampling={"m": Sampling(unimax_epochs=2)})
+    expected = {"m/sw": 20 / 900, "m/fr": 60 / 900, "m/de": 410 / 900, "m/ja": 410 / 900}
+    assert expand(distribution, sizes, 900) == pytest.approx(expected)
+
+
+@given(
+    st.lists(st.integers(1, 10**6), min_size=1, max_size=30),
+    st.floats(0.1, 8),
+    st.floats(0.001, 1),
+    st.floats(0.01, 1),
 )
-def test_wrong_blends_are_refused(weights, exponents, message):
+def test_unimax_fills_the_budget_and_keeps_the_cap(sizes, epochs, fill, weight):
+    corpus = {f"m/{number}": size for number, size in enumerate(sizes)} | {"code/c": 10**9}
+    num_tokens = int(fill * epochs * sum(sizes) / weight)
+    distribution = Distribution(
+        weights={"m": weight, "code": 1 - weight}, sampling={"m": Sampling(unimax_epochs=epochs)}
+    )
+    if num_tokens == 0:
+        return
+    weights = expand(distribution, corpus, num_tokens)
+    assert sum(weights.values()) == pytest.approx(1)
+    drawn = {source: share * num_tokens for source, share in weights.items() if source != "code/c"}
+    assert all(drawn[source] <= epochs * corpus[source] * (1 + 1e-9) for source in drawn)
+    free = [tokens for source, tokens in drawn.items() if tokens < epochs * corpus[source] * (1 - 1e-6)]
+    assert free == pytest.approx([max(drawn.values())] * len(free))  # whoever is below its cap has the most
+
+
+def test_unimax_without_enough_text_is_refused():
+    distribution = Distribution(
+        weights={"multilingual": 0.5, "code": 0.5}, sampling={"multilingual": Sampling(unimax_epochs=1.5)}
+    )
     with pytest.raises(ValueError) as error:
-        BlendConfig(distributions={"p": Distribution(weights=weights, exponents=exponents)})
-    assert str(error.value) == message
+        expand(distribution, SIZES, 4_000, key="blend.distributions.p")
+    assert str(error.value) == (
+        "blend.distributions.p.sampling.multilingual.unimax_epochs (1.5): the timeline draws 2,000 tokens by this key, "
+        "1.98 epochs of all its sources: lower its weight, shorten the schedule, add text, or raise it"
+    )
+
+
+WRONG = [
+    ({"english": 0.9}, {}, ".weights must sum to 1, but sum to 0.9: correct them"),
+    ({"english": 1.5, "code": -0.5}, {}, ".weights.english (1.5) must lie in [0, 1]: correct it"),
+    (
+        {"english": 1.0},
+        {"code": Sampling(exponent=1.0)},
+        ".sampling.code has no weight: add blend.distributions.p.weights.code or remove it",
+    ),
+    (
+        {"english": 1.0},
+        {"english": Sampling(exponent=2.0)},
+        ".sampling.english.exponent (2.0) must lie in [0, 1]: 1 is by size, 0 is all alike",
+    ),
+    (
+        {"english": 1.0},
+        {"english": Sampling(unimax_epochs=0.0)},
+        ".sampling.english.unimax_epochs (0.0) must be greater than 0",
+    ),
+    (
+        {"english": 1.0},
+        {"english": Sampling(unimax_epochs=1.0, exponent=1.0)},
+        ".sampling.english must hold either exponent or unimax_epochs: as in {exponent: 0.5}",
+    ),
+]
+
+
+@pytest.mark.parametrize(("weights", "sampling", "message"), WRONG)
+def test_wrong_blends_are_refused(weights, sampling, message):
+    with pytest.raises(ValueError) as error:
+        BlendConfig(distributions={"p": Distribution(weights=weights, sampling=sampling)})
+    assert str(error.value) == f"blend.distributions.p{message}"
+
+
+def test_a_cap_of_nothing_is_refused():
+    with pytest.raises(ValueError) as error:
+        BlendConfig(distributions={"p": Distribution(weights={"a": 1.0})}, max_epochs=0)
+    assert str(error.value) == "blend.max_epochs (0) must be greater than 0"
+
+
+def test_a_timeline_that_repeats_too_often_is_refused():
+    blend = BlendConfig(
+        distributions={
+            "p": Distribution(weights={"english": 0.9, "code": 0.1}),
+            "c": Distribution(weights={"code": 0.5, "english/web": 0.5}),
+        }
+    )
+    phases = [("p", 500), ("p", 500), ("c", 200)]
+    weights = phase_weights(blend, phases, SIZES)
+    assert weights[0] == weights[1] == expand(blend.distributions["p"], SIZES)
+    assert weights[2] == {"code/c": 0.5, "english/web": 0.5}
+    with pytest.raises(ValueError) as error:
+        phase_weights(blend, [*phases, ("c", 4_600)], SIZES)
+    assert str(error.value) == (
+        "blend.max_epochs (4): the timeline would read code/c 50.00 times (2,500 tokens of 50) and 1 other source(s) "
+        "too often: lower its weight, shorten the schedule, add text, or raise blend.max_epochs"
+    )
 
 
 @pytest.mark.parametrize("key", ["legal", "english/legal"])

@@ -84,7 +84,7 @@ def test_heldout_gives_tokens_and_bytes(corpus):
 
 def test_a_stream_reads_the_corpus(corpus):
     weights = expand(
-        Distribution(weights={"english": 0.7, "multilingual": 0.15, "code": 0.15}), corpus.num_train_tokens
+        Distribution(weights={"english": 0.7, "multilingual": 0.15, "code": 0.15}), corpus.num_train_tokens, 6_400
     )
     phase = StreamPhase(num_samples=200, sequence_length=32, weights=weights)
     stream = TokenStream(corpus, [phase], seed=1, shuffle_block_tokens=128)

@@ -60,12 +60,12 @@ def test_a_short_bin_is_refused(tmp_path):
     [
         (b"nonsense", "not a Megatron .idx file (it must begin with b'MMIDIDX\\x00\\x00')"),
         (
-            b"MMIDIDX\x00\x00" + struct.pack("<QBQQ", 1, 5, 0, 1),
-            "version 1, dtype code 5; only version 1 with 4 or 8 is read",
+            b"MMIDIDX\x00\x00" + struct.pack("<QBQQ", 1, 6, 0, 1),
+            "version 1, dtype code 6; only version 1 with one of 1, 2, 3, 4, 5, 8 is read",
         ),
         (
             b"MMIDIDX\x00\x00" + struct.pack("<QBQQ", 1, 8, 9, 10),
-            "34 bytes, not what its header of 9 documents says",
+            "34 bytes, not what its header of 9 sequences says",
         ),
     ],
 )
@@ -75,3 +75,60 @@ def test_a_foreign_or_cut_index_is_refused(tmp_path, index, message):
     with pytest.raises(ValueError) as error:
         Shard(tmp_path / "x")
     assert str(error.value) == f"{tmp_path}/x.idx: {message}"
+
+
+def write_index(stem, code, sizes, first_sequences, pointers=None, dtype="<u2"):
+    """An index as Megatron writes it, where documents may hold several sequences."""
+    sizes = np.array(sizes, dtype="<i4")
+    if pointers is None:
+        pointers = (np.cumsum(sizes, dtype=np.int64) - sizes) * np.dtype(dtype).itemsize
+    header = b"MMIDIDX\x00\x00" + struct.pack("<QBQQ", 1, code, len(sizes), len(first_sequences))
+    parts = [header, sizes.tobytes(), np.array(pointers, dtype="<i8").tobytes()]
+    stem.with_name(stem.name + ".idx").write_bytes(b"".join([*parts, np.array(first_sequences, dtype="<i8").tobytes()]))
+
+
+@pytest.mark.parametrize(("code", "dtype"), [(1, "u1"), (2, "i1"), (3, "<i2"), (4, "<i4"), (5, "<i8"), (8, "<u2")])
+def test_every_integer_width_and_documents_of_several_sequences(tmp_path, code, dtype):
+    tokens = np.arange(100, 110).astype(dtype)
+    (tmp_path / "x.bin").write_bytes(tokens.tobytes())
+    write_index(tmp_path / "x", code, [3, 2, 4, 1], [0, 2, 2, 4], dtype=dtype)
+    shard = Shard(tmp_path / "x")
+    shard.check_index()
+    assert shard.tokens.tolist() == list(range(100, 110))
+    assert [shard[i].tolist() for i in range(len(shard))] == [[*range(100, 105)], [], [*range(105, 110)]]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "first_sequences", "pointers", "message"),
+    [
+        ([2, 3], [0, 1, 2], [0, 2], "its sequences do not lie one after the other"),
+        ([2, 2], [0, 2, 1], None, "its documents do not hold its 2 sequences in order"),
+        ([2, 2], [1, 2], None, "its documents do not hold its 2 sequences in order"),
+    ],
+)
+def test_an_index_that_contradicts_itself_is_refused(tmp_path, sizes, first_sequences, pointers, message):
+    (tmp_path / "x.bin").write_bytes(bytes(8))
+    write_index(tmp_path / "x", 8, sizes, first_sequences, pointers)
+    with pytest.raises(ValueError) as error:
+        Shard(tmp_path / "x").check_index()
+    assert str(error.value) == f"{tmp_path}/x.idx: {message}"
+
+
+def test_megatron_reads_ours_and_we_read_megatron(tmp_path):
+    indexed_dataset = pytest.importorskip(
+        "megatron.core.datasets.indexed_dataset", reason="megatron-core is not installed (pip install megatron-core)"
+    )
+    documents = [[5, 6, 3], [7, 3], [60_000, 8, 3]]
+    write(tmp_path / "ours", documents)
+    theirs = indexed_dataset.IndexedDataset(str(tmp_path / "ours"))
+    assert [theirs[i].tolist() for i in range(len(theirs))] == documents
+    assert theirs.document_indices.tolist() == [0, 1, 2, 3]
+    for dtype in (np.uint16, np.int32, np.int64):
+        builder = indexed_dataset.IndexedDatasetBuilder(str(tmp_path / "theirs.bin"), dtype=dtype)
+        builder.add_document(np.array([5, 6, 7, 3]), [2, 2])
+        builder.add_document(np.array([9, 3]), [2])
+        builder.finalize(str(tmp_path / "theirs.idx"))
+        shard = Shard(tmp_path / "theirs")
+        shard.check_index()
+        assert shard.tokens.dtype == dtype
+        assert [shard[i].tolist() for i in range(len(shard))] == [[5, 6, 7, 3], [9, 3]]

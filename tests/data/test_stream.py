@@ -125,7 +125,8 @@ def test_phases_added_later_leave_earlier_samples_alone(stream, data):
     kept = data.draw(st.integers(1, len(stream.phases)))
     shorter = TokenStream(stream._corpus, stream.phases[:kept], stream.seed, stream.shuffle_block_tokens)
     last = shorter.num_samples
-    assert shorter.digest(0, last) == stream.digest(0, last)
+    assert shorter.entries(0, last).tolist() == stream.entries(0, last).tolist()
+    assert shorter.timeline(last) == stream.timeline(last)
     assert shorter.positions(last) == stream.positions(last)
     samples = samples_of(stream, kept - 1)
     assert np.array_equal(shorter.read(samples).inputs_BT, stream.read(samples).inputs_BT)
@@ -140,23 +141,60 @@ def two_phases(**changed):
     return TokenStream(FakeCorpus(sizes), phases, **{"seed": 5, "shuffle_block_tokens": 64, **changed})
 
 
-def test_digest_covers_its_range_and_all_that_decides_it():
-    stream = two_phases()
-    assert stream.digest(10, 70_040) == two_phases().digest(10, 70_040)
-    others = [
-        stream.digest(11, 70_040),
-        stream.digest(10, 70_039),
-        two_phases(seed=6).digest(10, 70_040),
-        two_phases(shuffle_block_tokens=65).digest(10, 70_040),
-    ]
-    assert len({stream.digest(10, 70_040), *others}) == 5
+def test_a_batch_ramp_does_not_change_the_order():
+    """Phases of one blend and length draw as one, so what a step's batch is says nothing about what comes next."""
+    blend = {"code/c": 0.25, "english/web": 0.75}
+    cuts = [StreamPhase(num_samples=n, sequence_length=8, weights=blend) for n in (1, 30, 9)]
+    whole = [StreamPhase(num_samples=40, sequence_length=8, weights={"english/books": 0.0, **blend})]
+    sizes = {"code/c": 500, "english/books": 9, "english/web": 3_000}
+    ramped, plain = (TokenStream(FakeCorpus(sizes), phases, 5, 64) for phases in (cuts, whole))
+    assert ramped.entries(0, 40).tolist() == plain.entries(0, 40).tolist()
+    assert np.array_equal(ramped.read(range(40)).inputs_BT, plain.read(range(40)).inputs_BT)
+    assert ramped.timeline(35) == plain.timeline(35)
+    assert ramped.positions(40) == plain.positions(40)
+
+
+@settings(max_examples=40)
+@given(streams())
+def test_entries_are_where_the_samples_are_read(stream):
+    next_position = dict.fromkeys(range(len(stream.source_names)), 0)
+    entries = stream.entries(0, stream.num_samples).tolist()
+    lengths = [phase.sequence_length for phase in stream.phases for _ in range(phase.num_samples)]
+    for (source, position), length in zip(entries, lengths, strict=True):
+        assert position == next_position[source]
+        next_position[source] += length
+    cut = stream.num_samples // 2
+    assert [*stream.entries(0, cut).tolist(), *stream.entries(cut, stream.num_samples).tolist()] == entries
+
+
+def test_entries_outside_are_refused():
+    with pytest.raises(ValueError) as error:
+        two_phases().entries(5, 70_051)
+    assert str(error.value) == "samples 5 to 70051 are not a range of the timeline of 70050 samples"
 
 
 def test_the_order_is_fixed_for_ever():
     """A change here changes the data of every run that resumes."""
     stream = two_phases()
     assert stream.read([0, 1, 69_999]).inputs_BT[:, 0].tolist() == [576, 192, 1028]
-    assert stream.digest(0, stream.num_samples) == "d5d047b81b558eace61384edffe7536403870b3a067e7766c706fae2416cb76e"
+    assert stream.entries(69_998, 70_002).tolist() == [(1, 419_984), (1, 419_992), (0, 140_000), (0, 140_016)]
+    assert stream.positions(stream.num_samples) == {"code/c": 140_800, "english/web": 420_000}
+
+
+@pytest.mark.parametrize("sample", [0, 10**6 // 4096, 7 * 10**12 // 4096, (1 << 38) - 100])
+def test_far_samples_are_the_next_of_their_sources(sample):
+    """Random access at token 7e12: samples there go on from the positions that the closed form gives."""
+    sizes = {f"multilingual/{number}": 40 + 7 * number for number in range(50)} | {"english/web": 10_000}
+    weights = {name: 0.7 if name == "english/web" else 0.3 / 50 for name in sizes}
+    phases = [StreamPhase(num_samples=1 << 38, sequence_length=4096, weights=weights)]
+    stream = TokenStream(FakeCorpus(sizes), phases, 1, 64)
+    before, after = stream.positions(sample), stream.positions(sample + 100)
+    for source, position in stream.entries(sample, sample + 100).tolist():
+        name = stream.source_names[source]
+        assert before[name] == position
+        before[name] += 4096
+    assert before == after
+    assert stream.read([sample + 99]).inputs_BT.shape == (1, 4096)
 
 
 def test_epochs_are_shuffled_apart():
@@ -211,3 +249,17 @@ def test_a_small_source_without_weight_is_no_obstacle():
     phase = StreamPhase(num_samples=2, sequence_length=4, weights={"a/b": 0.0, "a/c": 1.0})
     stream = TokenStream(FakeCorpus({"a/b": 1, "a/c": 9}), [phase], 0, 16)
     assert stream.positions(2) == {"a/b": 0, "a/c": 8}
+
+
+def test_documents_are_packed_and_end_where_eos_says(corpus):
+    """Rows of any length hold whole documents and parts, and EOS is where one ends: all that masking needs."""
+    source = "english/web"
+    shard = corpus.shard(source, "train")
+    phases = [StreamPhase(num_samples=9, sequence_length=length, weights={source: 1.0}) for length in (16, 48, 128)]
+    stream = TokenStream(corpus, phases, 1, len(shard.tokens))  # one block: the order of the shard
+    inputs = np.concatenate([stream.read(samples_of(stream, phase)).inputs_BT.ravel() for phase in range(3)])
+    ends = np.flatnonzero(inputs == corpus.tokenizer.eos_id) + 1
+    assert len(ends) >= 2
+    assert ends.tolist() == shard.offsets[1 : len(ends) + 1].tolist()
+    for start, end, document in zip([0, *ends[:-1]], ends, range(len(ends)), strict=True):
+        assert inputs[start:end].tolist() == shard[document].tolist()

@@ -98,7 +98,7 @@ def test_tensor_parallel_validates_documents_of_odd_length(workspace):
     for topology in ("cpu_1x1", "cpu_1x2"):
         nemotron4(
             *TRAIN, "data.dir=data/short", f"run.name=short_{topology}", f"topology={topology}", "trainer.max_steps=1",
-            cwd=workspace,
+            "blend.max_epochs=20", cwd=workspace,
         )  # fmt: skip
     found = [
         (workspace / "runs" / f"short_{topology}" / "latest" / "validation.csv").read_text()

@@ -119,6 +119,26 @@ def test_a_damaged_shard_is_named_and_a_rerun_mends_it(workspace, tmp_path):
     assert shard.read_bytes() == (workspace / "data" / "tiny" / "tokens" / "english" / "books.train.bin").read_bytes()
 
 
+def test_verify_computes_the_ledger_again_and_names_a_change(workspace, run):
+    shown = nemotron4("data", "verify", "dir=data/tiny", "run=runs/smoke/latest", cwd=workspace).stdout
+    assert "200 samples are those of the ledger" in " ".join(shown.split())
+    ledger = max((run / "checkpoints").glob("step-*/ledger.json"))
+    changed = workspace / "changed.json"
+    changed.write_text(ledger.read_text().replace('"samples": 200', '"samples": 201'))
+    done = nemotron4("data", "verify", "dir=data/tiny", "ledger=changed.json", cwd=workspace, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "nemotron4 data verify: changed.json: samples is 201, but its timeline has 200\n"
+
+
+def test_too_many_epochs_are_refused_before_a_worker_starts(workspace, run):
+    done = nemotron4("train", *SMOKE, "topology=cpu_2x1", "blend.max_epochs=0.01", cwd=workspace, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("nemotron4 train: blend.max_epochs (0.01): the timeline would read ")
+    shown = nemotron4("plan", *SMOKE, "blend.max_epochs=0.01", cwd=workspace, check=False)
+    assert shown.returncode == 2
+    assert "epochs over the timeline" in shown.stdout
+
+
 def test_the_program_is_installed(workspace):
     done = subprocess.run(
         [sys.executable, "-m", "nemotron4_config.main", "--version"], capture_output=True, text=True, check=True

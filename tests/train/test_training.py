@@ -11,6 +11,9 @@ import pytest
 import torch
 from smoke import smoke_job
 
+from nemotron4_data import Corpus
+from nemotron4_data.staging import file_sha256
+from nemotron4_data.verify import VerifyJob, verify
 from nemotron4_train import checkpoint
 from nemotron4_train.job import (
     DataConfig,
@@ -87,8 +90,7 @@ def test_documents_kept_apart_train_on_the_same_samples(prepared, tmp_path, undi
     data = DataConfig(dir=str(prepared), mask_documents=True)
     directory = run(smoke_job(prepared, tmp_path, data=data))
     state, plain = (
-        json.loads((checkpoint.checkpoint_directory(found, 12) / "state.json").read_text())
-        for found in (directory, undisturbed[1])
+        checkpoint.ledger(checkpoint.checkpoint_directory(found, 12)) for found in (directory, undisturbed[1])
     )
     assert state == plain
     apart, together = ([float(row["loss"]) for row in rows(found)] for found in (directory, undisturbed[1]))
@@ -96,11 +98,33 @@ def test_documents_kept_apart_train_on_the_same_samples(prepared, tmp_path, undi
     assert apart == pytest.approx(together, abs=0.05)
 
 
-def test_the_ledger_counts_every_token(undisturbed):
+def test_the_ledger_counts_every_token_and_verifies(undisturbed, prepared, tmp_path):
     _, directory = undisturbed
-    state = json.loads((checkpoint.checkpoint_directory(directory, 12) / "state.json").read_text())
-    assert state["samples"] == 4 * 4 + 8 * 8
-    assert sum(state["source_tokens"].values()) == state["tokens"] == 32 * state["samples"]
+    path = checkpoint.checkpoint_directory(directory, 12)
+    state, ledger = json.loads((path / "state.json").read_text()), checkpoint.ledger(path)
+    assert ledger.samples == 4 * 4 + 8 * 8
+    assert sum(counts["tokens"] for counts in ledger.sources.values()) == state["tokens"] == 32 * ledger.samples
+    assert [phase["num_samples"] for phase in ledger.timeline] == [4 * 4 + 4 * 8, 4 * 8]
+    verify(VerifyJob(dir=str(prepared), run=str(directory)))
+
+
+def test_a_corpus_made_again_under_a_run_is_refused(prepared, tmp_path, undisturbed):
+    copy = tmp_path / "corpus"
+    shutil.copytree(prepared, copy)
+    job = smoke_job(copy, tmp_path)
+    first = run(dataclasses.replace(job, trainer=dataclasses.replace(job.trainer, max_steps=4)))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    shard = copy / "tokens" / "english" / "books.train.bin"
+    shard.write_bytes(shard.read_bytes()[2:] + shard.read_bytes()[:2])
+    manifest["stages"]["tokens"]["files"]["tokens/english/books.train.bin"] = file_sha256(shard)
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError) as caught:
+        launch(job, "")
+    old, new = (Corpus.open(directory).digest[:12] for directory in (prepared, copy))
+    assert str(caught.value) == (
+        f"data.dir ({copy}): digest of the corpus is {new}, but {first}/checkpoints/step-00000004 was trained with "
+        f"{old}: put that corpus back, or start anew with resume=never"
+    )
 
 
 def test_stopped_and_resumed_equals_undisturbed_bit_for_bit(prepared, tmp_path, undisturbed):
@@ -183,7 +207,7 @@ def test_a_full_disk_keeps_the_older_checkpoint_and_says_so(undisturbed, tmp_pat
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # writes beyond it fail as on a full disk
     try:
         with pytest.raises(OSError, match=r"step-00000099: could not be written \(.*\); older checkpoints are kept"):
-            checkpoint.save(copy, 99, model, [torch.optim.AdamW(model.parameters())], {}, keep=1)
+            checkpoint.save(copy, 99, model, [torch.optim.AdamW(model.parameters())], {}, b"", keep=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert checkpoint.find(copy, "auto")[0].name == "step-00000012"

@@ -55,7 +55,7 @@ def run_application(verb: str, command: Command, overrides: list[str]) -> int:
             failures.append(error)
             return None
 
-    sys.argv = [f"nemotron4 {verb}", *overrides]
+    sys.argv = [f"nemotron4 {verb.replace('_', ' ')}", *overrides]
     given = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and main.py writes the one line
     try:

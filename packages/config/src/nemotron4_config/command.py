@@ -1,7 +1,8 @@
 """What a package hands to the command line: one `Command` a verb, found through entry points.
 
-A command names its job type and its function as strings ("package.module:attribute"), so that listing the verbs
-imports neither Hydra nor torch: `nemotron4 --help` stays under a second.
+An underscore in a verb is a space where it is typed: `nemotron4 data verify` is the entry point data_verify and
+conf/data_verify.yaml. A command names its job type and its function as strings ("package.module:attribute"), so that
+listing the verbs imports neither Hydra nor torch: `nemotron4 --help` stays under a second.
 """
 
 from __future__ import annotations

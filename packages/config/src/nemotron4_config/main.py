@@ -27,7 +27,14 @@ nemotron4 VERB --help lists a verb's config groups and every key; --cfg job prin
 def usage(loaders: dict[str, object]) -> str:
     """The text of `nemotron4 --help`."""
     commands = {verb: loader() for verb, loader in command_loaders().items() if verb in loaders}
-    return USAGE.format(verbs="\n".join(f"  {verb:<10} {command.summary}" for verb, command in commands.items()))
+    return USAGE.format(
+        verbs="\n".join(f"  {spoken(verb):<12} {command.summary}" for verb, command in commands.items())
+    )
+
+
+def spoken(verb: str) -> str:
+    """A verb as it is typed."""
+    return verb.replace("_", " ")
 
 
 def one_line(error: BaseException) -> str:
@@ -47,9 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"nemotron4 {version('nemotron4-config')}")
         return 0
-    verb, *overrides = arguments
+    words = 2 if "_".join(arguments[:2]) in loaders else 1
+    verb, overrides = "_".join(arguments[:words]), arguments[words:]
     if verb not in loaders:
-        known = ", ".join(loaders) or "none: install a package such as nemotron4-train"
+        known = ", ".join(map(spoken, loaders)) or "none: install a package such as nemotron4-train"
         print(f"nemotron4: {verb!r} is not a verb; choose one of: {known}", file=sys.stderr)
         return 2
     return _run_reporting_errors(verb, loaders[verb](), overrides)
@@ -63,7 +71,7 @@ def _run_reporting_errors(verb: str, command: Command, overrides: list[str]) -> 
     try:
         return run_application(verb, command, overrides)
     except KeyboardInterrupt:
-        print(f"nemotron4 {verb}: interrupted; run the same command again to go on", file=sys.stderr)
+        print(f"nemotron4 {spoken(verb)}: interrupted; run the same command again to go on", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away: nobody to tell
@@ -71,7 +79,7 @@ def _run_reporting_errors(verb: str, command: Command, overrides: list[str]) -> 
     except USER_ERRORS as error:
         if want_traceback:
             raise
-        print(f"nemotron4 {verb}: {explain(error)}", file=sys.stderr)
+        print(f"nemotron4 {spoken(verb)}: {explain(error)}", file=sys.stderr)
         return 2
 
 

@@ -1,6 +1,6 @@
 """Text to tokens: documents, tokenizer, shards, and the blended, resumable order of a pretraining run."""
 
-from .blend import BlendConfig, Distribution, EpochsRow, epochs_table, expand, render_epochs
+from .blend import BlendConfig, Distribution, EpochsRow, Sampling, epochs_table, expand, phase_weights, render_epochs
 from .corpus import Corpus, HeldOut
 from .prepare import run_prepare
 from .prepare_job import CorpusConfig, PrepareJob, TokenizerConfig
@@ -16,6 +16,7 @@ __all__ = [
     "HeldOut",
     "PrepareJob",
     "SampleBatch",
+    "Sampling",
     "StreamDecoder",
     "StreamPhase",
     "TokenStream",
@@ -23,6 +24,7 @@ __all__ = [
     "TokenizerConfig",
     "epochs_table",
     "expand",
+    "phase_weights",
     "render_epochs",
     "run_prepare",
 ]

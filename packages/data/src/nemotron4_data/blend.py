@@ -1,15 +1,18 @@
-"""Blends: from weights of domains and categories to one weight for each source.
+"""Blends: from weights of domains and categories to one weight for each source, and the epochs that makes.
 
-Invariant: every source belongs to exactly one weight key, the most specific that names it, and the weights of the
-sources of a key sum to the weight of the key.
+A source is a path such as `english/web`, or deeper (`english/web/part-1`); a weight key is a source or a folder of
+them. Invariant: every source belongs to exactly one weight key, the longest that names it or a folder above it, and
+the weights of the sources of a key sum to the weight of the key.
 
-Source: Nemotron-4 15B Technical Report, arXiv 2402.16819, section 2 (70 % English, 15 % multilingual, 15 % code; a
+Sources: Nemotron-4 15B Technical Report, arXiv 2402.16819, section 2 (70 % English, 15 % multilingual, 15 % code; a
 second distribution for continued training); sampling within a key by size to a power is that of XLM-R, arXiv
-1911.02116, section 3.1.
+1911.02116, section 3.1; UniMax is algorithm 1 of arXiv 2304.09151; the default cap on epochs is from "Scaling
+Data-Constrained Language Models", arXiv 2305.16264, section 6: up to four epochs are nearly as good as new data.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -19,13 +22,23 @@ _TOLERANCE = 1e-6
 
 
 @dataclass(kw_only=True)
+class Sampling:
+    """How the sources of a key share its weight."""
+
+    exponent: float | None = None
+    """By tokens**exponent: 1 is by size, 0 all alike. A temperature T is the exponent 1/T."""
+    unimax_epochs: float | None = None
+    """Alike, but none for more than so many epochs of the timeline (UniMax)."""
+
+
+@dataclass(kw_only=True)
 class Distribution:
     """How often each kind of text is drawn. A key is a domain (`english`) or a source (`english/books`)."""
 
     weights: dict[str, float]
     """Share of the tokens of each key; they sum to 1. A domain means its sources that no other key names."""
-    exponents: dict[str, float] = field(default_factory=dict)
-    """Sources of a key share its weight by tokens**exponent; 1 (by size) where a key is not listed."""
+    sampling: dict[str, Sampling] = field(default_factory=dict)
+    """How the sources of a key share its weight; by size where a key is not listed."""
 
 
 @dataclass(kw_only=True)
@@ -34,12 +47,16 @@ class BlendConfig:
 
     distributions: dict[str, Distribution]
     """Distributions by name, as in pretraining."""
+    max_epochs: float = 4.0
+    """A timeline that would read any source more often is refused."""
 
     def __post_init__(self) -> None:
         if not self.distributions:
             raise ValueError("blend.distributions ({}) must hold at least one distribution")
         for name, distribution in self.distributions.items():
             check_distribution(distribution, f"blend.distributions.{name}")
+        if not self.max_epochs > 0:
+            raise ValueError(f"blend.max_epochs ({self.max_epochs}) must be greater than 0")
 
 
 @dataclass(frozen=True)
@@ -57,52 +74,109 @@ class EpochsRow:
 
 
 def check_distribution(distribution: Distribution, key: str) -> None:
-    """ValueError, naming the dotted `key`, unless weights sum to 1 and exponents belong to weights."""
+    """ValueError, naming the dotted `key`, unless weights sum to 1 and sampling belongs to weights."""
     for name, weight in distribution.weights.items():
         if not 0 <= weight <= 1:
             raise ValueError(f"{key}.weights.{name} ({weight}) must lie in [0, 1]: correct it")
     total = sum(distribution.weights.values())
     if abs(total - 1) > _TOLERANCE:
         raise ValueError(f"{key}.weights must sum to 1, but sum to {total:.9g}: correct them")
-    for name, exponent in distribution.exponents.items():
+    for name, sampling in distribution.sampling.items():
         if name not in distribution.weights:
-            raise ValueError(
-                f"{key}.exponents.{name} ({exponent}) has no weight: add {key}.weights.{name} or remove it"
-            )
-        if not 0 <= exponent <= 1:
-            raise ValueError(f"{key}.exponents.{name} ({exponent}) must lie in [0, 1]: 1 is by size, 0 is all alike")
+            raise ValueError(f"{key}.sampling.{name} has no weight: add {key}.weights.{name} or remove it")
+        _check_sampling(sampling, f"{key}.sampling.{name}")
+
+
+def _check_sampling(sampling: Sampling, key: str) -> None:
+    if (sampling.exponent is None) == (sampling.unimax_epochs is None):
+        raise ValueError(f"{key} must hold either exponent or unimax_epochs: as in {{exponent: 0.5}}")
+    if sampling.exponent is not None and not 0 <= sampling.exponent <= 1:
+        raise ValueError(f"{key}.exponent ({sampling.exponent}) must lie in [0, 1]: 1 is by size, 0 is all alike")
+    if sampling.unimax_epochs is not None and not sampling.unimax_epochs > 0:
+        raise ValueError(f"{key}.unimax_epochs ({sampling.unimax_epochs}) must be greater than 0")
 
 
 def expand(
-    distribution: Distribution, num_train_tokens: Mapping[str, int], key: str = "distribution"
+    distribution: Distribution, num_train_tokens: Mapping[str, int], num_tokens: int, key: str = "distribution"
 ) -> dict[str, float]:
     """Weight of each source of a corpus, summing to 1; sources that no key names get none.
 
-    `key` is the dotted name used in errors. ValueError when a key of a positive weight has no source left.
+    `num_tokens` is what the timeline draws by this distribution: UniMax fills it. `key` is the dotted name used in
+    errors. ValueError when a key of a positive weight has no source left, or its sources too few tokens for UniMax.
     """
     check_distribution(distribution, key)
+    claimed = _claims(distribution.weights, num_train_tokens)
     expanded: dict[str, float] = {}
     for name, weight in distribution.weights.items():
-        claimed = _claimed(name, distribution.weights, num_train_tokens)
-        if not claimed:
+        sizes = {source: num_train_tokens[source] for source in claimed[name]}
+        if not sizes:
             domains = sorted({source.split("/")[0] for source in num_train_tokens})
             known = ", ".join(sorted(num_train_tokens) if len(num_train_tokens) < 20 else domains)
             raise ValueError(
                 f"{key}.weights.{name} ({weight}) matches no source of the corpus that no other key names: "
                 f"remove it or name one of {known}"
             )
-        exponent = distribution.exponents.get(name, 1.0)
-        sizes = {source: float(num_train_tokens[source]) ** exponent for source in claimed}
-        total = sum(sizes.values())
-        expanded |= {source: weight * size / total for source, size in sizes.items()}
+        sampling = distribution.sampling.get(name, Sampling(exponent=1.0))
+        if sampling.exponent is not None:
+            shares = {source: float(size) ** sampling.exponent for source, size in sizes.items()}
+        else:
+            assert sampling.unimax_epochs is not None
+            shares = _unimax(sizes, weight * num_tokens, sampling.unimax_epochs, f"{key}.sampling.{name}")
+        total = sum(shares.values())
+        expanded |= {source: weight * share / total for source, share in shares.items()}
     return dict(sorted(expanded.items()))
 
 
-def _claimed(name: str, keys: Mapping[str, float], sources: Mapping[str, int]) -> list[str]:
-    """The sources a key speaks for: itself, or the sources of its domain that no key names exactly."""
-    if "/" in name:
-        return [name] if sources.get(name, 0) else []
-    return [source for source, size in sources.items() if size and source.split("/")[0] == name and source not in keys]
+def _unimax(sizes: Mapping[str, int], budget: float, max_epochs: float, key: str) -> dict[str, float]:
+    """Tokens to draw from each source: the budget in equal parts, the smallest first and none past its epochs."""
+    if budget > max_epochs * sum(sizes.values()):
+        raise ValueError(
+            f"{key}.unimax_epochs ({max_epochs:g}): the timeline draws {budget:,.0f} tokens by this key, "
+            f"{budget / sum(sizes.values()):.2f} epochs of all its sources: lower its weight, shorten the schedule, "
+            f"add text, or raise it"
+        )
+    drawn: dict[str, float] = {}
+    for number, (source, size) in enumerate(sorted(sizes.items(), key=lambda item: (item[1], item[0]))):
+        drawn[source] = min((budget - sum(drawn.values())) / (len(sizes) - number), max_epochs * size)
+    return drawn
+
+
+def _claims(keys: Mapping[str, float], sources: Mapping[str, int]) -> dict[str, list[str]]:
+    """The sources each key speaks for: a source belongs to the longest key that names it or a folder above it."""
+    claimed: dict[str, list[str]] = {key: [] for key in keys}
+    for source, size in sources.items():
+        owners = [key for key in keys if source == key or source.startswith(f"{key}/")]
+        if size and owners:
+            claimed[max(owners, key=len)].append(source)
+    return claimed
+
+
+def phase_weights(
+    blend: BlendConfig, phases: Sequence[tuple[str, int]], num_train_tokens: Mapping[str, int]
+) -> list[dict[str, float]]:
+    """Weights of the sources in each phase of a whole timeline, given as (distribution, tokens).
+
+    Phases of one distribution have the same weights. ValueError as from `expand`, and for a source that the timeline
+    would read more than `blend.max_epochs` times.
+    """
+    budgets: dict[str, int] = defaultdict(int)
+    for name, tokens in phases:
+        budgets[name] += tokens
+    expanded = {
+        name: expand(blend.distributions[name], num_train_tokens, tokens, f"blend.distributions.{name}")
+        for name, tokens in budgets.items()
+    }
+    rows = epochs_table([(tokens, expanded[name]) for name, tokens in budgets.items()], num_train_tokens)
+    worst = max(rows, key=lambda row: row.epochs)
+    if worst.epochs > blend.max_epochs * (1 + _TOLERANCE):
+        others = sum(row.epochs > blend.max_epochs for row in rows) - 1
+        raise ValueError(
+            f"blend.max_epochs ({blend.max_epochs:g}): the timeline would read {worst.source} {worst.epochs:.2f} times "
+            f"({sum(worst.drawn_tokens):,.0f} tokens of {worst.num_tokens:,})"
+            f"{f' and {others} other source(s) too often' if others > 0 else ''}: "
+            f"lower its weight, shorten the schedule, add text, or raise blend.max_epochs"
+        )
+    return [expanded[name] for name, _ in phases]
 
 
 def epochs_table(

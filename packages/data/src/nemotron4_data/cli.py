@@ -7,3 +7,13 @@ PREPARE = Command(
     run="nemotron4_data.prepare:run_prepare",
     summary="Turn raw text into a verified, tokenised corpus",
 )
+VERIFY = Command(
+    job="nemotron4_data.verify:VerifyJob",
+    run="nemotron4_data.verify:verify",
+    summary="Check a corpus against its manifest, and a run's ledger against the corpus",
+)
+ADOPT = Command(
+    job="nemotron4_data.adopt:AdoptJob",
+    run="nemotron4_data.adopt:adopt",
+    summary="Make a corpus of Megatron or NeMo token shards as they are",
+)

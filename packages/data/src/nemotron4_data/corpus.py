@@ -6,6 +6,8 @@ Invariant: a corpus opens only when its manifest is complete: each stage was mad
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +19,10 @@ from numpy.typing import NDArray
 from .documents import document_path, read_lines
 from .manifest import FILE_NAME, TOKENIZER_FILE, Manifest, check_files
 from .shards import Shard
+from .staging import write_file
 from .tokenizer import Tokenizer
+
+_VERIFIED = ".verified.json"
 
 
 @dataclass(frozen=True)
@@ -43,22 +48,47 @@ class Corpus:
 
     @classmethod
     def open(cls, directory: str | Path, verify: bool = False) -> Corpus:
-        """Open; with `verify` also hash every file. ValueError when it is absent, unfinished or damaged."""
+        """Open, checking the tokenizer's digest; with `verify` also every other file (see `verify`).
+
+        ValueError when it is absent, unfinished or damaged.
+        """
         directory = Path(directory)
         if not (directory / FILE_NAME).is_file():
             raise ValueError(f"{directory}: no prepared corpus (it has no {FILE_NAME}): run `nemotron4 prepare`")
         manifest = Manifest.load(directory)
         if not manifest.is_complete:
             raise ValueError(f"{directory}: the corpus is not finished: rerun `nemotron4 prepare`")
+        check_files(directory, manifest.stages["tokenizer"].files)
         corpus = cls(directory, manifest)
         if verify:
             corpus.verify()
         return corpus
 
-    def verify(self) -> None:
-        """Hash every document file, the tokenizer and every shard. ValueError names the first that differs."""
-        for stage in self.manifest.stages.values():
-            check_files(self.dir, stage.files)
+    def verify(self, everything: bool = False, advance: Callable[[int], object] = lambda num_bytes: None) -> None:
+        """Hash the files that changed since they were last found intact, by size and time of change; or `everything`.
+
+        What was found intact is kept in .verified.json, so that launching on a large corpus does not read it again.
+        `advance` is told the bytes of each file as it is done. ValueError names the first that differs.
+        """
+        path = self.dir / _VERIFIED
+        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() and not everything else {}
+        intact: dict[str, list[Any]] = {}
+        for name, digest in self.files.items():
+            file = self.dir / name
+            status = file.stat() if file.is_file() else None
+            # Not the time of modification, which copying tools preserve.
+            intact[name] = [digest, status and status.st_size, status and status.st_ctime_ns]
+            if status is None or known.get(name) != intact[name]:
+                check_files(self.dir, {name: digest})
+            advance(status.st_size if status else 0)
+        if intact != known:
+            with suppress(OSError):  # a corpus may be shared read-only; it is then hashed each time
+                write_file(path, json.dumps(intact, indent=1).encode())
+
+    @property
+    def files(self) -> dict[str, str]:
+        """SHA-256 of every file of the corpus, by its path below the directory."""
+        return {name: digest for stage in self.manifest.stages.values() for name, digest in stage.files.items()}
 
     @property
     def name(self) -> str:
@@ -69,6 +99,11 @@ class Corpus:
     def digest(self) -> str:
         """Digest of all shards, for ledgers and provenance."""
         return self.manifest.digest
+
+    @property
+    def tokenizer_digest(self) -> str:
+        """SHA-256 of the tokenizer's file."""
+        return self.manifest.stages["tokenizer"].files[TOKENIZER_FILE]
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -83,12 +118,16 @@ class Corpus:
     @property
     def source_names(self) -> list[str]:
         """Sources that have a training split, sorted."""
-        return list(self.num_train_tokens)
+        return self.names("train")
 
     @property
     def heldout_names(self) -> list[str]:
         """Sources that have a held-out split, sorted."""
-        return list(self._sizes("heldout", "tokens"))
+        return self.names("heldout")
+
+    def names(self, split: str) -> list[str]:
+        """Sources that have a split, sorted."""
+        return list(self._sizes(split, "tokens"))
 
     @property
     def num_train_tokens(self) -> dict[str, int]:
@@ -102,13 +141,16 @@ class Corpus:
 
     def train(self, source: str) -> NDArray[Any]:
         """All training tokens of a source, documents one after the other, mapped from disk."""
-        return self._shard(source, "train").tokens
+        return self.shard(source, "train").tokens
 
     def heldout(self, source: str) -> HeldOut:
         """Held-out documents of a source: tokens with their offsets, and the UTF-8 bytes of each text."""
-        shard = self._shard(source, "heldout")
+        shard = self.shard(source, "heldout")
         path = document_path(self.dir / "documents", source, "heldout")
-        texts = [json.loads(line)["text"].encode() for line in read_lines(path)]
+        if path.is_file():
+            texts = [json.loads(line)["text"].encode() for line in read_lines(path)]
+        else:  # shards that came without their text
+            texts = [self.tokenizer.decode_bytes(shard[document].tolist()) for document in range(len(shard))]
         return HeldOut(shard.tokens, shard.offsets, texts)
 
     def heldout_bytes(self, source: str) -> bytes:
@@ -129,7 +171,8 @@ class Corpus:
                 f"{self.dir}: no {split} split of source {source!r}; it has {', '.join(self._sizes(split, 'tokens'))}"
             )
 
-    def _shard(self, source: str, split: str) -> Shard:
+    def shard(self, source: str, split: str) -> Shard:
+        """The documents of a source's split as token ids."""
         self._check(source, split)
         if (source, split) not in self._shards:
             self._shards[source, split] = Shard(self.dir / "tokens" / f"{source}.{split}")

@@ -1,29 +1,34 @@
 """The order of training data as arithmetic: the source of sample j, how often it came before, the order of blocks.
 
 Nothing here holds state or memory that grows with the run: the source of a sample, the number of earlier samples of
-each source and the block at a position are functions of (seed, phase, index), each in O(log) or O(1).
+each source and the block at a position are functions of (blend, seed, index), each in O(log).
 
-Invariant: within a phase, `SourceSequence.counts_before(j)` is exactly the number of `i < j` with `source_of(i) ==
-s`.
+Invariants: `SourceSequence.count_before(s, j)` is exactly the number of `i < j` whose source is `s`, and it is less
+than two samples away from the weight of `s` times `j`, for every j and whatever the weights.
 
-Source: Weyl's sequence with the golden ratio (Kuipers and Niederreiter, Uniform Distribution of Sequences, 1974,
-section 2.3: discrepancy O(log n)); the floor sum is Euclid's algorithm on lattice points (Graham, Knuth and
-Patashnik, Concrete Mathematics, section 3.5); the permutation is a Feistel network (Luby and Rackoff, 1988) with
-cycle walking (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002, section 4).
+Source: a two-way split that gives one side round(n * share) of the first n is a Sturmian word (Lothaire, Algebraic
+Combinatorics on Words, 2002, section 2.1) and never more than half a sample off; the tree of splits is Huffman's
+(1952). The permutation is a Feistel network (Luby and Rackoff, 1988) with cycle walking (Black and Rogaway, "Ciphers
+with Arbitrary Finite Domains", 2002, section 4).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import heapq
+from collections.abc import Mapping
 from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 
-MODULUS = 1 << 64
-GOLDEN = 0x9E3779B97F4A7C15  # odd, and 2**64 divided by the golden ratio: successive multiples spread evenly
-_MASK = MODULUS - 1
+MAX_SAMPLES = 1 << 38
+"""Samples of one sequence, at most: keeps the products of `_first_child_count` within 64 bits."""
+_SHARE_BITS = 48
+_LIMB_BITS = _SHARE_BITS // 2
+_LIMB_MASK = (1 << _LIMB_BITS) - 1
+_WORD_MASK = (1 << 64) - 1
+_KEY_STEP = 0x9E3779B97F4A7C15  # SplitMix64's: 2**64 divided by the golden ratio, odd
 _FEISTEL_ROUNDS = 6
 
 
@@ -33,68 +38,97 @@ def derive_key(*parts: int | str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
 
-def floor_sum(count: int, modulus: int, multiplier: int, offset: int) -> int:
-    """Sum over i in [0, count) of (multiplier * i + offset) // modulus, all non-negative, in O(log modulus) steps."""
-    total = 0
-    while count > 0:
-        quotient, multiplier = divmod(multiplier, modulus)
-        total += quotient * (count * (count - 1) // 2)
-        quotient, offset = divmod(offset, modulus)
-        total += quotient * count
-        # Reflect the remaining triangle: its columns become rows, which is Euclid's step on (modulus, multiplier).
-        count, offset = divmod(multiplier * count + offset, modulus)
-        modulus, multiplier = multiplier, modulus
-    return total
-
-
-def integer_weights(weights: Sequence[float]) -> list[int]:
-    """Non-negative weights as integers that sum to exactly 2**64; the rounding goes to the largest weight."""
-    total = sum(Fraction(weight) for weight in weights)
-    widths = [int(Fraction(weight) * MODULUS / total) for weight in weights]
-    widths[max(range(len(widths)), key=widths.__getitem__)] += MODULUS - sum(widths)
-    return widths
-
-
 class SourceSequence:
-    """The endless sequence of sources within one phase.
+    """The endless sequence of sources under one blend: a tree of two-way splits with the sources as its leaves.
 
-    Sample j lands at u_j = (GOLDEN * j + offset) mod 2**64 and belongs to the source whose interval of the cumulated
-    weights holds u_j. `weights` maps indices of sources to weights; a weight that rounds to no interval takes no part.
+    Of the first n samples that reach an inner node, round(n * share) go to its first child and the rest to its second,
+    so either is at most 1/2 from its share of n. A leaf of weight w is then at most 1/2 * sum(w / w_v) from its own
+    share of all samples, over the nodes v on its path below the root. In a Huffman tree an inner node has at most 2/3
+    of its parent's weight, so that inner nodes stay below 3/2 and leaves below 2 samples, for any weights.
+
+    `weights` maps indices of sources to non-negative weights; a source of weight 0 takes no part.
     """
 
-    def __init__(self, weights: Mapping[int, float], offset: int) -> None:
-        indices = sorted(weights)
-        self.offset = offset
-        self.intervals: dict[int, tuple[int, int]] = {}
-        start = 0
-        for index, width in zip(indices, integer_weights([weights[index] for index in indices]), strict=True):
-            if width:
-                self.intervals[index] = (start, start + width)
-                start += width
-        assert start == MODULUS
-        self._indices = np.array(list(self.intervals), dtype=np.int64)
-        self._inner_bounds = np.array([end for _, end in self.intervals.values()][:-1], dtype=np.uint64)
+    def __init__(self, weights: Mapping[int, float]) -> None:
+        exact = {source: Fraction(weight) for source, weight in sorted(weights.items()) if weight > 0}
+        total = sum(exact.values(), Fraction(0))
+        assert total > 0
+        # Nodes are numbered: a source has its index, an inner node a number below 0. Ties go to the older node.
+        heap = [(weight / total, age, source) for age, (source, weight) in enumerate(exact.items())]
+        self._root = heap[0][2]
+        self._children: dict[int, tuple[int, int, int]] = {}  # node: share of the first * 2**48, first, second
+        self._parents: dict[int, int] = {}
+        node_weights = {source: weight for weight, _, source in heap}
+        heapq.heapify(heap)
+        while len(heap) > 1:
+            (light, _, first), (heavy, _, second) = heapq.heappop(heap), heapq.heappop(heap)
+            self._root = -1 - len(self._children)
+            share = int((light / (light + heavy)) * (1 << _SHARE_BITS) + Fraction(1, 2))
+            self._children[self._root] = (share, first, second)
+            self._parents |= {first: self._root, second: self._root}
+            node_weights[self._root] = light + heavy
+            heapq.heappush(heap, (light + heavy, len(exact) + len(self._children), self._root))
+        self.max_deviation = {source: self._deviation(source, node_weights) for source in exact}
 
-    def sources_of(self, samples: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Index of the source of each sample, same shape as `samples`."""
-        with np.errstate(over="ignore"):
-            points = samples * np.uint64(GOLDEN) + np.uint64(self.offset)
-        result: NDArray[np.int64] = self._indices[np.searchsorted(self._inner_bounds, points, side="right")]
-        return result
+    def _deviation(self, source: int, weights: Mapping[int, Fraction]) -> float:
+        """The bound of the class docstring for one source, in samples."""
+        node, total = source, Fraction(0)
+        while node != self._root:
+            total += weights[source] / weights[node]
+            node = self._parents[node]
+        return float(total / 2)
+
+    def locate(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Source of each sample, and how many earlier samples draw from that source; both shaped as `samples`."""
+        assert not len(samples) or 0 <= samples.min() <= samples.max() < MAX_SAMPLES
+        sources, earlier = np.empty_like(samples), np.empty_like(samples)
+        pending = [(self._root, np.arange(len(samples)), samples)]
+        while pending:
+            node, rows, before = pending.pop()
+            if node not in self._children:
+                sources[rows], earlier[rows] = node, before
+                continue
+            share, first, second = self._children[node]
+            before_first = _first_child_counts(before, share)
+            goes_first = _first_child_counts(before + 1, share) > before_first
+            for child, chosen, counts in (
+                (first, goes_first, before_first),
+                (second, ~goes_first, before - before_first),
+            ):
+                if chosen.any():
+                    pending.append((child, rows[chosen], counts[chosen]))
+        return sources, earlier
 
     def count_before(self, source: int, sample: int) -> int:
-        """How many of samples [0, sample) draw from `source`: exact, by two floor sums."""
-        if source not in self.intervals or sample == 0:
+        """How many of samples [0, sample) draw from `source`; 0 for one that takes no part."""
+        if source != self._root and source not in self._parents:
             return 0
-        start, end = self.intervals[source]
-        # x mod m < c exactly when (x + m - c) // m == x // m; the x // m terms of both ends cancel.
-        above_start = floor_sum(sample, MODULUS, GOLDEN, self.offset + MODULUS - start)
-        above_end = floor_sum(sample, MODULUS, GOLDEN, self.offset + MODULUS - end)
-        return above_start - above_end
+        path = [source]
+        while path[-1] != self._root:
+            path.append(self._parents[path[-1]])
+        count = sample
+        for parent, child in zip(path[:0:-1], path[-2::-1], strict=True):
+            share, first, _ = self._children[parent]
+            of_first = _first_child_count(count, share)
+            count = of_first if child == first else count - of_first
+        return count
 
     def counts_before(self, sample: int) -> dict[int, int]:
         """`count_before` for every source that takes part."""
-        return {source: self.count_before(source, sample) for source in self.intervals}
+        return {source: self.count_before(source, sample) for source in self.max_deviation}
+
+
+def _first_child_count(count: int, share: int) -> int:
+    """Of the first `count` samples of a node, those that go to its first child: round(count * share / 2**48)."""
+    assert 0 <= count <= MAX_SAMPLES
+    return (count * share + (1 << (_SHARE_BITS - 1))) >> _SHARE_BITS
+
+
+def _first_child_counts(counts: NDArray[np.int64], share: int) -> NDArray[np.int64]:
+    """`_first_child_count` of many, in two limbs of 24 bits: a product of 38 and 48 bits does not fit in 64."""
+    low = counts * (share & _LIMB_MASK) + (1 << (_SHARE_BITS - 1))
+    result: NDArray[np.int64] = (counts * (share >> _LIMB_BITS) + (low >> _LIMB_BITS)) >> _LIMB_BITS
+    return result
 
 
 class BlockPermutation:
@@ -106,7 +140,7 @@ class BlockPermutation:
         bits = max(2, (size - 1).bit_length())
         # Halves may differ by one bit, so that the domain is below 2 * size and a walk takes two steps on average.
         self._widths = (bits // 2, bits - bits // 2)
-        self._keys = [_mix(key + (number + 1) * GOLDEN) for number in range(_FEISTEL_ROUNDS)]
+        self._keys = [_mix(key + (number + 1) * _KEY_STEP) for number in range(_FEISTEL_ROUNDS)]
 
     def __call__(self, index: int) -> int:
         """The image of `index`; 0 <= index < size."""
@@ -127,7 +161,7 @@ class BlockPermutation:
 
 def _mix(value: int) -> int:
     """The finaliser of SplitMix64 (Steele, Lea and Flood, 2014), high bits folded down."""
-    value &= _MASK
-    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
-    value = (value ^ (value >> 27)) * 0x94D049BB133111EB & _MASK
+    value &= _WORD_MASK
+    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & _WORD_MASK
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EB & _WORD_MASK
     return value ^ (value >> 31)

@@ -1,8 +1,8 @@
 """Token shards on disk: Megatron-LM's indexed dataset, a `.bin` of token ids and an `.idx` of document boundaries.
 
 Layout of `.idx`, little-endian: b"MMIDIDX\\0\\0", uint64 version 1, uint8 dtype code, uint64 number of sequences,
-uint64 number of document indices, int32 sizes, int64 byte pointers, int64 document indices. Here a sequence is a
-document.
+uint64 number of document indices, int32 sizes, int64 byte pointers, int64 document indices (the first sequence of each
+document, and their number at the end). We write one sequence a document; shards of others may hold several.
 
 Invariant: a shard opens only if both files have exactly the length its header says.
 
@@ -12,6 +12,7 @@ Source: Megatron-LM, `megatron/core/datasets/indexed_dataset.py`, so that its to
 from __future__ import annotations
 
 import struct
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,10 @@ from numpy.typing import NDArray
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
 _HEADER = struct.Struct("<9sQBQQ")
-_DTYPE_CODES: dict[int, np.dtype[Any]] = {4: np.dtype("<i4"), 8: np.dtype("<u2")}
+# Megatron's codes; 6 and 7 are floating point, which tokens never are.
+_DTYPE_CODES: dict[int, np.dtype[Any]] = {
+    code: np.dtype(name) for code, name in {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}.items()
+}
 # Megatron's own limit: it leaves room below 65,536 for tokens added later.
 _UINT16_VOCAB_LIMIT = 65_500
 
@@ -64,29 +68,55 @@ class Shard:
 
     def __init__(self, stem: Path) -> None:
         """Raise ValueError naming the file when a header or a length is not what the format says."""
-        index_path, bin_path = _with_suffix(stem, ".idx"), _with_suffix(stem, ".bin")
-        index = index_path.read_bytes()
-        if len(index) < _HEADER.size or not index.startswith(MAGIC):
-            raise ValueError(f"{index_path}: not a Megatron .idx file (it must begin with {MAGIC!r})")
-        _, version, code, num_documents, num_indices = _HEADER.unpack_from(index)
+        self._index_path, bin_path = _with_suffix(stem, ".idx"), _with_suffix(stem, ".bin")
+        length = self._index_path.stat().st_size
+        with self._index_path.open("rb") as file:
+            header = file.read(_HEADER.size)
+        if len(header) < _HEADER.size or not header.startswith(MAGIC):
+            raise ValueError(f"{self._index_path}: not a Megatron .idx file (it must begin with {MAGIC!r})")
+        _, version, code, num_sequences, num_indices = _HEADER.unpack(header)
         if version != VERSION or code not in _DTYPE_CODES:
-            raise ValueError(f"{index_path}: version {version}, dtype code {code}; only version 1 with 4 or 8 is read")
-        if len(index) != _HEADER.size + 12 * num_documents + 8 * num_indices:
-            raise ValueError(f"{index_path}: {len(index)} bytes, not what its header of {num_documents} documents says")
+            raise ValueError(
+                f"{self._index_path}: version {version}, dtype code {code}; only version 1 with one of "
+                f"{', '.join(map(str, _DTYPE_CODES))} is read"
+            )
+        if length != _HEADER.size + 12 * num_sequences + 8 * num_indices or num_indices < 1:
+            raise ValueError(
+                f"{self._index_path}: {length} bytes, not what its header of {num_sequences} sequences says"
+            )
+        # A plain array over the map: slicing the memmap subclass costs several times as much.
+        index = np.asarray(np.memmap(self._index_path, mode="r"))[_HEADER.size :]
+        self._sizes = index[: 4 * num_sequences].view("<i4")
+        self._pointers = index[4 * num_sequences : 12 * num_sequences].view("<i8")
+        self._first_sequences = index[12 * num_sequences :].view("<i8")
         dtype = _DTYPE_CODES[code]
-        sizes = np.frombuffer(index, "<i4", num_documents, _HEADER.size)
-        self.offsets: NDArray[np.int64] = np.concatenate(
-            [np.zeros(1, dtype=np.int64), np.cumsum(sizes, dtype=np.int64)]
-        )
-        expected = int(self.offsets[-1]) * dtype.itemsize
+        expected = int(self._pointers[-1]) + int(self._sizes[-1]) * dtype.itemsize if num_sequences else 0
         found = bin_path.stat().st_size
         if found != expected:
             raise ValueError(f"{bin_path}: {found} bytes where its .idx says {expected}: rerun `nemotron4 prepare`")
         # An empty file cannot be mapped.
-        self.tokens: NDArray[Any] = np.memmap(bin_path, dtype=dtype, mode="r") if expected else np.zeros(0, dtype=dtype)
+        self.tokens: NDArray[Any] = (
+            np.asarray(np.memmap(bin_path, dtype=dtype, mode="r")) if expected else np.zeros(0, dtype=dtype)
+        )
+
+    @cached_property
+    def offsets(self) -> NDArray[np.int64]:
+        """Where each document starts in `tokens`, and the end of the last; reads the whole index."""
+        ends = np.append(self._pointers // self.tokens.itemsize, len(self.tokens))
+        offsets: NDArray[np.int64] = ends[self._first_sequences].astype(np.int64)
+        return offsets
+
+    def check_index(self) -> None:
+        """ValueError unless sequences follow each other without a gap and documents hold them all in order."""
+        bytes_before = np.cumsum(self._sizes, dtype=np.int64) - self._sizes
+        if (self._sizes < 0).any() or not np.array_equal(self._pointers, bytes_before * self.tokens.itemsize):
+            raise ValueError(f"{self._index_path}: its sequences do not lie one after the other")
+        first = self._first_sequences
+        if first[0] != 0 or first[-1] != len(self._sizes) or (np.diff(first) < 0).any():
+            raise ValueError(f"{self._index_path}: its documents do not hold its {len(self._sizes)} sequences in order")
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
+        return len(self._first_sequences) - 1
 
     def __getitem__(self, document: int) -> NDArray[Any]:
         return self.tokens[self.offsets[document] : self.offsets[document + 1]]

@@ -1,30 +1,31 @@
 """Training samples as a pure function of (corpus, timeline, seed, sample index).
 
-A timeline is a list of phases; sample n belongs to one phase and, there, to one source (`order.SourceSequence`). Each
-source is one endless stream of tokens that all phases share: epoch after epoch, each a fresh permutation of its blocks
-of `shuffle_block_tokens` tokens with the short tail block last. A sample reads the next `sequence_length` positions.
+A timeline is a list of phases; consecutive phases of one blend and sequence length are one stretch. Sample n belongs
+to one stretch and, there, to one source (`order.SourceSequence`). Each source is one endless stream of tokens that all
+phases share: epoch after epoch, each a fresh permutation of its blocks of `shuffle_block_tokens` tokens with the short
+tail block last. A sample reads the next `sequence_length` positions.
 
-Invariant: read in order, the samples of a source cover each (input, target) pair of its epoch exactly once before the
-next epoch begins, whatever the blend, batch size, sequence length, number of ranks or restarts.
+Invariants: read in order, the samples of a source cover each (input, target) pair of its epoch exactly once before the
+next epoch begins, whatever the blend, batch size, sequence length, number of ranks or restarts. At every prefix of a
+stretch each source has less than two samples more or less than its weight asks.
 
 Shapes: B samples of one call, T tokens of a sample.
 """
 
 from __future__ import annotations
 
-import hashlib
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .order import BlockPermutation, SourceSequence, derive_key
+from .order import MAX_SAMPLES, BlockPermutation, SourceSequence, derive_key
 
-_DIGEST_CHUNK_SAMPLES = 1 << 16
-_ENTRY = np.dtype([("source", "<i4"), ("position", "<i8")])
+ENTRY = np.dtype([("source", "<i4"), ("position", "<i8")])
+"""Where a sample is read: index of its source in `source_names`, first position in that source's stream."""
 
 
 class TrainTokens(Protocol):
@@ -56,6 +57,8 @@ class StreamPhase:
                 f"phase weights must lie in [0, 1] and sum to 1, but sum to {sum(self.weights.values()):.9g}"
                 f"{f' with {wrong}' if wrong else ''}: correct the blend"
             )
+        # So that phases compare equal exactly if they draw alike.
+        self.weights = {source: weight for source, weight in sorted(self.weights.items()) if weight > 0}
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,21 @@ class SampleBatch:
     inputs_BT: NDArray[np.int64]  # noqa: N815 (shapes in names)
     targets_BT: NDArray[np.int64]  # noqa: N815
     sources_B: NDArray[np.int16]  # noqa: N815
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Consecutive phases of one blend and sequence length; `starts` is the next position of each source before it."""
+
+    first_sample: int
+    sequence_length: int
+    sequence: SourceSequence
+    starts: tuple[int, ...]
+
+    def positions(self, sample: int) -> tuple[int, ...]:
+        """Next position of each source before `sample` (of the whole timeline)."""
+        counts = self.sequence.counts_before(sample - self.first_sample)
+        return tuple(start + counts.get(source, 0) * self.sequence_length for source, start in enumerate(self.starts))
 
 
 class TokenStream:
@@ -83,28 +101,29 @@ class TokenStream:
         self.source_names = sorted(sizes)
         self._sizes = [sizes[name] for name in self.source_names]
         self._tokens: dict[int, NDArray[Any]] = {}
+        self._permutations: dict[int, tuple[int, BlockPermutation]] = {}
         self._corpus = corpus
-        self._sequences: list[SourceSequence] = []
-        self._first_samples = [0]
-        self._start_positions: list[dict[int, int]] = [dict.fromkeys(range(len(self.source_names)), 0)]
-        for number, phase in enumerate(phases):
-            self._append(number, phase)
+        self._stretches: list[_Stretch] = []
+        self.num_samples = 0
+        """Samples of the whole timeline."""
+        self._end_positions = (0,) * len(sizes)
+        for previous, phase in zip([None, *phases], phases, strict=False):
+            self._append(previous, phase)
+        self._first_samples = [stretch.first_sample for stretch in self._stretches]
 
-    def _append(self, number: int, phase: StreamPhase) -> None:
-        sequence = SourceSequence(self._indexed(phase.weights), derive_key(self.seed, "phase", number))
-        positions = dict(self._start_positions[-1])
-        for source, count in sequence.counts_before(phase.num_samples).items():
-            positions[source] += count * phase.sequence_length
-        self._sequences.append(sequence)
-        self._first_samples.append(self._first_samples[-1] + phase.num_samples)
-        self._start_positions.append(positions)
+    def _append(self, previous: StreamPhase | None, phase: StreamPhase) -> None:
+        if previous is None or replace(previous, num_samples=phase.num_samples) != phase:
+            sequence = SourceSequence(self._indexed(phase.weights))
+            self._stretches.append(_Stretch(self.num_samples, phase.sequence_length, sequence, self._end_positions))
+        self.num_samples += phase.num_samples
+        if self.num_samples > MAX_SAMPLES:
+            raise ValueError(f"the timeline has {self.num_samples} samples, more than {MAX_SAMPLES}: shorten it")
+        self._end_positions = self._stretches[-1].positions(self.num_samples)
 
     def _indexed(self, weights: Mapping[str, float]) -> dict[int, float]:
         index_of = {name: index for index, name in enumerate(self.source_names)}
         indexed = {}
         for source, weight in weights.items():
-            if weight == 0:
-                continue
             if source not in index_of:
                 raise ValueError(
                     f"source {source!r} has a weight but no training tokens in this corpus: "
@@ -118,43 +137,43 @@ class TokenStream:
             indexed[index_of[source]] = weight
         return indexed
 
-    @property
-    def num_samples(self) -> int:
-        """Samples of the whole timeline."""
-        return self._first_samples[-1]
-
-    def phase_of(self, sample: int) -> int:
-        """Index of the phase that holds `sample`. ValueError when it is outside the timeline."""
+    def _stretch_of(self, sample: int) -> _Stretch:
         if not 0 <= sample < self.num_samples:
             raise ValueError(f"sample {sample} is outside the timeline of {self.num_samples} samples")
-        return bisect_right(self._first_samples, sample) - 1
+        return self._stretches[bisect_right(self._first_samples, sample) - 1]
 
     def read(self, samples: Sequence[int]) -> SampleBatch:
-        """Read samples of one phase, in the order given. ValueError for no sample, or samples of several phases."""
+        """Read samples of one blend and length, in the order given. ValueError for no sample, or samples of several."""
         if len(samples) == 0:
             raise ValueError("read needs at least one sample")
-        number = self.phase_of(min(samples))
-        if self.phase_of(max(samples)) != number:
+        stretch = self._stretch_of(min(samples))
+        if self._stretch_of(max(samples)) is not stretch:
             raise ValueError(f"samples {min(samples)} to {max(samples)} lie in several phases: read each phase apart")
-        length = self.phases[number].sequence_length
-        sources_B, positions_B = self._locate(number, samples)
-        inputs_BT = np.empty((len(samples), length), dtype=np.int64)
+        entries = self._locate(stretch, np.array(samples, dtype=np.int64))
+        inputs_BT = np.empty((len(samples), stretch.sequence_length), dtype=np.int64)
         targets_BT = np.empty_like(inputs_BT)
-        for row, (source, position) in enumerate(zip(sources_B.tolist(), positions_B, strict=True)):
+        for row, (source, position) in enumerate(entries.tolist()):
             self._read_stream(source, position, inputs_BT[row], targets_BT[row])
-        return SampleBatch(inputs_BT, targets_BT, sources_B.astype(np.int16))
+        return SampleBatch(inputs_BT, targets_BT, entries["source"].astype(np.int16))
 
-    def _locate(self, number: int, samples: Sequence[int]) -> tuple[NDArray[np.int64], list[int]]:
-        """Source and stream position of each sample of phase `number`."""
-        sequence, first = self._sequences[number], self._first_samples[number]
-        start, length = self._start_positions[number], self.phases[number].sequence_length
-        local_B = [sample - first for sample in samples]
-        sources_B = sequence.sources_of(np.array(local_B, dtype=np.uint64))
-        positions = [
-            start[source] + sequence.count_before(source, local) * length
-            for source, local in zip(sources_B.tolist(), local_B, strict=True)
-        ]
-        return sources_B, positions
+    def entries(self, first: int, last: int) -> NDArray[Any]:
+        """`ENTRY` of each of samples [first, last): all that decides what they hold besides the corpus and the seed."""
+        if not 0 <= first <= last <= self.num_samples:
+            raise ValueError(f"samples {first} to {last} are not a range of the timeline of {self.num_samples} samples")
+        parts = [np.empty(0, dtype=ENTRY)]
+        for stretch, end in zip(self._stretches, [*self._first_samples[1:], self.num_samples], strict=True):
+            samples = np.arange(max(first, stretch.first_sample), min(last, end), dtype=np.int64)
+            if len(samples):
+                parts.append(self._locate(stretch, samples))
+        return np.concatenate(parts)
+
+    def _locate(self, stretch: _Stretch, samples_B: NDArray[np.int64]) -> NDArray[Any]:
+        """`ENTRY` of each sample of a stretch."""
+        sources_B, earlier_B = stretch.sequence.locate(samples_B - stretch.first_sample)
+        entries_B = np.empty(len(samples_B), dtype=ENTRY)
+        entries_B["source"] = sources_B
+        entries_B["position"] = np.array(stretch.starts)[sources_B] + earlier_B * stretch.sequence_length
+        return entries_B
 
     def _read_stream(
         self, source: int, position: int, inputs_T: NDArray[np.int64], targets_T: NDArray[np.int64]
@@ -168,8 +187,7 @@ class TokenStream:
             epoch, within = divmod(position + filled, epoch_positions)
             slot, skip = divmod(within, block)
             if slot < num_full_blocks:
-                key = derive_key(self.seed, self.source_names[source], epoch)
-                slot, available = BlockPermutation(num_full_blocks, key)(slot), block - skip
+                slot, available = self._permutation(source, epoch, num_full_blocks)(slot), block - skip
             else:
                 available = epoch_positions - within
             taken = min(available, len(inputs_T) - filled)
@@ -177,6 +195,14 @@ class TokenStream:
             inputs_T[filled : filled + taken] = tokens[begin : begin + taken]
             targets_T[filled : filled + taken] = tokens[begin + 1 : begin + 1 + taken]
             filled += taken
+
+    def _permutation(self, source: int, epoch: int, num_blocks: int) -> BlockPermutation:
+        """Order of the full blocks of an epoch; a source's latest is kept, because making one costs a hash."""
+        kept = self._permutations.get(source)
+        if kept is None or kept[0] != epoch:
+            kept = epoch, BlockPermutation(num_blocks, derive_key(self.seed, self.source_names[source], epoch))
+            self._permutations[source] = kept
+        return kept[1]
 
     def _train(self, source: int) -> NDArray[Any]:
         if source not in self._tokens:
@@ -186,15 +212,9 @@ class TokenStream:
 
     def positions(self, sample: int) -> dict[str, int]:
         """Tokens drawn from each source before `sample`; `sample` may equal `num_samples`."""
-        if sample == self.num_samples:
-            drawn = self._start_positions[-1]
-        else:
-            number = self.phase_of(sample)
-            drawn = dict(self._start_positions[number])
-            counts = self._sequences[number].counts_before(sample - self._first_samples[number])
-            for source, count in counts.items():
-                drawn[source] += count * self.phases[number].sequence_length
-        return {name: drawn[index] for index, name in enumerate(self.source_names)}
+        at_end = sample == self.num_samples
+        drawn = self._end_positions if at_end else self._stretch_of(sample).positions(sample)
+        return dict(zip(self.source_names, drawn, strict=True))
 
     def epochs(self, sample: int) -> dict[str, float]:
         """Epochs of each source drawn before `sample`: 1.0 is every pair seen once."""
@@ -203,31 +223,16 @@ class TokenStream:
             name: positions[name] / max(1, size - 1) for name, size in zip(self.source_names, self._sizes, strict=True)
         }
 
-    def digest(self, first: int, last: int) -> str:
-        """SHA-256 over the (source, position) of samples [first, last), with the names, seed and block they rest on."""
-        if not 0 <= first <= last <= self.num_samples:
-            raise ValueError(f"samples {first} to {last} are not a range of the timeline of {self.num_samples} samples")
-        digest = hashlib.sha256(repr((self.source_names, self.seed, self.shuffle_block_tokens)).encode())
-        for number, phase in enumerate(self.phases):
-            phase_first, phase_last = self._first_samples[number], self._first_samples[number + 1]
-            begin, end = max(first, phase_first), min(last, phase_last)
-            if begin >= end:
-                continue
-            positions = self.positions(begin)
-            next_position = np.array([positions[name] for name in self.source_names], dtype=np.int64)
-            for chunk in range(begin, end, _DIGEST_CHUNK_SAMPLES):
-                local = np.arange(chunk, min(chunk + _DIGEST_CHUNK_SAMPLES, end), dtype=np.uint64)
-                sources = self._sequences[number].sources_of(local - np.uint64(phase_first))
-                digest.update(_entries(sources, next_position, phase.sequence_length).tobytes())
-        return digest.hexdigest()
-
-
-def _entries(sources: NDArray[np.int64], next_position: NDArray[np.int64], length: int) -> NDArray[Any]:
-    """(source, position) of consecutive samples; advances `next_position` past them."""
-    entries = np.empty(len(sources), dtype=_ENTRY)
-    entries["source"] = sources
-    for source in np.unique(sources):
-        chosen = np.flatnonzero(sources == source)
-        entries["position"][chosen] = next_position[source] + length * np.arange(len(chosen))
-        next_position[source] += length * len(chosen)
-    return entries
+    def timeline(self, sample: int) -> list[StreamPhase]:
+        """The phases that lead to `sample`, those of one blend and length as one: what its content depends on."""
+        found: list[StreamPhase] = []
+        first = 0
+        for phase in self.phases:
+            part = replace(phase, num_samples=min(phase.num_samples, sample - first)) if sample > first else None
+            first += phase.num_samples
+            if part is None:
+                break
+            if found and replace(found[-1], num_samples=part.num_samples) == part:
+                part = replace(part, num_samples=found.pop().num_samples + part.num_samples)
+            found.append(part)
+        return found

@@ -1,7 +1,7 @@
 """Sharded checkpoints that are complete or absent, readable on any topology.
 
 checkpoints/step-00000500/ holds torch's distributed checkpoint (one file a rank, tensors under their full names), a
-state.json (step, tokens, the data ledger) and manifest.json with the digest of every file, written last. The
+state.json (step, tokens), the data ledger and manifest.json with the digest of every file, written last. The
 directory is built under a temporary name, fsynced and renamed by rank 0 when every rank has written, so a kill at any
 moment leaves the previous checkpoint whole. Only tensors are stored: data order needs no state but the step.
 """
@@ -23,6 +23,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
+from nemotron4_data.ledger import FILE_NAME as LEDGER_FILE
+from nemotron4_data.ledger import Ledger
 from nemotron4_data.staging import commit_directory, file_sha256, partial_path, write_file
 
 _NAME = re.compile(r"step-(\d{8})")
@@ -39,6 +41,7 @@ def save(
     model: torch.nn.Module,
     optimizers: list[torch.optim.Optimizer],
     state: dict[str, Any],
+    ledger: bytes,
     keep: int,
 ) -> Path:
     """Write the checkpoint of `step`; a collective over all ranks. Raises OSError, keeping the older ones."""
@@ -63,6 +66,7 @@ def save(
     _barrier()
     if _rank() == 0:
         write_file(staged / "state.json", (json.dumps({"step": step, **state}, indent=1) + "\n").encode())
+        write_file(staged / LEDGER_FILE, ledger)
         digests = {file.name: file_sha256(file) for file in sorted(staged.iterdir())}
         write_file(staged / "manifest.json", (json.dumps({"sha256": digests}, indent=1) + "\n").encode())
         commit_directory(directory)
@@ -95,6 +99,11 @@ def verify(directory: Path) -> dict[str, Any]:
             raise ValueError(f"{file}: damaged (sha256 {found[:12]}, manifest says {digest[:12]})")
     loaded: dict[str, Any] = json.loads((directory / "state.json").read_text(encoding="utf-8"))
     return loaded
+
+
+def ledger(directory: Path) -> Ledger:
+    """The data ledger of a checkpoint. ValueError when it is missing or unreadable."""
+    return Ledger.load(directory / LEDGER_FILE)
 
 
 def find(run_directory: Path, resume: str) -> tuple[Path, dict[str, Any]] | None:

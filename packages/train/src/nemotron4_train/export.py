@@ -55,13 +55,19 @@ def export_checkpoint(job: ExportJob, train_job: TrainJob) -> Path:
     model = Transformer(train_job.model)
     checkpoint.load_model(source, model)
     corpus = Corpus.open(train_job.data.dir)
+    ledger = checkpoint.ledger(source)
+    if corpus.tokenizer_digest != ledger.tokenizer:
+        raise ValueError(
+            f"data.dir ({train_job.data.dir}): its tokenizer is {corpus.tokenizer_digest[:12]}, but the checkpoint was "
+            f"trained with {ledger.tokenizer[:12]}: put the corpus back that the run read"
+        )
     provenance = {
         "job_digest": train_job.digest(),
-        "corpus_digest": corpus.digest,
+        "corpus_digest": ledger.corpus,
         "checkpoint": source.name,
         "step": state["step"],
         "tokens": state["tokens"],
-        "source_tokens": state["source_tokens"],
+        "source_tokens": {name: counts["tokens"] for name, counts in ledger.sources.items()},
     }
     shutil.rmtree(partial_path(directory), ignore_errors=True)
     save_pretrained(

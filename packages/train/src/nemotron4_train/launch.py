@@ -23,12 +23,9 @@ def launch(job: TrainJob, job_yaml: str) -> float | None:
     was stopped by a signal after saving.
     """
     timeline = Timeline(job.schedule, job.trainer.max_steps)
-    check_corpus(job)
-    if job.resume not in ("auto", "never"):
-        from nemotron4_train.checkpoint import check_complete
-
-        check_complete(Path(job.resume))
+    corpus = check_corpus(job)
     directory = choose_directory(job, timeline.num_steps)
+    check_checkpoint(job, corpus, directory)
     with exclusive(directory):
         create(directory, job, job_yaml, timeline.num_steps)
         print(f"run directory: {directory}", file=sys.stderr, flush=True)
@@ -46,9 +43,9 @@ def launch(job: TrainJob, job_yaml: str) -> float | None:
     return record.objective
 
 
-def check_corpus(job: TrainJob) -> None:
-    """The corpus exists, and its tokenizer and sources fit the model and the blend."""
-    from nemotron4_data.blend import expand
+def check_corpus(job: TrainJob) -> Corpus:
+    """The corpus; it exists, and its tokenizer, its sources and their sizes fit the model and the blend."""
+    from nemotron4_data.blend import phase_weights
 
     if not Path(job.data.dir).is_dir():
         raise ValueError(f"data.dir ({job.data.dir}): no such directory; make it with `nemotron4 prepare`")
@@ -58,9 +55,31 @@ def check_corpus(job: TrainJob) -> None:
             f"model.vocab_size ({job.model.vocab_size}): smaller than the {corpus.vocab_size} pieces of the tokenizer"
             f" in {job.data.dir}; raise it or prepare the corpus with a smaller tokenizer.vocab_size"
         )
-    for phase in job.schedule.phases.values():
-        key = f"blend.distributions.{phase.blend}"
-        expand(job.blend.distributions[phase.blend], corpus.num_train_tokens, key)
+    phase_weights(job.blend, Timeline(job.schedule).blend_phases, corpus.num_train_tokens)
+    return corpus
+
+
+def check_checkpoint(job: TrainJob, corpus: Corpus, directory: Path) -> None:
+    """What the run goes on from read this corpus; one given by its path, perhaps another with the same tokenizer."""
+    from nemotron4_train import checkpoint
+
+    if job.resume == "never":
+        return
+    if job.resume == "auto":
+        found = checkpoint.list_checkpoints(directory)[-1:]
+    else:
+        found = [Path(job.resume)]
+        checkpoint.check_complete(found[0])
+    for path in found:
+        ledger = checkpoint.ledger(path)
+        name, read, here = "tokenizer", ledger.tokenizer, corpus.tokenizer_digest
+        if job.resume == "auto" and ledger.tokenizer == corpus.tokenizer_digest:
+            name, read, here = "corpus", ledger.corpus, corpus.digest
+        if read != here:
+            raise ValueError(
+                f"data.dir ({job.data.dir}): digest of the {name} is {here[:12]}, but {path} was trained with "
+                f"{read[:12]}: put that corpus back, or start anew with resume=never"
+            )
 
 
 def run_worker(job: TrainJob, directory: Path) -> None:

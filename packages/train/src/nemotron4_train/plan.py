@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -60,10 +62,10 @@ def _timeline(job: TrainJob, timeline: Timeline) -> Table:
 
 def _print_epochs(console: Console, job: TrainJob, timeline: Timeline) -> None:
     from nemotron4_data import Corpus
-    from nemotron4_data.blend import epochs_table, expand, render_epochs
+    from nemotron4_data.blend import epochs_table, phase_weights, render_epochs
 
     tokens = Corpus.open(job.data.dir).num_train_tokens
-    phases = [
-        (float(plan.num_tokens), expand(job.blend.distributions[plan.phase.blend], tokens)) for plan in timeline.phases
-    ]
-    console.print(render_epochs(epochs_table(phases, tokens)))
+    weights = phase_weights(replace(job.blend, max_epochs=math.inf), timeline.blend_phases, tokens)
+    drawn = [(plan.num_tokens, of_phase) for plan, of_phase in zip(timeline.phases, weights, strict=True)]
+    console.print(render_epochs(epochs_table(drawn, tokens)))
+    phase_weights(job.blend, timeline.blend_phases, tokens)  # refused past the cap, but only once it is seen

@@ -160,6 +160,11 @@ class Timeline:
         self.num_samples = last.first_sample + last.num_samples
         self.num_tokens = self.tokens_before(self.num_steps)
 
+    @property
+    def blend_phases(self) -> list[tuple[str, int]]:
+        """(distribution, tokens) of each phase of the whole timeline, wherever `max_steps` cuts it."""
+        return [(plan.phase.blend, plan.num_tokens) for plan in self.phases]
+
     def phase_at(self, step: int) -> PhasePlan:
         """The phase that step (from 0) belongs to."""
         return self.phases[bisect.bisect_right(self._phase_starts, step) - 1]

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from nemotron4_data import Corpus, TokenStream
+from nemotron4_data.ledger import Ledger, make_ledger
 from nemotron4_eval.bits_per_byte import evaluate_bits_per_byte
 from nemotron4_train import checkpoint
 from nemotron4_train.job import TrainerConfig
@@ -142,11 +143,22 @@ class Validator(_AfterStep):
 class Checkpointer(_AfterStep):
     """Saves at an interval, at the last step and when the run is asked to stop; records the data ledger with it."""
 
-    def __init__(self, run_directory: Path, config: TrainerConfig, timeline: Timeline, stream: TokenStream) -> None:
+    def __init__(
+        self,
+        run_directory: Path,
+        config: TrainerConfig,
+        timeline: Timeline,
+        corpus: Corpus,
+        stream: TokenStream,
+        ledger: Ledger | None,
+    ) -> None:
+        """`ledger` is that of the checkpoint the run goes on from."""
         self.run_directory = run_directory
         self.config = config
         self.timeline = timeline
+        self.corpus = corpus
         self.stream = stream
+        self.ledger = ledger
 
     def after_step(self, trainer: pl.Trainer, module: PretrainingModule, result: StepResult) -> None:
         """Save when due."""
@@ -159,16 +171,14 @@ class Checkpointer(_AfterStep):
         assert module.model is not None
         step = result.plan.step + 1
         next_sample = result.plan.first_sample + result.plan.global_batch_size
+        self.ledger = make_ledger(self.stream, self.corpus, next_sample, self.ledger)
         checkpoint.save(
             self.run_directory,
             step,
             module.model,
             module.raw_optimizers,
-            {
-                "tokens": result.plan.tokens_after,
-                "samples": next_sample,
-                "source_tokens": self.stream.positions(next_sample),
-            },
+            {"tokens": result.plan.tokens_after},
+            self.ledger.to_json(),
             self.config.keep_checkpoints,
         )
         if not dist.is_initialized() or dist.get_rank() == 0:

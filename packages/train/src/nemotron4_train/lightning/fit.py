@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from nemotron4_data import Corpus, StreamPhase, TokenStream
-from nemotron4_data.blend import expand
+from nemotron4_data.blend import phase_weights
 from nemotron4_train import checkpoint
 from nemotron4_train.job import Device, TrainJob
 from nemotron4_train.lightning.callbacks import Checkpointer, StepRecorder, StopOnSignal, Validator
@@ -45,17 +45,10 @@ class FitResult:
 
 def token_stream(job: TrainJob, corpus: Corpus, timeline: Timeline) -> TokenStream:
     """The run's data order: its phases over the corpus."""
+    weights = phase_weights(job.blend, timeline.blend_phases, corpus.num_train_tokens)
     phases = [
-        StreamPhase(
-            num_samples=plan.num_samples,
-            sequence_length=plan.phase.sequence_length,
-            weights=expand(
-                job.blend.distributions[plan.phase.blend],
-                corpus.num_train_tokens,
-                f"blend.distributions.{plan.phase.blend}",
-            ),
-        )
-        for plan in timeline.phases
+        StreamPhase(num_samples=plan.num_samples, sequence_length=plan.phase.sequence_length, weights=of_phase)
+        for plan, of_phase in zip(timeline.phases, weights, strict=True)
     ]
     return TokenStream(corpus, phases, job.seed, job.schedule.shuffle_block_tokens)
 
@@ -72,7 +65,10 @@ def fit(job: TrainJob, run_directory: Path) -> FitResult:
     found = checkpoint.find(run_directory, job.resume)
     first_step = found[1]["step"] if found else 0
     module = PretrainingModule(job, timeline, stream.source_names, first_step, corpus.tokenizer.eos_id)
-    stop, validator, callbacks, close = _callbacks(job, run_directory, timeline, corpus, stream, first_step)
+    saver = Checkpointer(
+        run_directory, job.trainer, timeline, corpus, stream, checkpoint.ledger(found[0]) if found else None
+    )
+    stop, validator, callbacks, close = _callbacks(job, run_directory, timeline, corpus, saver, first_step)
     trainer = pl.Trainer(
         **_devices(job),
         logger=_logger(job, run_directory, first_step),
@@ -107,11 +103,10 @@ class _Restore(pl.Callback):
 
 
 def _callbacks(
-    job: TrainJob, run_directory: Path, timeline: Timeline, corpus: Corpus, stream: TokenStream, first_step: int
+    job: TrainJob, run_directory: Path, timeline: Timeline, corpus: Corpus, saver: Checkpointer, first_step: int
 ) -> tuple[StopOnSignal, Validator, list[pl.Callback], list[Any]]:
     """In order: record, validate, look for a signal, save. Files and the progress line exist on rank 0 only."""
     stop = StopOnSignal()
-    saver = Checkpointer(run_directory, job.trainer, timeline, stream)
     if rank() != 0:
         validator = Validator(job.trainer, corpus, timeline, None, None)
         return stop, validator, [validator, stop, saver], []

@@ -1,0 +1,84 @@
+"""`nemotron4 data adopt`: make a corpus of token shards that Megatron-LM or NeMo wrote, as they are.
+
+Links to the shards and a manifest with their digests are written; nothing is tokenised or copied. Such a corpus has
+no documents: held-out text is what its tokens decode to.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .prepare_job import SOURCE_PATTERN
+
+
+@dataclass(kw_only=True)
+class AdoptJob:
+    """Which shards become a corpus, and the tokenizer that they were made with."""
+
+    dir: str
+    """Directory of the new corpus."""
+    tokenizer_model: str
+    """The SentencePiece tokenizer.model that the shards were made with."""
+    train: dict[str, str]
+    """Source (domain/category, or deeper) -> path of its shard without .bin and .idx."""
+    heldout: dict[str, str] = field(default_factory=dict)
+    """The same for held-out documents."""
+
+    def __post_init__(self) -> None:
+        if not self.train:
+            raise ValueError("train ({}) must name at least one shard: pass 'train={english/web: PATH}'")
+        for source in (*self.train, *self.heldout):
+            parts = source.split("/")
+            if len(parts) < 2 or not all(SOURCE_PATTERN.fullmatch(f"{parts[0]}/{part}") for part in parts):
+                raise ValueError(f"source {source!r} must be domain/category, as in english/web")
+
+
+def adopt(job: AdoptJob) -> None:
+    """Write the corpus and check it. ValueError for a shard that is not one, or not of this tokenizer."""
+    from .manifest import FILE_NAME, TOKENIZER_FILE, Manifest, Stage, hash_files
+    from .staging import staged_directory, value_sha256
+    from .tokenizer import Tokenizer
+    from .verify import VerifyJob, verify
+
+    directory = Path(job.dir)
+    if (directory / FILE_NAME).exists():
+        raise ValueError(f"dir ({job.dir}): holds a corpus already: give another dir, or remove it")
+    manifest = Manifest(name=directory.name, settings=asdict(job))
+    with staged_directory(directory, lambda: None) as staged:
+        (staged / TOKENIZER_FILE).parent.mkdir()
+        shutil.copyfile(job.tokenizer_model, staged / TOKENIZER_FILE)
+        vocab_size = Tokenizer(staged / TOKENIZER_FILE).vocab_size
+        table = _link(job, staged)
+        found: dict[str, tuple[list[Path], dict[str, Any]]] = {
+            "documents": ([], {}),
+            "tokenizer": ([staged / TOKENIZER_FILE], {"vocab_size": vocab_size}),
+            "tokens": (sorted((staged / "tokens").rglob("*.*")), {"sources": table}),
+        }
+        for name, (paths, facts) in found.items():
+            files, upstream = hash_files(staged, paths), manifest.upstream(name)
+            key = value_sha256({"adopted": files, "upstream": upstream})
+            manifest.stages[name] = Stage(key=key, upstream=upstream, files=files, facts=facts)
+        manifest.save(staged)
+        verify(VerifyJob(dir=str(staged)))
+
+
+def _link(job: AdoptJob, directory: Path) -> dict[str, dict[str, Any]]:
+    """Link every shard into `directory`/tokens; returns the manifest's table of sizes."""
+    from .shards import Shard
+
+    table: dict[str, dict[str, Any]] = {}
+    for split, stems in (("train", job.train), ("heldout", job.heldout)):
+        for source, stem in stems.items():
+            link = directory / "tokens" / f"{source}.{split}"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            for suffix in (".bin", ".idx"):
+                target = Path(stem + suffix).absolute()
+                if not target.is_file():
+                    raise ValueError(f"{split}.{source} ({stem}): no such shard: {target} is missing")
+                link.with_name(link.name + suffix).symlink_to(target)
+            shard = Shard(link)
+            table.setdefault(source, {})[split] = {"documents": len(shard), "tokens": len(shard.tokens)}
+    return table

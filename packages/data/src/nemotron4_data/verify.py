@@ -1,0 +1,125 @@
+"""`nemotron4 data verify`: a corpus against its manifest, and the ledger of a run against the corpus.
+
+Invariant: what is checked is computed from the files, never read back from where an earlier check left it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from .corpus import Corpus
+
+_SCAN_TOKENS = 1 << 24
+
+
+@dataclass(kw_only=True)
+class VerifyJob:
+    """What to check. Nothing is changed."""
+
+    dir: str = "data/sample"
+    """A directory that `nemotron4 prepare` or `nemotron4 data adopt` made."""
+    ledger: str | None = None
+    """The ledger.json of a checkpoint that read this corpus, to be computed again."""
+    run: str | None = None
+    """A run directory, such as runs/demo/latest: the ledger of its newest checkpoint."""
+
+    def __post_init__(self) -> None:
+        if self.ledger is not None and self.run is not None:
+            raise ValueError(f"ledger ({self.ledger}) and run ({self.run}) name two ledgers: give one of them")
+
+
+def verify(job: VerifyJob) -> None:
+    """Check, and print a table. ValueError names the first thing that is wrong."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from .corpus import Corpus
+
+    ledger = _ledger_path(job)
+    corpus = Corpus.open(job.dir)
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        total = sum((corpus.dir / name).stat().st_size for name in corpus.files if (corpus.dir / name).is_file())
+        task = progress.add_task("files", total=total)
+        corpus.verify(everything=True, advance=lambda num_bytes: progress.advance(task, num_bytes))
+        _check_shards(corpus, progress)
+        if ledger is not None:
+            _check_ledger(corpus, ledger, progress)
+    _print_table(corpus, ledger, Console())
+
+
+def _ledger_path(job: VerifyJob) -> Path | None:
+    from .ledger import FILE_NAME
+
+    if job.run is None:
+        return None if job.ledger is None else Path(job.ledger)
+    found = sorted(Path(job.run).glob(f"checkpoints/step-*/{FILE_NAME}"))
+    if not found:
+        raise ValueError(f"run ({job.run}): no checkpoint with a {FILE_NAME}: name a run directory that has saved one")
+    return found[-1]
+
+
+def _check_shards(corpus: Corpus, progress: Progress) -> None:
+    """Index, counts and token ids of every shard."""
+    shards = [(source, split) for split in ("train", "heldout") for source in corpus.names(split)]
+    for source, split in progress.track(shards, description="shards"):
+        shard, recorded = corpus.shard(source, split), corpus.sizes(source, split)
+        shard.check_index()
+        found = {"documents": len(shard), "tokens": len(shard.tokens)}
+        for name, count in found.items():
+            if count != recorded[name]:
+                raise ValueError(
+                    f"{corpus.dir}/tokens/{source}.{split}: {count} {name}, but the manifest says {recorded[name]}: "
+                    f"prepare the corpus again"
+                )
+        for first in range(0, len(shard.tokens), _SCAN_TOKENS):
+            part = shard.tokens[first : first + _SCAN_TOKENS]
+            if part.min() < 0 or part.max() >= corpus.vocab_size:
+                raise ValueError(
+                    f"{corpus.dir}/tokens/{source}.{split}: token ids from {part.min()} to {part.max()}, outside the "
+                    f"{corpus.vocab_size} pieces of its tokenizer: it was made with another one"
+                )
+
+
+def _check_ledger(corpus: Corpus, path: Path, progress: Progress) -> None:
+    from .ledger import Ledger, first_difference, make_ledger
+
+    recorded = Ledger.load(path)
+    stream = recorded.stream(corpus)
+    if stream.num_samples != recorded.samples:
+        raise ValueError(f"{path}: samples is {recorded.samples}, but its timeline has {stream.num_samples}")
+    task = progress.add_task("ledger", total=recorded.samples)
+    found = make_ledger(stream, corpus, recorded.samples, advance=lambda samples: progress.advance(task, samples))
+    if difference := first_difference(asdict(recorded), asdict(found)):
+        raise ValueError(f"{path}: {difference}")
+
+
+def _print_table(corpus: Corpus, ledger_path: Path | None, console: Console) -> None:
+    from rich.table import Table
+
+    from .ledger import Ledger
+
+    ledger = Ledger.load(ledger_path) if ledger_path else None
+    table = Table("source", title=f"{corpus.name} in {corpus.dir}", title_justify="left")
+    for heading in ("documents", "tokens", "held-out tokens", *(("tokens read", "epochs") if ledger else ())):
+        table.add_column(heading, justify="right")
+    heldout = set(corpus.names("heldout"))
+    for source in corpus.names("train"):
+        sizes = corpus.sizes(source)
+        row = [f"{sizes['documents']:,}", f"{sizes['tokens']:,}"]
+        row.append(f"{corpus.sizes(source, 'heldout')['tokens']:,}" if source in heldout else "")
+        if ledger:
+            row += [f"{ledger.sources[source]['tokens']:,}", f"{ledger.sources[source]['epochs']:.3f}"]
+        table.add_row(source, *row)
+    console.print(table)
+    console.print(f"{len(corpus.files):,} files are those of the manifest; corpus {corpus.digest[:12]}")
+    if ledger:
+        console.print(
+            f"{ledger.samples:,} samples are those of the ledger {ledger_path}; digest {ledger.sequence[:12]}"
+        )
