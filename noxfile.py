@@ -53,7 +53,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """All that CI runs, in one environment."""
-    install(session, *PACKAGES, tools=(*TEST_TOOLS, *CHECK_TOOLS, "transformers"))
+    install(session, *PACKAGES, tools=(*TEST_TOOLS, *CHECK_TOOLS, "transformers", "ray"))
     run_checks(session)
     session.run("pytest", "-q", "-n", "2", "--dist", "loadfile", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
@@ -88,7 +88,7 @@ def dev(session: nox.Session) -> None:
     """An editable .venv with every tool, for working on the project."""
     session.run(sys.executable, "-m", "venv", ".venv", external=True)
     pip = os.path.join(".venv", "bin", "pip")
-    tools = (*BUILD_TOOLS, *TEST_TOOLS, *CHECK_TOOLS, "transformers", "nox")
+    tools = (*BUILD_TOOLS, *TEST_TOOLS, *CHECK_TOOLS, "transformers", "ray", "nox")
     paths = [word for name in PACKAGES for word in ("-e", f"packages/{name}")]
     session.run(pip, "install", "-c", "constraints.txt", *tools, external=True)
     session.run(pip, "install", "-c", "constraints.txt", "--no-build-isolation", *paths, external=True)

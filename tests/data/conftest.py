@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nemotron4_data import Corpus, CorpusConfig, PrepareJob, TokenizerConfig, run_prepare
+from nemotron4_data import Corpus, CorpusConfig, ExecutorConfig, PrepareJob, TokenizerConfig, run_prepare
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
@@ -13,7 +13,7 @@ from tiny_corpus import write_tiny_corpus
 
 
 def tiny_job(raw, directory, **changed):
-    settings = {"num_workers": 1, "tokenizer": TokenizerConfig(vocab_size=1024), **changed}
+    settings = {"executor": ExecutorConfig(num_workers=1), "tokenizer": TokenizerConfig(vocab_size=1024), **changed}
     settings.setdefault("corpus", CorpusConfig(name="tiny", files=[f"{raw}/*.jsonl"]))
     return PrepareJob(dir=str(directory), **settings)
 
