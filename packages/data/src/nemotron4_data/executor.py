@@ -10,6 +10,7 @@ import importlib
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -117,8 +118,10 @@ class RayExecutor:
             raise ValueError("executor.kind (ray) needs Ray: pip install 'nemotron4-data[ray]'") from None
         self._ray = ray
         try:
+            if config.address != "auto":  # Ray itself would try for minutes
+                socket.create_connection(split_address(config.address), timeout=10).close()
             ray.init(address=config.address, log_to_driver=False, logging_level="ERROR")
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise ValueError(
                 f"executor.address ({config.address}) leads to no running Ray cluster: start one by `ray start --head`"
             ) from error
@@ -152,6 +155,12 @@ class RayExecutor:
         except self._ray.exceptions.RayError as error:
             reason = " ".join(str(error).split())[:300]
             raise OSError(f"a Ray worker was lost ({reason}): lower executor.num_workers and rerun") from error
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port. ValueError without a port."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    return host, int(port)
 
 
 def function_of_task(function: Callable[[T], R], task: T) -> R:

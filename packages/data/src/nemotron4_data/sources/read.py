@@ -24,7 +24,7 @@ from ..prepare_job import CorpusConfig
 from . import archives, hub, parquet, text, warc
 from .places import HUB_SCHEME, RawFile
 from .records import Record, Refusal
-from .streams import COMPRESSIONS, DAMAGE, Bomb, Budget, Unpacked, is_damage, unpack
+from .streams import COMPRESSIONS, DAMAGE, Bomb, Budget, Damaged, Unpacked, is_damage, unpack
 
 _STREAMED = {
     ".jsonl": text.read_jsonl,
@@ -70,9 +70,14 @@ def _read(opened: IO[bytes], path: str, budget: Budget, config: CorpusConfig) ->
     else:
         stream, name = unpack(opened, path, budget)
         if name.lower().endswith(".tar"):
-            for name, member in archives.tar_members(stream):
-                yield from _read_member(name, member, budget, config)
-            stream.check()
+            try:
+                for name, member in archives.tar_members(stream):
+                    yield from _read_member(name, member, budget, config)
+                while rest := stream.read(1 << 20):
+                    if rest.strip(b"\0"):
+                        raise Damaged("data after the end mark of a tar archive")
+            finally:
+                stream.check()  # what is wrong below the archive tells more than what the archive makes of it
         else:
             yield from _STREAMED[PurePosixPath(name.lower()).suffix](stream, PurePosixPath(name).name, config)
 

@@ -63,12 +63,14 @@ class Budget:
 
 
 class Unpacked(io.RawIOBase):
-    """Unpacked bytes of a stream. Where it is damaged it ends, and `check` says so."""
+    """Unpacked bytes of `file`, which reads from `below`. Where either is damaged they end, and `check` says so."""
 
-    def __init__(self, file: IO[bytes], budget: Budget | None) -> None:
+    def __init__(self, file: IO[bytes], budget: Budget | None, below: object = None) -> None:
         self._file = file
+        self._below = below
         self._budget = budget
         self._damage: BaseException | None = None
+        self._position = 0
 
     def readable(self) -> bool:
         """It is made to be read."""
@@ -90,10 +92,17 @@ class Unpacked(io.RawIOBase):
             self._damage = error
             return 0
         buffer[: len(chunk)] = chunk
+        self._position += len(chunk)
         return len(chunk)
+
+    def tell(self) -> int:
+        """Bytes read so far."""
+        return self._position
 
     def check(self) -> None:
         """Raise what ended the stream before its end."""
+        if isinstance(self._below, Unpacked):
+            self._below.check()
         if self._damage:
             raise self._damage
 
@@ -102,13 +111,13 @@ def unpack(file: IO[bytes], name: str, budget: Budget) -> tuple[Unpacked, str]:
     """Undo the compression that `name` ends in; returns the stream and the name without that suffix."""
     lower = name.lower()
     if lower.endswith(".tgz"):
-        return Unpacked(cast(IO[bytes], gzip.GzipFile(fileobj=file)), budget), name[: -len(".tgz")] + ".tar"
+        return Unpacked(cast(IO[bytes], gzip.open(file)), budget, file), name[: -len(".tgz")] + ".tar"
     suffix = PurePosixPath(lower).suffix
     if suffix not in COMPRESSIONS:
-        return Unpacked(file, None), name
+        return Unpacked(file, None, file), name
     openers: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open, ".zst": open_zstd}
     opened = openers[suffix](file)
-    return Unpacked(opened, budget), name[: -len(suffix)]
+    return Unpacked(opened, budget, file), name[: -len(suffix)]
 
 
 @dataclass(slots=True)

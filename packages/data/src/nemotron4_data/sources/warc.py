@@ -20,9 +20,16 @@ def read_warc(stream: Unpacked, name: str, config: CorpusConfig) -> Iterator[Rec
     """One record a page. Requests, metadata and revisits hold none."""
     from fastwarc.warc import ArchiveIterator, WarcRecordType
 
-    kinds = WarcRecordType.response | WarcRecordType.resource | WarcRecordType.conversion
-    for number, record in enumerate(ArchiveIterator(stream, record_types=kinds, parse_http=False, fsspec_args=False)):
-        position = f"record {number + 1}"
+    kinds = (WarcRecordType.response, WarcRecordType.resource, WarcRecordType.conversion)
+    records = ArchiveIterator(
+        stream, record_types=WarcRecordType.any_type, parse_http=False, fsspec_args=False, stream_detect=False
+    )
+    for number, record in enumerate(_without_panic(records), start=1):
+        position = f"record {number}"
+        if "Content-Length" not in record.headers:
+            raise Damaged(f"the header of {position} is cut or has no Content-Length")
+        if record.record_type not in kinds:
+            continue
         if record.content_length > config.max_document_bytes:
             yield Refusal(position, TOO_LONG)
             continue
@@ -32,6 +39,16 @@ def read_warc(stream: Unpacked, name: str, config: CorpusConfig) -> Iterator[Rec
             raise Damaged(f"{position} ends after {len(block)} of {record.content_length} bytes")
         yield _page(record, block, position, config)
     stream.check()
+
+
+def _without_panic(records: Iterator[Any]) -> Iterator[Any]:
+    """The records; FastWARC is written in Rust, whose panics are not even an `Exception`."""
+    try:
+        yield from records
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise Damaged(f"FastWARC cannot read on: {error}") from None
 
 
 def _page(record: Any, block: bytes, position: str, config: CorpusConfig) -> Record | Refusal:
