@@ -368,3 +368,18 @@ def test_a_vocabulary_below_the_characters_is_refused(raw_directory, tmp_path, m
 )
 def test_wrong_settings_are_refused(settings, message):
     assert message_of(ValueError, lambda: CorpusConfig(**{"name": "x", "files": ["y"], **settings})) == message
+
+
+def test_files_that_settings_name_are_inputs(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/weights").write_text("1")
+    (tmp_path / "a.txt").write_text("2")
+    settings = {
+        "quality": {"model": f"{tmp_path}/model"},
+        "benchmarks": [{"a": [f"{tmp_path}/*.txt", "none/x"]}],
+        "n": 1,
+    }
+    before = prepare_module.hash_named_files(settings)
+    assert list(before) == [f"{tmp_path}/model/weights", f"{tmp_path}/a.txt"]
+    (tmp_path / "model/weights").write_text("3")
+    assert prepare_module.hash_named_files(settings) != before

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,7 @@ class _Preparation:
             "files": [file.identity for file in files],
             "corpus": corpus,
             "curation": asdict(self.job.curation),
+            "named": hash_named_files(asdict(self.job.curation)),
         }
 
     def _documents(self, files: list[RawFile], work: Path) -> tuple[list[Path], dict[str, Any]]:
@@ -214,6 +216,18 @@ class _Preparation:
         self.console.print(table)
         exact = totals[0] - not_exact
         self.console.print(f"{exact:,} of {totals[0]:,} documents come back from their tokens exactly")
+
+
+def hash_named_files(settings: Any) -> dict[str, str]:
+    """SHA-256 of the local files that settings name by path or glob: another model or benchmark is another input."""
+    if isinstance(settings, dict | list):
+        values = settings.values() if isinstance(settings, dict) else settings
+        return {path: digest for value in values for path, digest in hash_named_files(value).items()}
+    if not isinstance(settings, str) or not {"/", "."} & set(settings):
+        return {}
+    found = [Path(path) for path in glob(str(Path(settings).expanduser()))]
+    files = [file for path in found for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
+    return {str(file): file_sha256(file) for file in sorted(files)}
 
 
 def _settings(job: PrepareJob) -> dict[str, Any]:
