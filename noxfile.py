@@ -53,7 +53,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """All that CI runs, in one environment."""
-    install(session, *PACKAGES, tools=(*TEST_TOOLS, *CHECK_TOOLS, "transformers"))
+    install(session, *PACKAGES, tools=(*TEST_TOOLS, *CHECK_TOOLS, "transformers", "ray"))
     # Reads our shards in a test. Its file format needs numpy and torch; what else it asks for is for training.
     session.install("-c", "constraints.txt", "--no-deps", "megatron-core")
     run_checks(session)
@@ -90,7 +90,7 @@ def dev(session: nox.Session) -> None:
     """An editable .venv with every tool, for working on the project."""
     session.run(sys.executable, "-m", "venv", ".venv", external=True)
     pip = os.path.join(".venv", "bin", "pip")
-    tools = (*BUILD_TOOLS, *TEST_TOOLS, *CHECK_TOOLS, "transformers", "nox")
+    tools = (*BUILD_TOOLS, *TEST_TOOLS, *CHECK_TOOLS, "transformers", "ray", "nox")
     paths = [word for name in PACKAGES for word in ("-e", f"packages/{name}")]
     session.run(pip, "install", "-c", "constraints.txt", *tools, external=True)
     session.run(pip, "install", "-c", "constraints.txt", "--no-build-isolation", *paths, external=True)

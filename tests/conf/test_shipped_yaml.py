@@ -13,7 +13,7 @@ from nemotron4_model import ModelConfig
 CONF = Path(__file__).parents[2] / "conf"
 VERBS = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "common")
 GROUPS = {
-    "prepare": ("corpus", "tokenizer"),
+    "prepare": ("corpus", "curation", "executor", "tokenizer"),
     "generate": ("sampling",),
     "eval": ("suite",),
     "train": (

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from nemotron4_data import Corpus, CorpusConfig, PrepareJob, TokenizerConfig, run_prepare
+from nemotron4_data import Corpus, CorpusConfig, ExecutorConfig, PrepareJob, TokenizerConfig, run_prepare
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
@@ -17,7 +17,7 @@ settings.load_profile("no deadline")
 
 
 def tiny_job(raw, directory, **changed):
-    settings = {"num_workers": 1, "tokenizer": TokenizerConfig(vocab_size=1024), **changed}
+    settings = {"executor": ExecutorConfig(num_workers=1), "tokenizer": TokenizerConfig(vocab_size=1024), **changed}
     settings.setdefault("corpus", CorpusConfig(name="tiny", files=[f"{raw}/*.jsonl"]))
     return PrepareJob(dir=str(directory), **settings)
 

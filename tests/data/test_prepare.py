@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 import zstandard
 
-from nemotron4_data import Corpus, CorpusConfig, StreamPhase, TokenizerConfig, TokenStream, expand, run_prepare
+from nemotron4_data import (
+    Corpus,
+    CorpusConfig,
+    ExecutorConfig,
+    StreamPhase,
+    TokenizerConfig,
+    TokenStream,
+    expand,
+    run_prepare,
+)
 from nemotron4_data import prepare as prepare_module
 from nemotron4_data.blend import Distribution
 from nemotron4_data.documents import read_lines
@@ -98,7 +107,7 @@ def test_a_stream_reads_the_corpus(corpus):
 
 def test_a_rerun_does_nothing(prepared, raw_directory, make_job, stages_run):
     before = (prepared / "manifest.json").read_text()
-    run_prepare(make_job(raw_directory, prepared, num_workers=2))
+    run_prepare(make_job(raw_directory, prepared, executor=ExecutorConfig(num_workers=2)))
     assert stages_run == []
     after = json.loads((prepared / "manifest.json").read_text())
     assert after["stages"] == json.loads(before)["stages"]
@@ -106,7 +115,7 @@ def test_a_rerun_does_nothing(prepared, raw_directory, make_job, stages_run):
 
 def test_workers_do_not_change_the_shards(corpus, raw_directory, make_job, tmp_path, monkeypatch):
     monkeypatch.setattr("nemotron4_data.tokenise._CHUNK_BYTES", 4_000)
-    run_prepare(make_job(raw_directory, tmp_path / "out", num_workers=2))
+    run_prepare(make_job(raw_directory, tmp_path / "out", executor=ExecutorConfig(num_workers=2)))
     assert Corpus.open(tmp_path / "out", verify=True).digest == corpus.digest
 
 
@@ -265,16 +274,16 @@ def test_bad_records_are_kept_apart_and_the_rest_goes_on(tmp_path, make_job, pre
     config = CorpusConfig(name="bad", files=[f"{tmp_path}/raw/*"], source="notes/mine", heldout_fraction=0.0)
     run_prepare(make_job(None, tmp_path / "out", corpus=config, tokenizer=tokenizer))
     rejected = [json.loads(line) for line in read_lines(tmp_path / "out/rejected/records.jsonl.zst")]
-    assert [(record["line"], record["reason"]) for record in rejected] == [
-        (2, "broken JSON"),
-        (4, "invalid UTF-8"),
-        (5, "no text"),
-        (6, "no text"),
-        (7, "empty text"),
-        (8, "NUL in text"),
-        (9, "invalid UTF-8"),
-        (10, "source is not domain/category"),
-        (11, "split is neither train nor heldout"),
+    assert [(record["position"], record["reason"]) for record in rejected] == [
+        ("line 2", "broken JSON"),
+        ("line 4", "invalid UTF-8"),
+        ("line 5", "no text"),
+        ("line 6", "no text"),
+        ("line 7", "empty text"),
+        ("line 8", "NUL in text"),
+        ("line 9", "invalid UTF-8"),
+        ("line 10", "source is not domain/category"),
+        ("line 11", "split is neither train nor heldout"),
     ]
     assert rejected[0]["record"] == '{"text": "cut'
     result = Corpus.open(tmp_path / "out")
@@ -291,11 +300,14 @@ def test_compressed_files_are_read(tmp_path, suffix):
     assert list(read_lines(tmp_path / f"a{suffix}")) == content.split(b"\n")
 
 
-def test_a_cut_file_is_named(tmp_path, make_job):
-    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"text": "one"}\n' * 100)[:40])
-    config = CorpusConfig(name="cut", files=[str(tmp_path / "a.jsonl.gz")])
-    message = message_of(OSError, run_prepare, make_job(None, tmp_path / "out", corpus=config))
-    assert message.startswith(f"{tmp_path}/a.jsonl.gz: cannot be read to its end (Compressed file ended")
+@pytest.mark.parametrize(
+    ("compress", "suffix"), [(gzip.compress, "gz"), (lzma.compress, "xz"), (zstandard.compress, "zst")]
+)
+def test_a_cut_file_of_ours_is_named(tmp_path, compress, suffix):
+    path = tmp_path / f"a.jsonl.{suffix}"
+    path.write_bytes(compress(b'{"text": "one"}\n' * 100)[:-9])
+    message = message_of(OSError, lambda: list(read_lines(path)))
+    assert message.startswith(f"{path}: cannot be read to its end (Compressed file ended")
     assert message.endswith("): copy or compress it again")
 
 
@@ -312,7 +324,7 @@ def test_an_empty_corpus_is_refused(tmp_path, make_job):
     write_raw(tmp_path / "raw/a.jsonl", b"", {"text": ""})
     assert message_of(ValueError, run_prepare, make_job(tmp_path / "raw", tmp_path / "out")) == (
         "corpus.files: 1 file(s) hold no document for training and 1 rejected record(s): "
-        "each line must be a JSON object with a non-empty text"
+        "give records with a non-empty corpus.text_column (text)"
     )
 
 
@@ -356,3 +368,18 @@ def test_a_vocabulary_below_the_characters_is_refused(raw_directory, tmp_path, m
 )
 def test_wrong_settings_are_refused(settings, message):
     assert message_of(ValueError, lambda: CorpusConfig(**{"name": "x", "files": ["y"], **settings})) == message
+
+
+def test_files_that_settings_name_are_inputs(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/weights").write_text("1")
+    (tmp_path / "a.txt").write_text("2")
+    settings = {
+        "quality": {"model": f"{tmp_path}/model"},
+        "benchmarks": [{"a": [f"{tmp_path}/*.txt", "none/x"]}],
+        "n": 1,
+    }
+    before = prepare_module.hash_named_files(settings)
+    assert list(before) == [f"{tmp_path}/model/weights", f"{tmp_path}/a.txt"]
+    (tmp_path / "model/weights").write_text("3")
+    assert prepare_module.hash_named_files(settings) != before

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nemotron4_data import Corpus, PrepareJob, Tokenizer, run_prepare
-from nemotron4_data.prepare_job import CorpusConfig, TokenizerConfig
+from nemotron4_data.prepare_job import CorpusConfig, ExecutorConfig, TokenizerConfig
 from nemotron4_eval import EvalJob, SuiteConfig, run_eval
 from nemotron4_eval.report import write_result
 from nemotron4_model import ModelConfig, Transformer, initialise, save_pretrained
@@ -30,7 +30,9 @@ def corpus_dir(tmp_path_factory):
     raw, directory = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("corpora") / "tiny"
     files = [str(path) for path in write_tiny_corpus(raw, num_documents=400)]
     corpus, tokenizer = CorpusConfig(name="tiny", files=files), TokenizerConfig(vocab_size=800)
-    run_prepare(PrepareJob(corpus=corpus, tokenizer=tokenizer, dir=str(directory), num_workers=1))
+    run_prepare(
+        PrepareJob(corpus=corpus, tokenizer=tokenizer, dir=str(directory), executor=ExecutorConfig(num_workers=1))
+    )
     return directory
 
 

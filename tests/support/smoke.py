@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tiny_corpus import write_tiny_corpus
 
-from nemotron4_data import CorpusConfig, PrepareJob, TokenizerConfig, run_prepare
+from nemotron4_data import CorpusConfig, ExecutorConfig, PrepareJob, TokenizerConfig, run_prepare
 from nemotron4_data.blend import BlendConfig, Distribution
 from nemotron4_model import ModelConfig
 from nemotron4_train.job import DataConfig, RunConfig, TrainerConfig, TrainJob
@@ -25,7 +25,7 @@ def prepare_tiny(directory: Path) -> Path:
     run_prepare(
         PrepareJob(
             dir=str(prepared),
-            num_workers=1,
+            executor=ExecutorConfig(num_workers=1),
             corpus=CorpusConfig(name="tiny", files=[f"{directory}/raw/*.jsonl"]),
             tokenizer=TokenizerConfig(vocab_size=VOCAB_SIZE),
         )

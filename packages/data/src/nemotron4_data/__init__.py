@@ -3,7 +3,7 @@
 from .blend import BlendConfig, Distribution, EpochsRow, Sampling, epochs_table, expand, phase_weights, render_epochs
 from .corpus import Corpus, HeldOut
 from .prepare import run_prepare
-from .prepare_job import CorpusConfig, PrepareJob, TokenizerConfig
+from .prepare_job import CorpusConfig, ExecutorConfig, ExecutorKind, PrepareJob, TokenizerConfig
 from .stream import SampleBatch, StreamPhase, TokenStream
 from .tokenizer import StreamDecoder, Tokenizer
 
@@ -13,6 +13,8 @@ __all__ = [
     "CorpusConfig",
     "Distribution",
     "EpochsRow",
+    "ExecutorConfig",
+    "ExecutorKind",
     "HeldOut",
     "PrepareJob",
     "SampleBatch",

@@ -1,9 +1,8 @@
-"""Documents on disk and how raw records become them: stage 1 of `nemotron4 prepare`.
+"""Documents: how a raw record becomes one, and how they lie on disk.
 
-In: JSONL records `{"text", "id"?, "source"?, "split"?, "language"?, "origin"?}`. Out: one file for each source and
-split, `documents/<domain>/<category>.{train,heldout}.jsonl.zst`, text untouched, in the order of the input.
-
-Invariant: every input line that is not blank ends in exactly one of `documents/` and `rejected/`.
+A document is a JSON object `{"id", "text", "source", "split"}` with `language`, `origin`, `license`, `date` and `path`
+where they are known. The finished files, one for each source and split, are
+`documents/<domain>/<category>.{train,heldout}.jsonl.zst`; there the name of the file says source and split.
 """
 
 from __future__ import annotations
@@ -12,21 +11,18 @@ import gzip
 import hashlib
 import json
 import lzma
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
-from importlib.resources import files as package_files
-from io import BufferedReader
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
 import zstandard
 
 from .prepare_job import SOURCE_PATTERN, CorpusConfig
+from .zstd import ZstdError, open_zstd
 
 SPLITS = ("train", "heldout")
-_PACKAGE_SCHEME = "package://"
-_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.xz", ".jsonl.zst")
+SIDE_FIELDS = ("language", "origin", "license", "date", "path")
 _FRAME_BYTES = 1 << 20
 _ZSTD_LEVEL = 6
 
@@ -39,48 +35,13 @@ class SplitCount:
     bytes: int = 0
 
 
-@dataclass
-class DocumentsReport:
-    """What stage 1 found: sizes by source and split, and rejected records by reason."""
-
-    sources: dict[str, dict[str, SplitCount]] = field(default_factory=dict)
-    rejected: Counter[str] = field(default_factory=Counter)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for the manifest."""
-        sources = {
-            source: {split: asdict(count) for split, count in sorted(splits.items())}
-            for source, splits in sorted(self.sources.items())
-        }
-        return {"sources": sources, "rejected": dict(sorted(self.rejected.items()))}
-
-
-def find_files(config: CorpusConfig) -> list[Path]:
-    """The raw files of `corpus.files`, sorted within each glob. ValueError for a pattern without a match."""
-    found: dict[Path, None] = {}
-    for pattern in config.files:
-        if pattern.startswith(_PACKAGE_SCHEME):
-            folder = Path(str(package_files("nemotron4_data"))) / pattern.removeprefix(_PACKAGE_SCHEME)
-            matches = sorted(path for path in folder.glob("*") if path.name.endswith(_SUFFIXES))
-        else:
-            path = Path(pattern).expanduser()
-            matches = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
-        if not matches:
-            raise ValueError(f"corpus.files ({pattern}) matches no file: correct the path or the glob")
-        for match in matches:
-            if not match.name.endswith(_SUFFIXES):
-                raise ValueError(f"corpus.files ({match}) must end in one of {', '.join(_SUFFIXES)}")
-            found[match] = None
-    return list(found)
-
-
 def read_lines(path: Path) -> Iterator[bytes]:
     """Lines of a plain or compressed file, without their newline. OSError names a file that is damaged."""
     try:
         with _open(path) as file:
             for line in file:
                 yield line.rstrip(b"\r\n")
-    except (EOFError, lzma.LZMAError, zstandard.ZstdError, gzip.BadGzipFile) as error:
+    except (EOFError, lzma.LZMAError, ZstdError, gzip.BadGzipFile) as error:
         raise OSError(f"{path}: cannot be read to its end ({error}): copy or compress it again") from error
 
 
@@ -90,8 +51,7 @@ def _open(path: Path) -> IO[bytes]:
     if path.suffix == ".xz":
         return lzma.open(path, "rb")
     if path.suffix == ".zst":
-        stream = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True, closefd=True)
-        return BufferedReader(cast(Any, stream), buffer_size=1 << 20)
+        return open_zstd(path)
     return path.open("rb")
 
 
@@ -100,47 +60,9 @@ def document_path(directory: Path, source: str, split: str) -> Path:
     return directory / f"{source}.{split}.jsonl.zst"
 
 
-def write_documents(
-    files: list[Path], config: CorpusConfig, documents: Path, rejected: Path, advance: Callable[[int, int], None]
-) -> DocumentsReport:
-    """File every record of `files` below `documents` or in `rejected`; `advance(documents, bytes)` reports progress."""
-    report = DocumentsReport()
-    writers: dict[tuple[str, str], FrameWriter] = {}
-    rejects = FrameWriter(rejected / "records.jsonl.zst")
-    for path in files:
-        for number, line in enumerate(read_lines(path), start=1):
-            if not line.strip():
-                continue
-            try:
-                record = parse_record(line, config)
-            except ValueError as error:
-                report.rejected[str(error)] += 1
-                shown = line.decode("utf-8", errors="backslashreplace")
-                rejects.write({"file": path.name, "line": number, "reason": str(error), "record": shown})
-                continue
-            source, split = record.pop("source"), record.pop("split")
-            if (source, split) not in writers:
-                writers[source, split] = FrameWriter(document_path(documents, source, split))
-            writers[source, split].write(record)
-            count = report.sources.setdefault(source, {}).setdefault(split, SplitCount())
-            num_bytes = len(record["text"].encode())
-            count.documents += 1
-            count.bytes += num_bytes
-            advance(1, num_bytes)
-    for writer in (*writers.values(), rejects):
-        writer.close()
-    return report
-
-
-def parse_record(line: bytes, config: CorpusConfig) -> dict[str, str]:
-    """One record with its id, source and split filled in. ValueError whose text is the reason for rejecting it."""
-    try:
-        record = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise ValueError("invalid UTF-8") from None
-    except (json.JSONDecodeError, RecursionError):
-        raise ValueError("broken JSON") from None
-    text = record.get("text") if isinstance(record, dict) else None
+def to_document(record: Any, config: CorpusConfig) -> dict[str, Any]:
+    """A raw record as a document, its id, source and split filled in. ValueError: the reason for rejecting it."""
+    text = record.get(config.text_column) if isinstance(record, dict) else None
     if not isinstance(text, str):
         raise ValueError("no text")
     if not text:
@@ -151,14 +73,15 @@ def parse_record(line: bytes, config: CorpusConfig) -> dict[str, str]:
         raise ValueError("invalid UTF-8") from None
     if b"\0" in encoded:
         raise ValueError("NUL in text")
-    source = record.get("source", config.source)
+    source = record.get("source")
+    source = config.source if source is None else source
     if not isinstance(source, str) or not SOURCE_PATTERN.fullmatch(source):
         raise ValueError("source is not domain/category")
     record_id = _printable(record.get("id")) or hashlib.sha256(encoded).hexdigest()[:24]
     split = record.get("split") or ("heldout" if _unit_hash(record_id) < config.heldout_fraction else "train")
     if split not in SPLITS:
         raise ValueError("split is neither train nor heldout")
-    kept = {key: value for key in ("language", "origin") if (value := _printable(record.get(key)))}
+    kept = {key: value for key in SIDE_FIELDS if (value := _printable(record.get(key)))}
     return {"id": record_id, "text": text, **kept, "source": source, "split": split}
 
 
@@ -171,31 +94,49 @@ def _unit_hash(record_id: str) -> float:
     return int.from_bytes(hashlib.sha256(record_id.encode()).digest()[:8], "big") / 2**64
 
 
-class FrameWriter:
-    """Write JSON lines as zstandard frames of about 1 MiB: one open file needs no compressor of its own."""
+class FrameBuffer:
+    """JSON lines on their way into zstandard frames of about 1 MiB, which may be joined without being unpacked."""
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._path = path
+    def __init__(self, level: int = _ZSTD_LEVEL) -> None:
+        self._level = level
         self._lines: list[bytes] = []
         self._pending_bytes = 0
+
+    def add(self, record: dict[str, Any]) -> bytes:
+        """Add one record as a line; returns a frame when one is full, else nothing."""
+        line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+        self._lines.append(line)
+        self._pending_bytes += len(line)
+        return self.finish() if self._pending_bytes >= _FRAME_BYTES else b""
+
+    def finish(self) -> bytes:
+        """The frame of what is left; nothing when nothing is."""
+        if not self._lines:
+            return b""
+        frame = zstandard.ZstdCompressor(level=self._level).compress(b"".join(self._lines))
+        self._lines, self._pending_bytes = [], 0
+        return frame
+
+
+class FrameWriter:
+    """Write records to a file of zstandard frames: one that is open needs no compressor of its own."""
+
+    def __init__(self, path: Path, level: int = _ZSTD_LEVEL) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._buffer = FrameBuffer(level)
         path.touch()
 
     def write(self, record: dict[str, Any]) -> None:
         """Add one record as a line."""
-        line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
-        self._lines.append(line)
-        self._pending_bytes += len(line)
-        if self._pending_bytes >= _FRAME_BYTES:
-            self._flush()
+        self._append(self._buffer.add(record))
 
     def close(self) -> None:
         """Write what is left."""
-        self._flush()
+        self._append(self._buffer.finish())
 
-    def _flush(self) -> None:
-        if self._lines:
+    def _append(self, frame: bytes) -> None:
+        if frame:
             # Opened anew each time: hundreds of sources must not exhaust the limit on open files.
             with self._path.open("ab") as file:
-                file.write(zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(b"".join(self._lines)))
-            self._lines, self._pending_bytes = [], 0
+                file.write(frame)

@@ -1,7 +1,8 @@
 """The manifest of a prepared corpus: what each stage was made from, what it made, and the digests that link them.
 
 Invariant: a stage counts as done only while its recorded key equals the key computed from its inputs now, and the key
-of each stage holds the digest of the one before: documents -> tokenizer -> tokens.
+of each stage holds the digest of the ones before: raw -> documents -> tokenizer -> tokens. Only a corpus that builds
+its own raw text has the stage raw.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from .staging import file_sha256, value_sha256, write_file
 FILE_NAME = "manifest.json"
 TOKENIZER_FILE = "tokenizer/tokenizer.model"
 FORMAT = 1
-STAGES = ("documents", "tokenizer", "tokens")
+STAGES = ("raw", "documents", "tokenizer", "tokens")
+_OPTIONAL = ("raw",)
 
 
 @dataclass(kw_only=True)
@@ -76,11 +78,15 @@ class Manifest:
     @property
     def is_complete(self) -> bool:
         """Whether every stage is done and was made from the one before."""
-        return all(name in self.stages and self.stages[name].upstream == self.upstream(name) for name in STAGES)
+        return all(
+            self.stages[name].upstream == self.upstream(name) if name in self.stages else name in _OPTIONAL
+            for name in STAGES
+        )
 
     def upstream(self, name: str) -> str:
         """Digest of all stages before `name` as they are now."""
-        return value_sha256([self.stages[before].digest for before in STAGES[: STAGES.index(name)]])
+        before = [self.stages[stage] for stage in STAGES[: STAGES.index(name)] if stage in self.stages]
+        return value_sha256([stage.digest for stage in before])
 
     @property
     def digest(self) -> str:

@@ -1,14 +1,16 @@
 """`nemotron4 prepare`: raw text -> documents -> tokenizer -> token shards, with a manifest that links the three.
 
-Invariant: a stage either is whole and recorded in the manifest, or runs again; what is recorded and unchanged is
-skipped. A rerun hashes the files of finished stages, so a damaged shard is made anew.
+Invariant: a stage either is whole and recorded in the manifest, or runs again, from the tasks it had not finished; what
+is recorded and unchanged is skipped. A rerun hashes the files of finished stages, so a damaged shard is made anew.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +18,25 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .documents import find_files, write_documents
+from .document_stage import write_documents
+from .executor import Executor, open_executor
 from .manifest import TOKENIZER_FILE, Manifest, Stage, check_files, hash_files
 from .prepare_job import PrepareJob
-from .staging import file_sha256, staged_directory, value_sha256
+from .sources import SUFFIXES, RawFile, find_files
+from .staging import file_sha256, open_work, staged_directory, value_sha256
 from .tokenise import tokenise_documents
 from .tokenizer import Tokenizer
 from .train_tokenizer import train_tokenizer
 
 # Raise it when a stage's code changes what it writes: finished stages of older code then run again.
-_CODE_VERSION = 1
+_CODE_VERSION = 2
 
 
 def run_prepare(job: PrepareJob) -> None:
     """Run the stages whose inputs changed. ValueError or OSError, one line, for what the user can put right."""
     try:
-        _Preparation(job).run()
+        with open_executor(job.executor) as executor:
+            _Preparation(job, executor).run()
     except OSError as error:
         if error.filename and error.strerror:  # the system's own message names no remedy and may span fields
             raise OSError(f"{error.filename}: {error.strerror}: finished stages are kept, rerun when solved") from error
@@ -41,33 +46,46 @@ def run_prepare(job: PrepareJob) -> None:
 
 
 class _Preparation:
-    def __init__(self, job: PrepareJob) -> None:
+    def __init__(self, job: PrepareJob, executor: Executor) -> None:
         self.job = job
+        self.executor = executor
         self.directory = Path(job.dir)
         self.console = Console(stderr=True)
 
     def run(self) -> None:
-        files = find_files(self.job.corpus)
+        files = self._raw_files()
         self.directory.mkdir(parents=True, exist_ok=True)
         self.manifest = Manifest.load(self.directory)
-        self._stage("documents", self._documents_inputs(files), lambda: self._documents(files))
+        self._stage("documents", self._documents_inputs(files), lambda work: self._documents(files, work))
         self._stage("tokenizer", self._tokenizer_inputs(), self._tokenizer)
         self._stage("tokens", {}, self._tokens)
-        self.manifest.name, self.manifest.settings = self.job.corpus.name, asdict(self.job)
+        self.manifest.name, self.manifest.settings = self.job.corpus.name, _settings(self.job)
         self.manifest.save(self.directory)
         self._print_table()
 
-    def _stage(self, name: str, inputs: dict[str, Any], work: Callable[[], tuple[list[Path], dict[str, Any]]]) -> None:
+    def _raw_files(self) -> list[RawFile]:
+        return find_files(self.job.corpus.files, SUFFIXES)
+
+    def _stage(
+        self, name: str, inputs: dict[str, Any], make: Callable[[Path], tuple[list[Path], dict[str, Any]]]
+    ) -> None:
+        """Have a stage's files made, by `make(directory for finished tasks)`, unless they are as its inputs say."""
         upstream = self.manifest.upstream(name)
         key = value_sha256({"code": _CODE_VERSION, "inputs": inputs, "upstream": upstream})
         done = self.manifest.stages.get(name)
         if done and done.key == key and self._is_intact(name, done):
             self.console.print(f"{name}: unchanged, kept")
-            return
-        written, facts = work()
-        files = hash_files(self.directory, written)
-        self.manifest.stages[name] = Stage(key=key, upstream=upstream, files=files, facts=facts)
-        self.manifest.save(self.directory)
+        else:
+            written, facts = make(open_work(self._work(name), key))
+            files = hash_files(self.directory, written)
+            self.manifest.stages[name] = Stage(key=key, upstream=upstream, files=files, facts=facts)
+            self.manifest.save(self.directory)
+        if self._work(name).exists():
+            shutil.rmtree(self._work(name))
+
+    def _work(self, name: str) -> Path:
+        # Absolute: workers on other machines have directories of their own to start from.
+        return self.directory.absolute() / f"{name}.work"
 
     @contextmanager
     def _replacing(self, name: str, folder: str) -> Iterator[Path]:
@@ -88,24 +106,30 @@ class _Preparation:
             return False
         return True
 
-    def _documents_inputs(self, files: list[Path]) -> dict[str, Any]:
-        config = self.job.corpus
-        rules = {"source": config.source, "heldout_fraction": config.heldout_fraction}
-        # By content, not by name: a corpus that moved is the same corpus.
-        return {"files": [file_sha256(path) for path in files], **rules}
+    def _documents_inputs(self, files: list[RawFile]) -> dict[str, Any]:
+        corpus = {key: value for key, value in asdict(self.job.corpus).items() if key not in ("name", "files")}
+        # By content, not by directory: a corpus that moved is the same corpus.
+        return {
+            "files": [file.identity for file in files],
+            "corpus": corpus,
+            "curation": asdict(self.job.curation),
+            "named": hash_named_files(asdict(self.job.curation)),
+        }
 
-    def _documents(self, files: list[Path]) -> tuple[list[Path], dict[str, Any]]:
+    def _documents(self, files: list[RawFile], work: Path) -> tuple[list[Path], dict[str, Any]]:
+        job = self.job
         with (
-            self._progress("documents", None) as advance,
             self._replacing("documents", "rejected") as rejected,
             self._replacing("documents", "documents") as documents,
         ):
-            report = write_documents(files, self.job.corpus, documents, rejected, advance)
+            report = write_documents(
+                files, job.corpus, job.curation, work, documents, rejected, self.executor, self._progress
+            )
             if not any("train" in splits for splits in report.sources.values()):
                 raise ValueError(
                     f"corpus.files: {len(files)} file(s) hold no document for training"
                     f"{f' and {sum(report.rejected.values())} rejected record(s)' if report.rejected else ''}: "
-                    f"each line must be a JSON object with a non-empty text"
+                    f"give records with a non-empty corpus.text_column ({job.corpus.text_column})"
                 )
         if report.rejected:
             reasons = ", ".join(f"{count} {reason}" for reason, count in report.rejected.most_common())
@@ -118,7 +142,7 @@ class _Preparation:
             return {"model": file_sha256(Path(config.model))}
         return {"seed": self.job.seed, **asdict(config)}
 
-    def _tokenizer(self) -> tuple[list[Path], dict[str, Any]]:
+    def _tokenizer(self, work: Path) -> tuple[list[Path], dict[str, Any]]:
         config = self.job.tokenizer
         documents = self.manifest.stages["documents"]
         with self._replacing("tokenizer", "tokenizer") as output:
@@ -146,15 +170,13 @@ class _Preparation:
         }
         return [path], facts
 
-    def _tokens(self) -> tuple[list[Path], dict[str, Any]]:
+    def _tokens(self, work: Path) -> tuple[list[Path], dict[str, Any]]:
         facts = self.manifest.stages["documents"].facts["sources"]
         shards = [(source, split) for source in sorted(facts) for split in sorted(facts[source], reverse=True)]
         total = sum(count["bytes"] for splits in facts.values() for count in splits.values())
         model = self.directory / TOKENIZER_FILE
         with self._progress("tokens", total) as advance, self._replacing("tokens", "tokens") as output:
-            counts = tokenise_documents(
-                self.directory / "documents", shards, model, output, self.job.num_workers, advance
-            )
+            counts = tokenise_documents(self.directory / "documents", shards, model, output, self.executor, advance)
         table: dict[str, dict[str, Any]] = {}
         for (source, split), count in counts.items():
             table.setdefault(source, {})[split] = asdict(count)
@@ -194,6 +216,24 @@ class _Preparation:
         self.console.print(table)
         exact = totals[0] - not_exact
         self.console.print(f"{exact:,} of {totals[0]:,} documents come back from their tokens exactly")
+
+
+def hash_named_files(settings: Any) -> dict[str, str]:
+    """SHA-256 of the local files that settings name by path or glob: another model or benchmark is another input."""
+    if isinstance(settings, dict | list):
+        values = settings.values() if isinstance(settings, dict) else settings
+        return {path: digest for value in values for path, digest in hash_named_files(value).items()}
+    if not isinstance(settings, str) or not {"/", "."} & set(settings):
+        return {}
+    found = [Path(path) for path in glob(str(Path(settings).expanduser()))]
+    files = [file for path in found for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
+    return {str(file): file_sha256(file) for file in sorted(files)}
+
+
+def _settings(job: PrepareJob) -> dict[str, Any]:
+    settings = asdict(job)
+    del settings["executor"]  # it changes no byte, so it may not show in one
+    return settings
 
 
 def _cells(sizes: list[int]) -> list[str]:

@@ -1,12 +1,15 @@
 """The job of `nemotron4 prepare`: which text, which tokenizer, and where the corpus goes. Sizes are bytes or tokens.
 
-Light on purpose: composing and printing a job imports nothing but the standard library.
+Light on purpose: composing and printing a job imports nothing but the standard library and other dataclasses.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from enum import Enum
+
+from .curation.config import CurationConfig
 
 SOURCE_PATTERN = re.compile(r"[A-Za-z0-9_][\w.+#-]*/[A-Za-z0-9_][\w.+#-]*", re.ASCII)
 
@@ -18,11 +21,18 @@ class CorpusConfig:
     name: str
     """Name of the corpus; by default also of its directory."""
     files: list[str]
-    """JSONL files as globs (.jsonl, also .gz, .xz, .zst); package://sample is the shipped corpus."""
+    """Paths, globs, URLs (https://, s3://, hf://datasets/NAME?split=train) of files in any format that `sources` reads;
+    package://sample is the shipped corpus."""
+    text_column: str = "text"
+    """Field of JSON records, or column of Parquet files and Hugging Face datasets, that holds the text."""
     source: str = "english/documents"
     """domain/category of records that name no source."""
     heldout_fraction: float = 0.01
     """Share of documents held out where a record names no split, chosen by a hash of its id."""
+    max_document_bytes: int = 10_000_000
+    """A longer line, text or page is rejected, and read past without being held in memory."""
+    max_expansion: int = 200
+    """A file that unpacks to more than this many times its size (and 100 MB) is a bomb: rejected there."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_][\w.-]*", self.name, re.ASCII):
@@ -33,6 +43,12 @@ class CorpusConfig:
             raise ValueError(f"corpus.source ({self.source!r}) must be domain/category, as in english/documents")
         if not 0 <= self.heldout_fraction < 1:
             raise ValueError(f"corpus.heldout_fraction ({self.heldout_fraction}) must be at least 0 and below 1")
+        if not self.text_column:
+            raise ValueError("corpus.text_column ('') must name the field that holds the text")
+        if self.max_document_bytes < 1:
+            raise ValueError(f"corpus.max_document_bytes ({self.max_document_bytes}) must be at least 1")
+        if self.max_expansion < 1:
+            raise ValueError(f"corpus.max_expansion ({self.max_expansion}) must be at least 1")
 
 
 @dataclass(kw_only=True)
@@ -63,23 +79,50 @@ class TokenizerConfig:
             raise ValueError(f"tokenizer.upsampling_exponent ({self.upsampling_exponent}) must lie in [0, 1]")
 
 
+class ExecutorKind(Enum):
+    """Where tasks run."""
+
+    local = "local"
+    """Processes on this machine."""
+    ray = "ray"
+    """A running Ray cluster."""
+
+
+@dataclass(kw_only=True)
+class ExecutorConfig:
+    """Where the tasks of `prepare` run. It changes no byte of the corpus."""
+
+    kind: ExecutorKind = ExecutorKind.local
+    """Processes of this machine, or a running Ray cluster."""
+    num_workers: int = 0
+    """Tasks at a time: 0 is one a core (of the cluster, with Ray); a local 1 stays in this process."""
+    address: str = "auto"
+    """Of the Ray cluster, HOST:PORT; auto is the one of this machine."""
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 0:
+            raise ValueError(f"executor.num_workers ({self.num_workers}) must be 0 (one a core) or more")
+        if not self.address:
+            raise ValueError("executor.address ('') must be HOST:PORT of a Ray cluster, or auto")
+
+
 @dataclass(kw_only=True)
 class PrepareJob:
     """Turn raw text into documents, a tokenizer, token shards and a manifest that links them."""
 
     corpus: CorpusConfig
     """The raw text."""
+    curation: CurationConfig = field(default_factory=CurationConfig)
+    """What is repaired, dropped and deduplicated."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     """The tokenizer."""
+    executor: ExecutorConfig = field(default_factory=ExecutorConfig)
+    """Where the work is done."""
     dir: str
     """Directory of the prepared corpus."""
-    num_workers: int = 0
-    """Processes that tokenise; 0 is one a core, 1 stays in this process."""
     seed: int = 1234
     """Draws the lines that the tokenizer is trained on."""
 
     def __post_init__(self) -> None:
         if not self.dir:
             raise ValueError("dir ('') must name the directory of the prepared corpus")
-        if self.num_workers < 0:
-            raise ValueError(f"num_workers ({self.num_workers}) must be 0 (one a core) or more")

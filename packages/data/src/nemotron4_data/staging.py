@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,6 +58,37 @@ def staged_directory(path: Path, before_replacing: Callable[[], None]) -> Iterat
     _sync_tree(partial)
     before_replacing()
     _replace(partial, path)
+
+
+@contextmanager
+def task_directory(path: Path) -> Iterator[Path]:
+    """Yield an empty directory to fill; when the body ends without an exception it is renamed to `path`.
+
+    Its name until then is nobody else's, so that of two processes that do the same task, as after a kill, one wins and
+    neither sees half of the other's work. The parent of `path` must exist: it is gone once the work is used.
+    """
+    partial = Path(tempfile.mkdtemp(prefix=f"{path.name}.", suffix=_PARTIAL, dir=path.parent))
+    try:
+        yield partial
+        _sync_tree(partial)
+        try:
+            partial.rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
+        _sync(path.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def open_work(path: Path, key: str) -> Path:
+    """A directory for finished tasks of a stage with this key; what was left by a stage with another is removed."""
+    mark = path / "key"
+    if not (mark.is_file() and mark.read_text() == key):
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        write_file(mark, key.encode())
+    return path
 
 
 def partial_path(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Documents to token shards over a pool of processes: stage 3 of `nemotron4 prepare`.
+"""Documents to token shards over an executor: last stage of `nemotron4 prepare`.
 
 Invariant: shards hold the documents in the order of `documents/`, each followed by EOS and with no BOS, whatever the
 number of processes.
@@ -7,14 +7,10 @@ number of processes.
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .documents import document_path, read_lines
+from .executor import Executor
 from .shards import ShardWriter, token_dtype
+from .staging import file_sha256
 from .tokenizer import Tokenizer
 
 _CHUNK_BYTES = 1 << 20
-_CHUNKS_AHEAD_PER_WORKER = 4
 
 
 @dataclass
@@ -50,7 +47,13 @@ class ShardCount:
     not_exact: int = 0
 
 
-_worker_tokenizer: Tokenizer | None = None  # one a process, set by _start_worker
+@dataclass(frozen=True)
+class _Task:
+    """Some consecutive documents of one shard, as JSON lines, and the tokenizer of the run."""
+
+    lines: list[bytes]
+    tokenizer: Path
+    tokenizer_sha256: str
 
 
 def tokenise_documents(
@@ -58,14 +61,23 @@ def tokenise_documents(
     shards: list[tuple[str, str]],
     tokenizer_path: Path,
     output: Path,
-    num_workers: int,
+    executor: Executor,
     advance: Callable[[int, int], None],
 ) -> dict[tuple[str, str], ShardCount]:
     """Encode `shards`, pairs of source and split, from `directory` into `output`; return their sizes."""
     dtype = token_dtype(Tokenizer(tokenizer_path).vocab_size)
     counts = {shard: ShardCount() for shard in shards}
     writers: dict[tuple[str, str], ShardWriter] = {}
-    for shard, chunk in _encode_all(_chunks(directory, shards), tokenizer_path, num_workers):
+    sha256 = file_sha256(tokenizer_path)
+    in_flight: deque[tuple[str, str]] = deque()
+
+    def tasks() -> Iterator[_Task]:
+        for shard, lines in _chunks(directory, shards):
+            in_flight.append(shard)
+            yield _Task(lines, tokenizer_path.absolute(), sha256)
+
+    for chunk in executor.map(_encode_task, tasks()):
+        shard = in_flight.popleft()
         if shard not in writers:
             # Chunks come shard after shard, so the one before is finished.
             _close_all(writers)
@@ -102,44 +114,14 @@ def _chunks(directory: Path, shards: list[tuple[str, str]]) -> Iterator[tuple[tu
             yield (source, split), lines
 
 
-def _encode_all(
-    chunks: Iterable[tuple[tuple[str, str], list[bytes]]], tokenizer_path: Path, num_workers: int
-) -> Iterator[tuple[tuple[str, str], EncodedChunk]]:
-    """Encode chunks in order; a bounded number is in flight, so memory does not grow with the corpus."""
-    num_workers = num_workers or os.cpu_count() or 1
-    if num_workers == 1:
-        tokenizer = Tokenizer(tokenizer_path)
-        for shard, lines in chunks:
-            yield shard, encode_chunk(lines, tokenizer)
-        return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(num_workers, context, initializer=_start_worker, initargs=(str(tokenizer_path),))
-    in_flight: deque[tuple[tuple[str, str], Future[EncodedChunk]]] = deque()
-    try:
-        for shard, lines in chunks:
-            in_flight.append((shard, pool.submit(_encode_in_worker, lines)))
-            if len(in_flight) >= num_workers * _CHUNKS_AHEAD_PER_WORKER:
-                shard, future = in_flight.popleft()
-                yield shard, future.result()
-        while in_flight:
-            shard, future = in_flight.popleft()
-            yield shard, future.result()
-    except BrokenProcessPool as error:
-        raise OSError("a tokenising process was killed, perhaps for lack of memory: lower num_workers") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _encode_task(task: _Task) -> EncodedChunk:
+    return encode_chunk(task.lines, _tokenizer(task.tokenizer, task.tokenizer_sha256))
 
 
-def _start_worker(tokenizer_path: str) -> None:
-    global _worker_tokenizer
-    # Ctrl-C reaches the whole process group; the parent alone answers it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _worker_tokenizer = Tokenizer(tokenizer_path)
-
-
-def _encode_in_worker(lines: list[bytes]) -> EncodedChunk:
-    assert _worker_tokenizer is not None
-    return encode_chunk(lines, _worker_tokenizer)
+@lru_cache(maxsize=1)
+def _tokenizer(path: Path, sha256: str) -> Tokenizer:
+    """A worker's tokenizer, loaded once; the digest tells it from one that lay there before."""
+    return Tokenizer(path)
 
 
 def encode_chunk(lines: list[bytes], tokenizer: Tokenizer) -> EncodedChunk:

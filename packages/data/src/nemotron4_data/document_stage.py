@@ -1,0 +1,159 @@
+"""The stage `documents` of `nemotron4 prepare`: ingest, deduplicate, filter, file by source.
+
+Each pass is tasks over files or work shards, and a finished task is a directory under its final name: a rerun after a
+kill does the others only. Tasks depend on the input and the settings alone, so neither the number of workers, nor the
+executor, nor kills show in the result.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from .curation import CurationConfig, CurationReport
+from .curation.dedup import deduplicate
+from .documents import SplitCount
+from .executor import Executor
+from .filtering import DedupReport, FilterReport, FilterTask, file_by_source, filter_shard
+from .ingest import REJECTED_FILE, IngestReport, IngestTask, ingest, plan_ingest, shard_path
+from .prepare_job import CorpusConfig
+from .sources import RawFile
+
+Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int, int], None]]]
+"""progress(name, total bytes) shows a bar while its context is open, moved by advance(documents, bytes)."""
+
+
+class _Task(Protocol):
+    @property
+    def output(self) -> Path: ...
+
+
+Task = TypeVar("Task", bound=_Task)
+
+
+@dataclass
+class DocumentsReport:
+    """What the stage found: sizes by source and split, rejected records by reason, and what curation did."""
+
+    sources: dict[str, dict[str, SplitCount]] = field(default_factory=dict)
+    rejected: Counter[str] = field(default_factory=Counter)
+    curation: CurationReport = field(default_factory=CurationReport)
+    dedup: DedupReport = field(default_factory=DedupReport)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the manifest."""
+        sources = {
+            source: {split: asdict(count) for split, count in sorted(splits.items())}
+            for source, splits in sorted(self.sources.items())
+        }
+        return {
+            "sources": sources,
+            "rejected": dict(sorted(self.rejected.items())),
+            "curation": self.curation.to_json(),
+            "dedup": self.dedup.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class _Shard:
+    path: Path
+    documents: int
+    bytes: int
+
+
+def write_documents(
+    files: list[RawFile],
+    corpus: CorpusConfig,
+    curation: CurationConfig,
+    work: Path,
+    documents: Path,
+    rejected: Path,
+    executor: Executor,
+    progress: Progress,
+) -> DocumentsReport:
+    """Turn `files` into documents by source below `documents` and records in `rejected`, with finished tasks in `work`.
+
+    Raises OSError when a place or the disk fails.
+    """
+    report = DocumentsReport()
+    shards = _ingest(
+        plan_ingest(files, corpus, curation, _folder(work, "ingest")), rejected, executor, progress, report
+    )
+    with progress("dedup", None):
+        drops = deduplicate([shard.path for shard in shards], curation.dedup, _folder(work, "dedup"), executor)
+    filtered = _folder(work, "filtered")
+    tasks = (
+        FilterTask(shard.path, drops[number], curation, filtered / f"{number:06}")
+        for number, shard in enumerate(shards)
+    )
+    with progress("filter", sum(shard.bytes for shard in shards)) as advance:
+        done = _run_missing(executor, filter_shard, tasks)
+        for shard, _ in zip(shards, done, strict=True):
+            advance(shard.documents, shard.bytes)
+    with progress("file by source", sum(shard.bytes for shard in shards)) as advance:
+        for number, shard in enumerate(shards):
+            part = FilterReport.load(filtered / f"{number:06}")
+            file_by_source(filtered / f"{number:06}", part, documents)
+            _count(part, report)
+            advance(shard.documents, shard.bytes)
+    return report
+
+
+def _ingest(
+    tasks: list[IngestTask], rejected: Path, executor: Executor, progress: Progress, report: DocumentsReport
+) -> list[_Shard]:
+    shards = []
+    sizes = [file.size for task in tasks for file in task.files]
+    total = None if None in sizes else sum(task.num_bytes for task in tasks)
+    with progress("ingest", total) as advance, (rejected / "records.jsonl.zst").open("wb") as rejects:
+        for task, _ in zip(tasks, _run_missing(executor, ingest, tasks), strict=True):
+            part = IngestReport.load(task.output)
+            report.rejected += part.rejected
+            report.curation.merge(part.curation)
+            for number, (count, size) in enumerate(part.shards):
+                shards.append(_Shard(shard_path(task.output, number), count, size))
+            with (task.output / REJECTED_FILE).open("rb") as file:
+                shutil.copyfileobj(file, rejects)
+            advance(sum(count for count, _ in part.shards), task.num_bytes)
+    return shards
+
+
+def _count(part: FilterReport, report: DocumentsReport) -> None:
+    report.curation.merge(part.curation)
+    report.dedup.merge(part.dedup)
+    for group in part.groups:
+        count = report.sources.setdefault(group.source, {}).setdefault(group.split, SplitCount())
+        count.documents += group.documents
+        count.bytes += group.bytes
+
+
+def _run_missing(executor: Executor, function: Callable[[Task], Any], tasks: Iterable[Task]) -> Iterator[None]:
+    """Run the tasks whose directories are not there; yields once for each task, in order, when its directory is."""
+    asked: list[bool] = []
+
+    def missing() -> Iterator[Task]:
+        for task in tasks:
+            asked.append(not task.output.is_dir())
+            if asked[-1]:
+                yield task
+
+    answered = 0
+    for _ in executor.map(function, missing()):
+        # Those that were there already came before it, as far as they have been looked at.
+        while not asked[answered]:
+            answered += 1
+            yield
+        answered += 1
+        yield
+    for _ in asked[answered:]:
+        yield
+
+
+def _folder(work: Path, name: str) -> Path:
+    (work / name).mkdir(exist_ok=True)
+    return work / name

@@ -1,0 +1,168 @@
+"""Where the tasks of `nemotron4 prepare` run: processes of this machine, or an existing Ray cluster.
+
+Invariant: results come in the order of the tasks, and a bounded number of tasks is in flight, so that memory does not
+grow with their number. A task writes only what it alone names (`staging.task_directory`), so running one twice is safe.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
+from typing import Any, Protocol, TypeVar
+
+from .prepare_job import ExecutorConfig, ExecutorKind
+
+T = TypeVar("T")
+R = TypeVar("R")
+_AHEAD_PER_WORKER = 4
+
+
+class Executor(Protocol):
+    """What runs a function over tasks."""
+
+    def map(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
+        """Results in the order of `tasks`. OSError, one line, when a worker process was killed."""
+        ...
+
+
+@contextmanager
+def open_executor(config: ExecutorConfig) -> Iterator[Executor]:
+    """The executor of a job; its workers end with the context. ValueError when Ray is absent or not reachable."""
+    executor = RayExecutor(config) if config.kind is ExecutorKind.ray else LocalExecutor(config.num_workers)
+    try:
+        yield executor
+    except BaseException:
+        executor.abort()
+        raise
+    finally:
+        executor.close()
+
+
+class LocalExecutor:
+    """A pool of processes, started at the first task and kept; with one worker, tasks run in this process."""
+
+    def __init__(self, num_workers: int) -> None:
+        self._num_workers = num_workers or os.cpu_count() or 1
+        self._pool: ProcessPoolExecutor | None = None
+        self._leash: Connection | None = None
+
+    def map(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
+        """Results in the order of `tasks`."""
+        if self._num_workers == 1:
+            yield from map(function, tasks)
+            return
+        pool = self._pool = self._pool or self._start()
+        in_flight: deque[Future[R]] = deque()
+        try:
+            for task in tasks:
+                in_flight.append(pool.submit(function, task))
+                if len(in_flight) >= self._num_workers * _AHEAD_PER_WORKER:
+                    yield in_flight.popleft().result()
+            while in_flight:
+                yield in_flight.popleft().result()
+        except BrokenProcessPool as error:
+            raise OSError(
+                "a worker process was killed, perhaps for lack of memory: lower executor.num_workers and rerun"
+            ) from error
+        finally:
+            for future in in_flight:
+                future.cancel()
+
+    def abort(self) -> None:
+        """Kill the tasks that run."""
+        if self._leash is not None:
+            self._leash.close()
+
+    def close(self) -> None:
+        """End the worker processes."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+        self.abort()
+
+    def _start(self) -> ProcessPoolExecutor:
+        context = multiprocessing.get_context("spawn")
+        worker_end, self._leash = context.Pipe(duplex=False)
+        return ProcessPoolExecutor(self._num_workers, context, initializer=_start_worker, initargs=(worker_end,))
+
+
+def _start_worker(leash: Connection) -> None:
+    # Ctrl-C reaches the whole process group; the parent alone answers it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, args=(leash,), daemon=True).start()
+
+
+def _end_with_parent(leash: Connection) -> None:
+    # The other end closes when the parent aborts or is itself killed: a pool alone would wait for tasks for ever.
+    with suppress(EOFError):
+        leash.recv()
+    os._exit(1)
+
+
+class RayExecutor:
+    """Tasks on a running Ray cluster whose nodes have this package and see the same files."""
+
+    def __init__(self, config: ExecutorConfig) -> None:
+        try:
+            ray: Any = importlib.import_module("ray")
+        except ImportError:
+            raise ValueError("executor.kind (ray) needs Ray: pip install 'nemotron4-data[ray]'") from None
+        self._ray = ray
+        try:
+            if config.address != "auto":  # Ray itself would try for minutes
+                socket.create_connection(split_address(config.address), timeout=10).close()
+            ray.init(address=config.address, log_to_driver=False, logging_level="ERROR")
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"executor.address ({config.address}) leads to no running Ray cluster: start one by `ray start --head`"
+            ) from error
+        self._num_workers = config.num_workers or int(ray.cluster_resources().get("CPU", 1))
+
+    def map(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
+        """Results in the order of `tasks`; Ray runs a task again when its node is lost."""
+        # Nodes may have more CPUs than asked for: no more tasks are in flight than workers.
+        remote = self._ray.remote(num_cpus=1)(function_of_task)
+        shared = self._ray.put(function)
+        in_flight: deque[Any] = deque()
+        for task in tasks:
+            in_flight.append(remote.remote(shared, task))
+            if len(in_flight) >= self._num_workers:
+                yield self._result(in_flight.popleft())
+        while in_flight:
+            yield self._result(in_flight.popleft())
+
+    def abort(self) -> None:
+        """Leaving the cluster ends the tasks that run."""
+
+    def close(self) -> None:
+        """Leave the cluster; it drops what this driver still had running."""
+        self._ray.shutdown()
+
+    def _result(self, reference: Any) -> Any:
+        try:
+            return self._ray.get(reference)
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.cause from error
+        except self._ray.exceptions.RayError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise OSError(f"a Ray worker was lost ({reason}): lower executor.num_workers and rerun") from error
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port. ValueError without a port."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    return host, int(port)
+
+
+def function_of_task(function: Callable[[T], R], task: T) -> R:
+    """What a Ray worker runs: the function travels once, the tasks one by one."""
+    return function(task)

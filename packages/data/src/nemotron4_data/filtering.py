@@ -1,0 +1,162 @@
+"""Work shards to documents by source: passes 3 and 4 of the stage `documents`.
+
+A task applies to one shard the drops of deduplication and the late steps; its directory holds the documents as
+zstandard frames grouped by source and split, and a report that says where each group lies. Filing joins the groups of
+all shards, in order, without unpacking them.
+
+Invariant: the documents of a source's split lie in the order of (shard, line).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .curation import CurationConfig, CurationReport, late_steps, run_steps
+from .curation.dedup import Drop
+from .documents import FrameBuffer, document_path, read_lines
+from .staging import task_directory
+
+_DOCUMENTS_FILE = "documents.zst"
+_EXAMPLES = 3
+_EXAMPLE_CHARACTERS = 240
+
+
+@dataclass(frozen=True)
+class FilterTask:
+    """A work shard, the lines of it that deduplication drops, and the directory of what becomes of it."""
+
+    shard: Path
+    drops: dict[int, Drop]
+    curation: CurationConfig
+    output: Path
+
+
+@dataclass
+class Group:
+    """Documents of one source's split in a shard: how many, the bytes of their texts, and their compressed frames."""
+
+    source: str
+    split: str
+    documents: int = 0
+    bytes: int = 0
+    frame_bytes: int = 0
+
+
+@dataclass
+class DedupReport:
+    """What deduplication dropped, by reason and source; examples are those with the smallest hash of their id."""
+
+    dropped: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
+    examples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+
+    def add(self, document: dict[str, Any], drop: Drop) -> None:
+        """Count a dropped document."""
+        source, text = document["source"], document["text"]
+        self._count(drop.reason, source, {"documents": 1, "bytes": len(text.encode())})
+        shown = " ".join(text[: 4 * _EXAMPLE_CHARACTERS].split())[:_EXAMPLE_CHARACTERS]
+        example = {"id": document["id"], "kept_id": drop.kept_id, "source": source, "text": shown}
+        self._show(drop.reason, [example])
+
+    def merge(self, other: DedupReport) -> None:
+        """Add the report of other documents."""
+        for reason, sources in other.dropped.items():
+            for source, size in sources.items():
+                self._count(reason, source, size)
+        for reason, examples in other.examples.items():
+            self._show(reason, examples)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, sorted."""
+        return {
+            reason: {"dropped": dict(sorted(sources.items())), "examples": self.examples[reason]}
+            for reason, sources in sorted(self.dropped.items())
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> DedupReport:
+        """The report that `to_json` wrote."""
+        return cls(
+            {reason: part["dropped"] for reason, part in value.items()},
+            {reason: part["examples"] for reason, part in value.items()},
+        )
+
+    def _count(self, reason: str, source: str, size: dict[str, int]) -> None:
+        known = self.dropped.setdefault(reason, {}).setdefault(source, {"documents": 0, "bytes": 0})
+        for name, number in size.items():
+            known[name] += number
+
+    def _show(self, reason: str, examples: list[dict[str, str]]) -> None:
+        known = [*self.examples.get(reason, []), *examples]
+        known.sort(key=lambda example: (hashlib.sha256(example["id"].encode()).digest(), example["id"]))
+        self.examples[reason] = known[:_EXAMPLES]
+
+
+@dataclass
+class FilterReport:
+    """What a shard gave: groups in the order they lie in its file, and the counts of what was dropped."""
+
+    groups: list[Group] = field(default_factory=list)
+    dedup: DedupReport = field(default_factory=DedupReport)
+    curation: CurationReport = field(default_factory=CurationReport)
+
+    def save(self, directory: Path) -> None:
+        """Write it into the directory of its task."""
+        content = {
+            "groups": [vars(group) for group in self.groups],
+            "dedup": self.dedup.to_json(),
+            "curation": self.curation.to_json(),
+        }
+        (directory / "report.json").write_text(json.dumps(content), encoding="utf-8")
+
+    @classmethod
+    def load(cls, directory: Path) -> FilterReport:
+        """Read it back."""
+        content = json.loads((directory / "report.json").read_text(encoding="utf-8"))
+        groups = [Group(**group) for group in content["groups"]]
+        return cls(groups, DedupReport.from_json(content["dedup"]), CurationReport.from_json(content["curation"]))
+
+
+def filter_shard(task: FilterTask) -> int:
+    """Do a task; returns the documents it kept."""
+    report = FilterReport()
+    frames: dict[tuple[str, str], tuple[FrameBuffer, list[bytes], Group]] = {}
+    documents = _undropped(task, report.dedup)
+    for document in run_steps(documents, late_steps(task.curation), report.curation):
+        key = document.pop("source"), document.pop("split")
+        if key not in frames:
+            frames[key] = FrameBuffer(), [], Group(*key)
+        buffer, parts, group = frames[key]
+        parts.append(buffer.add(document))
+        group.documents += 1
+        group.bytes += len(document["text"].encode())
+    with task_directory(task.output) as output:
+        with (output / _DOCUMENTS_FILE).open("wb") as file:
+            for _, (buffer, parts, group) in sorted(frames.items()):
+                group.frame_bytes = file.write(b"".join([*parts, buffer.finish()]))
+                report.groups.append(group)
+        report.save(output)
+    return sum(group.documents for group in report.groups)
+
+
+def file_by_source(directory: Path, report: FilterReport, documents: Path) -> None:
+    """Append the groups of a filtered shard to the files of their sources below `documents`."""
+    with (directory / _DOCUMENTS_FILE).open("rb") as filtered:
+        for group in report.groups:
+            path = document_path(documents, group.source, group.split)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab") as file:
+                file.write(filtered.read(group.frame_bytes))
+
+
+def _undropped(task: FilterTask, report: DedupReport) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(read_lines(task.shard)):
+        document = json.loads(line)
+        if drop := task.drops.get(number):
+            report.add(document, drop)
+        else:
+            yield document

@@ -1,0 +1,40 @@
+"""What a reader yields: raw records and refusals, each with its place in the file.
+
+Invariant: every record that a file holds, and every stretch of it that cannot be read, is one item.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+_SHOWN_BYTES = 4_000
+
+
+@dataclass(slots=True)
+class Record:
+    """One raw record: its place within the file ("line 3", "pages/a.html"), and its value, a mapping if it is sound."""
+
+    position: str
+    value: Any
+    raw: bytes = b""
+    """The record as it stood, where it stood as bytes."""
+
+
+@dataclass(slots=True)
+class Refusal:
+    """What cannot be a record: its place, why, and how it begins."""
+
+    position: str
+    reason: str
+    raw: bytes = b""
+
+
+def shown(item: Record | Refusal) -> str:
+    """How an item begins, for `rejected/`: at most 4 kB."""
+    raw = item.raw
+    if isinstance(item, Record) and not raw:
+        raw = json.dumps(item.value, ensure_ascii=False, default=repr).encode("utf-8", errors="backslashreplace")
+    text = raw[:_SHOWN_BYTES].decode("utf-8", errors="backslashreplace")
+    return text if len(raw) <= _SHOWN_BYTES else f"{text}… ({len(raw)} bytes)"
