@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from .config import C4Config, rules_by_language
+from .heuristics_config import C4Config, rules_by_language
 from .words import UNSPACED, language_of
 
 _UNPUNCTUATED = frozenset({"lo", "th"})

@@ -1,20 +1,21 @@
 """Limits of "Data, Data Everywhere" (arXiv 2407.06380): documents of symbols, numbers, links or no prose are dropped.
 
-Characters are counted as the authors' NeMo Curator does: letters, digits, line ends and `?!,.` are alphanumeric, so that
-spaces are not; here the letters (with their combining marks) and digits of every script count. Words lie between
-white space; languages written without spaces are judged by their characters alone.
+Characters are counted as by the authors' NeMo Curator: letters, digits, line ends and `?!,.` are alphanumeric, so that
+spaces are not; here the letters (with their combining marks) and digits of every script count. Words lie between white
+space; languages written without spaces are judged by their characters alone.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Any
 
-from .config import DataEverywhereConfig, rules_by_language
-from .words import UNSPACED, alphanumeric_class, language_of
+from .heuristics_config import DataEverywhereConfig, rules_by_language
+from .words import UNSPACED, is_alphanumeric, language_of
 
 _URL = re.compile(r"https?://[\w$\-.&+!*(),%/:=?#~;@]+")
-_DIGITS = re.compile(r"\d+")
+_ALSO_ALPHANUMERIC = frozenset("\n?!,.")
 
 
 class DataEverywhere:
@@ -26,24 +27,24 @@ class DataEverywhere:
         self.domains = config.domains
         self._config = config
         self._by_language = rules_by_language(config, config.languages)
-        self._alphanumeric = re.compile(rf"[{alphanumeric_class()}\n?!,.]+")
 
     def __call__(self, document: dict[str, Any]) -> str | None:
         """Judge the text by the limits of its declared language."""
         text, language = document["text"], language_of(document)
         rules = self._by_language.get(language, self._config)
-        num_characters = max(1, len(text))
-        if 1 - _matched(self._alphanumeric, text) / num_characters > rules.max_non_alphanumeric:
-            return "max_non_alphanumeric"
-        if _matched(_DIGITS, text) / num_characters > rules.max_numbers:
-            return "max_numbers"
-        if _matched(_URL, text) / num_characters > rules.max_urls:
-            return "max_urls"
-        return None if language in UNSPACED else _judge_words(text.split(), rules)
+        return _judge_characters(text, rules) or (None if language in UNSPACED else _judge_words(text.split(), rules))
 
 
-def _matched(pattern: re.Pattern[str], text: str) -> int:
-    return sum(map(len, pattern.findall(text)))
+def _judge_characters(text: str, rules: DataEverywhereConfig) -> str | None:
+    counts = Counter(text)
+    alphanumeric = sum(n for c, n in counts.items() if c in _ALSO_ALPHANUMERIC or is_alphanumeric(c))
+    if (len(text) - alphanumeric) / max(1, len(text)) > rules.max_non_alphanumeric:
+        return "max_non_alphanumeric"
+    if sum(n for c, n in counts.items() if c.isdigit()) / max(1, len(text)) > rules.max_numbers:
+        return "max_numbers"
+    if sum(map(len, _URL.findall(text))) / max(1, len(text)) > rules.max_urls:
+        return "max_urls"
+    return None
 
 
 def _judge_words(words: list[str], rules: DataEverywhereConfig) -> str | None:

@@ -1,12 +1,12 @@
 """Decontamination: a document that shares 13 words in a row with an evaluation item is dropped.
 
 Words are those of GPT-3's rule (arXiv 2005.14165, appendix C): lower case, without punctuation. Unlike there, the whole
-document goes, matches that are frequent in the corpus count too, and items of fewer than 13 words cannot be found (their
+document goes, matches that are frequent in the corpus count too, and texts of fewer than 13 words cannot be found (their
 number is in `ItemCount.short`). Han and kana characters are words by themselves.
 
-The n-grams of all items are 64-bit hashes in one sorted array, 10 bytes each with the number of its benchmark: 10 million
-(about the size of 20 benchmarks) take 100 MB in each process, beside some 100 bytes for each different word. By chance
-a document of 1000 words matches with a probability below 1e-9.
+The n-grams of all items are 64-bit hashes in one sorted array, 10 bytes each with the number of its benchmark: 10
+million take 100 MB in each process, beside some 100 bytes for each different word. Then a document of 1000 words matches
+by chance with a probability below 1e-9.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ..documents import read_lines
 from .config import DecontaminationConfig
-from .words import normalised_word
+from .words import normalised_words
 
 _FORMATS = (".jsonl", ".json", ".tsv", ".txt")
 _COMPRESSIONS = (".gz", ".xz", ".zst")
@@ -92,7 +92,7 @@ class _Items:
         count = self.counts.setdefault(benchmark, ItemCount())
         hashes = [self._hashes]
         for text in texts:
-            words = normalised_word().findall(text.lower())
+            words = normalised_words(text)
             for word in words:
                 if word not in self._words:
                     self._words[word] = _hash64(word)
@@ -107,7 +107,7 @@ class _Items:
         self._benchmarks = np.concatenate([self._benchmarks, index])[first]
 
     def find(self, text: str) -> str | None:
-        ngrams = self._ngrams(normalised_word().findall(text.lower()))
+        ngrams = self._ngrams(normalised_words(text))
         if not len(ngrams) or not len(self._hashes):
             return None
         places = np.searchsorted(self._hashes, ngrams).clip(max=len(self._hashes) - 1)

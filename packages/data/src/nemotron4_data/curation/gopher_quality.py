@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Set
 from typing import Any
 
-from .config import GopherQualityConfig, rules_by_language
+from .heuristics_config import GopherQualityConfig, rules_by_language
 from .words import UNSPACED, language_of
 
 _ELLIPSES = ("...", "…")

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from operator import itemgetter
 from typing import Any
 
-from .config import GopherRepetitionConfig, rules_by_language
+from .heuristics_config import GopherRepetitionConfig, rules_by_language
 from .words import UNSPACED, language_of
 
 _PARAGRAPH_END = re.compile(r"\n{2,}")
@@ -39,7 +39,7 @@ class GopherRepetition:
         reason = _judge_parts(text, rules)
         if reason or language in UNSPACED:
             return reason
-        return _judge_ngrams(text.split(), len(text), rules)
+        return _judge_ngrams(tuple(text.split()), len(text), rules)
 
 
 def _judge_parts(text: str, rules: GopherRepetitionConfig) -> str | None:
@@ -63,10 +63,6 @@ def _repeats(parts: Sequence[str]) -> tuple[float, int]:
     return (len(parts) - len(counts)) / len(parts), characters
 
 
-def _ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
-    return list(zip(*(tokens[i:] for i in range(n)), strict=False))
-
-
 def _judge_ngrams(tokens: Sequence[str], num_characters: int, rules: GopherRepetitionConfig) -> str | None:
     longest = list(accumulate(sorted(map(len, tokens), reverse=True), initial=0))
     return _judge_top_ngrams(tokens, longest, num_characters, rules) or _judge_duplicate_ngrams(
@@ -83,7 +79,8 @@ def _judge_top_ngrams(
             break
         if most * (longest[n] + n - 1) / num_characters <= limit:
             continue
-        ngram, most = max(Counter(_ngrams(tokens, n)).items(), key=itemgetter(1))  # the first of the most frequent
+        ngrams = zip(*(tokens[i:] for i in range(n)), strict=False)
+        ngram, most = max(Counter(ngrams).items(), key=itemgetter(1))  # the first of the most frequent
         if most * len(" ".join(ngram)) / num_characters > limit:
             return f"max_top_ngram (n={n})"
     return None
@@ -92,29 +89,32 @@ def _judge_top_ngrams(
 def _judge_duplicate_ngrams(
     tokens: Sequence[str], longest: Sequence[int], num_characters: int, rules: GopherRepetitionConfig
 ) -> str | None:
-    repeated = len(tokens)  # n-grams that repeat an earlier one; of longer ones no more do
+    positions: Sequence[int] = range(len(tokens))  # where n-grams begin that occur more than once
+    repeated = len(tokens)  # how many of them repeat an earlier one: of longer n-grams no more do
     for n, limit in enumerate(rules.max_duplicate_ngrams, start=5):
         # Counted without overlap, they cannot hold more than the longest n tokens for each.
         if longest[min(repeated * n, len(tokens))] / num_characters <= limit:
             continue
-        ngrams = _ngrams(tokens, n)
-        repeated = len(ngrams) - len(set(ngrams))
-        if longest[min(repeated * n, len(tokens))] / num_characters <= limit:
-            continue
-        if _duplicate_characters(ngrams, tokens, n) / num_characters > limit:
+        ngrams = {i: tokens[i : i + n] for i in positions if i + n <= len(tokens)}
+        counts = Counter(ngrams.values())
+        repeated = len(ngrams) - len(counts)
+        positions = [i for i, ngram in ngrams.items() if counts[ngram] > 1]
+        if _duplicate_characters(ngrams, positions, n) / num_characters > limit:
             return f"max_duplicate_ngrams (n={n})"
     return None
 
 
-def _duplicate_characters(ngrams: Sequence[tuple[str, ...]], tokens: Sequence[str], n: int) -> int:
+def _duplicate_characters(ngrams: Mapping[int, Sequence[str]], positions: Iterable[int], n: int) -> int:
     """Characters in n-grams that repeat an earlier one, read from the left, none counted twice."""
-    seen: set[tuple[str, ...]] = set()
-    characters = position = 0
-    while position < len(ngrams):
-        if ngrams[position] in seen:
-            characters += len("".join(tokens[position : position + n]))
-            position += n
+    seen: set[Sequence[str]] = set()
+    characters = end = 0
+    for position in positions:
+        if position < end:
+            continue
+        ngram = ngrams[position]
+        if ngram in seen:
+            characters += len("".join(ngram))
+            end = position + n
         else:
-            seen.add(ngrams[position])
-            position += 1
+            seen.add(ngram)
     return characters

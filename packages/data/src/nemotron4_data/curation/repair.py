@@ -39,4 +39,5 @@ class Repair:
 
     def __call__(self, document: dict[str, Any]) -> None:
         """Replace the text by its repaired form."""
-        document["text"] = self._fix_text(document["text"], self._settings)
+        if not document["text"].isascii():
+            document["text"] = self._fix_text(document["text"], self._settings)

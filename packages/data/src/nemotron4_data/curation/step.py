@@ -21,8 +21,15 @@ _EXAMPLE_CHARACTERS = 240
 class Step(Protocol):
     """Something done to one document at a time."""
 
-    name: str
-    domains: Collection[str]
+    @property
+    def name(self) -> str:
+        """Its name in reports."""
+        ...
+
+    @property
+    def domains(self) -> Collection[str]:
+        """Domains of the documents it is for."""
+        ...
 
     def __call__(self, document: dict[str, Any]) -> str | None:
         """None keeps the document, whose text may have been changed in place; else the reason to drop it."""
@@ -34,12 +41,14 @@ def early_steps(config: CurationConfig) -> list[Step]:
     from .language import Language
     from .repair import Repair
 
-    return _chosen((config.repair.domains, lambda: Repair(config.repair)),
-                   (config.language.domains, lambda: Language(config.language)))
+    return _chosen(
+        (config.repair.domains, lambda: Repair(config.repair)),
+        (config.language.domains, lambda: Language(config.language)),
+    )
 
 
 def late_steps(config: CurationConfig) -> list[Step]:
-    """The steps after deduplication: heuristics, evaluation items (before placeholders can hide them), personal data."""
+    """The steps after deduplication: heuristics, evaluation items while no placeholder hides them, personal data."""
     from .c4 import C4
     from .code import Code
     from .data_everywhere import DataEverywhere

@@ -6,15 +6,13 @@ words are not applied to their languages.
 
 from __future__ import annotations
 
-import re
 import unicodedata
-from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
 UNSPACED = frozenset({"bo", "dz", "ja", "km", "lo", "my", "th", "wuu", "yue", "zh"})
 """Languages whose words are not separated by spaces."""
-_HAN_AND_KANA = (*range(0x3041, 0x3100), *range(0x3400, 0x4DC0), *range(0x4E00, 0xA000), *range(0x20000, 0x32000))
+_HAN_AND_KANA = ((0x3041, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0x20000, 0x323AF))
 
 
 def domain_of(document: dict[str, Any]) -> str:
@@ -29,27 +27,26 @@ def language_of(document: dict[str, Any]) -> str:
 
 
 @cache
-def alphanumeric_class() -> str:
-    """What stands between [ ] to match a letter, combining mark or digit of any script.
-
-    `\\w` of the `re` module leaves out combining marks, and without them Indic words fall apart.
-    """
-    return _character_class(c for c in range(0x32000) if unicodedata.category(chr(c))[0] in "LMN")
+def is_alphanumeric(character: str) -> bool:
+    """Whether it is a letter, a digit or a combining mark of any script; without marks Indic words fall apart."""
+    return unicodedata.category(character)[0] in "LMN"
 
 
-@cache
-def normalised_word() -> re.Pattern[str]:
-    """Matches words without punctuation; each Han or kana character is one, as no spaces divide them."""
-    single = frozenset(_HAN_AND_KANA)
-    others = (c for c in range(0x20000) if unicodedata.category(chr(c))[0] in "LMN" and c not in single)
-    return re.compile(f"[{_character_class(_HAN_AND_KANA)}]|[{_character_class(others)}]+")
+class _Punctuation(dict[int, str]):
+    """A table for `str.translate`, filled as characters turn up."""
 
-
-def _character_class(codes: Iterable[int]) -> str:
-    ranges: list[list[int]] = []
-    for code in codes:
-        if ranges and ranges[-1][1] == code - 1:
-            ranges[-1][1] = code
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        if any(low <= code <= high for low, high in _HAN_AND_KANA):
+            self[code] = f" {character} "
         else:
-            ranges.append([code, code])
-    return "".join(f"\\U{low:08x}-\\U{high:08x}" for low, high in ranges)
+            self[code] = character if is_alphanumeric(character) else " "
+        return self[code]
+
+
+_PUNCTUATION = _Punctuation()
+
+
+def normalised_words(text: str) -> list[str]:
+    """Words in lower case, without punctuation; each Han or kana character is one, as no spaces divide them."""
+    return text.lower().translate(_PUNCTUATION).split()
