@@ -1,12 +1,12 @@
 """Decontamination: a document that shares 13 words in a row with an evaluation item is dropped.
 
-Words are those of GPT-3's rule (arXiv 2005.14165, appendix C): lower case, without punctuation. Unlike there, the whole
-document goes, matches that are frequent in the corpus count too, and texts of fewer than 13 words cannot be found (their
-number is in `ItemCount.short`). Han and kana characters are words by themselves.
+Words are those of GPT-3's rule (arXiv 2005.14165, appendix C): lower case, without punctuation. Unlike there, the
+whole document goes, matches that are frequent in the corpus count too, and texts of fewer than 13 words cannot be found
+(their number is in `ItemCount.short`). Han and kana characters are words by themselves.
 
 The n-grams of all items are 64-bit hashes in one sorted array, 10 bytes each with the number of its benchmark: 10
-million take 100 MB in each process, beside some 100 bytes for each different word. Then a document of 1000 words matches
-by chance with a probability below 1e-9.
+million take 100 MB in each process, beside some 100 bytes for each different word. Then a document of 1000 words
+matches by chance with a probability below 1e-9.
 """
 
 from __future__ import annotations

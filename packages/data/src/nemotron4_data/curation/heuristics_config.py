@@ -42,7 +42,7 @@ class GopherQualityConfig:
         default_factory=lambda: {"en": ["the", "be", "to", "of", "and", "that", "have", "with"]}
     )
     """Words that connected text of a language has; a language without a list is not asked."""
-    languages: dict[str, dict[str, float]] = field(default_factory=dict)
+    languages: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Thresholds of single languages."""
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ class GopherRepetitionConfig:
     """Greatest share of the text in the most frequent n-gram of words, n = 2, 3, 4."""
     max_duplicate_ngrams: list[float] = field(default_factory=lambda: [0.15, 0.14, 0.13, 0.12, 0.11, 0.10])
     """Greatest share of the text in n-grams of words that repeat an earlier one, n = 5 to 10."""
-    languages: dict[str, dict[str, float]] = field(default_factory=dict)
+    languages: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Thresholds of single languages."""
 
     def __post_init__(self) -> None:
@@ -104,7 +104,7 @@ class C4Config:
     """A curly bracket in a good line drops the document."""
     remove_lines: bool = True
     """As in C4, lines that are not good, and citation markers, leave the text; false judges and keeps the text."""
-    languages: dict[str, dict[str, float]] = field(default_factory=dict)
+    languages: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Thresholds of single languages."""
 
     def __post_init__(self) -> None:
@@ -135,7 +135,7 @@ class DataEverywhereConfig:
     """Least mean length of words in characters."""
     max_mean_word_length: float = 10.0
     """Greatest mean length of words in characters."""
-    languages: dict[str, dict[str, float]] = field(default_factory=dict)
+    languages: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Thresholds of single languages."""
 
     def __post_init__(self) -> None:
@@ -147,7 +147,7 @@ class DataEverywhereConfig:
         _check_overrides("data_everywhere", self, self.languages)
 
 
-def rules_by_language(config: Rules, languages: dict[str, dict[str, float]]) -> dict[str, Rules]:
+def rules_by_language(config: Rules, languages: dict[str, dict[str, Any]]) -> dict[str, Rules]:
     """The config as each overridden language sees it."""
     return {
         language: replace(config, **overrides, languages={})  # type: ignore[type-var]
@@ -155,13 +155,15 @@ def rules_by_language(config: Rules, languages: dict[str, dict[str, float]]) -> 
     }
 
 
-def _check_overrides(step: str, config: Any, languages: dict[str, dict[str, float]]) -> None:
+def _check_overrides(step: str, config: Any, languages: dict[str, dict[str, Any]]) -> None:
     known = [field.name for field in fields(config) if isinstance(getattr(config, field.name), int | float)]
     for language, overrides in languages.items():
-        for name in overrides:
+        for name, value in overrides.items():
+            key = f"curation.{step}.languages.{language}"
             if name not in known:
-                rule = f"is no threshold; these are: {', '.join(known)}"
-                raise ValueError(f"curation.{step}.languages.{language} ({name}) {rule}")
+                raise ValueError(f"{key} ({name}) is no threshold; these are: {', '.join(known)}")
+            if not isinstance(value, int | float):
+                raise ValueError(f"{key}.{name} ({value!r}) must be a number")
     try:
         rules_by_language(config, languages)
     except ValueError as error:
