@@ -1,7 +1,8 @@
 """Gopher's and C4's rules beside datatrove's, on the English and multilingual documents of the shipped sample.
 
-With the same tokens, sentences and terminal marks every verdict is the same, and so is the text that C4 leaves. Reading
-English by datatrove's own tokenizer, where punctuation marks are words, changes what the rules count: see below.
+With the same tokens, sentences and terminal marks every verdict is the same on all 3,608, and so is the text that C4
+leaves. datatrove's own tokenizer for English makes words of punctuation marks and clitics, which changes what the rules
+count: of 628 documents the verdict is the same on 415 (quality), 614 (repetition) and 626 (C4).
 """
 
 import pytest
@@ -103,11 +104,11 @@ def test_the_same_rules_on_the_same_tokens(same_tokens, texts, step, reference, 
 @pytest.mark.parametrize(
     ("step", "reference", "allowed", "least"),
     [
-        # Punctuation marks count as words without letters: most documents fall below 80 % words with a letter.
+        # Punctuation marks are words without letters: a third of the documents falls below 80 % words with a letter.
         (
             GopherQuality(GopherQualityConfig()),
             gopher_quality_filter.GopherQualityFilter,
-            {"gopher_below_alpha_threshold"},
+            {"gopher_below_alpha_threshold", "gopher_below_avg_threshold"},
             0.6,
         ),
         # More tokens make more n-grams, so that some documents fall at them.
@@ -123,7 +124,7 @@ def test_the_same_rules_on_the_same_tokens(same_tokens, texts, step, reference, 
     ids=["gopher_quality", "gopher_repetition", "c4"],
 )
 def test_what_its_own_tokenizer_changes(sample, step, reference, allowed, least):
-    reference, rows = reference(), sample["english"][::4]
+    reference, rows = reference(), sample["english"][::3]
     differing = []
     for row in rows:
         (our_reason, _), (their_reason, _) = verdicts(step, reference, row["text"])

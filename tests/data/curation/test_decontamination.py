@@ -35,7 +35,7 @@ def step_of(tmp_path):
         ("test.jsonl.gz", gzip.compress(json.dumps({"question": ITEM}).encode())),
         ("test.json", json.dumps({"data": [{"paragraphs": [{"qas": [{"question": ITEM, "id": 1}]}]}]}, indent=1)),
         ("test.tsv", f"id\tquestion\tanswer\n1\t{ITEM}\tB\n"),
-        ("test.txt", f"{OTHER}\n\n{ITEM.replace(" air", "\n air")}"),
+        ("test.txt", OTHER + "\n\n" + ITEM.replace(" air", "\n air")),
     ],
 )
 def test_every_format_is_read(step_of, document, file, content):
