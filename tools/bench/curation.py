@@ -1,7 +1,7 @@
 """Time every row-wise curation step on the documents of the shipped sample, on one core.
 
-Each step runs with the settings of conf/curation/nemotron4.yaml over the documents of its own domains, counting included,
-as in `nemotron4 prepare`. Decontamination takes the sample's held-out documents for its items. Seconds are those of the
+Each step runs with the settings of conf/curation/nemotron4.yaml over the documents of its own domains, counting
+included, as in `nemotron4 prepare`. Decontamination takes the sample's held-out documents for its items. Seconds are those of the
 processor, and the best round counts, so that a busy machine harms little.
 
     python tools/bench/curation.py --output tools/bench/results/curation.json
@@ -86,7 +86,7 @@ def main() -> None:
         "machine": {"processor": _processor(), "cores": os.cpu_count(), "load_average_at_start": load_average},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
         "commit": commit,
-        "what": "one core, seconds of the processor, best of rounds; each step on the sample's documents of its domains",
+        "what": "one core, seconds of the processor, best of rounds; each step on the documents of its domains",
         "rounds": arguments.rounds,
         "steps": results,
         "all_steps_in_a_row": measure(documents, steps, arguments.rounds),
