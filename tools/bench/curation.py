@@ -1,8 +1,8 @@
 """Time every row-wise curation step on the documents of the shipped sample, on one core.
 
 Each step runs with the settings of conf/curation/nemotron4.yaml over the documents of its own domains, counting
-included, as in `nemotron4 prepare`. Decontamination takes the sample's held-out documents for its items. Seconds are those of the
-processor, and the best round counts, so that a busy machine harms little.
+included, as in `nemotron4 prepare`. Decontamination takes the sample's held-out documents for its items. Seconds are
+those of the processor, and the best round counts, so that a busy machine harms little.
 
     python tools/bench/curation.py --output tools/bench/results/curation.json
 """
