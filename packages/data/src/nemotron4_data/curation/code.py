@@ -22,7 +22,7 @@ _MINIFIED = re.compile(r"[.-]min\.(?:js|mjs|css)$")
 _LONG_RUN = 1024
 _ENCODED = re.compile(
     r"(?:[A-Za-z0-9+/]{60,}+\n?)++={0,2}"  # base64 in lines of 64 or 76, or in one
-    r"|(?:\b(?:0x)?[0-9A-Fa-f]{2}\b[,;\s]*){8,}"
+    r"|(?:\b(?:0x)?[0-9A-Fa-f]{2}\b[,;\s]*+){8,}"
     r"|(?:\\x[0-9A-Fa-f]{2}){8,}"
     r"|(?:\\u[0-9A-Fa-f]{4}){8,}"
 )
