@@ -86,6 +86,14 @@ def test(session: nox.Session, package: str) -> None:
 
 
 @nox.session
+def curation_reference(session: nox.Session) -> None:
+    """Our heuristics beside datatrove's on the shipped sample. Apart: datatrove needs an older xxhash than the rest."""
+    install(session, *TEST_PACKAGES["data"], tools=TEST_TOOLS)
+    session.install("datatrove==0.10.1", "regex", "nltk", "spacy==3.8.18", "xxhash<4")
+    session.run("pytest", "-q", "tests/data/curation/test_datatrove.py", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+
+
+@nox.session
 def dev(session: nox.Session) -> None:
     """An editable .venv with every tool, for working on the project."""
     session.run(sys.executable, "-m", "venv", ".venv", external=True)

@@ -1,4 +1,4 @@
-"""Row-wise steps and deduplication between raw records and documents."""
+"""Curation: the row-wise steps that repair, judge and scrub documents, and the counts of what they did."""
 
 from .config import CurationConfig
 from .step import CurationReport, Step, early_steps, late_steps, run_steps

@@ -1,0 +1,43 @@
+"""Unicode repair: text that was decoded with the wrong codec becomes what was written (ftfy).
+
+Only damage is mended. Quotation marks, ligatures, full-width letters, line breaks, white space, markup and the choice
+between composed and decomposed letters are style, and stay.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .config import RepairConfig
+
+
+class Repair:
+    """Mend mojibake in place; drops nothing."""
+
+    name = "repair"
+
+    def __init__(self, config: RepairConfig) -> None:
+        from ftfy import TextFixerConfig, fix_text
+
+        self.domains = config.domains
+        self._fix_text = fix_text
+        self._settings = TextFixerConfig(
+            unescape_html=False,
+            remove_terminal_escapes=False,
+            # A space taken for a lost U+00A0 would rewrite white space.
+            restore_byte_a0=False,
+            # It would write U+FFFD, which says less than what stood there.
+            replace_lossy_sequences=False,
+            fix_latin_ligatures=False,
+            fix_character_width=False,
+            uncurl_quotes=False,
+            fix_line_breaks=False,
+            remove_control_chars=False,
+            normalization=None,
+            explain=False,
+        )
+
+    def __call__(self, document: dict[str, Any]) -> None:
+        """Replace the text by its repaired form."""
+        if not document["text"].isascii():
+            document["text"] = self._fix_text(document["text"], self._settings)
