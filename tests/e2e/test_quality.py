@@ -22,12 +22,15 @@ class SerialExecutor:
 def scorer(workspace):
     nemotron4(
         "train", "experiment=quality_scorer", "data.dir=data/tiny", "model.vocab_size=1024",
-        "schedule.phases.warmup.tokens=16_384", "schedule.phases.main.tokens=131_072", "logger=csv", cwd=workspace,
+        "schedule.phases.warmup.tokens=5_120", "schedule.phases.main.tokens=20_480",
+        "schedule.phases.warmup.sequence_length=64", "schedule.phases.main.sequence_length=64",
+        "schedule.phases.main.global_batch_size=8", "model.hidden_size=32", "model.intermediate_size=64",
+        "model.num_layers=2", "optimizer=adamw", "optimizer.lr=1.0e-2", "trainer.validation_bytes_per_source=300",
+        "logger=csv", cwd=workspace,
     )  # fmt: skip
     nemotron4("export", "run=runs/quality_scorer/latest", cwd=workspace)
-    return QualityConfig(
-        model_dir=str(workspace / "runs" / "quality_scorer" / "latest" / "export"), percentiles=[50, 50]
-    )
+    model_dir = workspace / "runs" / "quality_scorer" / "latest" / "export"
+    return QualityConfig(domains=["english", "multilingual"], model_dir=str(model_dir), percentiles=[50, 50])
 
 
 def test_the_reference_scores_better_than_noise_of_the_same_characters(workspace, scorer, tmp_path):

@@ -18,15 +18,16 @@ def config_for(model_dir, **changed):
 
 
 def by_hand(loaded, text, max_tokens):
-    """One token after the other, in windows of the model's context that follow one another."""
+    """One token after the other, in windows of the model's context, the last one moved back to be full."""
     ids = loaded.tokenizer.encode(text)[:max_tokens]
     context, nats = loaded.model.config.max_sequence_length, 0.0
     with torch.no_grad():
-        for start in range(0, len(ids), context):
-            window = ids[start : start + context]
-            inputs = [ids[start - 1] if start else loaded.tokenizer.eos_id, *window[:-1]]
+        for scored_from in range(0, len(ids), context):
+            end = min(scored_from + context, len(ids))
+            start = max(0, end - context)
+            inputs = [loaded.tokenizer.eos_id, *ids][start:end]
             log_p = torch.log_softmax(loaded.model(torch.tensor([inputs]))[0].double(), -1)
-            nats -= sum(log_p[i, token].item() for i, token in enumerate(window))
+            nats -= sum(log_p[i - start, ids[i]].item() for i in range(scored_from, end))
     return nats / math.log(2) / len(loaded.tokenizer.decode_bytes(ids))
 
 

@@ -38,7 +38,7 @@ class NemotronScorer:
     def __call__(self, texts: Sequence[str]) -> list[float]:
         """Bits per byte of the first `max_tokens` tokens of each text, none of which is empty.
 
-        A text longer than the model's context is scored in windows that follow one another.
+        A text longer than the model's context is scored in windows that follow one another, the last one full.
         """
         tokenizer, model = self._loaded.tokenizer, self._loaded.model
         limit = self._max_tokens

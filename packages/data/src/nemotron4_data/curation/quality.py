@@ -177,11 +177,12 @@ class QualityFilter:
     name = "lm_quality"
 
     def __init__(self, limits: Mapping[str, tuple[float, float]], config: QualityConfig) -> None:
+        self.domains = config.domains
         self._limits = dict(limits)
         self._keep = frozenset(config.keep)
 
     def __call__(self, document: dict[str, Any]) -> str | None:
-        """None to keep it, else the reason: bucket, score and the threshold it lies beyond."""
+        """None to keep it, else the reason: its bucket and the threshold; the score stays in the document."""
         score = document.get(SCORE_FIELD)
         if score is None:
             return None
@@ -195,7 +196,7 @@ class QualityFilter:
             "middle": f"above {head:.4g}",
             "tail": f"above {middle:.4g}",
         }
-        return f"{bucket}: {score:.4g} bits per byte, {beyond[bucket]} for {language}"
+        return f"{bucket} of {language}: {beyond[bucket]} bits per byte"
 
 
 def quality_facts(

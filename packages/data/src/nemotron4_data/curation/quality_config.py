@@ -15,7 +15,9 @@ BUCKETS = ("head", "middle", "tail")
 class QualityConfig:
     """Score documents by bits per byte under a language model and keep the buckets of the likelier ones."""
 
-    model_dir: str
+    domains: list[str] = field(default_factory=list)
+    """Domains whose documents are judged. The scorer must have learnt their languages."""
+    model_dir: str = ""
     """Model directory of the scorer: the export of `nemotron4 train experiment=quality_scorer`."""
     scorer: str = "nemotron"
     """Name of an installed scorer, or the place of one as module:factory."""
@@ -23,8 +25,6 @@ class QualityConfig:
     """Of each language's scores: up to the first is head, up to the second middle, the rest tail."""
     keep: list[str] = field(default_factory=lambda: ["head", "middle"])
     """Buckets that stay."""
-    domains: list[str] = field(default_factory=lambda: ["english", "multilingual"])
-    """Domains that are judged; documents of every other pass. The scorer must have learnt their languages."""
     max_tokens: int = 256
     """A document is judged by its first tokens, at most this many."""
 
@@ -36,7 +36,15 @@ class QualityConfig:
             )
         if not self.keep or not set(self.keep) <= set(BUCKETS):
             raise ValueError(f"curation.quality.keep ({self.keep}) must name at least one of {', '.join(BUCKETS)}")
-        if not self.domains:
-            raise ValueError("curation.quality.domains ([]) must name a domain: or set curation.quality=null")
+        if "code" in self.domains:
+            raise ValueError(
+                f"curation.quality.domains ({self.domains}) must not name code: the reference is prose; code has "
+                f"curation.code"
+            )
+        if self.domains and not self.model_dir:
+            raise ValueError(
+                "curation.quality.model_dir ('') must name the directory of the scorer: train and export one with "
+                "`nemotron4 train experiment=quality_scorer`"
+            )
         if self.max_tokens < 1:
             raise ValueError(f"curation.quality.max_tokens ({self.max_tokens}) must be at least 1")
