@@ -4,12 +4,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from nemotron4_data import Corpus, CorpusConfig, PrepareJob, TokenizerConfig, run_prepare
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from tiny_corpus import write_tiny_corpus
+
+# Tests never assert on time: a machine may stop for seconds.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 def tiny_job(raw, directory, **changed):

@@ -136,8 +136,7 @@ class ShardScores:
     def save(self, path: Path) -> None:
         """Write it in one step."""
         buffer = BytesIO()
-        arrays = {"languages": self.languages, "bits_per_byte": self.bits_per_byte}
-        np.savez(buffer, key=np.array(self.key), **arrays)
+        np.savez(buffer, key=np.array(self.key), languages=self.languages, bits_per_byte=self.bits_per_byte)
         write_file(path, buffer.getvalue())
 
     def annotate(self, number: int, document: dict[str, Any]) -> None:
