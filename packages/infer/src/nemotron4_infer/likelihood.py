@@ -31,9 +31,10 @@ def document_nll(
     stride: int,
     device: torch.device | str,
     length_multiple: int = 1,
+    tokens_per_batch: int | None = None,
     progress: Progress | None = None,
 ) -> NDArray[np.float64]:
-    """Summed negative log-likelihood, in nats, of each document."""
+    """Summed negative log-likelihood, in nats, of each document, in batches of TOKENS_PER_BATCH if not told else."""
     windows = [w for i, tokens in enumerate(documents) for w in document_windows(i, len(tokens), window, stride)]
     total, done = sum(len(tokens) for tokens in documents), 0
     nll_nats = np.zeros(len(documents))
@@ -42,7 +43,7 @@ def document_nll(
     try:
         # no_grad rather than inference_mode: inference tensors may not enter a later step of a sharded trainer.
         with torch.no_grad():
-            for batch in batch_windows(windows, TOKENS_PER_BATCH):
+            for batch in batch_windows(windows, tokens_per_batch or TOKENS_PER_BATCH):
                 inputs_BT, targets_BT, scored_BT = window_arrays(batch, documents, eos_id, length_multiple)
                 nll_BT = model(torch.from_numpy(inputs_BT).to(device), torch.from_numpy(targets_BT).to(device))
                 nll_B = nll_BT.double().cpu().masked_fill(~torch.from_numpy(scored_BT), 0).sum(1).numpy()

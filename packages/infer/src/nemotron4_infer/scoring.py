@@ -17,6 +17,8 @@ from nemotron4_infer.precision import Precision
 
 # SentencePiece's limit on a piece: this many characters of text hold the first tokens whatever they are.
 _MAX_PIECE_CHARACTERS = 16
+# On one core a small model is a third faster while the logits of a batch stay in its cache.
+_TOKENS_PER_BATCH = {"cpu": 1_024}
 
 
 def nemotron_scorer(config: QualityConfig) -> "NemotronScorer":
@@ -49,7 +51,13 @@ class NemotronScorer:
         torch.set_num_threads(1)
         try:
             nll_nats = document_nll(
-                model, documents, tokenizer.eos_id, window=window, stride=window, device=self._loaded.device
+                model,
+                documents,
+                tokenizer.eos_id,
+                window=window,
+                stride=window,
+                device=self._loaded.device,
+                tokens_per_batch=_TOKENS_PER_BATCH.get(self._loaded.device.type),
             )
         finally:
             torch.set_num_threads(num_threads)
