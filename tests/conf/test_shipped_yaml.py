@@ -31,6 +31,7 @@ REQUIRED = {
 # What an option needs beside it to be a valid job.
 COMPANIONS = {
     "blend=nemotron4": ["schedule=nemotron4_8t", "model=nemotron4_15b"],
+    "blend=reference": ["schedule=reference"],
     "schedule=nemotron4_8t": ["blend=nemotron4", "model=nemotron4_15b"],
     "corpus=files": ["corpus.name=mine", "corpus.files=[a.jsonl]"],
 }

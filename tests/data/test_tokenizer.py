@@ -1,10 +1,14 @@
 """What the paper asks of its tokenizer: exact whitespace, single digits, byte fallback; and exact round trips."""
 
+import io
+
 import pytest
+import sentencepiece as spm
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sentencepiece import sentencepiece_model_pb2
 
-from nemotron4_data import StreamDecoder, Tokenizer, TokenizerConfig
+from nemotron4_data import Corpus, StreamDecoder, Tokenizer, TokenizerConfig, run_prepare
 from nemotron4_data.train_tokenizer import source_rates, train_tokenizer, training_lines
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=60)
@@ -35,6 +39,48 @@ def test_any_unicode_comes_back(tokenizer, text):
 )
 def test_whitespace_and_marks_come_back(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+WHITESPACE = st.text(st.sampled_from(" \t\n\r\u00a0\u2003\u3000"), max_size=12)
+WORDS = st.sampled_from(["the", "Straße", "καλά", "日本", "def", "x=1", "", "🙂", "-", "\u2581"])
+
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(WHITESPACE, WORDS), max_size=8), WHITESPACE)
+def test_whitespace_between_words_comes_back(tokenizer, parts, trailing):
+    text = "".join(space + word for space, word in parts) + trailing
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.decode_bytes(ids) == text.encode()
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=60).filter(lambda value: b"\0" not in value))
+def test_any_bytes_come_back(tokenizer, value):
+    """Bytes that are no UTF-8 cannot be text; as Latin-1, or with their surrogates replaced, they can."""
+    for text in (value.decode("latin-1"), value.decode("utf-8", errors="replace"), value.decode("utf-8", "ignore")):
+        assert tokenizer.decode_bytes(tokenizer.encode(text)) == text.encode()
+    # And the vocabulary spells every byte, so that any bytes at all are the bytes of some ids.
+    ids = [tokenizer.id_of(f"<0x{byte:02X}>") for byte in value]
+    assert tokenizer.decode_bytes(ids) == value
+
+
+@settings(max_examples=200)
+@given(st.text(st.sampled_from("0123456789٣५７ ab.-,_"), max_size=30))
+def test_every_digit_is_alone_in_its_token(tokenizer, text):
+    pieces = [tokenizer.piece(token) for token in tokenizer.encode(text)]
+    spelled = [piece for piece in pieces if not piece.startswith("<0x")]
+    ascii_digits = [piece for piece in spelled if set(piece) & set("0123456789")]
+    assert ascii_digits == [character for character in text if character in "0123456789"]
+    assert all(len(piece) == 1 for piece in spelled if any(map(str.isdigit, piece)))
+
+
+@settings(max_examples=200)
+@given(TEXT, TEXT)
+def test_a_newline_parts_the_tokens(tokenizer, before, after):
+    newline = tokenizer.encode("\n")
+    assert len(newline) == 1
+    assert tokenizer.encode(f"{before}\n{after}") == [*tokenizer.encode(before), *newline, *tokenizer.encode(after)]
 
 
 def test_each_digit_is_a_token(tokenizer):
@@ -138,3 +184,69 @@ def test_training_lines_follow_the_rate(corpus):
     assert 0.3 < sum(len(line.encode()) for line in lines) / sizes[source] < 0.7
     assert lines == list(training_lines(corpus.dir / "documents", sizes, config, seed=3))
     assert lines != list(training_lines(corpus.dir / "documents", sizes, config, seed=4))
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    """As others train them: unigram, NFKC, a dummy prefix, no byte pieces, and ids of another order."""
+    path = tmp_path_factory.mktemp("foreign") / "tokenizer.model"
+    model = io.BytesIO()
+    spm.SentencePieceTrainer.train(
+        sentence_iterator=iter(f"the {a} fox and {b} dogs" for a in ("red", "old", "shy") for b in range(90)),
+        model_writer=model,
+        vocab_size=60,
+        hard_vocab_limit=False,
+        bos_id=1,
+        eos_id=2,
+        unk_id=0,
+        pad_id=-1,
+        minloglevel=2,
+    )
+    path.write_bytes(model.getvalue())
+    return path
+
+
+def test_a_foreign_tokenizer_is_taken_as_it_is(foreign, raw_directory, tmp_path, make_job):
+    run_prepare(make_job(raw_directory, tmp_path / "corpus", tokenizer=TokenizerConfig(model=str(foreign))))
+    prepared = Corpus.open(tmp_path / "corpus", verify=True)
+    taken = prepared.tokenizer
+    assert (prepared.dir / "tokenizer" / "tokenizer.model").read_bytes() == foreign.read_bytes()
+    assert (taken.unk_id, taken.bos_id, taken.eos_id, taken.pad_id) == (0, 1, 2, -1)
+    assert taken.encode("the red fox") == Tokenizer(foreign).encode("the red fox")
+    assert "the red fox" in taken.decode(taken.encode("the red fox"))
+    held_out = prepared.heldout("english/web")
+    assert held_out.tokens[held_out.offsets[1] - 1] == 2
+    table = prepared.manifest.stages["tokens"].facts["sources"]
+    assert table["multilingual/ja"]["train"]["not_exact"] == table["multilingual/ja"]["train"]["documents"]
+
+
+def test_a_foreign_tokenizer_without_an_end_is_refused(tmp_path):
+    model = io.BytesIO()
+    spm.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a b c d"] * 9),
+        model_writer=model,
+        vocab_size=20,
+        hard_vocab_limit=False,
+        eos_id=-1,
+        minloglevel=2,
+    )
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(model.getvalue())
+    with pytest.raises(ValueError) as error:
+        Tokenizer(path)
+    assert str(error.value) == (f"{path}: the tokenizer has no EOS piece, which ends each document: train it with one")
+
+
+def test_the_trained_model_records_the_paper_s_settings(tokenizer):
+    """SentencePiece's own record of how it was trained, so that other tools treat the file alike."""
+    model = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.path.read_bytes())
+    trained, normal = model.trainer_spec, model.normalizer_spec
+    assert trained.model_type == trained.BPE
+    assert trained.split_digits
+    assert trained.byte_fallback
+    assert trained.allow_whitespace_only_pieces
+    assert list(trained.user_defined_symbols) == ["<extra_id_0>", "<extra_id_1>"]
+    assert normal.name == "identity"
+    assert not normal.add_dummy_prefix
+    assert not normal.remove_extra_whitespaces
+    assert sum(piece.type == piece.BYTE for piece in model.pieces) == 256

@@ -6,8 +6,9 @@ import re
 import pytest
 import torch
 
-from nemotron4_eval import bits_per_byte, evaluate_bits_per_byte
+from nemotron4_eval import evaluate_bits_per_byte
 from nemotron4_eval.heldout import read_heldout
+from nemotron4_infer import likelihood
 
 
 @torch.no_grad()
@@ -24,7 +25,7 @@ def naive_nll_nats(model, tokens, eos_id, window, stride):
 
 @pytest.mark.parametrize(("window", "stride"), [(64, 32), (64, 64), (17, 5), (30, 1)])
 def test_equals_a_loop_over_documents_and_tokens(model, corpus, tokenizer, window, stride, monkeypatch):
-    monkeypatch.setattr(bits_per_byte, "TOKENS_PER_BATCH", 300)
+    monkeypatch.setattr(likelihood, "TOKENS_PER_BATCH", 300)
     small = type(corpus)(corpus.tokenizer, {s: [t[:150] for t in texts] for s, texts in corpus.texts.items()})
     measured = evaluate_bits_per_byte(model, small, window=window, stride=stride)
     for source in small.heldout_names:

@@ -6,23 +6,15 @@ Source: bits per byte as in The Pile (arXiv 2101.00027 section 3.1); sliding win
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from nemotron4_data import Corpus
 from nemotron4_eval.heldout import HeldoutText, domain_of, read_heldout
-from nemotron4_eval.windows import batch_windows, document_windows, window_arrays
+from nemotron4_infer.likelihood import Progress, document_nll
 from nemotron4_model import Transformer
-
-TOKENS_PER_BATCH = 8_192
-"""Tokens of one forward pass: enough to keep a device busy, few enough for the logits of a 32k vocabulary."""
-
-Progress = Callable[[int, int], None]
-"""Called with (tokens scored so far, tokens in all)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,36 +121,3 @@ def score_heldout(
         num_bytes={text.source: len(text.text) for text in texts},
         num_tokens=sum(len(tokens) for tokens in documents),
     )
-
-
-def document_nll(
-    model: Transformer,
-    documents: Sequence[NDArray[np.integer]],
-    eos_id: int,
-    *,
-    window: int,
-    stride: int,
-    device: torch.device | str,
-    length_multiple: int = 1,
-    progress: Progress | None = None,
-) -> NDArray[np.float64]:
-    """Summed negative log-likelihood, in nats, of each document."""
-    windows = [w for i, tokens in enumerate(documents) for w in document_windows(i, len(tokens), window, stride)]
-    total, done = sum(len(tokens) for tokens in documents), 0
-    nll_nats = np.zeros(len(documents))
-    was_training = model.training
-    model.eval()
-    try:
-        # no_grad rather than inference_mode: inference tensors may not enter a later step of a sharded trainer.
-        with torch.no_grad():
-            for batch in batch_windows(windows, TOKENS_PER_BATCH):
-                inputs_BT, targets_BT, scored_BT = window_arrays(batch, documents, eos_id, length_multiple)
-                loss = model(torch.from_numpy(inputs_BT).to(device), torch.from_numpy(targets_BT).to(device))
-                nll_B = loss.nll_BT.double().cpu().masked_fill(~torch.from_numpy(scored_BT), 0).sum(1).numpy()
-                np.add.at(nll_nats, [w.document for w in batch], nll_B)
-                done += int(scored_BT.sum())
-                if progress is not None:
-                    progress(done, total)
-    finally:
-        model.train(was_training)
-    return nll_nats

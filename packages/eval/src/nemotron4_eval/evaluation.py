@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from nemotron4_data import Corpus
-from nemotron4_eval.bits_per_byte import Progress as ProgressCallback
 from nemotron4_eval.bits_per_byte import score_heldout
 from nemotron4_eval.compressors import compressor_table, gzip_bits_per_byte, xz_bits_per_byte
 from nemotron4_eval.eval_job import EvalJob, SuiteConfig
@@ -23,6 +22,7 @@ from nemotron4_eval.heldout import HeldoutText, read_heldout
 from nemotron4_eval.heldout_continuation import NUM_CHOICES, make_items, write_task
 from nemotron4_eval.report import print_result, write_result
 from nemotron4_infer import LoadedModel, load_model_directory
+from nemotron4_infer.likelihood import Progress as ProgressCallback
 
 HELDOUT_CONTINUATION = "heldout_continuation"
 

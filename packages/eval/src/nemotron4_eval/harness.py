@@ -20,9 +20,9 @@ from lm_eval.api.model import TemplateLM  # type: ignore[import-untyped]
 from lm_eval.tasks import TaskManager  # type: ignore[import-untyped]
 
 from nemotron4_data import StreamDecoder
-from nemotron4_eval.bits_per_byte import Progress, document_nll
-from nemotron4_eval.windows import Window, batch_windows, window_arrays
 from nemotron4_infer import LoadedModel, SamplingConfig, generate
+from nemotron4_infer.likelihood import Progress, document_nll
+from nemotron4_infer.windows import Window, batch_windows, window_arrays
 
 LOGITS_PER_BATCH = 2**26
 """Numbers of one batch's logits: 256 MB in fp32."""

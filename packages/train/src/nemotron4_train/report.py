@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nemotron4_data.html_page import page, table
 from nemotron4_data.staging import write_file
 from nemotron4_train.job import TrainJob
 from nemotron4_train.metrics import read_rows
@@ -19,14 +20,6 @@ from nemotron4_train.run_directory import read_record
 from nemotron4_train.schedule import Timeline
 
 DOMAINS = ("overall", "english", "multilingual", "code")
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-p.lead { color: #555; margin-top: .25rem; } img { width: 100%; }
-table { border-collapse: collapse; } th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #ddd; }
-th:first-child, td:first-child { text-align: left; } pre { background: #f4f6f8; padding: .8rem; overflow-x: auto; }
-"""
 
 
 @dataclass(kw_only=True)
@@ -114,7 +107,7 @@ def _page(
         "<h2>Over the timeline</h2>",
         f"<img alt='loss, bits per byte, learning rate, batch and blend over tokens' src='{picture}'>",
         "<h2>Timeline</h2>",
-        _table(("phase", "tokens", "steps", "global batch", "sequence", "blend"), timeline_rows(timeline)),
+        table(("phase", "tokens", "steps", "global batch", "sequence", "blend"), timeline_rows(timeline)),
     ]
     if figures["tasks"]:
         sections += ["<h2>Tasks</h2>", _task_table(figures["tasks"])]
@@ -122,15 +115,13 @@ def _page(
     if sources:
         rows = [(name, f"{value:.3f}") for name, value in sorted(sources.items())]
         sections.append(
-            f"<details><summary>Bits per byte by source</summary>{_table(('source', 'bits per byte'), rows)}</details>"
+            f"<details><summary>Bits per byte by source</summary>{table(('source', 'bits per byte'), rows)}</details>"
         )
     job_yaml = run_directory / "job.yaml"
     if job_yaml.is_file():
         text = html.escape(job_yaml.read_text(encoding="utf-8"))
         sections.append(f"<details><summary>job.yaml</summary><pre>{text}</pre></details>")
-    title = html.escape(f"nemotron4: {job.run.name}")
-    body = "\n".join(sections)
-    return f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{_STYLE}</style>\n{body}\n"
+    return page(f"nemotron4: {job.run.name}", sections)
 
 
 def timeline_rows(timeline: Timeline) -> list[tuple[str, ...]]:
@@ -155,7 +146,7 @@ def _bits_table(figures: dict[str, Any]) -> str:
         by_domain = figures[f"{key}_bits_per_byte_by_domain"]
         if by_domain:
             rows.append((title, *(f"{by_domain[name]:.3f}" if name in by_domain else "" for name in columns)))
-    return _table(("", *columns), rows)
+    return table(("", *columns), rows)
 
 
 def _task_table(tasks: dict[str, dict[str, Any]]) -> str:
@@ -169,10 +160,4 @@ def _task_table(tasks: dict[str, dict[str, Any]]) -> str:
         for name, task in tasks.items()
         if task.get("acc") is not None
     ]
-    return _table(("task", "accuracy", "chance", "items"), rows)
-
-
-def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
+    return table(("task", "accuracy", "chance", "items"), rows)

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemotron4_eval.windows import batch_windows, document_windows, window_arrays
+from nemotron4_infer.windows import batch_windows, document_windows, window_arrays
 
 EOS = 99
 

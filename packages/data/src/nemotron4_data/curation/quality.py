@@ -1,0 +1,214 @@
+"""The language-model quality filter: score every document, cut each language's scores into buckets, keep some.
+
+Two passes over work shards. Scoring writes one file of scores beside each shard, so that a rerun scores only what is
+missing; thresholds are exact percentiles of all scores of a language; then the row-wise step drops documents.
+
+Invariant: the scores of a shard are a function of its bytes, the configuration and the scorer's files; a score file
+made from others is made again. What is not judged (another domain, no text) is kept.
+
+Source: CCNet, arXiv 1911.00359, section 3.4. There a 5-gram model of each language's Wikipedia scores paragraphs; here
+any scorer of the entry-point group `nemotron4.scorers`, by default our own small model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..documents import read_lines
+from ..languages import language_of
+from ..manifest import hash_files
+from ..staging import file_sha256, value_sha256, write_file
+from .quality_config import BUCKETS, QualityConfig
+
+SCORER_GROUP = "nemotron4.scorers"
+SCORE_FIELD = "bits_per_byte"
+_TEXTS_PER_CALL = 256
+# What differs between processors lies below; it must not move a document over a threshold.
+_DECIMALS = 4
+
+Scorer = Callable[[Sequence[str]], Sequence[float]]
+"""Bits per byte of each of some non-empty texts; lower is likelier."""
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Executor(Protocol):
+    """What runs tasks, possibly elsewhere; results come in the order of the tasks."""
+
+    def map(self, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[R]: ...  # noqa: D102
+
+
+def load_scorer(config: QualityConfig) -> Scorer:
+    """The scorer of `config.scorer`, made by its factory. ValueError when none of that name is installed."""
+    module, colon, attribute = config.scorer.partition(":")
+    if colon:
+        return cast(Scorer, getattr(import_module(module), attribute)(config))
+    installed = {point.name: point for point in entry_points(group=SCORER_GROUP)}
+    if config.scorer not in installed:
+        raise ValueError(
+            f"curation.quality.scorer ({config.scorer}) is not installed: install nemotron4-infer for `nemotron`, or "
+            f"name one of [{', '.join(sorted(installed))}] or a module:factory"
+        )
+    return cast(Scorer, installed[config.scorer].load()(config))
+
+
+@dataclass(frozen=True)
+class _Task:
+    shard: Path
+    output: Path
+    config: QualityConfig
+    scorer_sha256: str
+
+
+def score_shards(shards: Sequence[Path], config: QualityConfig, work: Path, executor: Executor) -> list[Path]:
+    """Score every document; one file for each shard below `work`, in their order. Files that hold are kept.
+
+    ValueError when the scorer or its model directory is not there.
+    """
+    model = Path(config.model_dir)
+    if not model.is_dir():
+        raise ValueError(
+            f"curation.quality.model_dir ({config.model_dir}) is not a directory: train and export a scorer with "
+            f"`nemotron4 train experiment=quality_scorer`"
+        )
+    judged = {key: getattr(config, key) for key in ("scorer", "domains", "max_tokens")}
+    files = hash_files(model, [path for path in model.rglob("*") if path.is_file()])
+    scorer_sha256 = value_sha256({"config": judged, "files": files})
+    work.mkdir(parents=True, exist_ok=True)
+    tasks = [
+        _Task(shard, work / f"{number:06}.scores.npz", config, scorer_sha256) for number, shard in enumerate(shards)
+    ]
+    return list(executor.map(_score_shard, tasks))
+
+
+def _score_shard(task: _Task) -> Path:
+    key = value_sha256([file_sha256(task.shard), task.scorer_sha256])
+    if task.output.exists() and ShardScores.load(task.output).key == key:
+        return task.output
+    scorer = load_scorer(task.config)
+    languages: list[str] = []
+    scores: list[float] = []
+    pending: dict[int, str] = {}
+
+    def score_pending() -> None:
+        for number, score in zip(pending, scorer(list(pending.values())), strict=True):
+            scores[number] = score
+        pending.clear()
+
+    for line in filter(None, map(bytes.strip, read_lines(task.shard))):
+        document = json.loads(line)
+        languages.append(language_of(document))
+        scores.append(np.nan)
+        if document["source"].split("/")[0] in task.config.domains and document["text"]:
+            pending[len(scores) - 1] = document["text"]
+        if len(pending) == _TEXTS_PER_CALL:
+            score_pending()
+    if pending:
+        score_pending()
+    ShardScores(key, np.array(languages, dtype=np.str_), np.round(scores, _DECIMALS)).save(task.output)
+    return task.output
+
+
+@dataclass(frozen=True)
+class ShardScores:
+    """Of each document of a work shard, in its order: its language and its bits per byte (nan where not judged)."""
+
+    key: str
+    languages: NDArray[np.str_]
+    bits_per_byte: NDArray[np.float64]
+
+    @classmethod
+    def load(cls, path: Path) -> ShardScores:
+        """Read one file of `score_shards`."""
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls(str(arrays["key"]), arrays["languages"], arrays["bits_per_byte"])
+
+    def save(self, path: Path) -> None:
+        """Write it in one step."""
+        buffer = BytesIO()
+        np.savez(buffer, key=np.array(self.key), languages=self.languages, bits_per_byte=self.bits_per_byte)
+        write_file(path, buffer.getvalue())
+
+    def annotate(self, number: int, document: dict[str, Any]) -> None:
+        """Give document `number` of the shard its score, for `QualityFilter`; one not judged gets none."""
+        if not np.isnan(score := self.bits_per_byte[number]):
+            document[SCORE_FIELD] = float(score)
+
+
+def thresholds(scores: Iterable[Path], config: QualityConfig) -> dict[str, tuple[float, float]]:
+    """The highest bits per byte of head and of middle in each language, from all its scores (8 bytes a document)."""
+    return {
+        language: cast(
+            tuple[float, float], tuple(np.percentile(found, config.percentiles, method="inverted_cdf").tolist())
+        )
+        for language, found in _by_language(scores).items()
+    }
+
+
+def _by_language(scores: Iterable[Path]) -> dict[str, NDArray[np.float64]]:
+    parts: dict[str, list[NDArray[np.float64]]] = {}
+    for path in scores:
+        shard = ShardScores.load(path)
+        judged = ~np.isnan(shard.bits_per_byte)
+        for language in np.unique(shard.languages[judged]).tolist():
+            parts.setdefault(language, []).append(shard.bits_per_byte[judged & (shard.languages == language)])
+    return {language: np.concatenate(found) for language, found in sorted(parts.items())}
+
+
+def bucket_of(score: float, limits: tuple[float, float]) -> str:
+    """head, middle or tail."""
+    return BUCKETS[sum(score > limit for limit in limits)]
+
+
+class QualityFilter:
+    """The row-wise step: drops the documents whose bucket is not kept; those without a score pass."""
+
+    name = "lm_quality"
+
+    def __init__(self, limits: Mapping[str, tuple[float, float]], config: QualityConfig) -> None:
+        self.domains = config.domains
+        self._limits = dict(limits)
+        self._keep = frozenset(config.keep)
+
+    def __call__(self, document: dict[str, Any]) -> str | None:
+        """None to keep it, else the reason: its bucket and the threshold; the score stays in the document."""
+        score = document.get(SCORE_FIELD)
+        if score is None:
+            return None
+        language = language_of(document)
+        head, middle = self._limits[language]
+        bucket = bucket_of(score, (head, middle))
+        if bucket in self._keep:
+            return None
+        beyond = {
+            "head": f"at most {head:.4g}",
+            "middle": f"above {head:.4g}",
+            "tail": f"above {middle:.4g}",
+        }
+        return f"{bucket} of {language}: {beyond[bucket]} bits per byte"
+
+
+def quality_facts(
+    scores: Iterable[Path], limits: Mapping[str, tuple[float, float]], config: QualityConfig
+) -> dict[str, Any]:
+    """What the filter did, for the manifest and its report: by language its limits and the documents of each bucket."""
+    languages = {}
+    for language, found in _by_language(scores).items():
+        places = np.searchsorted(np.array(limits[language]), found)  # as many limits as lie below the score
+        counts = np.bincount(places, minlength=len(BUCKETS)).tolist()
+        languages[language] = {
+            "head_max": limits[language][0],
+            "middle_max": limits[language][1],
+            "documents": dict(zip(BUCKETS, counts, strict=True)),
+        }
+    return {**asdict(config), "languages": languages}

@@ -1,0 +1,156 @@
+"""Fertility of a tokenizer: tokens per word and bytes per token, by natural and by programming language.
+
+A word is a run of letters, combining marks, digits and connectors such as `_`, also over apostrophes inside it
+(`don't`, `max_lines`, `1984`). Han, kana, Thai, Lao, Khmer and Burmese are written without spaces, so there each
+character with its marks counts as one; a row says which of the two its words mostly are. Punctuation is no word, but
+its tokens count.
+
+Invariant: rows are a function of the documents and the tokenizer, sorted by kind and language.
+Source: fertility as in arXiv 2012.15613, section 3.1; by words of the text, not of a treebank.
+"""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from .documents import document_path, read_lines
+from .languages import language_of
+from .staging import write_file
+from .tokenizer import Tokenizer
+
+KINDS = ("natural", "programming")
+_SCRIPTS_WITHOUT_SPACES = ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar")
+_MAX_BYTES_PER_SOURCE = 100_000
+_COLOURS = {"natural": "#2a6fbb", "programming": "#3a8f4d"}
+
+
+@dataclass(kw_only=True)
+class FertilityRow:
+    """One language: its documents and UTF-8 bytes, its words by the module's rule, and its tokens without EOS."""
+
+    kind: str
+    """natural or programming."""
+    language: str
+    """Code of a natural language, or name of a programming language."""
+    documents: int = 0
+    bytes: int = 0
+    words: int = 0
+    characters: int = 0
+    """Those of the words that are single characters, of scripts without spaces."""
+    tokens: int = 0
+
+    @property
+    def counted(self) -> str:
+        """What most words are: words, or characters."""
+        return "characters" if 2 * self.characters > self.words else "words"
+
+    @property
+    def tokens_per_word(self) -> float:
+        """Lower is better; nan where there is no word."""
+        return self.tokens / self.words if self.words else float("nan")
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Higher is better; nan where there is no token."""
+        return self.bytes / self.tokens if self.tokens else float("nan")
+
+
+def fertility(documents: Iterable[Mapping[str, Any]], tokenizer: Tokenizer) -> list[FertilityRow]:
+    """One row for each language of documents that have a `text` and a `source`, and perhaps a `language`."""
+    rows: dict[tuple[str, str], FertilityRow] = {}
+    for document in documents:
+        kind = KINDS[document["source"].split("/")[0] == "code"]
+        key = kind, language_of(document)
+        row = rows.setdefault(key, FertilityRow(kind=kind, language=key[1]))
+        words, characters = count_words(document["text"])
+        row.documents += 1
+        row.bytes += len(document["text"].encode())
+        row.words += words
+        row.characters += characters
+        row.tokens += len(tokenizer.encode(document["text"]))
+    return [row for _, row in sorted(rows.items())]
+
+
+def sample_documents(
+    documents: Path, sources: Mapping[str, Iterable[str]], max_bytes_per_source: int = _MAX_BYTES_PER_SOURCE
+) -> Iterator[dict[str, Any]]:
+    """The first documents of each source, with their `source`: held-out ones where it has any, else training ones.
+
+    `sources` are its splits by source; whole documents are taken until they reach the limit.
+    """
+    for source, splits in sorted(sources.items()):
+        split, num_bytes = min(splits), 0  # heldout before train
+        for line in read_lines(document_path(documents, source, split)):
+            document = {**json.loads(line), "source": source}
+            yield document
+            num_bytes += len(document["text"].encode())
+            if num_bytes >= max_bytes_per_source:
+                break
+
+
+def count_words(text: str) -> tuple[int, int]:
+    """Words of a text, and how many of them are single characters of scripts without spaces."""
+    words = characters = 0
+    for found in _word().finditer(text):
+        words += 1
+        characters += found.lastgroup == "character"
+    return words, characters
+
+
+@cache
+def _word() -> Any:
+    import regex
+
+    unspaced = "".join(rf"\p{{{script}}}" for script in _SCRIPTS_WITHOUT_SPACES)
+    letter = rf"[\w--[{unspaced}]]"
+    return regex.compile(rf"(?V1)(?P<character>[{unspaced}&&[\p{{L}}\p{{N}}]]\p{{M}}*)|{letter}+(?:['’]{letter}+)*")
+
+
+def write_fertility(rows: Sequence[FertilityRow], path: Path) -> None:
+    """Write the table as CSV in one step."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    fields = ("kind", "language", "documents", "bytes", "words", "counted", "tokens")
+    writer.writerow((*fields, "tokens_per_word", "bytes_per_token"))
+    for row in rows:
+        figures = (f"{row.tokens_per_word:.4f}", f"{row.bytes_per_token:.4f}")
+        writer.writerow((*(getattr(row, field) for field in fields), *figures))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, buffer.getvalue().encode())
+
+
+def fertility_chart(rows: Sequence[FertilityRow]) -> str:
+    """A standalone SVG: for each language a bar of tokens per word and one of bytes per token, the best first."""
+    rows = sorted(rows, key=lambda row: (row.kind, row.tokens_per_word, row.language))
+    pitch, top, left, width, gap = 15, 40, 130, 330, 60
+    height = top + pitch * len(rows) + 10
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + 2 * width + 2 * gap} {height}" role="img" '
+        f'font-family="system-ui, sans-serif" font-size="11"><title>Fertility by language</title>'
+    ]
+    panels = (("tokens per word (lower is better)", "tokens_per_word"), ("bytes per token", "bytes_per_token"))
+    for panel, (title, field) in enumerate(panels):
+        x = left + panel * (width + gap)
+        values = [getattr(row, field) for row in rows]
+        longest = max((value for value in values if value == value), default=1.0)  # nan is not itself
+        parts.append(f'<text x="{x}" y="20" font-size="13" fill="#222">{title}</text>')
+        for number, (row, value) in enumerate(zip(rows, values, strict=True)):
+            y = top + pitch * number
+            if not panel:
+                name = html.escape(row.language + (" *" if row.counted == "characters" else ""))
+                parts.append(f'<text x="{left - 8}" y="{y + 10}" text-anchor="end" fill="#222">{name}</text>')
+            if value == value:
+                bar = value / longest * width
+                parts.append(
+                    f'<rect x="{x}" y="{y}" width="{bar:.1f}" height="{pitch - 3}" fill="{_COLOURS[row.kind]}"/>'
+                    f'<text x="{x + bar + 4:.1f}" y="{y + 10}" fill="#555">{value:.2f}</text>'
+                )
+    return "".join([*parts, "</svg>\n"])

@@ -1,0 +1,56 @@
+"""How likely a model finds documents: the one sum of token log-probabilities that evaluation and filtering share.
+
+Invariant: every token of every document counts once, whatever the window, stride or batch size; padding never does.
+Source: sliding windows as in arXiv 2012.15832 section 2.
+
+Shapes: B windows, T longest window of the batch.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nemotron4_infer.windows import batch_windows, document_windows, window_arrays
+from nemotron4_model import Transformer
+
+TOKENS_PER_BATCH = 8_192
+"""Tokens of one forward pass: enough to keep a device busy, few enough for the logits of a 32k vocabulary."""
+
+Progress = Callable[[int, int], None]
+"""Called with (tokens scored so far, tokens in all)."""
+
+
+def document_nll(
+    model: Transformer,
+    documents: Sequence[NDArray[np.integer]],
+    eos_id: int,
+    *,
+    window: int,
+    stride: int,
+    device: torch.device | str,
+    length_multiple: int = 1,
+    tokens_per_batch: int | None = None,
+    progress: Progress | None = None,
+) -> NDArray[np.float64]:
+    """Summed negative log-likelihood, in nats, of each document, in batches of TOKENS_PER_BATCH if not told else."""
+    windows = [w for i, tokens in enumerate(documents) for w in document_windows(i, len(tokens), window, stride)]
+    total, done = sum(len(tokens) for tokens in documents), 0
+    nll_nats = np.zeros(len(documents))
+    was_training = model.training
+    model.eval()
+    try:
+        # no_grad rather than inference_mode: inference tensors may not enter a later step of a sharded trainer.
+        with torch.no_grad():
+            for batch in batch_windows(windows, tokens_per_batch or TOKENS_PER_BATCH):
+                inputs_BT, targets_BT, scored_BT = window_arrays(batch, documents, eos_id, length_multiple)
+                loss = model(torch.from_numpy(inputs_BT).to(device), torch.from_numpy(targets_BT).to(device))
+                nll_B = loss.nll_BT.double().cpu().masked_fill(~torch.from_numpy(scored_BT), 0).sum(1).numpy()
+                np.add.at(nll_nats, [w.document for w in batch], nll_B)
+                done += int(scored_BT.sum())
+                if progress is not None:
+                    progress(done, total)
+    finally:
+        model.train(was_training)
+    return nll_nats

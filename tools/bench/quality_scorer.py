@@ -1,0 +1,106 @@
+"""Documents a second that the quality filter's scorer judges, by model size, precision and tokens read of a document.
+
+The weights are freshly drawn: time does not depend on them. Documents are those of a prepared corpus, one process, one
+thread. Rounds alternate between the contestants and the best counts, in seconds of the processor, so that other work
+on the machine shows less.
+
+    python tools/bench/quality_scorer.py data/sample --output tools/bench/results/quality_scorer.json
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nemotron4_data import Corpus
+from nemotron4_data.documents import document_path, read_lines
+from nemotron4_infer.model_directory import LoadedModel
+from nemotron4_infer.scoring import NemotronScorer
+from nemotron4_model import ModelConfig, Transformer, initialise
+
+MODELS = ("nano_1m", "nano_3m")
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def contestants(corpus: Corpus, max_tokens: list[int]) -> dict[tuple[str, str, int], NemotronScorer]:
+    """A scorer of every size, precision and limit."""
+    found = {}
+    for name in MODELS:
+        for precision, dtype in PRECISIONS.items():
+            preset = ModelConfig.preset(name)
+            config = ModelConfig(**{**vars(preset), "max_sequence_length": 256, "vocab_size": corpus.vocab_size})
+            model = Transformer(config)
+            initialise(model, 0, config)
+            loaded = LoadedModel(model=model.to(dtype).eval(), tokenizer=corpus.tokenizer, device=torch.device("cpu"))
+            for limit in max_tokens:
+                found[name, precision, limit] = NemotronScorer(loaded, limit)
+    return found
+
+
+def processor() -> str:
+    """The name of the processor."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def main() -> None:
+    """Measure and write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("--source", default="english/documentation")
+    parser.add_argument("--documents", type=int, default=256)
+    parser.add_argument("--max-tokens", type=int, nargs="+", default=[128, 256])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    corpus = Corpus.open(arguments.corpus)
+    lines = read_lines(document_path(arguments.corpus / "documents", arguments.source, "train"))
+    texts = [json.loads(line)["text"] for line, _ in zip(lines, range(arguments.documents), strict=False)]
+    scorers = contestants(corpus, arguments.max_tokens)
+    seconds: dict[tuple[str, str, int], list[float]] = {key: [] for key in scorers}
+    for _ in range(arguments.rounds):
+        for key, scorer in scorers.items():
+            started = time.process_time()
+            scorer(texts)
+            seconds[key].append(time.process_time() - started)
+    rows: list[dict[str, Any]] = []
+    for (model, precision, limit), times in seconds.items():
+        tokens = sum(min(limit, len(corpus.tokenizer.encode(text))) for text in texts)
+        rows.append(
+            {
+                "model": model,
+                "precision": precision,
+                "max_tokens": limit,
+                "documents_per_second": round(len(texts) / min(times), 1),
+                "tokens_per_second": round(tokens / min(times)),
+            }
+        )
+        print(rows[-1])
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    result = {
+        "machine": {
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "threads": 1,
+            "load_average": os.getloadavg()[0],
+        },
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "commit": commit,
+        "what": "tokenise and score documents, in seconds of the processor, best of rounds",
+        "documents": len(texts),
+        "source": arguments.source,
+        "rounds": arguments.rounds,
+        "rows": rows,
+    }
+    if arguments.output:
+        arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
