@@ -59,6 +59,7 @@ class Apt:
             "Dir::State::lists": self.lists,
             "Dir::Cache": self._root / "apt" / "cache",
             "APT::Sandbox::User": "root",
+            "Acquire::Retries": 3,
             "Acquire::Languages": DESCRIPTION_LANGUAGES,
         }
         self._options = [part for key, value in settings.items() for part in ("-o", f"{key}={value}")]
@@ -99,7 +100,7 @@ class Apt:
         partial = archives / "partial"
         partial.mkdir(exist_ok=True)
         said = self._run("apt-get", "-qq", "download", *(f"{d.name}={d.version}" for d in batch), cwd=partial).stderr
-        failures = {}
+        failures: dict[str, str] = {}
         for deb in batch:
             path = partial / deb.file
             if path.exists() and file_sha256(path) == deb.sha256:

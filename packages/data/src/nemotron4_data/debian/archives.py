@@ -1,4 +1,4 @@
-"""Members of package archives (.deb, npm .tgz, wheels, apt's lists of descriptions), streamed and never unpacked to disk.
+"""Members of package archives (.deb, npm .tgz, wheels, apt's lists), streamed and never unpacked to disk.
 
 Invariant: no member is held or inflated beyond MAX_MEMBER_BYTES, whatever its archive says.
 """

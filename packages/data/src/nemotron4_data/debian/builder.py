@@ -112,9 +112,7 @@ def select(task: _Selection) -> dict[str, tuple[int, int]]:
     return dict(sorted(counts.items()))
 
 
-def _extractions(
-    rows: list[Row], packages: dict[Name, Package], folder: Path, mandoc: Path | None
-) -> list[Extraction]:
+def _extractions(rows: list[Row], packages: dict[Name, Package], folder: Path, mandoc: Path | None) -> list[Extraction]:
     """One task a package that was served, largest archives first so that no worker is left with one at the end."""
     folder.mkdir(parents=True, exist_ok=True)
     grouped: dict[Name, dict[str, Row]] = defaultdict(dict)

@@ -1,4 +1,4 @@
-"""Settings of the corpus that is built from distribution packages. Light on purpose: nothing but the standard library."""
+"""Settings of the corpus that is built from distribution packages. Light on purpose: only the standard library."""
 
 from __future__ import annotations
 

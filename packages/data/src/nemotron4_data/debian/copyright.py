@@ -23,5 +23,7 @@ def read_licenses(text: str) -> list[str]:
     stanzas = re.split(r"\n\s*\n", text)
     files = [stanza for stanza in stanzas if re.match(r"Files:", stanza)]
     files.sort(key=lambda stanza: not re.match(r"Files:\s*\*\s*$", stanza, re.M))
-    names = [match.group(1).strip() for stanza in files if (match := re.search(r"^License:[ \t]*(\S.*)$", stanza, re.M))]
+    names = [
+        match.group(1).strip() for stanza in files if (match := re.search(r"^License:[ \t]*(\S.*)$", stanza, re.M))
+    ]
     return list(dict.fromkeys(names))

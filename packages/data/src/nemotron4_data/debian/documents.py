@@ -15,7 +15,7 @@ from .text import Text
 
 MIN_BYTES = 120
 #: A longer text is split; source files never are.
-MAX_BYTES = 64_000
+MAX_BYTES = 32_000
 MAX_CODE_BYTES = 256_000
 _MAX_LINE_CHARS = 1_000
 _MAX_MEAN_LINE_BYTES = 100

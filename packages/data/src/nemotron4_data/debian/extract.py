@@ -19,7 +19,7 @@ from ..staging import partial_path, value_sha256, write_file
 from .archives import Package, iterate_members
 from .copyright import PROSE, is_copyright_file, read_licenses
 from .documents import MAX_BYTES, MIN_BYTES, clean_text, drop_repeated_lines, is_source_code, split_text
-from .readers import READ_ERRORS, READERS, WHOLE_ARCHIVE, read_man
+from .readers import READ_ERRORS, READERS, WHOLE_ARCHIVE, Reader, read_man
 from .rows import Row
 from .shares import Group
 from .text import Text
@@ -138,7 +138,7 @@ class _Reading:
         if self.row.reader == "man":
             if self.mandoc is None:
                 return
-            reader = partial(read_man, mandoc=self.mandoc)
+            reader: Reader = partial(read_man, mandoc=self.mandoc)
         else:
             reader = READERS[self.row.reader]
         if self.row.reader in WHOLE_ARCHIVE:
@@ -147,7 +147,7 @@ class _Reading:
         for member in self._members():
             yield from self._read_one(reader, member)
 
-    def _read_one(self, reader: Any, member: tuple[str, bytes]) -> Iterable[Text]:
+    def _read_one(self, reader: Reader, member: tuple[str, bytes]) -> Iterable[Text]:
         try:
             return list(reader([member]))
         except READ_ERRORS:

@@ -17,6 +17,8 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from ..staging import file_sha256
@@ -25,6 +27,8 @@ from .archives import Package, description_list_name, read_list
 
 #: The name under which the translated package descriptions of apt's lists are asked for.
 DESCRIPTIONS = "package-descriptions"
+
+_CONNECTIONS = 4
 
 Name = tuple[str, str]
 """Registry (deb, apt, npm or pypi) and name; npm and pypi names may pin a version."""
@@ -54,16 +58,16 @@ def fetch_packages(
             packages[registry, name] = _from_deb(known[name], archives)
         elif registry == "apt":
             packages[registry, name] = _from_lists(name, apt.lists)
-        elif registry in ("npm", "pypi"):
-            path = _find_archive(archives, registry, name) or _download(registry, name, archives)
+    others = [name for name in names if name[0] in ("npm", "pypi")]
+    with ThreadPoolExecutor(_CONNECTIONS) as pool:
+        paths = pool.map(partial(_fetch_other, archives), others)
+        for (registry, name), path in zip(others, paths, strict=True):
             if path is None:
                 missing[name] = f"{registry} did not serve it"
                 continue
-            bare = _bare_name(name)
-            packages[registry, name] = Package(
-                bare, registry, path, _version(path), file_sha256(path), _upstream(path)
-            )
-            advance(1, 0)
+            facts = (_version(path), file_sha256(path), _upstream(path))
+            packages[registry, name] = Package(_bare_name(name), registry, path, *facts)
+            advance(1, path.stat().st_size)
     return packages, dict(sorted(missing.items()))
 
 
@@ -79,18 +83,22 @@ def _from_lists(name: str, lists: Path) -> Package:
     return Package(name, "apt", lists, digest.hexdigest()[:12], digest.hexdigest(), "")
 
 
-def _download(registry: str, name: str, archives: Path) -> Path | None:
-    partial = archives / "partial"
-    partial.mkdir(exist_ok=True)
+def _fetch_other(archives: Path, other: Name) -> Path | None:
+    registry, name = other
+    path = _find_archive(archives, registry, name)
+    if path is not None:
+        return path
+    staging = archives / "partial"
+    staging.mkdir(exist_ok=True)
     if registry == "npm":
         command = ["npm", "pack", "--silent", name]
     else:
         command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", name]
     try:
-        subprocess.run(command, cwd=partial, check=True, capture_output=True)
+        subprocess.run(command, cwd=staging, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    path = _find_archive(partial, registry, name)
+    path = _find_archive(staging, registry, name)
     return path and path.replace(archives / path.name)
 
 

@@ -1,4 +1,4 @@
-"""Names of languages: the paper's natural languages, registry codes for them, and file endings of programming languages.
+"""Names of languages: the natural ones of the paper, registries' codes for them, and endings of source files.
 
 Source: the language list of the Nemotron-4 15B report (arXiv 2402.16819, figure on multilingual data).
 """

@@ -91,7 +91,11 @@ def _sources(taken: Sequence[Counts]) -> dict[str, dict[str, int]]:
 
 
 def _attribution(manifest: dict[str, Any]) -> str:
-    lines = [_NOTICE, "| package | version | licence | home | MB | sha256 of the package file |", "|---|---|---|---|---|---|"]
+    lines = [
+        _NOTICE,
+        "| package | version | licence | home | MB | sha256 of the package file |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, package in manifest["packages"].items():
         if package["bytes"]:
             cells = [f"{name} ({package['registry']})", package["version"], package["license"].replace("|", "/")]

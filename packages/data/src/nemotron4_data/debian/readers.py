@@ -16,7 +16,15 @@ from pathlib import Path
 
 from .archives import gunzip
 from .localized import localized_path, mo_strings, pack_strings, pak_strings, xpi_strings
-from .reference import read_descriptions, read_dictd, read_factbook, read_fortunes, read_stardict, read_udhr, read_wordnet
+from .reference import (
+    read_descriptions,
+    read_dictd,
+    read_factbook,
+    read_fortunes,
+    read_stardict,
+    read_udhr,
+    read_wordnet,
+)
 from .sword import read_sword
 from .text import Members, Text
 
@@ -75,7 +83,7 @@ def read_man(members: Members, mandoc: Path) -> Iterator[Text]:
         if data.startswith(b".so"):
             continue
         page = subprocess.run(command, input=data, capture_output=True).stdout.decode("utf-8", "replace")
-        lines = re.sub(".\b", "", page).splitlines()[1:-1]
+        lines = re.sub(".\b|[_─]{40,}", "", page).splitlines()[1:-1]
         yield Text(path, "\n".join(re.sub(r"  +", lambda m: m.group() if m.start() == 0 else " ", x) for x in lines))
 
 
@@ -116,7 +124,9 @@ def read_mo(members: Members) -> Iterator[Text]:
     return _read_strings(members, mo_strings)
 
 
-READERS: dict[str, Callable[[Members], Iterator[Text]]] = {
+Reader = Callable[[Members], Iterator[Text]]
+
+READERS: dict[str, Reader] = {
     "plain": read_plain,
     "html": read_html,
     "mallard": read_mallard,

@@ -15,6 +15,8 @@ from .languages import language_of_code
 from .localized import language_of_udhr
 from .text import Members, Text
 
+#: A dictionary's articles are alike: so much of one is read, in bytes of its text with markup.
+_STARDICT_BYTES = 12_000_000
 #: Package descriptions are put together, in the order of their names, to texts of about this size.
 _DESCRIPTIONS_BYTES = 8_000
 
@@ -27,9 +29,9 @@ def read_dictd(members: Members) -> Iterator[Text]:
 
 
 def read_stardict(members: Members) -> Iterator[Text]:
-    """A StarDict dictionary (.dict.dz is gzip): its articles without Pango markup."""
+    """A StarDict dictionary (.dict.dz is gzip): its first articles without Pango markup."""
     for path, data in members:
-        text = gunzip(data).decode("utf-8", "replace")
+        text = zlib.decompressobj(wbits=31).decompress(data, _STARDICT_BYTES).decode("utf-8", "replace")
         text = re.sub(r"(?<=\S)(?=<i><small>\([^)]*\) )", "\n\n", text)  # articles begin with their pronunciation
         yield Text(path.removesuffix(".dict.dz"), html.unescape(re.sub(r"<[^<>\n]*>", "", text)))
 
@@ -100,7 +102,7 @@ def read_descriptions(members: Members) -> Iterator[Text]:
         texts: list[str] = []
         first, num_bytes = "", 0
         for stanza in data.decode("utf-8", "replace").split("\n\n"):
-            match = re.search(r"^Package: (\S+)\n(?:.*\n)*?Description-\w+: (.*)\n((?: .*\n?)*)", stanza)
+            match = re.search(r"^Package: (\S+)\n(?:.*\n)*?Description-(?!md5)\w+: (.*)\n((?: .*\n?)*)", stanza)
             if match is None:
                 continue
             name, summary, body = match.groups()
