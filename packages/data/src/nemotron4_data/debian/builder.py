@@ -19,7 +19,7 @@ from ..documents import FrameWriter, read_lines
 from ..staging import staged_directory
 from .archives import Package
 from .config import DebianConfig
-from .extract import Extracted, Extraction, extract, license_of
+from .extract import PARTIAL_SUFFIX, Extracted, Extraction, extract, license_of
 from .fetch import Name, fetch_packages
 from .manifest import write_manifest
 from .rows import Row, load_rows
@@ -103,7 +103,9 @@ def select(task: _Selection) -> dict[str, tuple[int, int]]:
             continue
         domain = source.split("/")[0]
         if domain not in writers:
-            writers[domain] = FrameWriter(task.output / domain / task.extraction.documents.name)
+            path = task.output / domain / task.extraction.documents.name
+            path.unlink(missing_ok=True)  # of a run of this task that was cut short
+            writers[domain] = FrameWriter(path)
         writers[domain].write({**document, "license": task.licenses[row]})
         documents, num_bytes = counts[source]
         counts[source] = documents + 1, num_bytes + len(document["text"].encode())
@@ -115,6 +117,8 @@ def select(task: _Selection) -> dict[str, tuple[int, int]]:
 def _extractions(rows: list[Row], packages: dict[Name, Package], folder: Path, mandoc: Path | None) -> list[Extraction]:
     """One task a package that was served, largest archives first so that no worker is left with one at the end."""
     folder.mkdir(parents=True, exist_ok=True)
+    for left_over in folder.glob(f"*{PARTIAL_SUFFIX}"):
+        left_over.unlink()
     grouped: dict[Name, dict[str, Row]] = defaultdict(dict)
     for row in rows:
         mine = grouped[row.registry, row.package]

@@ -7,6 +7,7 @@ from; a rerun keeps what has the key it would make.
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..documents import FrameWriter
-from ..staging import partial_path, value_sha256, write_file
+from ..staging import value_sha256, write_file
 from .archives import Package, iterate_members
 from .copyright import PROSE, is_copyright_file, read_licenses
 from .documents import MAX_BYTES, MIN_BYTES, clean_text, drop_repeated_lines, is_source_code, split_text
@@ -26,6 +27,7 @@ from .text import Text
 
 # Raise it when the code changes what it writes: text read by older code is then read again.
 _CODE_VERSION = 1
+PARTIAL_SUFFIX = ".partial"
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,9 @@ class Extraction:
     def key(self) -> str:
         """Digest of all that the result depends on."""
         rows = {name: asdict(row) for name, row in self.rows.items()}
-        return value_sha256({"code": _CODE_VERSION, "package": self.package.sha256, "rows": rows})
+        renders = any(row.reader == "man" for row in self.rows.values())
+        mandoc = self.mandoc.parents[2].name if self.mandoc and renders else ""  # mandoc-DIGEST/usr/bin/mandoc
+        return value_sha256({"code": _CODE_VERSION, "package": self.package.sha256, "rows": rows, "mandoc": mandoc})
 
 
 @dataclass
@@ -78,7 +82,8 @@ def extract(task: Extraction) -> Extracted:
         if done.key == task.key:
             return done
     marker.unlink(missing_ok=True)
-    partial_file = partial_path(task.documents)
+    # Named after the process: an engine may run a task again while the first run still writes.
+    partial_file = task.documents.with_name(f"{task.documents.name}.{os.getpid()}{PARTIAL_SUFFIX}")
     partial_file.unlink(missing_ok=True)
     writer = FrameWriter(partial_file)
     result = Extracted(task.key)
@@ -93,6 +98,8 @@ def extract(task: Extraction) -> Extracted:
         result.unreadable += reading.unreadable
         license_text = license_text or reading.license_text
     writer.close()
+    with partial_file.open("rb") as file:
+        os.fsync(file.fileno())
     partial_file.replace(task.documents)
     result.licenses = read_licenses(license_text)
     write_file(marker, json.dumps(result.to_json()).encode())
