@@ -58,6 +58,8 @@ class Apt:
         settings = {
             "Dir::State::lists": self.lists,
             "Dir::Cache": self._root / "apt" / "cache",
+            "Dir::Cache::pkgcache": "pkgcache.bin",  # container images turn it off: a second at each start
+            "Dir::Cache::srcpkgcache": "",
             "APT::Sandbox::User": "root",
             "Acquire::Retries": 3,
             "Acquire::Languages": DESCRIPTION_LANGUAGES,
