@@ -223,9 +223,9 @@ def test_no_network_and_no_apt_are_told_in_one_line(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"code_mb": 0}, "debian.code_mb (0) must be above 0: give megabytes of text"),
-        ({"exponent": 2}, "debian.exponent (2) must lie in [0, 1]: 1 keeps sizes, 0 is all alike"),
-        ({"cache": ""}, "debian.cache ('') must name a directory for the packages: give a path"),
+        ({"code_mb": 0}, "corpus.debian.code_mb (0) must be above 0: give megabytes of text"),
+        ({"exponent": 2}, "corpus.debian.exponent (2) must lie in [0, 1]: 1 keeps sizes, 0 is all alike"),
+        ({"cache": ""}, "corpus.debian.cache ('') must name a directory for the packages: give a path"),
     ],
 )
 def test_bad_settings_are_refused(changed, message):

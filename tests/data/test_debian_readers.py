@@ -13,7 +13,13 @@ import pytest
 
 from nemotron4_data.debian import archives
 from nemotron4_data.debian.archives import gunzip
-from nemotron4_data.debian.documents import clean_text, drop_repeated_lines, is_source_code, split_text
+from nemotron4_data.debian.documents import (
+    clean_text,
+    drop_repeated_lines,
+    drop_untranslated_lines,
+    is_source_code,
+    split_text,
+)
 from nemotron4_data.debian.languages import LANGUAGES, language_of_code, language_of_file
 from nemotron4_data.debian.localized import localized_path, pack_strings
 from nemotron4_data.debian.readers import READERS, read_man
@@ -35,6 +41,13 @@ def test_html_loses_markup_and_navigation():
     assert "A set has no order." in text.text
     assert "Next" not in text.text
     assert (text.name, text.language) == ("usr/share/doc/x/html/de/sets", "de")
+
+
+def test_html_is_decoded_as_it_declares():
+    page = '<html><head><meta charset="ISO-8859-1"></head><body><main><p>Größe und Gewicht.</p></main></body></html>'
+    assert "Größe und Gewicht." in read("html", ("a.html", page.encode("latin-1")))[0].text
+    unknown = page.replace("ISO-8859-1", "no-such-code")
+    assert "Größe und Gewicht." in read("html", ("a.html", unknown.encode()))[0].text
 
 
 def test_mallard_keeps_titles_and_paragraphs_without_the_head():
@@ -182,6 +195,11 @@ def test_cleaning_and_splitting():
 def test_lines_on_most_pages_are_dropped():
     pages = [Text(str(number), f"Prev | Up | Next\nText {number}") for number in range(30)]
     assert [page.text for page in drop_repeated_lines(pages)] == [f"Text {number}" for number in range(30)]
+
+
+def test_lines_left_in_english_are_dropped_from_translations():
+    german = "Klicken Sie auf die Schaltfläche, um das Fenster zu schließen."
+    assert drop_untranslated_lines(f"{german}\nClick the button to close this window.\nthe end") == f"{german}\nthe end"
 
 
 def test_minified_and_huge_files_are_no_source_code():

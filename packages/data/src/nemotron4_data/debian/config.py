@@ -27,11 +27,15 @@ class DebianConfig:
     def __post_init__(self) -> None:
         for name in ("english_mb", "multilingual_mb", "code_mb"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"debian.{name} ({getattr(self, name)}) must be above 0: give megabytes of text")
+                raise ValueError(
+                    f"corpus.debian.{name} ({getattr(self, name)}) must be above 0: give megabytes of text"
+                )
         if not 0 <= self.exponent <= 1:
-            raise ValueError(f"debian.exponent ({self.exponent}) must lie in [0, 1]: 1 keeps sizes, 0 is all alike")
+            raise ValueError(
+                f"corpus.debian.exponent ({self.exponent}) must lie in [0, 1]: 1 keeps sizes, 0 is all alike"
+            )
         if not self.cache:
-            raise ValueError("debian.cache ('') must name a directory for the packages: give a path")
+            raise ValueError("corpus.debian.cache ('') must name a directory for the packages: give a path")
 
     @property
     def target_bytes(self) -> dict[str, float]:

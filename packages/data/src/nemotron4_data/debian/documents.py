@@ -22,6 +22,11 @@ _MAX_MEAN_LINE_BYTES = 100
 #: Navigation is learned on this many pages of a row.
 _SAMPLE_PAGES = 400
 
+#: A line is English when so large a part of its words are among these; shorter lines are not judged.
+_ENGLISH = re.compile(r"\b(?:the|and|with|this|that|you|your|from|which)\b", re.I | re.A)
+_MIN_ENGLISH_SHARE = 0.07
+_MIN_JUDGED_CHARS = 20
+
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\ufeff\ufffd\ue000-\uf8ff]")
 
 
@@ -31,6 +36,20 @@ def clean_text(text: str) -> str:
     text = _CONTROL.sub("", text)
     text = re.sub(r"[ \t]+$", "", text, flags=re.M)
     return re.sub(r"\n{4,}", "\n\n\n", text).strip("\n") + "\n"
+
+
+def drop_untranslated_lines(text: str) -> str:
+    """Remove the lines of a translation that were left in English, as its function words show.
+
+    A tenth of what passes for translated here is English; the words chosen are rare in the other languages.
+    """
+    return "\n".join(line for line in text.split("\n") if not _is_english(line))
+
+
+def _is_english(line: str) -> bool:
+    if len(line) < _MIN_JUDGED_CHARS or not _ENGLISH.search(line):
+        return False
+    return len(_ENGLISH.findall(line)) >= _MIN_ENGLISH_SHARE * len(line.split())
 
 
 def is_source_code(text: str) -> bool:

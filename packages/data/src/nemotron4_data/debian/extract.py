@@ -19,14 +19,22 @@ from ..documents import FrameWriter
 from ..staging import value_sha256, write_file
 from .archives import Package, iterate_members
 from .copyright import PROSE, is_copyright_file, read_licenses
-from .documents import MAX_BYTES, MIN_BYTES, clean_text, drop_repeated_lines, is_source_code, split_text
+from .documents import (
+    MAX_BYTES,
+    MIN_BYTES,
+    clean_text,
+    drop_repeated_lines,
+    drop_untranslated_lines,
+    is_source_code,
+    split_text,
+)
 from .readers import READ_ERRORS, READERS, WHOLE_ARCHIVE, Reader, read_man
 from .rows import Row
 from .shares import Group
 from .text import Text
 
 # Raise it when the code changes what it writes: text read by older code is then read again.
-_CODE_VERSION = 1
+_CODE_VERSION = 2
 PARTIAL_SUFFIX = ".partial"
 
 
@@ -126,7 +134,8 @@ class _Reading:
             if filed is None or (row.domain == "code" and not is_source_code(text.text)):
                 continue
             source, language = filed
-            cleaned = clean_text(text.text)
+            translated = row.domain == "multilingual"
+            cleaned = clean_text(drop_untranslated_lines(text.text) if translated else text.text)
             pieces = [cleaned] if row.domain == "code" else split_text(cleaned, MAX_BYTES)
             for number, piece in enumerate(pieces, start=1):
                 if len(piece.encode()) < MIN_BYTES:

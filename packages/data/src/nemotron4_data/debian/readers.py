@@ -52,9 +52,18 @@ def read_html(members: Members) -> Iterator[Text]:
 
     for path, data in members:
         path, data = _inflate(path, data)
-        text = extract_plain_text(data.decode("utf-8", "replace"), main_content=True, preserve_formatting=True)
+        text = extract_plain_text(_decode_page(data), main_content=True, preserve_formatting=True)
         text = re.sub("[\u00b6\uf0c1]", "", text)
         yield Text(path.removesuffix(".html"), text, localized_path(path))
+
+
+def _decode_page(data: bytes) -> str:
+    """By the encoding that the head of the page declares, else UTF-8."""
+    declared = re.search(rb"""(?:charset|encoding)=["']?([\w-]+)""", data[:2048])
+    try:
+        return data.decode(declared.group(1).decode() if declared else "utf-8", "replace")
+    except LookupError:
+        return data.decode("utf-8", "replace")
 
 
 def read_mallard(members: Members) -> Iterator[Text]:
