@@ -146,6 +146,16 @@ def test_a_rerun_after_a_kill_gives_the_same_bytes_and_reads_only_what_is_missin
 
 
 @needs_dpkg
+def test_what_is_built_is_kept(cache, tmp_path):
+    files = build_tiny(cache, tmp_path / "out")
+    before = [path.stat().st_mtime_ns for path in files]
+    assert build_tiny(cache, tmp_path / "out") == files
+    assert [path.stat().st_mtime_ns for path in files] == before
+    build_tiny(cache, tmp_path / "out", english_mb=1.0)
+    assert len(list(read_lines(tmp_path / "out" / "english" / "deb-book.jsonl.zst"))) == 40
+
+
+@needs_dpkg
 def test_a_changed_row_is_read_again(cache, tmp_path):
     build_tiny(cache, tmp_path / "out")
     rows = [*ROWS[:3], Row(domain="code", package="tools", category="shell", include="a.py$")]

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from ..documents import FrameWriter, read_lines
-from ..staging import staged_directory
+from ..staging import staged_directory, value_sha256
 from .archives import Package
 from .config import DebianConfig
 from .extract import PARTIAL_SUFFIX, Extracted, Extraction, extract, license_of
 from .fetch import Name, fetch_packages
-from .manifest import write_manifest
+from .manifest import read_key, write_manifest
 from .rows import Row, load_rows
 from .shares import Group, kept_shares, unit_hash
 
@@ -81,6 +81,9 @@ def build_rows(
             results.append(result)
             for documents, num_bytes in result.groups.values():
                 advance(documents, num_bytes)
+    key = _output_key(config, tasks, missing)
+    if read_key(output) == key:
+        return sorted(output.rglob("*.jsonl.zst"))
     shares = _shares(config, tasks, results)
     with staged_directory(output, lambda: None) as staged, progress("taking shares", None) as advance:
         selections = [_selection(task, result, shares, staged) for task, result in zip(tasks, results, strict=True)]
@@ -88,7 +91,7 @@ def build_rows(
         for counts in taken:
             for documents, num_bytes in counts.values():
                 advance(documents, num_bytes)
-        write_manifest(staged, config, tasks, results, taken, missing)
+        write_manifest(staged, key, config, tasks, results, taken, missing)
     return sorted(output.rglob("*.jsonl.zst"))
 
 
@@ -125,6 +128,12 @@ def _extractions(rows: list[Row], packages: dict[Name, Package], folder: Path, m
         mine[f"{row.registry}/{row.package}#{len(mine)}"] = row
     tasks = [Extraction(packages[name], mine, folder, mandoc) for name, mine in grouped.items() if name in packages]
     return sorted(tasks, key=lambda task: (-task.package.path.stat().st_size, task.package.name))
+
+
+def _output_key(config: DebianConfig, tasks: list[Extraction], missing: dict[str, str]) -> str:
+    """Digest of all that the output depends on."""
+    targets = {"bytes": config.target_bytes, "exponent": config.exponent}
+    return value_sha256({"targets": targets, "packages": sorted(task.key for task in tasks), "missing": missing})
 
 
 def _shares(config: DebianConfig, tasks: list[Extraction], results: list[Extracted]) -> dict[Group, float]:

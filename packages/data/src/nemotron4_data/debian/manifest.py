@@ -15,6 +15,7 @@ from .extract import Extracted, Extraction, license_of
 Counts = dict[str, tuple[int, int]]
 """(documents, bytes) by source."""
 
+_FILE_NAME = "packages.json"
 _NOTICE = """# Sources and licences
 
 This corpus holds text out of distribution packages. The `origin` of every document names its package and version, and
@@ -26,8 +27,15 @@ Markup, navigation and control characters were removed and long texts were cut i
 """
 
 
+def read_key(folder: Path) -> str | None:
+    """The key of the corpus in `folder`, None where there is none."""
+    path = folder / _FILE_NAME
+    return str(json.loads(path.read_bytes())["key"]) if path.exists() else None
+
+
 def write_manifest(
     folder: Path,
+    key: str,
     config: DebianConfig,
     tasks: Sequence[Extraction],
     results: Sequence[Extracted],
@@ -40,6 +48,7 @@ def write_manifest(
         for task, result, counts in zip(tasks, results, taken, strict=True)
     }
     manifest = {
+        "key": key,
         "exponent": config.exponent,
         "domains": _domains(config, results, taken),
         "sources": _sources(taken),
@@ -47,7 +56,7 @@ def write_manifest(
         "not_served": missing,
     }
     text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-    write_file(folder / "packages.json", text.encode())
+    write_file(folder / _FILE_NAME, text.encode())
     write_file(folder / "ATTRIBUTION.md", _attribution(manifest).encode())
 
 
