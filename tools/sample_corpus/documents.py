@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
 from py3langid.langid import LanguageIdentifier
-from readers import Text
-from sources import LANGUAGES, Source
+from sources import Source
+
+from nemotron4_data.debian.documents import clean_text, split_text
+from nemotron4_data.debian.languages import LANGUAGES
+from nemotron4_data.debian.text import Text
 
 MIN_BYTES = 200
 #: A longer text is split; short pieces in the small domains let both splits hold something of every source.
@@ -31,7 +33,6 @@ CHROME = re.compile(
     r"|population pyramid: None|Table of Contents)[ \t]*$\n?",
     re.M,
 )
-CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\ufeff\ufffd\ue000-\uf8ff]")
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,12 @@ class Document:
 
 def make_documents(source: Source, texts: Iterable[Text]) -> Iterator[Document]:
     """Clean, gate and split the texts of one row."""
-    kept = [(text, cleaned) for text in texts if (cleaned := _clean(text.text)) and _accept(source, text)]
+    kept = [(text, cleaned) for text in texts if (cleaned := clean_text(text.text)) and _accept(source, text)]
     if source.reader in ("html", "mallard"):
         kept = _without_repeated_lines(kept)
     for text, cleaned in kept:
         if source.domain == "english" and source.reader == "html":
-            cleaned = _clean(CHROME.sub("", cleaned))
+            cleaned = clean_text(CHROME.sub("", cleaned))
         if source.domain == "code":
             cleaned = strip_license_header(cleaned)
         if source.domain == "multilingual" and source.reader != "udhr":
@@ -85,13 +86,6 @@ def make_documents(source: Source, texts: Iterable[Text]) -> Iterator[Document]:
 def _short_name(name: str) -> str:
     name = re.sub(r"^(usr/(share|lib|include)/(doc/|x86_64-linux-gnu/|sword/modules/)?|package/)", "", name)
     return re.sub(r"\s", "_", re.sub(r"(langpack-)|(@firefox-esr.mozilla.org)", "", name))
-
-
-def _clean(text: str) -> str:
-    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n").replace("\u00a0", " "))
-    text = CONTROL.sub("", text)
-    text = re.sub(r"[ \t]+$", "", text, flags=re.M)
-    return re.sub(r"\n{4,}", "\n\n\n", text).strip("\n") + "\n"
 
 
 def _copyright_lines(text: str) -> tuple[str, ...]:
@@ -126,7 +120,8 @@ def _without_repeated_lines(kept: list[tuple[Text, str]]) -> list[tuple[Text, st
     pages = Counter(line for _, text in kept for line in set(text.splitlines()) if line.strip())
     chrome = {line for line, count in pages.items() if count >= max(20, len(kept) / 10) and len(line) > 3}
     return [
-        (text, _clean("\n".join(line for line in cleaned.splitlines() if line not in chrome))) for text, cleaned in kept
+        (text, clean_text("\n".join(line for line in cleaned.splitlines() if line not in chrome)))
+        for text, cleaned in kept
     ]
 
 
@@ -182,33 +177,5 @@ def _looks_english(line: str, language: str) -> bool:
 def _gate_language(text: str, language: str) -> str:
     """Drop English lines, and all if the rest is not in `language`."""
     lines = [line for line in CHROME.sub("", text).split("\n") if len(line) < 12 or not _looks_english(line, language)]
-    text = _clean("\n".join(lines))
+    text = clean_text("\n".join(lines))
     return text if len(text.encode()) >= MIN_BYTES and _detect(text) == language else ""
-
-
-def split_text(text: str, max_bytes: int) -> list[str]:
-    """Pieces of nearly equal size, none over `max_bytes`, cut at blank lines, else lines, else sentences."""
-    size = len(text.encode())
-    if size <= max_bytes:
-        return [text]
-    goal = size / -(-size // max_bytes)
-    pieces, current, current_bytes = [], "", 0
-    for part in _parts(text, max_bytes // 4):
-        part_bytes = len(part.encode())
-        if current and current_bytes + part_bytes / 2 > goal:
-            pieces.append(current)
-            current, current_bytes = "", 0
-        current += part
-        current_bytes += part_bytes
-    pieces.append(current)
-    return [piece.strip("\n") + "\n" for piece in pieces if piece.strip()]
-
-
-def _parts(
-    text: str, max_bytes: int, separators: tuple[str, ...] = (r"(?<=\n\n)", r"(?<=\n)", r"(?<=[.!?] )")
-) -> Iterator[str]:
-    if len(text.encode()) <= max_bytes or not separators:
-        yield text
-        return
-    for part in re.split(separators[0], text):
-        yield from _parts(part, max_bytes, separators[1:])

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from documents import Document
-from fetch import Package, iterate_members
-from sources import DOMAINS, Source, load_allowed_licenses
+from sources import Source, load_allowed_licenses
+
+from nemotron4_data.debian.archives import Package, iterate_members
+from nemotron4_data.debian.rows import DOMAINS
 
 SOURCES_FILE = Path(__file__).with_name("sources.yaml")
 SPLITS = ("train", "heldout")

@@ -9,22 +9,19 @@ import struct
 import zipfile
 from collections.abc import Iterable, Iterator
 
-from sources import LANGUAGES
+from .languages import language_of_code
 
 PACKED_BYTES = 3_500
 SENTENCE_BYTES = 40
 
-#: Codes that registries use for the languages of the paper.
-ALIASES = {
-    "nb": "no",
-    "iw": "he",
-    "zh-cn": "zh",
-    "zh_cn": "zh",
-    "pt-br": "pt",
-    "pt-pt": "pt",
-    "hy-am": "hy",
-    "ne-np": "ne",
-}
+#: Where paths name their language.
+_PATH_PATTERNS = (
+    r"langpack-([A-Za-z-]+)@",
+    r"locales/([A-Za-z-]+)\.pak$",
+    r"/([A-Za-z_@]+)/LC_MESSAGES/",
+    r"\.([A-Za-z_-]{2,5})\.html$",
+    r"/(?:help|html|manual|man|installation-guide-[a-z0-9]+)/([A-Za-z_@-]+)/",
+)
 
 #: udhr file names are ISO 639-3 with variants; one variant per language.
 UDHR = {
@@ -45,13 +42,10 @@ def language_of_udhr(path: str) -> str | None:
 
 def localized_path(path: str) -> str | None:
     """The paper's language code named by a folder or file of the path, if any."""
-    for pattern in (r"langpack-([A-Za-z-]+)@", r"locales/([A-Za-z-]+)\.pak$", r"/(?:help|html|manual)/([A-Za-z_-]+)/"):
+    for pattern in _PATH_PATTERNS:
         match = re.search(pattern, path)
         if match:
-            code = match.group(1).lower()
-            code = ALIASES.get(code, code)
-            code = ALIASES.get(re.sub(r"[-_].*", "", code), re.sub(r"[-_].*", "", code))
-            return code if code in LANGUAGES else None
+            return language_of_code(match.group(1))
     return None
 
 
@@ -80,6 +74,20 @@ def xpi_strings(data: bytes) -> Iterator[str]:
                 match = re.match(r"\s*\.?[\w.-]+\s*=\s*(\S.*)$", line) or re.match(r"    ([^\s.\[*}].*)$", line)
                 if match:
                     yield match.group(1)
+
+
+def mo_strings(data: bytes) -> Iterator[str]:
+    """Translations in a gettext catalogue that differ from the original. ValueError when it is not one."""
+    if data[:4] != b"\xde\x12\x04\x95":
+        raise ValueError("not a little-endian gettext catalogue")
+    count, originals, translations = struct.unpack_from("<III", data, 8)
+    for index in range(count):
+        texts = []
+        for table in (originals, translations):
+            size, start = struct.unpack_from("<II", data, table + 8 * index)
+            texts.append(data[start : start + size].decode("utf-8").rsplit("\x04", 1)[-1].split("\0"))
+        if texts[0] != [""]:
+            yield from (text for text in texts[1] if text not in texts[0])
 
 
 def pack_strings(strings: Iterable[str]) -> Iterator[tuple[int, str]]:

@@ -1,0 +1,163 @@
+"""Build the corpus: fetch packages, read each into documents, take the share of every group, write the files.
+
+Invariant: the same archives and settings give the same bytes, whatever the executor, kills and restarts; the output
+directory appears whole.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from ..documents import FrameWriter, read_lines
+from ..staging import staged_directory, value_sha256
+from .archives import Package
+from .config import DebianConfig
+from .extract import PARTIAL_SUFFIX, Extracted, Extraction, extract, license_of
+from .fetch import Name, fetch_packages
+from .manifest import read_key, write_manifest
+from .rows import Row, load_rows
+from .shares import Group, kept_shares, unit_hash
+
+SOURCES_FILE = Path(__file__).with_name("sources.yaml")
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int, int], None]]]
+"""`progress(step, total_bytes)` is a context whose value is called with numbers of things and bytes done."""
+
+
+class Executor(Protocol):
+    """Runs a picklable function over tasks; results come in the order of the tasks."""
+
+    def map(self, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[R]:
+        """Results of `function` for each task."""
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """A task: write what is taken of a package to `<domain>/<name>.jsonl.zst` below `output`."""
+
+    extraction: Extraction
+    shares: dict[Group, float]
+    licenses: dict[str, str]
+    output: Path
+
+
+def build(config: DebianConfig, output: Path, executor: Executor, progress: Progress) -> list[Path]:
+    """Build the corpus in `output`; returns its files of documents in their order.
+
+    `output` also gets `packages.json` (every package with version, digest, licence and what was taken of it, and
+    those that were not served) and `ATTRIBUTION.md`.
+
+    Raises:
+        ValueError: apt-get or dpkg-deb are not installed, or a domain has no text at all.
+        OSError: no package is served (no network), or an archive is damaged.
+    """
+    return build_rows(config, load_rows(SOURCES_FILE, Row), output, executor, progress)
+
+
+def build_rows(
+    config: DebianConfig, rows: list[Row], output: Path, executor: Executor, progress: Progress
+) -> list[Path]:
+    """`build` with a table of sources of one's own."""
+    cache = Path(config.cache).expanduser()
+    names = list(dict.fromkeys((row.registry, row.package) for row in rows))
+    with progress("packages", None) as advance:
+        packages, missing = fetch_packages([*names, ("deb", "mandoc")], cache, advance)
+    mandoc = _unpack_mandoc(packages.pop(("deb", "mandoc"), None), cache)
+    missing |= {} if mandoc else {"mandoc": "manual pages are left out"}
+    tasks = _extractions(rows, packages, cache / "texts", mandoc)
+    results: list[Extracted] = []
+    with progress("reading packages", None) as advance:
+        for result in executor.map(extract, tasks):
+            results.append(result)
+            for documents, num_bytes in result.groups.values():
+                advance(documents, num_bytes)
+    key = _output_key(config, tasks, missing)
+    if read_key(output) == key:
+        return sorted(output.rglob("*.jsonl.zst"))
+    shares = _shares(config, tasks, results)
+    with staged_directory(output, lambda: None) as staged, progress("taking shares", None) as advance:
+        selections = [_selection(task, result, shares, staged) for task, result in zip(tasks, results, strict=True)]
+        taken = list(executor.map(select, selections))
+        for counts in taken:
+            for documents, num_bytes in counts.values():
+                advance(documents, num_bytes)
+        write_manifest(staged, key, config, tasks, results, taken, missing)
+    return sorted(output.rglob("*.jsonl.zst"))
+
+
+def select(task: _Selection) -> dict[str, tuple[int, int]]:
+    """Write the documents whose id falls in the share of their group. Returns (documents, bytes) by source."""
+    writers: dict[str, FrameWriter] = {}
+    counts: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+    for line in read_lines(task.extraction.documents):
+        document = json.loads(line)
+        row, source = document.pop("row"), document["source"]
+        if unit_hash(document["id"]) >= task.shares[Group(source, row)]:
+            continue
+        domain = source.split("/")[0]
+        if domain not in writers:
+            path = task.output / domain / task.extraction.documents.name
+            path.unlink(missing_ok=True)  # of a run of this task that was cut short
+            writers[domain] = FrameWriter(path)
+        writers[domain].write({**document, "license": task.licenses[row]})
+        documents, num_bytes = counts[source]
+        counts[source] = documents + 1, num_bytes + len(document["text"].encode())
+    for writer in writers.values():
+        writer.close()
+    return dict(sorted(counts.items()))
+
+
+def _extractions(rows: list[Row], packages: dict[Name, Package], folder: Path, mandoc: Path | None) -> list[Extraction]:
+    """One task a package that was served, largest archives first so that no worker is left with one at the end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for left_over in folder.glob(f"*{PARTIAL_SUFFIX}"):
+        left_over.unlink()
+    grouped: dict[Name, dict[str, Row]] = defaultdict(dict)
+    for row in rows:
+        mine = grouped[row.registry, row.package]
+        mine[f"{row.registry}/{row.package}#{len(mine)}"] = row
+    tasks = [Extraction(packages[name], mine, folder, mandoc) for name, mine in grouped.items() if name in packages]
+    return sorted(tasks, key=lambda task: (-task.package.path.stat().st_size, task.package.name))
+
+
+def _output_key(config: DebianConfig, tasks: list[Extraction], missing: dict[str, str]) -> str:
+    """Digest of all that the output depends on."""
+    targets = {"bytes": config.target_bytes, "exponent": config.exponent}
+    return value_sha256({"targets": targets, "packages": sorted(task.key for task in tasks), "missing": missing})
+
+
+def _shares(config: DebianConfig, tasks: list[Extraction], results: list[Extracted]) -> dict[Group, float]:
+    sizes = {group: float(size) for result in results for group, (_, size) in result.groups.items()}
+    for domain in config.target_bytes:
+        if not any(group.domain == domain for group in sizes):
+            raise ValueError(f"corpus=debian: no package gave any {domain} text: see the reasons in packages.json")
+    weights = {name: row.weight for task in tasks for name, row in task.rows.items()}
+    return kept_shares(sizes, config.target_bytes, weights, config.exponent)
+
+
+def _selection(task: Extraction, result: Extracted, shares: dict[Group, float], output: Path) -> _Selection:
+    own = {group: shares[group] for group in result.groups}
+    licenses = {name: license_of(row, result) for name, row in task.rows.items()}
+    return _Selection(task, own, licenses, output)
+
+
+def _unpack_mandoc(package: Package | None, cache: Path) -> Path | None:
+    """The renderer of manual pages, unpacked beside its archive and not installed."""
+    if package is None:
+        return None
+    folder = cache.resolve() / "tools" / f"mandoc-{package.sha256[:12]}"
+    program = folder / "usr" / "bin" / "mandoc"
+    if not program.exists():
+        with staged_directory(folder, lambda: None) as staged:
+            subprocess.run(["dpkg-deb", "-x", str(package.path), str(staged)], check=True)
+    return program
