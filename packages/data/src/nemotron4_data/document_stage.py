@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from .curation import CurationConfig, CurationReport
+from .curation.decontamination import Decontamination
 from .curation.dedup import deduplicate
+from .curation.quality import quality_facts, score_shards, thresholds
 from .documents import SplitCount
 from .executor import Executor
-from .filtering import DedupReport, FilterReport, FilterTask, file_by_source, filter_shard
+from .filtering import DedupReport, FilterReport, FilterTask, count_license, file_by_source, filter_shard
 from .ingest import REJECTED_FILE, IngestReport, IngestTask, ingest, plan_ingest, shard_path
 from .prepare_job import CorpusConfig
 from .sources import RawFile
@@ -44,6 +46,11 @@ class DocumentsReport:
     rejected: Counter[str] = field(default_factory=Counter)
     curation: CurationReport = field(default_factory=CurationReport)
     dedup: DedupReport = field(default_factory=DedupReport)
+    licenses: dict[str, dict[str, int]] = field(default_factory=dict)
+    quality: dict[str, Any] | None = None
+    """Thresholds and buckets of the language model's filter, where it is on."""
+    benchmarks: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Texts of each benchmark that documents were compared with, and how many were too short to find."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the manifest."""
@@ -56,6 +63,9 @@ class DocumentsReport:
             "rejected": dict(sorted(self.rejected.items())),
             "curation": self.curation.to_json(),
             "dedup": self.dedup.to_json(),
+            "licenses": dict(sorted(self.licenses.items())),
+            "benchmarks": self.benchmarks,
+            **({"quality": self.quality} if self.quality else {}),
         }
 
 
@@ -86,9 +96,13 @@ def write_documents(
     )
     with progress("dedup", None):
         drops = deduplicate([shard.path for shard in shards], curation.dedup, _folder(work, "dedup"), executor)
+    scores, limits = _scores(shards, curation, _folder(work, "scores"), executor, progress, report)
+    if curation.decontamination.domains and curation.decontamination.benchmarks:
+        counts = Decontamination(curation.decontamination).counts
+        report.benchmarks = {name: asdict(count) for name, count in counts.items()}
     filtered = _folder(work, "filtered")
     tasks = (
-        FilterTask(shard.path, drops[number], curation, filtered / f"{number:06}")
+        FilterTask(shard.path, drops[number], curation, filtered / f"{number:06}", scores[number], limits)
         for number, shard in enumerate(shards)
     )
     with progress("filter", sum(shard.bytes for shard in shards)) as advance:
@@ -102,6 +116,24 @@ def write_documents(
             _count(part, report)
             advance(shard.documents, shard.bytes)
     return report
+
+
+def _scores(
+    shards: list[_Shard],
+    curation: CurationConfig,
+    work: Path,
+    executor: Executor,
+    progress: Progress,
+    report: DocumentsReport,
+) -> tuple[Sequence[Path | None], dict[str, tuple[float, float]]]:
+    """The scores of each shard under the language model and the limits of its buckets, where the filter is on."""
+    if not curation.quality.domains:
+        return [None] * len(shards), {}
+    with progress("score", None):
+        scores = score_shards([shard.path for shard in shards], curation.quality, work, executor)
+    limits = thresholds(scores, curation.quality)
+    report.quality = quality_facts(scores, limits, curation.quality)
+    return scores, limits
 
 
 def _ingest(
@@ -126,6 +158,8 @@ def _ingest(
 def _count(part: FilterReport, report: DocumentsReport) -> None:
     report.curation.merge(part.curation)
     report.dedup.merge(part.dedup)
+    for name, size in part.licenses.items():
+        count_license(report.licenses, name, size["documents"], size["bytes"])
     for group in part.groups:
         count = report.sources.setdefault(group.source, {}).setdefault(group.split, SplitCount())
         count.documents += group.documents

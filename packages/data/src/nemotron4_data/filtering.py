@@ -18,6 +18,7 @@ from typing import Any
 
 from .curation import CurationConfig, CurationReport, late_steps, run_steps
 from .curation.dedup import Drop
+from .curation.quality import QualityFilter, ShardScores
 from .documents import FrameBuffer, document_path, read_lines
 from .staging import task_directory
 
@@ -34,6 +35,10 @@ class FilterTask:
     drops: dict[int, Drop]
     curation: CurationConfig
     output: Path
+    scores: Path | None = None
+    """Those of its documents under the language model, where that judges any."""
+    score_limits: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """By language the highest bits per byte of head and of middle."""
 
 
 @dataclass
@@ -103,6 +108,8 @@ class FilterReport:
     groups: list[Group] = field(default_factory=list)
     dedup: DedupReport = field(default_factory=DedupReport)
     curation: CurationReport = field(default_factory=CurationReport)
+    licenses: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Documents that stay and their bytes by licence, of those that state one."""
 
     def save(self, directory: Path) -> None:
         """Write it into the directory of its task."""
@@ -110,6 +117,7 @@ class FilterReport:
             "groups": [vars(group) for group in self.groups],
             "dedup": self.dedup.to_json(),
             "curation": self.curation.to_json(),
+            "licenses": self.licenses,
         }
         (directory / "report.json").write_text(json.dumps(content), encoding="utf-8")
 
@@ -118,7 +126,12 @@ class FilterReport:
         """Read it back."""
         content = json.loads((directory / "report.json").read_text(encoding="utf-8"))
         groups = [Group(**group) for group in content["groups"]]
-        return cls(groups, DedupReport.from_json(content["dedup"]), CurationReport.from_json(content["curation"]))
+        return cls(
+            groups,
+            DedupReport.from_json(content["dedup"]),
+            CurationReport.from_json(content["curation"]),
+            content["licenses"],
+        )
 
 
 def filter_shard(task: FilterTask) -> int:
@@ -126,14 +139,20 @@ def filter_shard(task: FilterTask) -> int:
     report = FilterReport()
     frames: dict[tuple[str, str], tuple[FrameBuffer, list[bytes], Group]] = {}
     documents = _undropped(task, report.dedup)
-    for document in run_steps(documents, late_steps(task.curation), report.curation):
+    steps = late_steps(task.curation)
+    if task.scores is not None:
+        steps.insert(0, QualityFilter(task.score_limits, task.curation.quality))
+    for document in run_steps(documents, steps, report.curation):
         key = document.pop("source"), document.pop("split")
         if key not in frames:
             frames[key] = FrameBuffer(), [], Group(*key)
         buffer, parts, group = frames[key]
         parts.append(buffer.add(document))
+        num_bytes = len(document["text"].encode())
         group.documents += 1
-        group.bytes += len(document["text"].encode())
+        group.bytes += num_bytes
+        if "license" in document:
+            count_license(report.licenses, document["license"], 1, num_bytes)
     with task_directory(task.output) as output:
         with (output / _DOCUMENTS_FILE).open("wb") as file:
             for _, (buffer, parts, group) in sorted(frames.items()):
@@ -153,10 +172,20 @@ def file_by_source(directory: Path, report: FilterReport, documents: Path) -> No
                 file.write(filtered.read(group.frame_bytes))
 
 
+def count_license(licenses: dict[str, dict[str, int]], name: str, documents: int, num_bytes: int) -> None:
+    """Add documents of a licence to the counts."""
+    known = licenses.setdefault(name, {"documents": 0, "bytes": 0})
+    known["documents"] += documents
+    known["bytes"] += num_bytes
+
+
 def _undropped(task: FilterTask, report: DedupReport) -> Iterator[dict[str, Any]]:
+    scores = None if task.scores is None else ShardScores.load(task.scores)
     for number, line in enumerate(read_lines(task.shard)):
         document = json.loads(line)
         if drop := task.drops.get(number):
             report.add(document, drop)
         else:
+            if scores is not None:
+                scores.annotate(number, document)
             yield document

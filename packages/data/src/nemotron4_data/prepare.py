@@ -6,10 +6,11 @@ is recorded and unchanged is skipped. A rerun hashes the files of finished stage
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from .blend import BlendConfig, expand
+from .debian.config import DebianConfig
 from .document_stage import write_documents
 from .executor import Executor, open_executor
+from .fertility import fertility, sample_documents
 from .manifest import TOKENIZER_FILE, Manifest, Stage, check_files, hash_files
 from .prepare_job import PrepareJob
+from .prepare_report import write_report
 from .sources import SUFFIXES, RawFile, find_files
 from .staging import file_sha256, open_work, staged_directory, value_sha256
 from .tokenise import tokenise_documents
@@ -53,18 +58,34 @@ class _Preparation:
         self.console = Console(stderr=True)
 
     def run(self) -> None:
-        files = self._raw_files()
+        debian = self.job.corpus.debian
+        files = find_files(self.job.corpus.files, SUFFIXES)
         self.directory.mkdir(parents=True, exist_ok=True)
         self.manifest = Manifest.load(self.directory)
+        if debian is None:
+            self.manifest.stages.pop("raw", None)
+        else:
+            settings = {key: value for key, value in asdict(debian).items() if key != "cache"}
+            self._stage("raw", settings, lambda work: self._raw(debian))
+            files = find_files([str(self.directory / "raw/**/*.jsonl.zst")], SUFFIXES)
         self._stage("documents", self._documents_inputs(files), lambda work: self._documents(files, work))
         self._stage("tokenizer", self._tokenizer_inputs(), self._tokenizer)
-        self._stage("tokens", {}, self._tokens)
+        self._stage("tokens", {"blend": None if self.job.blend is None else asdict(self.job.blend)}, self._tokens)
         self.manifest.name, self.manifest.settings = self.job.corpus.name, _settings(self.job)
         self.manifest.save(self.directory)
         self._print_table()
+        self.console.print(f"report: {write_report(self.manifest, self.directory)}", soft_wrap=True)
 
-    def _raw_files(self) -> list[RawFile]:
-        return find_files(self.job.corpus.files, SUFFIXES)
+    def _raw(self, config: DebianConfig) -> tuple[list[Path], dict[str, Any]]:
+        from .debian.builder import build
+
+        self.manifest.stages.pop("raw", None)
+        self.manifest.save(self.directory)
+        output = self.directory.absolute() / "raw"
+        build(replace(config, cache=str(Path(config.cache).absolute())), output, self.executor, self._progress)
+        packages = json.loads((output / "packages.json").read_text(encoding="utf-8"))
+        files = [path.relative_to(output.parent) for path in sorted(output.rglob("*.*")) if path.is_file()]
+        return [self.directory / path for path in files], {"not_served": packages["not_served"]}
 
     def _stage(
         self, name: str, inputs: dict[str, Any], make: Callable[[Path], tuple[list[Path], dict[str, Any]]]
@@ -107,7 +128,9 @@ class _Preparation:
         return True
 
     def _documents_inputs(self, files: list[RawFile]) -> dict[str, Any]:
-        corpus = {key: value for key, value in asdict(self.job.corpus).items() if key not in ("name", "files")}
+        corpus = {
+            key: value for key, value in asdict(self.job.corpus).items() if key not in ("name", "files", "debian")
+        }
         # By content, not by directory: a corpus that moved is the same corpus.
         return {
             "files": [file.identity for file in files],
@@ -180,7 +203,13 @@ class _Preparation:
         table: dict[str, dict[str, Any]] = {}
         for (source, split), count in counts.items():
             table.setdefault(source, {})[split] = asdict(count)
-        return sorted((self.directory / "tokens").rglob("*.*")), {"sources": table}
+        sampled = sample_documents(self.directory / "documents", facts)
+        rows = [asdict(row) for row in fertility(sampled, Tokenizer(model))]
+        return sorted((self.directory / "tokens").rglob("*.*")), {
+            "sources": table,
+            "fertility": rows,
+            **({"blend": _blend_facts(self.job.blend, table)} if self.job.blend else {}),
+        }
 
     @contextmanager
     def _progress(self, name: str, total_bytes: int | None) -> Iterator[Callable[[int, int], None]]:
@@ -228,6 +257,19 @@ def hash_named_files(settings: Any) -> dict[str, str]:
     found = [Path(path) for path in glob(str(Path(settings).expanduser()))]
     files = [file for path in found for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
     return {str(file): file_sha256(file) for file in sorted(files)}
+
+
+def _blend_facts(blend: BlendConfig, sources: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The first distribution over as many tokens as the corpus has: the weight and the epochs of each source."""
+    name, distribution = next(iter(blend.distributions.items()))
+    sizes = {source: splits["train"]["tokens"] for source, splits in sources.items() if "train" in splits}
+    total = sum(sizes.values())
+    weights = expand(distribution, sizes, total, f"blend.distributions.{name}")
+    rows = {
+        source: {"weight": weight, "epochs": weight * total / max(1, sizes[source])}
+        for source, weight in weights.items()
+    }
+    return {"name": name, "tokens": total, "sources": rows}
 
 
 def _settings(job: PrepareJob) -> dict[str, Any]:

@@ -9,7 +9,9 @@ import re
 from dataclasses import dataclass, field
 from enum import Enum
 
+from .blend import BlendConfig
 from .curation.config import CurationConfig
+from .debian.config import DebianConfig
 
 SOURCE_PATTERN = re.compile(r"[A-Za-z0-9_][\w.+#-]*/[A-Za-z0-9_][\w.+#-]*", re.ASCII)
 
@@ -20,9 +22,11 @@ class CorpusConfig:
 
     name: str
     """Name of the corpus; by default also of its directory."""
-    files: list[str]
+    files: list[str] = field(default_factory=list)
     """Paths, globs, URLs (https://, s3://, hf://datasets/NAME?split=train) of files in any format that `sources` reads;
     package://sample is the shipped corpus."""
+    debian: DebianConfig | None = None
+    """Or: built from distribution packages."""
     text_column: str = "text"
     """Field of JSON records, or column of Parquet files and Hugging Face datasets, that holds the text."""
     source: str = "english/documents"
@@ -37,8 +41,10 @@ class CorpusConfig:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_][\w.-]*", self.name, re.ASCII):
             raise ValueError(f"corpus.name ({self.name!r}) must be letters, digits, '_', '-' and '.': rename it")
-        if not self.files:
+        if not self.files and self.debian is None:
             raise ValueError("corpus.files ([]) must name at least one file or glob: pass corpus.files=[PATH,...]")
+        if self.files and self.debian is not None:
+            raise ValueError(f"corpus.files ({self.files}) cannot stand beside corpus.debian: choose one")
         if not SOURCE_PATTERN.fullmatch(self.source):
             raise ValueError(f"corpus.source ({self.source!r}) must be domain/category, as in english/documents")
         if not 0 <= self.heldout_fraction < 1:
@@ -116,6 +122,8 @@ class PrepareJob:
     """What is repaired, dropped and deduplicated."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     """The tokenizer."""
+    blend: BlendConfig | None = None
+    """Checked against the sources; the report shows its first distribution over one pass of the corpus."""
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
     """Where the work is done."""
     dir: str

@@ -121,7 +121,7 @@ class DecontaminationConfig:
 
 @dataclass(kw_only=True)
 class CurationConfig:
-    """The steps between raw records and documents, each off until its `domains` name some (or `dedup` is switched on)."""
+    """The steps between raw records and documents, each off until its domains, or those of `dedup`, say so."""
 
     repair: RepairConfig = field(default_factory=RepairConfig)
     """Unicode repair."""
