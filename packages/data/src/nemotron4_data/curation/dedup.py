@@ -1,36 +1,150 @@
-"""Deduplication over work shards: equal texts."""
+"""Deduplication of all documents at once: which lines of which work shards to drop, and for which kept document.
+
+Order of age: held-out documents come first, then those with a date by their date, then the others; ties by shard and
+line. A train document that repeats a held-out one is therefore dropped however old it is: held-out text must not be
+trained on, and it is the train side that can spare a document. Dated documents count as older than undated ones because
+"by date if both have one, else by place" would run in circles.
+
+Invariants: the result depends on the shards and the settings alone; a document that is named as kept is kept; a run
+that was killed goes on from the files it finished in `work`. Memory does not grow with the corpus: group-bys and joins
+over all documents are DuckDB's and spill to `work`, and everything else holds one shard's documents or less.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..documents import read_lines
-from ..executor import Executor
+from ..staging import partial_path, value_sha256
 from .dedup_config import DedupConfig
+from .near_duplicates import Executor, find_near_duplicates
+from .signatures import bucket_columns, sign_shard
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 
 class Drop(NamedTuple):
-    """Why a document goes, and the one that stays for it."""
+    """Why a document is dropped, "exact" or "near", and the id of the document that is kept in its place."""
 
     reason: str
     kept_id: str
 
 
-def deduplicate(shards: Sequence[Path], config: DedupConfig, work: Path, executor: Executor) -> list[dict[int, Drop]]:
-    """For each shard the lines to drop, numbered from 0."""
-    kept: dict[bytes, str] = {}
-    drops: list[dict[int, Drop]] = []
-    for shard in shards:
-        drops.append({})
-        for number, line in enumerate(read_lines(shard) if config.exact else ()):
-            document = json.loads(line)
-            digest = hashlib.sha256(document["text"].encode()).digest()[:16]
-            if digest in kept:
-                drops[-1][number] = Drop("exact", kept[digest])
-            else:
-                kept[digest] = document["id"]
-    return drops
+class Drops(Sequence[dict[int, Drop]]):
+    """One dict a shard from line number (of non-blank lines, from 0) to Drop, read when it is asked for."""
+
+    def __init__(self, path: Path | None, num_shards: int) -> None:
+        self._path = path
+        self._num_shards = num_shards
+
+    def __len__(self) -> int:
+        return self._num_shards
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[shard] for shard in range(*index.indices(len(self)))]
+        shard = range(len(self))[index]
+        if self._path is None:
+            return {}
+        import pyarrow.parquet as pq
+
+        rows = pq.read_table(self._path, filters=[("shard", "=", shard)], use_threads=False)
+        columns = [rows[name].to_pylist() for name in ("line", "reason", "kept_id")]
+        return {line: Drop(reason, kept_id) for line, reason, kept_id in zip(*columns, strict=True)}
+
+
+def deduplicate(shards: Sequence[Path], config: DedupConfig, work: Path, executor: Executor) -> Drops:
+    """Find the copies among the documents of all shards.
+
+    `work` keeps what a later call can reuse; the returned `Drops` reads from it. The shards may be read by other
+    processes or machines, which must see the same paths.
+    """
+    if not (config.exact or config.near) or not shards:
+        return Drops(None, len(shards))
+    work.mkdir(parents=True, exist_ok=True)
+    sign = partial(sign_shard, config=config, folder=work)
+    signatures = list(executor.map(sign, list(enumerate(shards))))
+    settings = [config.exact, config.near, config.threshold]
+    stem = work / value_sha256([*settings, *(path.name for path in signatures)])[:16]
+    drops = Path(f"{stem}-drops.parquet")
+    if not drops.exists():
+        scratch = Path(f"{stem}-scratch")
+        with _database(scratch, config) as connection:
+            _rank(connection, signatures)
+            _find_exact(connection, config)
+            if config.near:
+                _collect_members(connection, config)
+                find_near_duplicates(connection, shards, config, stem, scratch, executor)
+            _write_drops(connection, drops)
+    return Drops(drops, len(shards))
+
+
+@contextmanager
+def _database(folder: Path, config: DedupConfig) -> Iterator[DuckDBPyConnection]:
+    """An empty database in `folder`, which is gone afterwards."""
+    import duckdb
+
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+    folder.mkdir()
+    with duckdb.connect(str(folder / "tables.duckdb")) as connection:
+        connection.execute("SET memory_limit = ?", [f"{config.memory_megabytes}MB"])
+        connection.execute("SET temp_directory = ?", [str(folder / "spilled")])
+        yield connection
+    shutil.rmtree(folder)
+
+
+def _rank(connection: DuckDBPyConnection, signatures: Sequence[Path]) -> None:
+    """Make documents(age, shard, line, hash_high, hash_low) with age counting from 0, the oldest."""
+    connection.execute(f"CREATE VIEW signatures AS SELECT * FROM read_parquet({[str(path) for path in signatures]})")
+    connection.execute(
+        """CREATE TABLE documents AS SELECT
+        row_number() OVER (ORDER BY train, date NULLS LAST, shard, line) - 1 AS age, shard, line, hash_high, hash_low
+        FROM signatures"""
+    )
+
+
+def _find_exact(connection: DuckDBPyConnection, config: DedupConfig) -> None:
+    """Make exact(age, kept)."""
+    connection.execute(
+        f"""CREATE TABLE exact AS
+        WITH copied AS (
+            SELECT hash_high, hash_low, min(age) AS kept FROM documents
+            WHERE {config.exact} GROUP BY ALL HAVING count(*) > 1
+        ) SELECT age, kept FROM documents JOIN copied USING (hash_high, hash_low) WHERE age > kept"""
+    )
+    connection.execute("CREATE TABLE near (age BIGINT, kept BIGINT)")
+
+
+def _collect_members(connection: DuckDBPyConnection, config: DedupConfig) -> None:
+    """Make members(age, bucket_0, ...) of the documents that have words and are no exact copies."""
+    connection.execute(
+        f"""CREATE TABLE members AS SELECT age, {", ".join(bucket_columns(config))}
+        FROM signatures JOIN documents USING (shard, line) ANTI JOIN exact USING (age) WHERE bucket_0 IS NOT NULL"""
+    )
+
+
+def _write_drops(connection: DuckDBPyConnection, target: Path) -> None:
+    """Write (shard, line, reason, kept_id). The copies of a near duplicate name what that one was dropped for."""
+    name = str(partial_path(target)).replace("'", "''")
+    connection.execute(
+        f"""COPY (
+            WITH dropped AS (
+                SELECT exact.age, 'exact' AS reason, coalesce(near.kept, exact.kept) AS kept
+                FROM exact LEFT JOIN near ON near.age = exact.kept
+                UNION ALL SELECT age, 'near', kept FROM near
+            )
+            SELECT d.shard, d.line, reason, id AS kept_id
+            FROM dropped JOIN documents d USING (age) JOIN documents k ON k.age = kept
+            JOIN signatures s ON s.shard = k.shard AND s.line = k.line
+            ORDER BY d.shard, d.line
+        ) TO '{name}' (FORMAT parquet, ROW_GROUP_SIZE 20480)"""
+    )
+    with partial_path(target).open("rb") as file:
+        os.fsync(file.fileno())
+    partial_path(target).replace(target)

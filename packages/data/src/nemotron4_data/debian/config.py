@@ -13,7 +13,7 @@ class DebianConfig:
     (arXiv 2402.16819, section 2).
     """
 
-    english_mb: float = 290.0
+    english_mb: float = 340.0
     """English text to take."""
     multilingual_mb: float = 62.0
     """Text in other natural languages."""
