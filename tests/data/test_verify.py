@@ -99,8 +99,8 @@ def test_shards_of_others_become_a_corpus_as_they_are(corpus, tmp_path):
     job = AdoptJob(
         dir=str(tmp_path / "adopted"),
         tokenizer_model=str(corpus.tokenizer.path),
-        train={"english/web/a": str(tmp_path / "a"), "english/web/b": str(tmp_path / "b")},
-        heldout={"english/web/a": str(tmp_path / "b")},
+        train=[f"english/web/a:{tmp_path}/a", f"english/web/b:{tmp_path}/b"],
+        heldout=[f"english/web/a:{tmp_path}/b"],
     )
     adopt(job)
     found = Corpus.open(job.dir, verify=True)
@@ -119,7 +119,7 @@ def test_shards_of_another_tokenizer_are_refused(corpus, tmp_path):
             AdoptJob(
                 dir=str(tmp_path / "adopted"),
                 tokenizer_model=str(corpus.tokenizer.path),
-                train={"english/web": str(tmp_path / "a")},
+                train=[f"english/web:{tmp_path}/a"],
             )
         )
     assert not (tmp_path / "adopted").exists()
@@ -128,9 +128,10 @@ def test_shards_of_another_tokenizer_are_refused(corpus, tmp_path):
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        ({}, "train ({}) must name at least one shard: pass 'train={english/web: PATH}'"),
-        ({"web": "a"}, "source 'web' must be domain/category, as in english/web"),
-        ({"english/..": "a"}, "source 'english/..' must be domain/category, as in english/web"),
+        ([], "train ([]) must name at least one shard: pass 'train=[english/web:PATH]'"),
+        (["web:a"], "train (web:a) must be SOURCE:PATH with a source such as english/web"),
+        (["english/..:a"], "train (english/..:a) must be SOURCE:PATH with a source such as english/web"),
+        (["a/b:c", "a/b:d"], "train names a/b twice: give each shard a source such as a/b/1"),
     ],
 )
 def test_wrong_jobs_are_refused(train, message):
@@ -140,6 +141,6 @@ def test_wrong_jobs_are_refused(train, message):
 
 
 def test_a_missing_shard_is_named(corpus, tmp_path):
-    job = AdoptJob(dir=str(tmp_path / "d"), tokenizer_model=str(corpus.tokenizer.path), train={"a/b": "nowhere/x"})
-    with pytest.raises(ValueError, match=r"^train\.a/b \(nowhere/x\): no such shard: .*/nowhere/x\.bin is missing$"):
+    job = AdoptJob(dir=str(tmp_path / "d"), tokenizer_model=str(corpus.tokenizer.path), train=["a/b:nowhere/x"])
+    with pytest.raises(ValueError, match=r"^train \(a/b:nowhere/x\): no such shard: .*/nowhere/x\.bin is missing$"):
         adopt(job)

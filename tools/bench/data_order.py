@@ -82,24 +82,20 @@ def random_access(corpus: BenchCorpus, rounds: int) -> dict[str, Any]:
     length = 4096
     phase = StreamPhase(num_samples=2 * TOKENS[-1] // length, sequence_length=length, weights=weights_of(corpus))
     stream = TokenStream(corpus, [phase], 1, length)
-    found = {}
-    for token in TOKENS:
-        sample = token // length
-
-        def locate(number: int, sample: int = sample) -> object:
-            return stream.entries(sample + number, sample + number + 1)
-
-        def read(number: int, sample: int = sample) -> object:
-            return stream.read([sample + number])
-
-        def open_and_read(number: int, sample: int = sample) -> object:
-            return TokenStream(corpus, [phase], 1, length).read([sample + number])
-
-        found[f"{token:.0e}"] = {
-            "locate_microseconds": round(best_seconds(locate, rounds) * 1e6, 1),
-            "read_microseconds": round(best_seconds(read, rounds) * 1e6, 1),
-            "open_and_read_microseconds": round(best_seconds(open_and_read, rounds // 10) * 1e6, 1),
-        }
+    calls: dict[str, Callable[[int], object]] = {
+        "locate": lambda sample: stream.entries(sample, sample + 1),
+        "read": lambda sample: stream.read([sample]),
+        "open_and_read": lambda sample: TokenStream(corpus, [phase], 1, length).read([sample]),
+    }
+    found = {f"{token:.0e}": {f"{name}_microseconds": float("inf") for name in calls} for token in TOKENS}
+    for number in range(rounds):  # positions take turns, so that a busy machine harms all alike
+        for token in TOKENS:
+            for name, call in calls.items():
+                best = found[f"{token:.0e}"]
+                start = time.perf_counter()
+                call(token // length + number)
+                microseconds = round((time.perf_counter() - start) * 1e6, 1)
+                best[f"{name}_microseconds"] = min(best[f"{name}_microseconds"], microseconds)
     return found
 
 

@@ -22,18 +22,22 @@ class AdoptJob:
     """Directory of the new corpus."""
     tokenizer_model: str
     """The SentencePiece tokenizer.model that the shards were made with."""
-    train: dict[str, str]
-    """Source (domain/category, or deeper) -> path of its shard without .bin and .idx."""
-    heldout: dict[str, str] = field(default_factory=dict)
+    train: list[str]
+    """SOURCE:PATH of each shard, without .bin and .idx; a source is domain/category, or deeper."""
+    heldout: list[str] = field(default_factory=list)
     """The same for held-out documents."""
 
     def __post_init__(self) -> None:
         if not self.train:
-            raise ValueError("train ({}) must name at least one shard: pass 'train={english/web: PATH}'")
-        for source in (*self.train, *self.heldout):
-            parts = source.split("/")
-            if len(parts) < 2 or not all(SOURCE_PATTERN.fullmatch(f"{parts[0]}/{part}") for part in parts):
-                raise ValueError(f"source {source!r} must be domain/category, as in english/web")
+            raise ValueError("train ([]) must name at least one shard: pass 'train=[english/web:PATH]'")
+        for split, shards in (("train", self.train), ("heldout", self.heldout)):
+            sources = [source for source, _ in map(_parse, shards)]
+            for source, shard in zip(sources, shards, strict=True):
+                domain, *parts = source.split("/")
+                if not parts or not all(SOURCE_PATTERN.fullmatch(f"{domain}/{part}") for part in parts):
+                    raise ValueError(f"{split} ({shard}) must be SOURCE:PATH with a source such as english/web")
+                if sources.count(source) > 1:
+                    raise ValueError(f"{split} names {source} twice: give each shard a source such as {source}/1")
 
 
 def adopt(job: AdoptJob) -> None:
@@ -65,19 +69,25 @@ def adopt(job: AdoptJob) -> None:
         verify(VerifyJob(dir=str(staged)))
 
 
+def _parse(shard: str) -> tuple[str, str]:
+    """(source, path without suffix) of SOURCE:PATH."""
+    source, _, stem = shard.partition(":")
+    return source, stem
+
+
 def _link(job: AdoptJob, directory: Path) -> dict[str, dict[str, Any]]:
     """Link every shard into `directory`/tokens; returns the manifest's table of sizes."""
     from .shards import Shard
 
     table: dict[str, dict[str, Any]] = {}
-    for split, stems in (("train", job.train), ("heldout", job.heldout)):
-        for source, stem in stems.items():
+    for split, shards in (("train", job.train), ("heldout", job.heldout)):
+        for source, stem in map(_parse, shards):
             link = directory / "tokens" / f"{source}.{split}"
             link.parent.mkdir(parents=True, exist_ok=True)
             for suffix in (".bin", ".idx"):
                 target = Path(stem + suffix).absolute()
                 if not target.is_file():
-                    raise ValueError(f"{split}.{source} ({stem}): no such shard: {target} is missing")
+                    raise ValueError(f"{split} ({source}:{stem}): no such shard: {target} is missing")
                 link.with_name(link.name + suffix).symlink_to(target)
             shard = Shard(link)
             table.setdefault(source, {})[split] = {"documents": len(shard), "tokens": len(shard.tokens)}
