@@ -96,6 +96,7 @@ def test_killed_at_random_moments_and_rerun_it_ends_with_the_same_bytes(tmp_path
         "documents",
         "manifest.json",
         "rejected",
+        "report.html",
         "tokenizer",
         "tokens",
     }
