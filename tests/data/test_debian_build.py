@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nemotron4_data import Corpus, CorpusConfig, run_prepare
 from nemotron4_data.debian import DebianConfig
 from nemotron4_data.debian.apt import Apt, Deb
 from nemotron4_data.debian.builder import SOURCES_FILE, build_rows
@@ -20,6 +21,7 @@ from nemotron4_data.debian.readers import READERS
 from nemotron4_data.debian.rows import Row, load_rows
 from nemotron4_data.debian.shares import Group, fill, kept_shares
 from nemotron4_data.documents import read_lines
+from nemotron4_data.manifest import Manifest
 
 needs_dpkg = pytest.mark.skipif(
     any(shutil.which(tool) is None for tool in ("dpkg-deb", "apt-get", "apt-cache")), reason="this is not Debian"
@@ -286,3 +288,23 @@ def test_the_shipped_table_is_sound():
     assert len({(row.domain, row.package, row.reader, row.include) for row in rows}) == len(rows)
     for row in rows:
         row.wants("usr/share/doc/x/a.html")
+
+
+@needs_dpkg
+def test_prepare_builds_it_as_its_first_stage(cache, tmp_path, monkeypatch, make_job, tokenizer, capsys):
+    monkeypatch.setattr("nemotron4_data.debian.builder.load_rows", lambda path, row: ROWS)
+    debian = DebianConfig(cache=str(cache), english_mb=0.02, multilingual_mb=1.0, code_mb=1.0)
+    job = make_job("unused", tmp_path / "out", corpus=CorpusConfig(name="d", debian=debian, heldout_fraction=0.2))
+    job.tokenizer.model = str(tokenizer.path)
+    run_prepare(job)
+    stage = Manifest.load(tmp_path / "out").stages["raw"]
+    assert "raw/packages.json" in stage.files
+    assert set(stage.facts["not_served"]) == {"gone", "mandoc"}
+    assert set(Corpus.open(tmp_path / "out", verify=True).num_train_tokens) == {
+        *("code/python", "english/books", "multilingual/de"),
+    }
+    before = contents(tmp_path / "out")
+    shutil.rmtree(cache)  # a rerun of what is there asks for no package
+    run_prepare(job)
+    assert "raw: unchanged, kept" in capsys.readouterr().err
+    assert contents(tmp_path / "out") == before
