@@ -195,5 +195,6 @@ def _files(directory):
     return {
         path.relative_to(directory): path.read_bytes()
         for path in sorted(directory.rglob("*"))
-        if path.is_file() and path.name != "manifest.json"
+        # These name the directory, or when a file was changed.
+        if path.is_file() and path.name not in ("manifest.json", "report.html", ".verified.json")
     }

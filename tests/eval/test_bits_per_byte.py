@@ -9,6 +9,7 @@ import torch
 from nemotron4_eval import evaluate_bits_per_byte
 from nemotron4_eval.heldout import read_heldout
 from nemotron4_infer import likelihood
+from nemotron4_model.loss import Loss
 
 
 @torch.no_grad()
@@ -52,7 +53,8 @@ def test_a_uniform_model_costs_log2_of_the_vocabulary_a_token(model, corpus):
         config = model.config
 
         def forward(self, tokens_BT, targets_BT):
-            return torch.full(tokens_BT.shape, math.log(self.config.vocab_size))
+            nll_BT = torch.full(tokens_BT.shape, math.log(self.config.vocab_size))
+            return Loss(nll_BT.mean(), nll_BT)
 
     measured = evaluate_bits_per_byte(Uniform(), corpus)
     bits = measured.num_tokens * math.log2(model.config.vocab_size)
