@@ -1,5 +1,7 @@
-"""Every YAML that ships composes into a valid job, and the tree holds what the schema says."""
+"""Every YAML that ships and every command of a guide composes into a valid job; the tree holds what the schema says."""
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -85,3 +87,17 @@ def test_the_15b_experiment_is_the_paper_s_model_on_its_mesh():
     assert job.model.num_parameters == 15_628_775_424
     assert job.topology.num_ranks == 768
     assert list(job.schedule.phases) == ["warmup", "batch_384", "batch_768", "batch_1152"]
+
+
+def guide_commands():
+    for guide in sorted((CONF.parent / "docs").glob("*.md")):
+        for block in re.findall(r"^```\n(.*?)^```", guide.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+            yield from (line for line in block.splitlines() if line.startswith("nemotron4 "))
+
+
+@pytest.mark.parametrize("command", list(guide_commands()), ids=lambda command: command[:60])
+def test_a_command_of_a_guide_composes(command):
+    _, verb, *arguments = shlex.split(command)
+    if "=" not in arguments[0]:
+        verb = f"{verb}_{arguments.pop(0)}"
+    job_of(verb, *arguments)
