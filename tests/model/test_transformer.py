@@ -1,6 +1,7 @@
 """Each part against a reference written naively from its definition."""
 
 import math
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -262,6 +263,27 @@ def test_blocked_attention_equals_the_fused_kernel(
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     for gradient, theirs in zip(gradients, torch.autograd.grad(expected, qkv, direction), strict=True):
         torch.testing.assert_close(gradient, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_blocked_attention_in_bf16_is_as_exact_as_the_fused_kernel() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, heads, 200, 32) for heads in (6, 2, 2)]
+    exact = [torch.randn(shape, generator=generator) * scale for shape, scale in zip(shapes, (6, 6, 1), strict=True)]
+    direction = torch.randn(shapes[0], generator=generator)
+
+    def run(attention: Any, dtype: torch.dtype) -> list[Tensor]:
+        qkv = [tensor.to(dtype).requires_grad_() for tensor in exact]
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            y = attention(*qkv)
+        return [y.detach().float(), *(g.float() for g in torch.autograd.grad(y, qkv, direction.to(dtype)))]
+
+    fused = partial(torch.nn.functional.scaled_dot_product_attention, is_causal=True, enable_gqa=True)
+    exact = [tensor.bfloat16().float() for tensor in exact]
+    reference = run(fused, torch.float32)
+    for ours, theirs, true in zip(
+        run(blocked_causal_attention, torch.bfloat16), run(fused, torch.bfloat16), reference, strict=True
+    ):
+        assert (ours - true).norm() < 1.5 * (theirs - true).norm()
 
 
 def test_initial_weights_follow_the_recipe() -> None:

@@ -1,11 +1,12 @@
 """Causal grouped-query attention for training on a processor: a few large matrix products instead of a fused kernel.
 
 torch's fused kernel for processors works on small tiles of single heads and is slowest in backward. Here all query
-heads of a key/value head are stacked, and each block of queries meets only the keys up to its end, so that about half
-of the work above the diagonal is never done. The price is memory: backward keeps the attention weights, T x T / 2 a
-query head.
+heads of a key/value head are stacked, and each block of queries meets only the keys up to its end, so that nearly all
+work above the diagonal, half of the square, is never done. The price is memory: backward keeps the attention weights,
+T x T / 2 a query head, and the output in the order of the blocks.
 
-Invariant: equal to `F.scaled_dot_product_attention` up to rounding; scores and softmax are fp32 whatever the dtype.
+Invariant: equal to `F.scaled_dot_product_attention` up to rounding; scores, softmax and their gradients are fp32
+whatever the dtype, under autocast too.
 
 Shapes: B batch, T tokens, N query heads, K key/value heads, G query heads per key/value head, H head width, P pairs of
 batch and key/value head, Q queries of a group in the order of (position, head), S keys up to the end of a block.
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 BLOCK_TOKENS = 64
 """Positions per block: smaller ones skip more of what lies above the diagonal, larger ones make better products."""
@@ -26,7 +28,8 @@ MAX_TOKENS = 1_024
 
 def blocked_causal_attention(q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor) -> Tensor:
     """y_BNTH = softmax(q k^T / sqrt(H)) v, each query over the keys up to its own position."""
-    y_BNTH: Tensor = _BlockedCausalAttention.apply(q_BNTH, k_BKTH, v_BKTH)  # type: ignore[no-untyped-call]
+    with torch.autocast("cpu", enabled=False):  # it would undo the casts to fp32
+        y_BNTH: Tensor = _BlockedCausalAttention.apply(q_BNTH, k_BKTH, v_BKTH)  # type: ignore[no-untyped-call]
     return y_BNTH
 
 
@@ -50,16 +53,18 @@ class _BlockedCausalAttention(torch.autograd.Function):
         return _unstacked(y_PQH, B, T)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q_PQH, k_PTH, v_PTH, y_PQH, *kept = ctx.saved_tensors
         (P, T, H), B = k_PTH.shape, ctx.batch
         grad_y_PQH = _stacked(grad_outputs[0], P // B)
         grad_q_PQH, grad_k_PTH, grad_v_PTH = torch.empty_like(q_PQH), torch.zeros_like(k_PTH), torch.zeros_like(v_PTH)
-        mean_PQ1 = (grad_y_PQH * y_PQH).sum(dim=-1, keepdim=True)  # the gradient of a query's weights, averaged by them
+        # Of the gradient of a query's weights, averaged by these weights; the difference to it below is small: fp32.
+        mean_PQ1 = (grad_y_PQH.float() * y_PQH.float()).sum(dim=-1, keepdim=True)
         for (queries, _, end), weights_PQS in zip(_blocks(T, q_PQH.shape[1] // T), kept, strict=True):
             grad_v_PTH[:, :end] += torch.bmm(weights_PQS.transpose(1, 2), grad_y_PQH[:, queries])
-            grad_PQS = torch.bmm(grad_y_PQH[:, queries], v_PTH[:, :end].transpose(1, 2))
-            grad_PQS = grad_PQS.sub_(mean_PQ1[:, queries]).mul_(weights_PQS)
+            grad_PQS = torch.bmm(grad_y_PQH[:, queries].float(), v_PTH[:, :end].float().transpose(1, 2))
+            grad_PQS = grad_PQS.sub_(mean_PQ1[:, queries]).mul_(weights_PQS).to(q_PQH.dtype)
             grad_q_PQH[:, queries] = torch.bmm(grad_PQS, k_PTH[:, :end])
             grad_k_PTH[:, :end] += torch.bmm(grad_PQS.transpose(1, 2), q_PQH[:, queries])
         grad_q_PQH *= H**-0.5
@@ -86,6 +91,6 @@ def _stacked(x_BNTH: Tensor, K: int) -> Tensor:
 
 
 def _unstacked(x_PQH: Tensor, B: int, T: int) -> Tensor:
-    """x_BNTH, the inverse of `_stacked`."""
+    """x_BNTH, the inverse of `_stacked`: a view of x_BTNH, which is what the output projection reads."""
     P, Q, H = x_PQH.shape
-    return x_PQH.view(B, P // B, T, Q // T, H).transpose(2, 3).reshape(B, P // B * (Q // T), T, H)
+    return x_PQH.view(B, P // B, T, Q // T, H).transpose(1, 2).reshape(B, T, P // B * (Q // T), H).transpose(1, 2)

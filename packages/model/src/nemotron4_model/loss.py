@@ -1,7 +1,7 @@
 """Mean cross entropy of the output head, a chunk of tokens at a time, with the gradients found in the same pass.
 
-Each chunk's logits become its loss and at once its part of the gradients, while they are still in cache; neither the
-logits of all tokens nor their gradient ever exist. 256k words x 4096 tokens would be 2 GB of logits in bf16.
+Each chunk's logits become its loss and at once its part of the gradients, while they are still in cache; no more than a
+chunk's logits exist. Of 256k words x 4096 tokens they would be 2 GB in bf16.
 
 Invariant: for any number of tokens per chunk, loss and gradients equal `F.cross_entropy(x @ w.T, targets)` computed
 in fp32 from the same logits.
@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 LOGITS_BYTES = {"cpu": 16 << 20}
-"""Size of a chunk's logits in fp32, by device: on a processor they stay in its cache."""
+"""Size of a chunk's logits in fp32, by device: on a processor they stay in its cache, where the vocabulary allows."""
 
 OTHER_LOGITS_BYTES = 1 << 30
 """Elsewhere: each chunk reads the head matrix and its gradient again, so that smaller ones are bound by memory."""
@@ -52,6 +53,7 @@ def linear_cross_entropy(
 ) -> Loss:
     """Negative log-likelihood of targets_BT under softmax(x @ weight.T), `chunk_tokens` (None: by device) at a time.
 
+    Every target must be a word; none is ignored.
     Under autocast the products are in its dtype. With `shard`, weight_VD is a part of the vocabulary: the loss is
     whole on every rank, the gradient of x_BTD is this rank's part of a sum.
     """
@@ -98,18 +100,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 if logits_CV.dtype != low_CV.dtype:
                     low_CV.copy_(logits_CV)
                 gradients.add(chunk, low_CV)
-        ctx.gradients = gradients
+        ctx.gradients = None if gradients is None else (gradients.grad_x_ND, gradients.grad_weight_VD)
         ctx.like = x_BTD.shape, x_BTD.dtype, weight_VD.dtype
         nll_BT = nll_N.view(targets_BT.shape)
         ctx.mark_non_differentiable(nll_BT)
         return nll_BT.mean(), nll_BT
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         assert ctx.gradients is not None, "the gradients of this loss were taken already"
-        (shape, dtype, weight_dtype), gradients, ctx.gradients = ctx.like, ctx.gradients, None
-        scale = grad_outputs[0] / len(gradients.x_ND)
-        grad_x_ND, grad_weight_VD = gradients.grad_x_ND.mul_(scale), gradients.grad_weight_VD.mul_(scale)
+        (shape, dtype, weight_dtype), (grad_x_ND, grad_weight_VD) = ctx.like, ctx.gradients
+        ctx.gradients = None
+        scale = grad_outputs[0] / len(grad_x_ND)
+        grad_x_ND, grad_weight_VD = grad_x_ND.mul_(scale), grad_weight_VD.mul_(scale)
         return grad_x_ND.view(shape).to(dtype), grad_weight_VD.to(weight_dtype), None, None, None, None, None
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from nemotron4_model.config import ModelConfig
 
@@ -71,12 +72,14 @@ class _SplitAndRotate(torch.autograd.Function):
     def forward(ctx: Any, qkv_BTKGH: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(cos_TR, sin_TR)
         ctx.shape = qkv_BTKGH.shape
-        q_BTKGH, k_BTKH = torch.empty_like(qkv_BTKGH[..., :-2, :]), torch.empty_like(qkv_BTKGH[..., -2, :])
-        _turn(qkv_BTKGH[..., :-2, :], cos_TR, sin_TR, out=q_BTKGH)
-        _turn(qkv_BTKGH[..., -2:-1, :], cos_TR, sin_TR, out=k_BTKH[..., None, :])
-        return q_BTKGH.flatten(2, 3), k_BTKH, qkv_BTKGH[..., -1, :].clone()
+        qk_BTKGH = torch.empty_like(qkv_BTKGH[..., :-1, :])
+        _turn(qkv_BTKGH[..., :-1, :], cos_TR, sin_TR, out=qk_BTKGH)
+        # Copies, so that what backward keeps of one does not hold the others.
+        q_BTNH = qk_BTKGH[..., :-1, :].flatten(2, 3)
+        return q_BTNH, qk_BTKGH[..., -1, :].clone(), qkv_BTKGH[..., -1, :].clone()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         grad_q_BTNH, grad_k_BTKH, grad_v_BTKH = grad_outputs
         cos_TR, sin_TR = ctx.saved_tensors

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from nemotron4_model.config import ModelConfig
 from nemotron4_model.cpu_attention import MAX_TOKENS, blocked_causal_attention
@@ -207,6 +208,7 @@ class _SquaredReLU(torch.autograd.Function):
         return positive * positive
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
         (positive,) = ctx.saved_tensors
         zero = positive.new_zeros(())
@@ -214,7 +216,7 @@ class _SquaredReLU(torch.autograd.Function):
 
 
 class Head(nn.Module):
-    """The output matrix, and the loss with it: the logits of all tokens are never held (see loss.py)."""
+    """The output matrix, and the loss with it: no more than a chunk's logits are held (see loss.py)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
