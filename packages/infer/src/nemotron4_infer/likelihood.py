@@ -16,7 +16,7 @@ from nemotron4_infer.windows import batch_windows, document_windows, window_arra
 from nemotron4_model import Transformer
 
 TOKENS_PER_BATCH = 8_192
-"""Tokens of one forward pass: enough to keep a device busy, few enough for the logits of a 32k vocabulary."""
+"""Tokens of one forward pass: enough to keep a device busy."""
 
 Progress = Callable[[int, int], None]
 """Called with (tokens scored so far, tokens in all)."""

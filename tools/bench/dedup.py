@@ -1,0 +1,134 @@
+"""Time exact and near deduplication end to end on one core: read, shingle, sign, band, verify, decide.
+
+Shards of about 32 MB of text are written from JSONL files of documents; a second run on four times as many documents,
+the same with other ids and one word in twelve changed, tells whether memory grows with the corpus.
+
+    python tools/bench/dedup.py 'data/debian/raw/english/*.jsonl.zst' --output dedup.json
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from glob import glob
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from nemotron4_data.curation.dedup import deduplicate
+from nemotron4_data.curation.dedup_config import DedupConfig
+from nemotron4_data.documents import FrameWriter, read_lines
+from nemotron4_data.executor import open_executor
+from nemotron4_data.prepare_job import ExecutorConfig
+
+_SHARD_BYTES = 32_000_000
+
+
+def documents(pattern: str, num_bytes: int) -> list[dict[str, Any]]:
+    """Documents of the files in their order, up to that much text."""
+    found: list[dict[str, Any]] = []
+    for path in sorted(glob(pattern)):
+        for line in read_lines(Path(path)):
+            found.append(json.loads(line))
+            num_bytes -= len(found[-1]["text"])
+            if num_bytes <= 0:
+                return found
+    return found
+
+
+def changed_copies(originals: list[dict[str, Any]], copies: int) -> Iterator[dict[str, Any]]:
+    """The documents, and copies of them that are not near duplicates."""
+    for copy in range(copies):
+        draw = random.Random(copy)
+        for document in originals:
+            words = document["text"].split(" ")
+            if copy:
+                for _ in range(len(words) // 12):
+                    words[draw.randrange(len(words))] = f"word{draw.randrange(10**6)}"
+            yield {**document, "id": f"{copy}/{document['id']}", "text": " ".join(words)}
+
+
+def write_shards(folder: Path, records: Iterator[dict[str, Any]]) -> tuple[list[Path], int, int]:
+    """Work shards, the documents in them and the bytes of their texts."""
+    writers: list[FrameWriter] = []
+    paths: list[Path] = []
+    count = total = 0
+    for record in records:
+        if total >= len(writers) * _SHARD_BYTES:
+            paths.append(folder / f"{len(paths):06}.jsonl.zst")
+            writers.append(FrameWriter(paths[-1], 1))
+        writers[-1].write({"split": "train", **record})
+        count += 1
+        total += len(record["text"].encode())
+    for writer in writers:
+        writer.close()
+    return paths, count, total
+
+
+def run_one(folder: Path) -> None:
+    """Deduplicate the shards of a folder in this process and print what it took."""
+    paths = sorted(folder.glob("*.jsonl.zst"))
+    with open_executor(ExecutorConfig(num_workers=1)) as executor:
+        start, cpu = time.perf_counter(), time.process_time()
+        drops = deduplicate(paths, DedupConfig(exact=True, near=True), folder / "work", executor)
+        reasons = [drop.reason for shard in drops for drop in shard.values()]
+        wall, cpu = time.perf_counter() - start, time.process_time() - cpu
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
+    found = {"exact": reasons.count("exact"), "near": reasons.count("near")}
+    print(json.dumps({"wall_seconds": wall, "cpu_seconds": cpu, "peak_megabytes": peak, "dropped": found}))
+
+
+def measure(originals: list[dict[str, Any]], copies: int) -> dict[str, Any]:
+    """One size in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        _, count, num_bytes = write_shards(Path(folder), changed_copies(originals, copies))
+        command = [sys.executable, __file__, "--run", folder]
+        result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return {
+        "documents": count,
+        "megabytes": round(num_bytes / 1e6, 1),
+        "documents_per_cpu_second": round(count / result["cpu_seconds"]),
+        "megabytes_per_cpu_second": round(num_bytes / 1e6 / result["cpu_seconds"], 1),
+        **{key: round(value, 1) if isinstance(value, float) else value for key, value in result.items()},
+    }
+
+
+def main() -> None:
+    """Measure both sizes and print, or write, one JSON document."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("pattern", nargs="?", help="glob of JSONL files of documents")
+    parser.add_argument("--megabytes", type=int, default=64)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--run", type=Path, help="only deduplicate the shards of a folder")
+    arguments = parser.parse_args()
+    if arguments.run:
+        run_one(arguments.run)
+        return
+    originals = documents(arguments.pattern, arguments.megabytes * 10**6)
+    document = {
+        "machine": {"cores": os.cpu_count(), "load_average_at_start": round(os.getloadavg()[0], 2)},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("duckdb", "rensa", "numpy")},
+        },
+        "commit": subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip(),
+        "what": "exact and near deduplication end to end in one process; CPU seconds of all its threads",
+        "sizes": {f"{copies}x": measure(originals, copies) for copies in (1, 4)},
+    }
+    text = json.dumps(document, indent=2) + "\n"
+    print(text)
+    if arguments.output:
+        arguments.output.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
