@@ -19,7 +19,6 @@ SECTIONS = (
     "Language-model quality",
     "The tokenizer",
     "Blend",
-    "Time",
 )
 
 
@@ -90,7 +89,6 @@ def full_manifest():
         },
         benchmarks={"gsm8k": {"texts": 1_319, "short": 4}},
         licenses={WILD: size(79, 7_000)},
-        seconds=12.34,
     )
     tokens = stage(
         sources={
@@ -119,7 +117,6 @@ def test_every_fact_has_its_place(tmp_path):
     assert rows["decontamination"] == ["80", "1", "1.25%", "1.00", "", "79", ""]
     assert rows["gsm8k"] == ["1,319", "4", "1", "1.00"]
     assert rows["en"] == ["30", "30", "40", "1.000", "2.000", ""]
-    assert rows["documents"] == ["12.3"]
     order = [row[0] for row in page.rows]
     assert order.index("Unicode repair") < order.index("exact duplicates") < order.index("Gopher quality rules")
 

@@ -11,9 +11,7 @@ Source: fertility as in arXiv 2012.15613, section 3.1; by words of the text, not
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +21,6 @@ from typing import Any
 
 from .documents import document_path, read_lines
 from .languages import language_of
-from .staging import write_file
 from .tokenizer import Tokenizer
 
 KINDS = ("natural", "programming")
@@ -112,19 +109,6 @@ def _word() -> Any:
     unspaced = "".join(rf"\p{{{script}}}" for script in _SCRIPTS_WITHOUT_SPACES)
     letter = rf"[\w--[{unspaced}]]"
     return regex.compile(rf"(?V1)(?P<character>[{unspaced}&&[\p{{L}}\p{{N}}]]\p{{M}}*)|{letter}+(?:['’]{letter}+)*")
-
-
-def write_fertility(rows: Sequence[FertilityRow], path: Path) -> None:
-    """Write the table as CSV in one step."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    fields = ("kind", "language", "documents", "bytes", "words", "counted", "tokens")
-    writer.writerow((*fields, "tokens_per_word", "bytes_per_token"))
-    for row in rows:
-        figures = (f"{row.tokens_per_word:.4f}", f"{row.bytes_per_token:.4f}")
-        writer.writerow((*(getattr(row, field) for field in fields), *figures))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, buffer.getvalue().encode())
 
 
 def fertility_chart(rows: Sequence[FertilityRow]) -> str:

@@ -6,8 +6,7 @@ Built from the manifest alone, so it can be written again at any time. A section
   where given `quality` (`quality_facts`), `benchmarks` {name: {texts, short}}, `licenses` {name: {documents, bytes}};
 - stage tokenizer: `vocab_size` and the special ids;
 - stage tokens: `sources`, and where given `fertility` (rows as dicts) and `blend` {name, tokens, sources: {source:
-  {weight, epochs}}};
-- of every stage, where given, `seconds`.
+  {weight, epochs}}}.
 
 Invariant: text of documents, ids and reasons comes from the wild and is escaped.
 """
@@ -60,7 +59,6 @@ def write_report(manifest: Manifest, directory: Path) -> Path:
         *_quality(documents.get("quality")),
         *_tokenizer(manifest, tokenizer, tokens),
         *_blend(tokens.get("blend")),
-        *_timings(facts),
     ]
     settings = html.escape(json.dumps(manifest.settings, indent=1, ensure_ascii=False))
     sections.append(details("Settings", f"<pre>{settings}</pre>"))
@@ -266,12 +264,6 @@ def _blend(blend: Mapping[str, Any] | None) -> Iterator[str]:
     by_epochs = sorted(blend["sources"].items(), key=lambda item: (-item[1]["epochs"], item[0]))
     rows = [(source, f"{row['weight']:.3%}", f"{row['epochs']:.2f}") for source, row in by_epochs]
     yield details("Epochs by source, the most repeated first", table(("source", "weight", "epochs"), rows))
-
-
-def _timings(facts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    rows = [(name, f"{found['seconds']:,.1f}") for name, found in facts.items() if "seconds" in found]
-    if rows:
-        yield f"<h2>Time</h2>{table(('stage', 'seconds'), rows)}"
 
 
 def _sizes(items: Iterable[tuple[str, Size]]) -> list[tuple[str, ...]]:

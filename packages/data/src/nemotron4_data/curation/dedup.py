@@ -20,9 +20,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..executor import Executor
 from ..staging import partial_path, value_sha256
 from .dedup_config import DedupConfig
-from .near_duplicates import Executor, find_near_duplicates
+from .near_duplicates import find_near_duplicates
 from .signatures import bucket_columns, sign_shard
 
 if TYPE_CHECKING:

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import numpy as np
 
+from ..executor import Executor
 from ..staging import partial_path, write_file
 from .dedup_config import DedupConfig
 from .shingles import Hashes, distinct, jaccard, shingle_hashes
@@ -37,13 +38,6 @@ _KEPT = ("age", "kept")
 _NEIGHBOURS = 3  # how many documents before it in a bucket each one is compared with, besides the bucket's oldest
 _MAX_ROUNDS = 16  # of comparing documents with what their likes were dropped for; two or three are usual
 _PAIRS_IN_TASK = 1 << 15
-
-
-class Executor(Protocol):
-    """Whatever runs tasks, perhaps elsewhere."""
-
-    def map(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
-        """Results in the order of the tasks."""
 
 
 def find_near_duplicates(

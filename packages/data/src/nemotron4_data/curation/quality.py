@@ -13,18 +13,19 @@ any scorer of the entry-point group `nemotron4.scorers`, by default our own smal
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..documents import read_lines
+from ..executor import Executor
 from ..languages import language_of
 from ..manifest import hash_files
 from ..staging import file_sha256, value_sha256, write_file
@@ -40,12 +41,6 @@ Scorer = Callable[[Sequence[str]], Sequence[float]]
 """Bits per byte of each of some non-empty texts; lower is likelier."""
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-class Executor(Protocol):
-    """What runs tasks, possibly elsewhere; results come in the order of the tasks."""
-
-    def map(self, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[R]: ...  # noqa: D102
 
 
 def load_scorer(config: QualityConfig) -> Scorer:

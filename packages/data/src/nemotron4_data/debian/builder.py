@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import subprocess
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from ..documents import FrameWriter, read_lines
+from ..executor import Executor
 from ..staging import staged_directory, value_sha256
 from .archives import Package
 from .config import DebianConfig
@@ -32,13 +33,6 @@ R = TypeVar("R")
 
 Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int, int], None]]]
 """`progress(step, total_bytes)` is a context whose value is called with numbers of things and bytes done."""
-
-
-class Executor(Protocol):
-    """Runs a picklable function over tasks; results come in the order of the tasks."""
-
-    def map(self, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[R]:
-        """Results of `function` for each task."""
 
 
 @dataclass(frozen=True)
