@@ -212,6 +212,7 @@ FAULTS: list[tuple[Any, str]] = [
     (lambda d: damage_config(d, rope_parameters={"rope_type": "yarn"}), "rope_type ('yarn') must be 'default'"),
     (lambda d: damage_config(d, hidden_size="32"), "config.json: hidden_size ('32') must be int"),
     (lambda d: damage_config(d, norm_eps="x"), "config.json: norm_eps ('x') must be int or float"),
+    (lambda d: damage_config(d, norm_eps=float("nan")), "config.json: norm_eps (nan) must be a finite number"),
     (lambda d: damage_config(d, rope_parameters=[]), "config.json: rope_parameters ([]) must be dict"),
     (lambda d: (d / "config.json").unlink(), "config.json: the file is missing"),
     (lambda d: (d / "config.json").write_text("{"), "config.json: not valid JSON"),
@@ -252,6 +253,14 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     shard = sorted((tmp_path / "m").glob("model-*.safetensors"))[1]
     shard.unlink()
     with pytest.raises(ValueError, match=f"{shard.name}: the file is missing; model.safetensors.index.json names it"):
+        load_pretrained(tmp_path / "m")
+
+
+def test_a_tensor_that_the_index_leaves_out_is_named(tmp_path: Path) -> None:
+    save_pretrained(make(CONFIG), tmp_path / "m", max_shard_bytes=4_000)
+    shard = sorted((tmp_path / "m").glob("model-*.safetensors"))[1]
+    save_file({**load_file(shard), "more": torch.zeros(1)}, shard)
+    with pytest.raises(ValueError, match="tensor 'more' is not part of this model"):
         load_pretrained(tmp_path / "m")
 
 

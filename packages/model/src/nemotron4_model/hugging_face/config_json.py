@@ -5,6 +5,7 @@ Source: transformers' `NemotronConfig` (both its current keys and those of versi
 NVIDIA's models, which say rope_percent or rope_percentage, kv_channels and layer_norm_eps.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -93,6 +94,8 @@ def _first(
         if (value := content.get(key)) is not None:
             if type(value) not in kinds:
                 raise ValueError(f"{source}: {key} ({value!r}) must be {' or '.join(kind.__name__ for kind in kinds)}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{source}: {key} ({value!r}) must be a finite number")
             return value
     if default is None:
         raise ValueError(f"{source}: key {keys[0]!r} is missing")

@@ -89,8 +89,10 @@ class _Reader:
         return tensor
 
     def check_nothing_is_left(self) -> None:
+        held = {name for file_name in set(self.file_of.values()) for name in self._file(file_name).keys()}  # noqa: SIM118  (not a dict)
         # Older exports store the rotary frequencies, which are computed here.
-        extra = sorted(name for name in self._unchecked if not name.endswith("rotary_emb.inv_freq"))
+        unknown = self._unchecked | (held - set(self.file_of))
+        extra = sorted(name for name in unknown if not name.endswith("rotary_emb.inv_freq"))
         if extra:
             raise ValueError(f"{self.root}: tensor {extra[0]!r} is not part of this model ({len(extra)} such tensors)")
 
