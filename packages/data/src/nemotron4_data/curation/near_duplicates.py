@@ -17,7 +17,7 @@ from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -29,9 +29,6 @@ from .signatures import bucket_columns, read_documents
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
-
-Task = TypeVar("Task")
-Result = TypeVar("Result")
 
 _PAIR = ("older", "younger")
 _KEPT = ("age", "kept")
