@@ -81,7 +81,7 @@ def lint(session: nox.Session) -> None:
 @nox.parametrize("package", [nox.param(name, id=name) for name in PACKAGES])
 def test(session: nox.Session, package: str) -> None:
     """One package's tests with only that package (and what it depends on) installed."""
-    install(session, *TEST_PACKAGES[package], tools=(*TEST_TOOLS, "transformers", "sentencepiece"))
+    install(session, *TEST_PACKAGES[package], tools=(*TEST_TOOLS, "transformers", "sentencepiece", "protobuf"))
     session.run("pytest", "-q", f"tests/{package}", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
