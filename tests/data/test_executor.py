@@ -181,6 +181,7 @@ class TestRay:
         assert _files(tmp_path / "out") == _files(corpus.dir)
 
     def test_an_address_without_a_cluster_is_named(self):
+        pytest.importorskip("ray")
         address = "127.0.0.1:1"
         with (
             pytest.raises(ValueError) as error,
