@@ -123,6 +123,12 @@ def test_similarity_is_not_passed_on(tmp_path):
     assert drops_of(tmp_path, [first, second, third]) == [{1: Drop("near", "0/0")}]
 
 
+def test_copies_of_a_dropped_document_name_the_one_that_is_kept(tmp_path):
+    base = prose(1)
+    texts = [" ".join(base), changed(base, 100), changed(base, 100)]
+    assert drops_of(tmp_path, texts) == [{1: Drop("near", "0/0"), 2: Drop("exact", "0/0")}]
+
+
 def test_texts_without_words_are_only_equal(tmp_path):
     assert drops_of(tmp_path, ["...", "!!!", "...", ""]) == [{2: Drop("exact", "0/0")}]
 
