@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import IO, Any
+from typing import IO, Any, cast
 
 if sys.version_info >= (3, 14):
     from compression.zstd import ZstdError, ZstdFile
@@ -15,5 +15,4 @@ __all__ = ["ZstdError", "open_zstd"]
 
 def open_zstd(file: Any) -> IO[bytes]:
     """A reader of all frames of a file, given as a path or a binary stream."""
-    opened: Any = ZstdFile(file)
-    return opened  # type: ignore[no-any-return]
+    return cast(IO[bytes], ZstdFile(file))

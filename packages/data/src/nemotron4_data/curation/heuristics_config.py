@@ -150,7 +150,7 @@ class DataEverywhereConfig:
 def rules_by_language(config: Rules, languages: dict[str, dict[str, Any]]) -> dict[str, Rules]:
     """The config as each overridden language sees it."""
     return {
-        language: replace(config, **overrides, languages={})  # type: ignore[type-var]
+        language: replace(config, **overrides, languages={})  # type: ignore[type-var]  # each caller passes a dataclass
         for language, overrides in languages.items()
     }
 

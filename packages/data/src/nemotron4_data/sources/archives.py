@@ -30,7 +30,7 @@ class _Header(tarfile.TarInfo):
     def frombuf(cls, buf: Any, encoding: str, errors: str) -> Any:
         try:
             return super().frombuf(buf, encoding, errors)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # typeshed leaves it out
             raise
         except tarfile.HeaderError as error:
             raise Damaged(f"tar archive without end mark: {error}") from error

@@ -89,7 +89,7 @@ class _Reader:
         return tensor
 
     def check_nothing_is_left(self) -> None:
-        held = {name for file_name in set(self.file_of.values()) for name in self._file(file_name).keys()}  # noqa: SIM118  (not a dict)
+        held = set().union(*(self._file(file_name).keys() for file_name in set(self.file_of.values())))
         # Older exports store the rotary frequencies, which are computed here.
         unknown = self._unchecked | (held - set(self.file_of))
         extra = sorted(name for name in unknown if not name.endswith("rotary_emb.inv_freq"))
