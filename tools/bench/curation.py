@@ -20,6 +20,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from machine import processor
 from omegaconf import OmegaConf
 
 from nemotron4_data.curation import CurationConfig, CurationReport, Step, early_steps, late_steps, run_steps
@@ -83,7 +84,7 @@ def main() -> None:
         steps = load_steps(documents, Path(directory))
     results = {step.name: measure(documents, [step], arguments.rounds) for step in steps}
     document = {
-        "machine": {"processor": _processor(), "cores": os.cpu_count(), "load_average_at_start": load_average},
+        "machine": {"processor": processor(), "cores": os.cpu_count(), "load_average_at_start": load_average},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
         "commit": commit,
         "what": "one core, seconds of the processor, best of rounds; each step on the documents of its domains",
@@ -95,13 +96,6 @@ def main() -> None:
     print(text)
     if arguments.output:
         arguments.output.write_text(text, encoding="utf-8")
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

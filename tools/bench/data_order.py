@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from machine import processor
 from torch.utils.data import DataLoader
 
 from nemotron4_data import Distribution, Sampling, StreamPhase, TokenStream, expand
@@ -165,7 +166,7 @@ def main() -> None:
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     document = {
         "machine": {
-            "processor": _processor(),
+            "processor": processor(),
             "cores": os.cpu_count(),
             "threads": arguments.threads,
             "load_average_at_start": load,
@@ -186,13 +187,6 @@ def main() -> None:
     print(text)
     if arguments.output:
         arguments.output.write_text(text, encoding="utf-8")
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from machine import processor
+
 from nemotron4_data.curation.dedup import deduplicate
 from nemotron4_data.curation.dedup_config import DedupConfig
 from nemotron4_data.documents import FrameWriter, read_lines
@@ -113,7 +115,11 @@ def main() -> None:
         return
     originals = documents(arguments.pattern, arguments.megabytes * 10**6)
     document = {
-        "machine": {"cores": os.cpu_count(), "load_average_at_start": round(os.getloadavg()[0], 2)},
+        "machine": {
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "load_average_at_start": round(os.getloadavg()[0], 2),
+        },
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("duckdb", "rensa", "numpy")},

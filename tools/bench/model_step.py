@@ -24,6 +24,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import transformers
+from machine import processor
 
 from nemotron4_model import ModelConfig, Recompute, Transformer, initialise, parallelise
 from nemotron4_model.hugging_face.config_json import to_json
@@ -170,7 +171,7 @@ def main() -> None:
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     document = {
         "machine": {
-            "processor": _processor(),
+            "processor": processor(),
             "cores": os.cpu_count(),
             "threads": arguments.threads,
             "load_average_at_start": round(os.getloadavg()[0], 2),
@@ -189,13 +190,6 @@ def main() -> None:
     print(text)
     if arguments.output:
         arguments.output.write_text(text, encoding="utf-8")
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":
