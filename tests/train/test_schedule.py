@@ -99,6 +99,11 @@ def test_continued_training_starts_where_pretraining_ended_and_reaches_a_fifth_a
             "schedule.phases.*.learning_rate.end_fraction (-1.0): must be at least 0",
         ),
         (
+            lambda: Schedule(phases={"a": phase(64, 1, 64, WARMUP)}, shuffle_block_tokens=127),
+            "schedule.shuffle_block_tokens (127): must hold two sequences, so that sources stay within a block of "
+            "their weights; raise it to 128 or more",
+        ),
+        (
             lambda: Timeline(Schedule()),
             "schedule.phases (empty): a run needs at least one phase; choose one with schedule=OPTION",
         ),

@@ -3,7 +3,10 @@
 Shards of about 32 MB of text are written from JSONL files of documents; a second run on four times as many documents,
 the same with other ids and one word in twelve changed, tells whether memory grows with the corpus.
 
-    python tools/bench/dedup.py 'data/debian/raw/english/*.jsonl.zst' --output dedup.json
+Recall and precision are counted on documents drawn from the same files, unchanged, against all their pairs: shingles
+cut by a regular expression, similarities by counting, nothing shared with the code that is tested.
+
+    python tools/bench/dedup.py 'data/debian/raw/[ce]*/*.jsonl.zst' --output dedup.json
 """
 
 import argparse
@@ -11,10 +14,12 @@ import json
 import os
 import platform
 import random
+import re
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from glob import glob
 from importlib.metadata import version
@@ -102,11 +107,51 @@ def measure(originals: list[dict[str, Any]], copies: int) -> dict[str, Any]:
     }
 
 
+def shingles(text: str, num_words: int = 5) -> set[str]:
+    """Runs of words of a text in a spaced script."""
+    words = re.findall(r"[^\s\x00-/:-@\[-^`{-\xa9\xab-\xb4\xb6-\xb9\xbb-\xbf\u2000-\u206f]+", text.lower())
+    return {" ".join(words[i : i + num_words]) for i in range(max(1, len(words) - num_words + 1))}
+
+
+def agreement(pattern: str, num_documents: int, threshold: float) -> dict[str, Any]:
+    """Recall of the pairs that are alike, and precision of the near drops, on documents drawn from all files."""
+    lines = [line for path in sorted(glob(pattern)) for line in read_lines(Path(path))]
+    drawn = [json.loads(line) for line in random.Random(0).sample(lines, num_documents)]
+    sets = [shingles(document["text"]) for document in drawn]
+    holders: dict[str, list[int]] = defaultdict(list)
+    pairs = set()
+    for younger, of_younger in enumerate(sets):
+        shared = Counter(older for shingle in of_younger for older in holders[shingle])
+        for older, count in shared.items():
+            if count >= threshold * (len(sets[older]) + len(of_younger) - count):
+                pairs.add((older, younger))
+        for shingle in of_younger:
+            holders[shingle].append(younger)
+    with tempfile.TemporaryDirectory() as folder, open_executor(ExecutorConfig(num_workers=1)) as executor:
+        records = ({**document, "id": str(n), "date": f"{n:06}"} for n, document in enumerate(drawn))
+        paths, _, _ = write_shards(Path(folder), records)
+        drops = deduplicate(
+            paths, DedupConfig(exact=True, near=True, threshold=threshold), Path(folder) / "work", executor
+        )
+        ids = [[json.loads(line)["id"] for line in read_lines(path)] for path in paths]
+        found = {int(ids[shard][n]): drop for shard, of in enumerate(drops) for n, drop in of.items()}
+    near = [(int(drop.kept_id), number) for number, drop in found.items() if drop.reason == "near"]
+    return {
+        "documents": num_documents,
+        "threshold": threshold,
+        "pairs_alike": len(pairs),
+        "recall_of_pairs": sum(older in found or younger in found for older, younger in pairs) / max(1, len(pairs)),
+        "near_drops": len(near),
+        "precision_of_near_drops": sum(tuple(sorted(pair)) in pairs for pair in near) / max(1, len(near)),
+    }
+
+
 def main() -> None:
     """Measure both sizes and print, or write, one JSON document."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pattern", nargs="?", help="glob of JSONL files of documents")
     parser.add_argument("--megabytes", type=int, default=64)
+    parser.add_argument("--documents", type=int, default=4_000, help="to count recall and precision on")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--run", type=Path, help="only deduplicate the shards of a folder")
     arguments = parser.parse_args()
@@ -128,6 +173,7 @@ def main() -> None:
             ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
         ).stdout.strip(),
         "what": "exact and near deduplication end to end in one process; CPU seconds of all its threads",
+        "agreement": agreement(arguments.pattern, arguments.documents, DedupConfig().threshold),
         "sizes": {f"{copies}x": measure(originals, copies) for copies in (1, 4)},
     }
     text = json.dumps(document, indent=2) + "\n"

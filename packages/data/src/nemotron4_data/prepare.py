@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from datetime import timedelta
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -97,10 +99,14 @@ class _Preparation:
         if done and done.key == key and self._is_intact(name, done):
             self.console.print(f"{name}: unchanged, kept")
         else:
+            start = time.monotonic()
+            if not self.console.is_terminal:  # where no bar is drawn
+                self.console.print(f"{name}: begun")
             written, facts = make(open_work(self._work(name), key))
             files = hash_files(self.directory, written)
             self.manifest.stages[name] = Stage(key=key, upstream=upstream, files=files, facts=facts)
             self.manifest.save(self.directory)
+            self.console.print(f"{name}: {len(files)} file(s) in {timedelta(seconds=round(time.monotonic() - start))}")
         if self._work(name).exists():
             shutil.rmtree(self._work(name))
 

@@ -65,8 +65,9 @@ class Schedule:
 
     phases: dict[str, Phase] = field(default_factory=dict)
     """Phases by name, in the order they run."""
-    shuffle_block_tokens: int = 4096
-    """Tokens of the unit in which a source is shuffled; part of the data order."""
+    shuffle_block_tokens: int = 8_192
+    """Tokens of the unit in which a source is shuffled, at least two sequences: so the tokens drawn from each source
+    stay within one such block of what a blend asks, after every sample of it. Part of the data order."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be a timeline, naming the key."""
@@ -81,8 +82,12 @@ class Schedule:
                 f"schedule.phases.{first}.learning_rate (null): the first phase must start a segment;"
                 " give it shape and end_fraction"
             )
-        if self.shuffle_block_tokens < 1:
-            raise ValueError(f"schedule.shuffle_block_tokens ({self.shuffle_block_tokens}): must be at least 1")
+        longest = max((phase.sequence_length for phase in self.phases.values()), default=1)
+        if self.shuffle_block_tokens < 2 * longest:
+            raise ValueError(
+                f"schedule.shuffle_block_tokens ({self.shuffle_block_tokens}): must hold two sequences, so that "
+                f"sources stay within a block of their weights; raise it to {2 * longest} or more"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
