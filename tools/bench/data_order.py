@@ -138,7 +138,7 @@ def training(length: int, rounds: int) -> float:
 
     def step(number: int) -> None:
         model.zero_grad()
-        model(tokens_BT[:, :-1], tokens_BT[:, 1:]).mean().backward()
+        model(tokens_BT[:, :-1], tokens_BT[:, 1:]).mean.backward()
 
     return tokens_BT[:, 1:].numel() / best_seconds(step, rounds)
 
