@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from nemotron4_model import ModelConfig, Transformer, initialise, parallelise
 from nemotron4_train import checkpoint
@@ -137,7 +138,7 @@ def fail_in_step(step, action):
         if len(done) == step:
             raise RuntimeError(f"step {step} failed")
 
-    handle = torch.optim.optimizer.register_optimizer_step_pre_hook(hook)
+    handle = register_optimizer_step_pre_hook(hook)
     try:
         return action()
     finally:

@@ -24,7 +24,6 @@ from nemotron4_model import ModelConfig, Transformer, save_pretrained
 from nemotron4_train import checkpoint
 from nemotron4_train.checkpoint_writer import CheckpointWriter
 from nemotron4_train.export import ExportJob, export_checkpoint
-from nemotron4_train.job import TrainerConfig
 from nemotron4_train.launch import launch
 from nemotron4_train.run_directory import read_record
 
@@ -74,10 +73,11 @@ def undisturbed(prepared, tmp_path_factory):
 
 
 def test_written_while_training_goes_on_equals_written_while_it_stands_still(prepared, tmp_path, undisturbed):
-    job = with_trainer(smoke_job(prepared, tmp_path), async_checkpoint=False)
+    """And of the checkpoints of another cadence, the newest and the ends of phases are left."""
+    job = with_trainer(smoke_job(prepared, tmp_path), async_checkpoint=False, save_interval_steps=5, keep_checkpoints=1)
     still = run(job)
     assert job.digest() == undisturbed[0].digest()
-    assert names(still) == names(undisturbed[1])
+    assert names(still) == names(undisturbed[1]) == [f"step-{step:08d}" for step in (4, 8, 12)]
     for name in names(still):
         assert contents(still / "checkpoints" / name) == contents(undisturbed[1] / "checkpoints" / name)
 
@@ -101,10 +101,17 @@ def test_a_save_holds_the_state_of_its_step_whatever_training_does_meanwhile(tmp
     assert contents(written) == contents(expected)
 
 
-def test_ranks_write_while_they_train_what_they_write_standing_still(tmp_path):
-    """On a 2x2 mesh; then one process reads it."""
-    expected = run_distributed(worker.save_both_ways, 4, tmp_path)[0]
-    still, moving = (checkpoint.checkpoint_directory(tmp_path / name, 1) for name in ("still", "moving"))
+@pytest.fixture(scope="module")
+def saved_by_four(tmp_path_factory):
+    """Directories of the same state on a 2x2 mesh, saved standing still and moving on, and that state."""
+    root = tmp_path_factory.mktemp("saved_by_four")
+    state = run_distributed(worker.save_both_ways, 4, root, timeout_seconds=240)[0]
+    return *(checkpoint.checkpoint_directory(root / name, 1) for name in ("still", "moving")), state
+
+
+def test_ranks_write_while_they_train_what_they_write_standing_still(saved_by_four):
+    """Then one process reads it."""
+    still, moving, expected = saved_by_four
     assert contents(still) == contents(moving)
     assert len(list(still.glob("*.distcp"))) == 4
     checkpoint.verify(still)
@@ -117,12 +124,12 @@ def test_ranks_write_while_they_train_what_they_write_standing_still(tmp_path):
 
 
 def test_each_rank_gets_its_random_state_back(tmp_path):
-    for drawn, again in run_distributed(worker.draw_after_restoring, 2, tmp_path):
+    for drawn, again in run_distributed(worker.draw_after_restoring, 2, tmp_path, timeout_seconds=240):
         assert torch.equal(drawn, again)
 
 
 def test_a_rank_that_cannot_write_stops_all_between_steps_and_older_checkpoints_stay(tmp_path):
-    errors = run_distributed(worker.save_with_one_full_disk, 2, tmp_path)
+    errors = run_distributed(worker.save_with_one_full_disk, 2, tmp_path, timeout_seconds=240)
     directory = checkpoint.checkpoint_directory(tmp_path, 2)
     assert errors[0] == errors[1]
     assert errors[0].startswith(f"{directory}: could not be written (")
@@ -131,12 +138,12 @@ def test_a_rank_that_cannot_write_stops_all_between_steps_and_older_checkpoints_
     checkpoint.verify(checkpoint.checkpoint_directory(tmp_path, 1))
 
 
-def test_ranks_share_the_verifying_and_agree_on_the_damage(tmp_path):
-    run_distributed(worker.save_both_ways, 4, tmp_path)
-    directory = checkpoint.checkpoint_directory(tmp_path / "still", 1)
+def test_ranks_share_the_verifying_and_agree_on_the_damage(saved_by_four, tmp_path):
+    directory = tmp_path / "step-00000001"
+    shutil.copytree(saved_by_four[0], directory)
     damaged = sorted(directory.glob("*.distcp"))[2]
     flip_a_bit(damaged)
-    errors = run_distributed(worker.verify_all, 2, directory)
+    errors = run_distributed(worker.verify_all, 2, directory, timeout_seconds=240)
     assert errors[0] == errors[1]
     assert errors[0].startswith(f"{damaged}: damaged (sha256 ")
 
@@ -200,20 +207,6 @@ def test_a_kill_while_writing_leaves_the_older_checkpoint_whole(tmp_path):
     assert not partial_path(second).exists()
 
 
-def test_the_newest_and_the_ends_of_phases_are_kept(prepared, tmp_path):
-    trainer = TrainerConfig(
-        save_interval_steps=1, keep_checkpoints=2, validation_interval_steps=12, validation_bytes_per_source=300
-    )
-    directory = run(smoke_job(prepared, tmp_path / "a", trainer=trainer))
-    assert names(directory) == [f"step-{step:08d}" for step in (4, 8, 11, 12)]
-    trainer = dataclasses.replace(trainer, save_interval_steps=9, keep_checkpoints=9)
-    assert names(run(smoke_job(prepared, tmp_path / "b", trainer=trainer))) == [
-        f"step-{step:08d}" for step in (4, 8, 9, 12)
-    ]
-    trainer = dataclasses.replace(trainer, keep_phase_ends=False, keep_checkpoints=1)
-    assert names(run(smoke_job(prepared, tmp_path / "c", trainer=trainer))) == ["step-00000012"]
-
-
 def test_what_a_run_goes_on_from_is_not_pushed_out_by_a_damaged_one(tmp_path):
     model, optimizers = small_model()
     writer = CheckpointWriter(tmp_path, keep=2)
@@ -239,24 +232,24 @@ def test_state_says_where_and_what(undisturbed):
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_said(prepared, tmp_path, undisturbed):
-    job = smoke_job(prepared, tmp_path)
+    job = with_trainer(smoke_job(prepared, tmp_path), keep_phase_ends=False)
     directory = run(with_trainer(job, max_steps=8))
     flip_a_bit(next((directory / "checkpoints" / "step-00000008").glob("*.distcp")))
     with pytest.warns(UserWarning, match=r"skipped a checkpoint: .*step-00000008.*damaged"):
         run(job)
-    name = "step-00000012"
-    assert contents(directory / "checkpoints" / name) == contents(undisturbed[1] / "checkpoints" / name)
+    assert names(directory) == ["step-00000008", "step-00000012"]
+    for name in names(directory):
+        assert contents(directory / "checkpoints" / name) == contents(undisturbed[1] / "checkpoints" / name)
 
 
 @pytest.mark.parametrize("file", ["state.json", "ledger.json", "manifest.json"])
-def test_so_is_one_whose_small_files_are_damaged(prepared, tmp_path, undisturbed, file):
-    job = smoke_job(prepared, tmp_path)
-    directory = run(with_trainer(job, max_steps=8))
-    damaged = directory / "checkpoints" / "step-00000008" / file
+def test_so_is_one_whose_small_files_are_damaged(tmp_path, undisturbed, file):
+    shutil.copytree(undisturbed[1], tmp_path / "run")
+    damaged = checkpoint.checkpoint_directory(tmp_path / "run", 12) / file
     damaged.write_bytes(damaged.read_bytes()[:-20])
-    with pytest.warns(UserWarning, match=rf"skipped a checkpoint: .*step-00000008/{file}: damaged"):
-        run(with_trainer(job, max_steps=9))
-    assert read_record(directory).step == 9
+    assert checkpoint.peek(tmp_path / "run", "auto")[0].name == "step-00000008"
+    with pytest.warns(UserWarning, match=rf"skipped a checkpoint: .*step-00000012/{file}: damaged"):
+        assert checkpoint.find(tmp_path / "run", "auto")[0].name == "step-00000008"
 
 
 def test_another_model_is_refused_before_a_worker_starts(prepared, tmp_path, undisturbed):

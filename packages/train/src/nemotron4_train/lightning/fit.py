@@ -56,6 +56,7 @@ def token_stream(job: TrainJob, corpus: Corpus, timeline: Timeline) -> TokenStre
 def fit(job: TrainJob, run_directory: Path) -> FitResult:
     """Train in this process, as one rank of the topology."""
     _quieten_lightning()
+    torch.manual_seed(job.seed)  # nothing of ours draws from the global generators, but checkpoints hold their state
     torch.use_deterministic_algorithms(job.trainer.deterministic)
     # A debugging aid that writes every new tensor twice; mypy does not see the module's property.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
