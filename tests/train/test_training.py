@@ -3,12 +3,10 @@
 import csv
 import dataclasses
 import json
-import resource
 import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from smoke import smoke_job
 
 from nemotron4_data import Corpus
@@ -83,7 +81,8 @@ def test_a_run_leaves_its_records(undisturbed):
     assert record.objective == pytest.approx(float(validation[-1]["overall"]), abs=1e-6)
     assert (directory / "report.html").is_file()
     assert any((directory / "tensorboard").iterdir())
-    assert [path.name for path in checkpoint.list_checkpoints(directory)] == ["step-00000008", "step-00000012"]
+    steps = [int(path.name.removeprefix("step-")) for path in checkpoint.list_checkpoints(directory)]
+    assert steps == [4, 8, 12]
 
 
 def test_documents_kept_apart_train_on_the_same_samples(prepared, tmp_path, undisturbed):
@@ -138,18 +137,6 @@ def test_stopped_and_resumed_equals_undisturbed_bit_for_bit(prepared, tmp_path, 
         assert (second / "checkpoints" / "step-00000012" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_said(prepared, tmp_path, undisturbed):
-    job = smoke_job(prepared, tmp_path)
-    directory = run(dataclasses.replace(job, trainer=dataclasses.replace(job.trainer, max_steps=8)))
-    damaged = next((directory / "checkpoints" / "step-00000008").glob("*.distcp"))
-    content = bytearray(damaged.read_bytes())
-    content[len(content) // 2] ^= 1
-    damaged.write_bytes(content)
-    with pytest.warns(UserWarning, match=r"skipped a checkpoint: .*step-00000008.*damaged"):
-        run(job)
-    assert losses(latest(job)) == losses(undisturbed[1])
-
-
 def test_a_finished_run_is_left_alone_and_a_new_one_begun(prepared, tmp_path):
     job = smoke_job(prepared, tmp_path, trainer=TrainerConfig(max_steps=1, validation_bytes_per_source=300))
     assert run(job) != run(job)
@@ -196,28 +183,3 @@ def test_refusals(prepared, tmp_path, undisturbed):
     same = dataclasses.replace(job, run=RunConfig(dir=str(directory)))
     with exclusive(directory), pytest.raises(ValueError, match="another launch is running in it"):
         launch(same, "")
-
-
-def test_a_full_disk_keeps_the_older_checkpoint_and_says_so(undisturbed, tmp_path):
-    _, directory = undisturbed
-    copy = tmp_path / "run"
-    shutil.copytree(directory, copy)
-    model = torch.nn.Linear(256, 256)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # writes beyond it fail as on a full disk
-    try:
-        with pytest.raises(OSError, match=r"step-00000099: could not be written \(.*\); older checkpoints are kept"):
-            checkpoint.save(copy, 99, model, [torch.optim.AdamW(model.parameters())], {}, b"", keep=1)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert checkpoint.find(copy, "auto")[0].name == "step-00000012"
-    assert not checkpoint.checkpoint_directory(copy, 99).exists()
-
-
-def test_a_checkpoint_of_another_model_is_refused(undisturbed, tmp_path):
-    job, directory = undisturbed
-    from nemotron4_model import Transformer
-
-    other = Transformer(dataclasses.replace(job.model, hidden_size=64))
-    with pytest.raises(ValueError, match="does not fit this model"):
-        checkpoint.load_model(checkpoint.checkpoint_directory(directory, 12), other)

@@ -1,4 +1,7 @@
-"""From a sharded checkpoint of any topology to a Hugging Face directory, with the provenance of what it holds."""
+"""From a sharded checkpoint of any topology to a Hugging Face directory, with the provenance of what it holds.
+
+Invariant: the model is never whole in memory: a parameter is read, stored under its Hugging Face names and let go.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,13 @@ class ExportJob:
     """The Hugging Face directory to write; null writes <run>/export."""
     dtype: ExportDtype = ExportDtype.float32
     """float32 or bfloat16."""
+    max_shard_bytes: int = 5_000_000_000
+    """Most bytes of weights a file; the export holds no more than that and a few tensors in memory."""
+
+    def __post_init__(self) -> None:
+        """Refuse files that hold nothing."""
+        if self.max_shard_bytes < 1:
+            raise ValueError(f"max_shard_bytes ({self.max_shard_bytes}): must be at least 1")
 
 
 def export_checkpoint(job: ExportJob, train_job: TrainJob) -> Path:
@@ -41,19 +51,20 @@ def export_checkpoint(job: ExportJob, train_job: TrainJob) -> Path:
     import torch
 
     from nemotron4_data import Corpus
-    from nemotron4_model import Transformer, save_pretrained
+    from nemotron4_model import Transformer, write_pretrained
     from nemotron4_train import checkpoint
 
     run = Path(job.run)
-    found = checkpoint.find(run, job.checkpoint or "auto")
+    found = checkpoint.find(run, job.checkpoint or "auto", key="checkpoint")
     if found is None:
         raise ValueError(f"run ({run}): has no complete checkpoint; train first, or give checkpoint=PATH")
     source, state = found
     directory = Path(job.directory) if job.directory else run / "export"
     if directory.exists() and not (directory / PROVENANCE).is_file():
         raise ValueError(f"directory ({directory}): exists and is not an export of ours; give directory=PATH")
-    model = Transformer(train_job.model)
-    checkpoint.load_model(source, model)
+    checkpoint.check_model(source, state, train_job.model)
+    with torch.device("meta"):
+        shapes = {name: parameter.shape for name, parameter in Transformer(train_job.model).named_parameters()}
     corpus = Corpus.open(train_job.data.dir)
     ledger = checkpoint.ledger(source)
     if corpus.tokenizer_digest != ledger.tokenizer:
@@ -62,7 +73,7 @@ def export_checkpoint(job: ExportJob, train_job: TrainJob) -> Path:
             f"trained with {ledger.tokenizer[:12]}: put the corpus back that the run read"
         )
     provenance = {
-        "job_digest": train_job.digest(),
+        "job_digest": state.get("job_digest", train_job.digest()),  # an older checkpoint does not say
         "corpus_digest": ledger.corpus,
         "checkpoint": source.name,
         "step": state["step"],
@@ -70,11 +81,13 @@ def export_checkpoint(job: ExportJob, train_job: TrainJob) -> Path:
         "source_tokens": {name: counts["tokens"] for name, counts in ledger.sources.items()},
     }
     shutil.rmtree(partial_path(directory), ignore_errors=True)
-    save_pretrained(
-        model,
+    write_pretrained(
+        train_job.model,
+        checkpoint.read_parameters(source, shapes),
         partial_path(directory),
         dtype=getattr(torch, job.dtype.name),
         tokenizer_model=str(corpus.tokenizer.path),
+        max_shard_bytes=job.max_shard_bytes,
         extra_files={PROVENANCE: json.dumps(provenance, indent=1) + "\n"},
     )
     commit_directory(directory)

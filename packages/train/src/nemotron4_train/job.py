@@ -181,8 +181,12 @@ class TrainerConfig:
     """Steps between lines of the log, and between points of the TensorBoard curves."""
     save_interval_steps: int = 500
     """Steps between checkpoints."""
+    async_checkpoint: bool = True
+    """Write checkpoints while training goes on, from one copy in host memory; false stops training meanwhile."""
     keep_checkpoints: int = 2
     """Newest checkpoints kept; older ones are deleted."""
+    keep_phase_ends: bool = True
+    """Save at the end of each phase of the schedule too, and keep that for good."""
     validation_interval_steps: int = 500
     """Steps between validations; the last step is always validated."""
     validation_bytes_per_source: int | None = 20_000
@@ -296,7 +300,9 @@ class TrainJob:
         described = asdict(self)
         for group in ("run", "resume", "logger", "launcher"):
             del described[group]
-        for key in ("max_steps", "log_interval_steps", "save_interval_steps", "keep_checkpoints"):
+        for key in ("max_steps", "log_interval_steps", "save_interval_steps"):
+            del described["trainer"][key]
+        for key in ("async_checkpoint", "keep_checkpoints", "keep_phase_ends"):
             del described["trainer"][key]
         text = json.dumps(described, sort_keys=True, default=lambda value: value.name)
         return hashlib.sha256(text.encode()).hexdigest()

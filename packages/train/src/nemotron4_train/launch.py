@@ -60,26 +60,26 @@ def check_corpus(job: TrainJob) -> Corpus:
 
 
 def check_checkpoint(job: TrainJob, corpus: Corpus, directory: Path) -> None:
-    """What the run goes on from read this corpus; one given by its path, perhaps another with the same tokenizer."""
+    """What the run goes on from is of this model and corpus; one given by its path, of this tokenizer at least.
+
+    Reads small files only: the workers verify the rest.
+    """
     from nemotron4_train import checkpoint
 
-    if job.resume == "never":
+    found = checkpoint.peek(directory, job.resume)
+    if found is None:
         return
-    if job.resume == "auto":
-        found = checkpoint.list_checkpoints(directory)[-1:]
-    else:
-        found = [Path(job.resume)]
-        checkpoint.check_complete(found[0])
-    for path in found:
-        ledger = checkpoint.ledger(path)
-        name, read, here = "tokenizer", ledger.tokenizer, corpus.tokenizer_digest
-        if job.resume == "auto" and ledger.tokenizer == corpus.tokenizer_digest:
-            name, read, here = "corpus", ledger.corpus, corpus.digest
-        if read != here:
-            raise ValueError(
-                f"data.dir ({job.data.dir}): digest of the {name} is {here[:12]}, but {path} was trained with "
-                f"{read[:12]}: put that corpus back, or start anew with resume=never"
-            )
+    path, state = found
+    checkpoint.check_model(path, state, job.model)
+    ledger = checkpoint.ledger(path)
+    name, read, here = "tokenizer", ledger.tokenizer, corpus.tokenizer_digest
+    if job.resume == "auto" and ledger.tokenizer == corpus.tokenizer_digest:
+        name, read, here = "corpus", ledger.corpus, corpus.digest
+    if read != here:
+        raise ValueError(
+            f"data.dir ({job.data.dir}): digest of the {name} is {here[:12]}, but {path} was trained with "
+            f"{read[:12]}: put that corpus back, or start anew with resume=never"
+        )
 
 
 def run_worker(job: TrainJob, directory: Path) -> None:

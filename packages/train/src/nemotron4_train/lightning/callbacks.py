@@ -19,8 +19,9 @@ import torch.distributed as dist
 from nemotron4_data import Corpus, TokenStream
 from nemotron4_data.ledger import Ledger, make_ledger
 from nemotron4_eval.bits_per_byte import evaluate_bits_per_byte
-from nemotron4_train import checkpoint
-from nemotron4_train.job import TrainerConfig
+from nemotron4_train.checkpoint import describe_model
+from nemotron4_train.checkpoint_writer import CheckpointWriter
+from nemotron4_train.job import TrainerConfig, TrainJob
 from nemotron4_train.lightning.module import PretrainingModule, StepResult
 from nemotron4_train.metrics import MetricsFile
 from nemotron4_train.progress import TrainingProgress
@@ -141,12 +142,15 @@ class Validator(_AfterStep):
 
 
 class Checkpointer(_AfterStep):
-    """Saves at an interval, at the last step and when the run is asked to stop; records the data ledger with it."""
+    """Saves at an interval, at the end of phases, at the last step and when the run is asked to stop.
+
+    The data ledger goes with it. A save goes on while training does; the run's end, a stop and an error wait for it.
+    """
 
     def __init__(
         self,
         run_directory: Path,
-        config: TrainerConfig,
+        job: TrainJob,
         timeline: Timeline,
         corpus: Corpus,
         stream: TokenStream,
@@ -154,33 +158,60 @@ class Checkpointer(_AfterStep):
     ) -> None:
         """`ledger` is that of the checkpoint the run goes on from."""
         self.run_directory = run_directory
-        self.config = config
+        self.job = job
         self.timeline = timeline
         self.corpus = corpus
         self.stream = stream
         self.ledger = ledger
+        ends = {plan.first_step + plan.num_steps for plan in timeline.phases}
+        self.phase_ends = ends if job.trainer.keep_phase_ends else set()
+        self.writer: CheckpointWriter | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Now that the ranks have met."""
+        self.writer = CheckpointWriter(
+            self.run_directory,
+            keep=self.job.trainer.keep_checkpoints,
+            keep_steps=self.phase_ends,
+            asynchronous=self.job.trainer.async_checkpoint,
+            on_commit=self._record,
+        )
 
     def after_step(self, trainer: pl.Trainer, module: PretrainingModule, result: StepResult) -> None:
-        """Save when due."""
+        """Look after the save under way, and start one when due."""
+        assert self.writer is not None
+        self.writer.poll(module.device)
         step = result.plan.step + 1
-        if step % self.config.save_interval_steps == 0 or step == self.timeline.num_steps or trainer.should_stop:
+        last = step == self.timeline.num_steps or trainer.should_stop
+        if last or step % self.job.trainer.save_interval_steps == 0 or step in self.phase_ends:
             self.save(module, result)
+        if last:
+            self.writer.close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Complete the save under way; an error of its own is noted with the one that ends the run."""
+        try:
+            if self.writer is not None:
+                self.writer.close()
+        except Exception as error:
+            exception.add_note(str(error))
 
     def save(self, module: PretrainingModule, result: StepResult) -> None:
         """Write the checkpoint of the step just done."""
         assert module.model is not None
+        assert self.writer is not None
         step = result.plan.step + 1
         next_sample = result.plan.first_sample + result.plan.global_batch_size
         self.ledger = make_ledger(self.stream, self.corpus, next_sample, self.ledger)
-        checkpoint.save(
-            self.run_directory,
-            step,
-            module.model,
-            module.raw_optimizers,
-            {"tokens": result.plan.tokens_after},
-            self.ledger.to_json(),
-            self.config.keep_checkpoints,
-        )
+        state = {
+            "tokens": result.plan.tokens_after,
+            "phase": result.plan.phase,
+            "job_digest": self.job.digest(),
+            "model": describe_model(self.job.model),
+        }
+        self.writer.save(step, module.model, module.raw_optimizers, state, self.ledger.to_json())
+
+    def _record(self, step: int) -> None:
         if not dist.is_initialized() or dist.get_rank() == 0:
             record = read_record(self.run_directory)
             assert record is not None

@@ -25,7 +25,7 @@ from nemotron4_train.job import Device, TrainJob
 from nemotron4_train.lightning.callbacks import Checkpointer, StepRecorder, StopOnSignal, Validator
 from nemotron4_train.lightning.data import StepDataModule
 from nemotron4_train.lightning.module import PretrainingModule
-from nemotron4_train.lightning.strategy import MeshStrategy
+from nemotron4_train.lightning.strategy import MeshStrategy, join_process_group
 from nemotron4_train.metrics import STEP_COLUMNS, MetricsFile
 from nemotron4_train.progress import TrainingProgress
 from nemotron4_train.schedule import Timeline
@@ -56,18 +56,18 @@ def token_stream(job: TrainJob, corpus: Corpus, timeline: Timeline) -> TokenStre
 def fit(job: TrainJob, run_directory: Path) -> FitResult:
     """Train in this process, as one rank of the topology."""
     _quieten_lightning()
+    torch.manual_seed(job.seed)  # nothing of ours draws from the global generators, but checkpoints hold their state
     torch.use_deterministic_algorithms(job.trainer.deterministic)
     # A debugging aid that writes every new tensor twice; mypy does not see the module's property.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     timeline = Timeline(job.schedule, job.trainer.max_steps)
     corpus = Corpus.open(job.data.dir)
     stream = token_stream(job, corpus, timeline)
+    join_process_group(job.topology)
     found = checkpoint.find(run_directory, job.resume)
     first_step = found[1]["step"] if found else 0
     module = PretrainingModule(job, timeline, stream.source_names, first_step, corpus.tokenizer.eos_id)
-    saver = Checkpointer(
-        run_directory, job.trainer, timeline, corpus, stream, checkpoint.ledger(found[0]) if found else None
-    )
+    saver = Checkpointer(run_directory, job, timeline, corpus, stream, checkpoint.ledger(found[0]) if found else None)
     stop, validator, callbacks, close = _callbacks(job, run_directory, timeline, corpus, saver, first_step)
     trainer = pl.Trainer(
         **_devices(job),

@@ -6,12 +6,34 @@ itself is `nemotron4_model.parallelise`, called from the module; checkpoints are
 
 from __future__ import annotations
 
+import atexit
+import os
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.device_mesh import init_device_mesh
 
+from nemotron4_train.job import Device, TopologyConfig
+
 AXES = ("replicate", "shard", "tensor")
+
+
+def join_process_group(topology: TopologyConfig) -> None:
+    """Meet the other ranks, as RANK, WORLD_SIZE, LOCAL_RANK and MASTER_ADDR say, before Lightning would.
+
+    So that they can verify a checkpoint together before anything is built from it. Lightning takes the group it finds.
+    """
+    if topology.num_ranks == 1 or dist.is_initialized():
+        return
+    if topology.device is Device.cpu:
+        dist.init_process_group("gloo")
+        return
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    dist.init_process_group("nccl", device_id=device)
+    atexit.register(dist.destroy_process_group)  # NCCL complains of a group that is left
 
 
 class MeshStrategy(ModelParallelStrategy):
