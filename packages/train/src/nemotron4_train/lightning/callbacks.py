@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -62,14 +63,22 @@ class StepRecorder(_AfterStep):
                 "global_batch_size": plan.global_batch_size,
                 "phase": plan.phase,
                 "grad_norm": f"{result.grad_norm:.9g}",
+                "skipped": int(result.skipped is not None),
                 "tokens_per_second": f"{tokens_per_second:.1f}",
             }
         )
+        skipped = module.guard.state
+        if result.skipped is not None:
+            self.progress.note(
+                f"step {step} skipped: {result.skipped}; {skipped.num_skipped_in_a_row} in a row,"
+                f" {skipped.num_skipped} in all"
+            )
         if step % self.interval_steps == 0 and trainer.logger is not None:
             values = {
                 "train/loss": result.loss,
                 "train/learning_rate": result.learning_rate,
                 "train/grad_norm": result.grad_norm,
+                "train/skipped_steps": skipped.num_skipped,
                 "train/global_batch_size": plan.global_batch_size,
                 "train/tokens": plan.tokens_after,
                 "train/tokens_per_second": tokens_per_second,
@@ -177,7 +186,7 @@ class Checkpointer(_AfterStep):
             step,
             module.model,
             module.raw_optimizers,
-            {"tokens": result.plan.tokens_after},
+            {"tokens": result.plan.tokens_after, "guard": asdict(module.guard.state)},
             self.ledger.to_json(),
             self.config.keep_checkpoints,
         )

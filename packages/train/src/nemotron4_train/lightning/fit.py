@@ -29,6 +29,7 @@ from nemotron4_train.lightning.strategy import MeshStrategy
 from nemotron4_train.metrics import STEP_COLUMNS, MetricsFile
 from nemotron4_train.progress import TrainingProgress
 from nemotron4_train.schedule import Timeline
+from nemotron4_train.step_guard import GuardState, StepGuard
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def fit(job: TrainJob, run_directory: Path) -> FitResult:
     stream = token_stream(job, corpus, timeline)
     found = checkpoint.find(run_directory, job.resume)
     first_step = found[1]["step"] if found else 0
-    module = PretrainingModule(job, timeline, stream.source_names, first_step, corpus.tokenizer.eos_id)
+    guard = StepGuard(job.trainer, GuardState(**(found[1].get("guard", {}) if found else {})))
+    module = PretrainingModule(job, timeline, stream.source_names, first_step, corpus.tokenizer.eos_id, guard)
     saver = Checkpointer(
         run_directory, job.trainer, timeline, corpus, stream, checkpoint.ledger(found[0]) if found else None
     )
