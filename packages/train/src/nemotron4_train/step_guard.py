@@ -1,4 +1,4 @@
-"""Which optimiser steps are refused: a loss or gradient norm that is not finite, or far above those of the steps before.
+"""Which optimiser steps are refused: a loss or gradient norm that is not finite, or far above those of steps before.
 
 Far is `trainer.spike_sigma` standard deviations above the mean of the last `trainer.spike_window_steps` accepted steps
 of the same phase: a phase may change batch size and blend, and both move the loss and the norm for good reasons.

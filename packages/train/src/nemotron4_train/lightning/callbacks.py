@@ -6,11 +6,9 @@ enters them at the same step because the timeline, not a clock, says when.
 
 from __future__ import annotations
 
-import signal
 from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
@@ -27,6 +25,7 @@ from nemotron4_train.metrics import MetricsFile
 from nemotron4_train.progress import TrainingProgress
 from nemotron4_train.run_directory import read_record, write_record
 from nemotron4_train.schedule import Timeline
+from nemotron4_train.stop_signal import StopSignal
 
 
 class _AfterStep(pl.Callback):
@@ -198,37 +197,21 @@ class Checkpointer(_AfterStep):
 
 
 class StopOnSignal(_AfterStep):
-    """SIGTERM, SIGUSR1 or Ctrl-C set a flag; ranks agree on it after a step, save, and stop.
+    """Ranks agree after a step whether one was told to stop; placed before the checkpointer, which saves then."""
 
-    Placed before the checkpointer, which saves when the trainer is to stop. A second Ctrl-C interrupts at once.
-    """
-
-    SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._previous: dict[int, Any] = {}
+    def __init__(self, stop: StopSignal) -> None:
+        self.stop = stop
+        self.agreed: int | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over from the handlers of Lightning's own connector, which act inside the handler."""
-        for number in self.SIGNALS:
-            self._previous[number] = signal.signal(number, self._handle)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Give the handlers back."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.received == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = number
+        self.stop.listen()
 
     def after_step(self, trainer: pl.Trainer, module: PretrainingModule, result: StepResult) -> None:
         """Agree with the other ranks whether to stop."""
-        flag = torch.tensor(self.received or 0, device=module.device)
+        flag = torch.tensor(self.stop.received or 0, device=module.device)
         if dist.is_initialized():
             dist.all_reduce(flag, dist.ReduceOp.MAX)
         if int(flag):
-            self.received = int(flag)
+            self.agreed = int(flag)
             trainer.should_stop = True
