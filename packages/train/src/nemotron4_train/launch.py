@@ -166,7 +166,7 @@ def _ending(directory: Path, failures: dict[int, ProcessFailure], signalled: int
     statuses = {failure.exitcode for failure in failures.values()}
     if record is not None and record.state == "stopped":
         return SystemExit(max(statuses))
-    if signalled is not None and statuses <= {-signalled, -signal.SIGTERM}:  # it came before they listened
+    if signalled is not None and -signalled in statuses and max(statuses) < 0:  # it came before they all listened
         return SystemExit(stop_status(signalled))
     if 2 in statuses:
         return ValueError(f"{directory}: a worker refused its input; its own line is above")
