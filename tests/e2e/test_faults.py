@@ -3,10 +3,12 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,15 +30,22 @@ def undisturbed(workspace):
     return metrics(workspace / "runs" / "undisturbed" / "latest")
 
 
-def start_and_wait(workspace, name, num_rows):
+def start(workspace, name, *overrides, **environment):
+    """Start a run, in a process group of its own; what it says goes to NAME.log."""
+    with open(workspace / f"{name}.log", "w") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "nemotron4_config.main", *TRAIN, f"run.name={name}", *overrides],
+            cwd=workspace,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1"} | environment,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def start_and_wait(workspace, name, num_rows, *overrides):
     """Start a run and wait until it has written so many rows and a checkpoint."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "nemotron4_config.main", *TRAIN, f"run.name={name}"],
-        cwd=workspace,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = start(workspace, name, *overrides)
     file, deadline = workspace / "runs" / name / "latest" / "metrics.csv", time.monotonic() + 120
     while time.monotonic() < deadline:
         if file.is_file() and len(file.read_text().splitlines()) > num_rows:
@@ -45,6 +54,29 @@ def start_and_wait(workspace, name, num_rows):
             raise AssertionError(f"the run ended early with status {process.returncode}")
         time.sleep(0.01)
     raise AssertionError("the run made no progress in two minutes")
+
+
+def children(process):
+    """The live child processes: of a launcher, its ranks."""
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+def alive(pids):
+    return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+def goes_on_like(workspace, name, topology, undisturbed):
+    """Run the same command again and compare with one process."""
+    nemotron4(*TRAIN, f"run.name={name}", f"topology={topology}", cwd=workspace)
+    assert len(list((workspace / "runs" / name).glob("2*"))) == 1
+    found = metrics(workspace / "runs" / name / "latest")
+    assert [step for step, _, _ in found] == [step for step, _, _ in undisturbed]
+    for (_, ours, _), (_, theirs, _) in zip(found, undisturbed, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+def record(workspace, name):
+    return json.loads((workspace / "runs" / name / "latest" / "run.json").read_text())
 
 
 def test_killed_and_rerun_ends_at_the_same_losses(workspace, undisturbed):
@@ -58,14 +90,87 @@ def test_killed_and_rerun_ends_at_the_same_losses(workspace, undisturbed):
 
 
 def test_sigterm_saves_and_asks_for_a_requeue(workspace, undisturbed):
-    process = start_and_wait(workspace, "terminated", 7)
-    process.send_signal(signal.SIGTERM)
+    """Sent to the whole process group, as a scheduler does, with the data loader's processes in it."""
+    process = start_and_wait(workspace, "terminated", 7, "data.num_workers=1")
+    os.killpg(process.pid, signal.SIGTERM)
     assert process.wait(timeout=60) == 75
     stopped = metrics(workspace / "runs" / "terminated" / "latest")
     assert 7 <= len(stopped) < len(undisturbed)
     assert [path.name for path in (workspace / "runs/terminated/latest/checkpoints").iterdir()][-1:]
-    nemotron4(*TRAIN, "run.name=terminated", cwd=workspace)
+    nemotron4(*TRAIN, "run.name=terminated", "data.num_workers=1", cwd=workspace)
     assert metrics(workspace / "runs" / "terminated" / "latest") == undisturbed
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+def test_a_signal_to_the_launcher_of_two_ranks_saves_and_stops_them(workspace, undisturbed, number, status):
+    name = f"two_ranks_{number.name}"
+    process = start_and_wait(workspace, name, 7, "topology=cpu_2x1")
+    ranks = children(process)
+    assert len(ranks) == 2
+    process.send_signal(number)
+    assert process.wait(timeout=60) == status
+    assert alive(ranks) == []
+    found = record(workspace, name)
+    assert (found["state"], found["error"]) == ("stopped", None)
+    assert 7 <= found["step"] < len(undisturbed)
+    assert (workspace / "runs" / name / "latest" / "checkpoints" / f"step-{found['step']:08d}").is_dir()
+    log = (workspace / f"{name}.log").read_text()
+    assert f"stopped after step {found['step']}, checkpoint saved; run the same command to go on" in log
+    assert "Traceback" not in log
+    if number == signal.SIGUSR1:
+        goes_on_like(workspace, name, "cpu_2x1", undisturbed)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.5])
+def test_a_signal_before_the_first_step_stops_two_ranks_as_well(workspace, undisturbed, seconds):
+    process = start(workspace, f"early_{seconds}", "topology=cpu_2x1")
+    deadline = time.monotonic() + 60
+    while len(ranks := children(process)) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=120) == 75
+    assert alive(ranks) == []
+    assert record(workspace, f"early_{seconds}")["state"] == "stopped"
+
+
+def test_a_killed_rank_ends_the_job_by_name_and_the_same_command_goes_on(workspace, undisturbed):
+    process = start_and_wait(workspace, "dead_rank", 12, "topology=cpu_2x2")
+    ranks = children(process)
+    os.kill(ranks[2], signal.SIGKILL)
+    assert process.wait(timeout=45) == 1
+    assert alive(ranks) == []
+    found = record(workspace, "dead_rank")
+    assert found["state"] == "failed"
+    assert re.fullmatch(r"runs/dead_rank/\S+: rank 2 was killed by SIGKILL", found["error"])
+    assert (workspace / "dead_rank.log").read_text().endswith(f"RuntimeError: {found['error']}\n")
+    goes_on_like(workspace, "dead_rank", "cpu_2x2", undisturbed)
+
+
+def test_an_error_of_one_rank_ends_all_with_that_error(workspace, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        """
+import os
+if os.environ.get("RANK") == "1":
+    from nemotron4_train.lightning.module import PretrainingModule
+    sound = PretrainingModule.training_step
+    def training_step(self, batch, batch_idx):
+        if self.next_step == 6:
+            raise RuntimeError("the cosmic ray of rank 1")
+        return sound(self, batch, batch_idx)
+    PretrainingModule.training_step = training_step
+"""
+    )
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    process = start(workspace, "one_rank_fails", "topology=cpu_2x1", PYTHONPATH=path)
+    assert process.wait(timeout=120) == 1
+    assert re.fullmatch(
+        r"runs/one_rank_fails/\S+: rank 1 failed: RuntimeError: the cosmic ray of rank 1",
+        record(workspace, "one_rank_fails")["error"],
+    )
+    checkpoints = workspace / "runs" / "one_rank_fails" / "latest" / "checkpoints"
+    assert [path.name for path in checkpoints.iterdir()] == ["step-00000005"]
 
 
 def test_four_processes_follow_one(workspace, undisturbed):

@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from nemotron4_model.hugging_face import load_config, load_pretrained, save_pretrained, write_pretrained
     from nemotron4_model.initialisation import initialise
     from nemotron4_model.loss import linear_cross_entropy
-    from nemotron4_model.parallel import global_grad_norm_and_clip, parallelise
+    from nemotron4_model.parallel import global_grad_norm_and_clip, grad_norms, parallelise
     from nemotron4_model.transformer import KeyValueCache, Transformer
 
 _LAZY = {
     "KeyValueCache": "nemotron4_model.transformer",
     "Transformer": "nemotron4_model.transformer",
     "global_grad_norm_and_clip": "nemotron4_model.parallel",
+    "grad_norms": "nemotron4_model.parallel",
     "initialise": "nemotron4_model.initialisation",
     "linear_cross_entropy": "nemotron4_model.loss",
     "load_config": "nemotron4_model.hugging_face",
@@ -34,6 +35,7 @@ __all__ = [
     "Recompute",
     "Transformer",
     "global_grad_norm_and_clip",
+    "grad_norms",
     "initialise",
     "linear_cross_entropy",
     "load_config",

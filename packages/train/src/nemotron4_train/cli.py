@@ -70,9 +70,13 @@ def read_train_job(run_directory: Path) -> TrainJob:
 def worker(run_directory: str) -> None:
     """One rank of a launched run; a user's mistake is one line and status 2, as on the command line."""
     from nemotron4_train.launch import run_worker
+    from nemotron4_train.stop_signal import StopSignal
 
     try:
-        run_worker(read_train_job(Path(run_directory)), Path(run_directory))
+        with StopSignal() as stop:
+            from torch.distributed.elastic.multiprocessing.errors import record
+
+            record(run_worker)(read_train_job(Path(run_directory)), Path(run_directory), stop)
     except (ValueError, OSError) as error:
         print(f"nemotron4 train: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from error

@@ -173,7 +173,7 @@ class PrecisionConfig:
 
 @dataclass(kw_only=True)
 class TrainerConfig:
-    """Cadence of the run."""
+    """Cadence of the run, and the steps it refuses."""
 
     max_steps: int | None = None
     """Stop after so many optimiser steps of the timeline; null runs all of it."""
@@ -193,11 +193,22 @@ class TrainerConfig:
     """Held-out text a source that a validation during training reads; null reads all of it."""
     deterministic: bool = True
     """Use deterministic kernels, so that a resumed run repeats the undisturbed one bit for bit."""
+    spike_sigma: float | None = 10.0
+    """Skip a step whose loss or gradient norm is so many standard deviations above the mean of the steps before it;
+    null skips only those that are not finite."""
+    spike_window_steps: int = 128
+    """Accepted steps of the same phase that this mean is over; with fewer, no spike is seen."""
+    max_skipped_steps_in_a_row: int = 10
+    """Stop with a diagnosis when so many steps in a row were skipped."""
 
     def __post_init__(self) -> None:
         """Refuse intervals that are not positive."""
         for key in ("log_interval_steps", "save_interval_steps", "keep_checkpoints", "validation_interval_steps"):
             _require(getattr(self, key) >= 1, f"trainer.{key}", getattr(self, key), "must be at least 1")
+        for key in ("spike_window_steps", "max_skipped_steps_in_a_row"):
+            _require(getattr(self, key) >= 1, f"trainer.{key}", getattr(self, key), "must be at least 1")
+        if self.spike_sigma is not None:
+            _require(self.spike_sigma > 0, "trainer.spike_sigma", self.spike_sigma, "must be above 0, or null")
         if self.max_steps is not None:
             _require(self.max_steps >= 1, "trainer.max_steps", self.max_steps, "must be at least 1, or null")
 
@@ -304,5 +315,6 @@ class TrainJob:
             del described["trainer"][key]
         for key in ("async_checkpoint", "keep_checkpoints", "keep_phase_ends"):
             del described["trainer"][key]
+        del described["trainer"]["max_skipped_steps_in_a_row"]
         text = json.dumps(described, sort_keys=True, default=lambda value: value.name)
         return hashlib.sha256(text.encode()).hexdigest()

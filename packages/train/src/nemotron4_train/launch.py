@@ -7,20 +7,28 @@ worker reading job.yaml; under an outer launcher (RANK is set) this process is o
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from nemotron4_data import Corpus
 from nemotron4_train.job import TrainJob
 from nemotron4_train.run_directory import RunRecord, choose_directory, create, exclusive, read_record, write_record
 from nemotron4_train.schedule import Timeline
+from nemotron4_train.stop_signal import StopSignal, stop_status
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 
 def launch(job: TrainJob, job_yaml: str) -> float | None:
     """Run the job to its end; returns the final held-out bits per byte.
 
-    Raises ValueError for what the user can mend, RuntimeError when a worker failed, SystemExit(75 or 130) when the run
-    was stopped by a signal after saving.
+    Raises ValueError for what the user can mend, RuntimeError naming the rank that failed, SystemExit(75 or 130) when
+    the run was stopped by a signal after saving, or before there was anything to save.
     """
     timeline = Timeline(job.schedule, job.trainer.max_steps)
     corpus = check_corpus(job)
@@ -31,8 +39,9 @@ def launch(job: TrainJob, job_yaml: str) -> float | None:
         print(f"run directory: {directory}", file=sys.stderr, flush=True)
         try:
             if job.topology.num_ranks == 1:
-                _set_threads(job)
-                run_worker(job, directory)
+                with StopSignal() as stop:
+                    _set_threads(job)
+                    run_worker(job, directory, stop)
             else:
                 _launch_workers(job, directory)
         except BaseException as error:
@@ -82,12 +91,17 @@ def check_checkpoint(job: TrainJob, corpus: Corpus, directory: Path) -> None:
         )
 
 
-def run_worker(job: TrainJob, directory: Path) -> None:
+def run_worker(job: TrainJob, directory: Path, stop: StopSignal) -> None:
     """Train as one rank; rank 0 records how it ended. Raises SystemExit when stopped by a signal."""
-    from nemotron4_train.lightning.fit import fit, rank, stop_status
+    import torch.distributed as dist
+
+    from nemotron4_train.lightning.fit import fit, rank
     from nemotron4_train.report import write_report
 
-    result = fit(job, directory)
+    try:
+        result = fit(job, directory, stop)
+    except SystemExit as error:  # what Lightning makes of a second Ctrl-C
+        raise KeyboardInterrupt from error
     if rank() == 0:
         record = read_record(directory)
         assert record is not None
@@ -96,12 +110,16 @@ def run_worker(job: TrainJob, directory: Path) -> None:
         record.objective = result.objective if result.objective is not None else record.objective
         write_record(directory, record)
         write_report(directory, job)
+    if dist.is_initialized():
+        dist.barrier()  # launchers end the other ranks when one exits with a status that is not 0
     if result.stopped_by is not None:
-        print(f"stopped after step {result.step}, checkpoint saved; run the same command to go on", file=sys.stderr)
+        if rank() == 0:
+            print(f"stopped after step {result.step}, checkpoint saved; run the same command to go on", file=sys.stderr)
         raise SystemExit(stop_status(result.stopped_by))
 
 
 def _launch_workers(job: TrainJob, directory: Path) -> None:
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -121,18 +139,56 @@ def _launch_workers(job: TrainJob, directory: Path) -> None:
         rdzv_endpoint="localhost:0",
         max_restarts=0,
         monitor_interval=0.2,
+        # Of the others it would tell whole process groups, data loaders too, and kill who still saves after 30 seconds.
+        signals_to_handle="SIGHUP,SIGQUIT",
     )
-    try:
-        elastic_launch(config, sys.executable)("-m", "nemotron4_train.cli", str(directory))
-    except ChildFailedError as error:
-        record = read_record(directory)
-        statuses = [failure.exitcode for failure in error.failures.values()]
-        if record is not None and record.state == "stopped":
-            raise SystemExit(max(statuses)) from error
-        if 2 in statuses:
-            raise ValueError(f"{directory}: a worker refused its input; its own line is above") from error
-        causes = [f"rank {rank} exited with {failure.exitcode}" for rank, failure in error.failures.items()]
-        raise RuntimeError(f"{directory}: a worker failed: {'; '.join(causes)}; its own error is above") from error
+    with StopSignal(_send_to_workers) as stop, TemporaryDirectory() as log_dir:
+        config.logs_specs = DefaultLogsSpecs(log_dir=log_dir)
+        try:
+            elastic_launch(config, sys.executable)("-m", "nemotron4_train.cli", str(directory))
+        except ChildFailedError as error:
+            raise _ending(directory, error.failures, stop.received) from None
+
+
+def _send_to_workers(number: int) -> None:
+    """Pass a signal on to the ranks. Raises SystemExit when there are none yet."""
+    workers = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    if not workers:
+        raise SystemExit(stop_status(number))
+    for pid in workers:
+        with suppress(ProcessLookupError):
+            os.kill(int(pid), number)
+
+
+def _ending(directory: Path, failures: dict[int, ProcessFailure], signalled: int | None) -> BaseException:
+    """What to raise for ranks that did not end with status 0."""
+    record = read_record(directory)
+    statuses = {failure.exitcode for failure in failures.values()}
+    if record is not None and record.state == "stopped":
+        return SystemExit(max(statuses))
+    if signalled is not None and -signalled in statuses and max(statuses) < 0:  # it came before they all listened
+        return SystemExit(stop_status(signalled))
+    if 2 in statuses:
+        return ValueError(f"{directory}: a worker refused its input; its own line is above")
+    return RuntimeError(f"{directory}: {_first_failure(failures)}")
+
+
+def _first_failure(failures: dict[int, ProcessFailure]) -> str:
+    """The rank that failed of itself, and how: the others lose their connection to it, or are ended by the launcher."""
+
+    def order(item: tuple[int, ProcessFailure]) -> tuple[int, int]:
+        failure = item[1]
+        if failure.exitcode < 0 and -failure.exitcode not in (signal.SIGTERM, signal.SIGABRT):
+            return 0, 0
+        recorded = os.path.isfile(failure.error_file)
+        return (1, os.stat(failure.error_file).st_mtime_ns) if recorded else (2, 0)
+
+    rank, failure = min(failures.items(), key=order)
+    if failure.exitcode < 0:
+        return f"rank {rank} was killed by {signal.Signals(-failure.exitcode).name}"
+    if os.path.isfile(failure.error_file):
+        return f"rank {rank} failed: {failure.error_file_data['message']['message']}"
+    return f"rank {rank} exited with {failure.exitcode}"
 
 
 def _set_threads(job: TrainJob) -> None:
@@ -149,8 +205,8 @@ def _set_threads(job: TrainJob) -> None:
 
 def _record_failure(directory: Path, error: BaseException) -> None:
     record = read_record(directory) or RunRecord(job_digest="")
-    if isinstance(error, SystemExit):
-        return
-    record.state = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
-    record.error = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, SystemExit | KeyboardInterrupt):
+        record.state = "stopped"
+    else:
+        record.state, record.error = "failed", " ".join(str(error).split()) or type(error).__name__
     write_record(directory, record)

@@ -10,7 +10,17 @@ from typing import Any
 
 from nemotron4_data.staging import write_file
 
-STEP_COLUMNS = ("step", "tokens", "loss", "lr", "global_batch_size", "phase", "grad_norm", "tokens_per_second")
+STEP_COLUMNS = (
+    "step",
+    "tokens",
+    "loss",
+    "lr",
+    "global_batch_size",
+    "phase",
+    "grad_norm",
+    "skipped",
+    "tokens_per_second",
+)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -19,6 +29,11 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return []
     with open(path, newline="", encoding="utf-8") as file:
         return [row for row in csv.DictReader(file) if None not in row.values()]
+
+
+def accepted(rows: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """Rows of the steps that were not skipped: those whose loss means something."""
+    return [row for row in rows if row.get("skipped") != "1"]
 
 
 class MetricsFile:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nemotron4_train.job import TrainJob
+from nemotron4_train.metrics import accepted
 from nemotron4_train.schedule import PhasePlan, Timeline
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def _smooth(values: Sequence[float], weight: float = 0.93) -> list[float]:
 
 
 def _draw_loss(axis: Axes, steps: Rows, scale: float) -> None:
+    steps = accepted(steps)
     tokens = [int(row["tokens"]) / scale for row in steps]
     losses = [float(row["loss"]) for row in steps]
     axis.plot(tokens, losses, color=COLOURS["english"], linewidth=0.5, alpha=0.35)

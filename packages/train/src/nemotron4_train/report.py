@@ -15,7 +15,7 @@ from typing import Any
 from nemotron4_data.html_page import page, table
 from nemotron4_data.staging import write_file
 from nemotron4_train.job import TrainJob
-from nemotron4_train.metrics import read_rows
+from nemotron4_train.metrics import accepted, read_rows
 from nemotron4_train.run_directory import read_record
 from nemotron4_train.schedule import Timeline
 
@@ -69,7 +69,7 @@ def report_figures(
         "steps": int(steps[-1]["step"]) if steps else 0,
         "num_steps": timeline.num_steps,
         "parameters": job.model.num_parameters,
-        "loss": float(steps[-1]["loss"]) if steps else None,
+        "loss": float(taken[-1]["loss"]) if (taken := accepted(steps)) else None,
         "bits_per_byte": {name: measured[name] for name in DOMAINS if name in measured},
         "bits_per_byte_from": "evaluation" if evaluation else "last validation (part of the held-out text)",
     }

@@ -18,6 +18,7 @@ def global_grad_norm_and_clip(model: nn.Module, max_norm: float | None) -> Tenso
     """Scale all gradients so that their global L2 norm is at most `max_norm` (None: measure only).
 
     Returns the norm before clipping: a 0-dimensional fp32 tensor, equal on all ranks. Collective on every mesh.
+    A norm that is not finite leaves the gradients as they are, to be looked at.
     """
     local_grads: dict[Any, list[Tensor]] = defaultdict(list)
     for parameter in model.parameters():
@@ -29,10 +30,20 @@ def global_grad_norm_and_clip(model: nn.Module, max_norm: float | None) -> Tenso
     squares = [_sum_of_squares(key, grads) for key, grads in local_grads.items()]
     norm = torch.stack(squares).sum().sqrt()
     if max_norm is not None:
-        scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+        scale = (max_norm / (norm + 1e-6)).clamp(max=1.0).where(norm.isfinite(), 1.0)
         for grads in local_grads.values():
             torch._foreach_mul_(grads, scale)
     return norm
+
+
+def grad_norms(model: nn.Module) -> dict[str, float]:
+    """L2 norm of each parameter's gradient, by name. Collective on every mesh, and slow: one parameter at a time."""
+    return {
+        name: float(_sum_of_squares(key, [grad]).sqrt())
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+        for key, grad in [_split_axes_and_local(parameter.grad)]
+    }
 
 
 def _split_axes_and_local(grad: Tensor) -> tuple[Any, Tensor]:

@@ -6,10 +6,9 @@ enters them at the same step because the timeline, not a clock, says when.
 
 from __future__ import annotations
 
-import signal
 from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
@@ -27,6 +26,7 @@ from nemotron4_train.metrics import MetricsFile
 from nemotron4_train.progress import TrainingProgress
 from nemotron4_train.run_directory import read_record, write_record
 from nemotron4_train.schedule import Timeline
+from nemotron4_train.stop_signal import StopSignal
 
 
 class _AfterStep(pl.Callback):
@@ -63,14 +63,22 @@ class StepRecorder(_AfterStep):
                 "global_batch_size": plan.global_batch_size,
                 "phase": plan.phase,
                 "grad_norm": f"{result.grad_norm:.9g}",
+                "skipped": int(result.skipped is not None),
                 "tokens_per_second": f"{tokens_per_second:.1f}",
             }
         )
+        skipped = module.guard.state
+        if result.skipped is not None:
+            self.progress.note(
+                f"step {step} skipped: {result.skipped}; {skipped.num_skipped_in_a_row} in a row,"
+                f" {skipped.num_skipped} in all"
+            )
         if step % self.interval_steps == 0 and trainer.logger is not None:
             values = {
                 "train/loss": result.loss,
                 "train/learning_rate": result.learning_rate,
                 "train/grad_norm": result.grad_norm,
+                "train/skipped_steps": skipped.num_skipped,
                 "train/global_batch_size": plan.global_batch_size,
                 "train/tokens": plan.tokens_after,
                 "train/tokens_per_second": tokens_per_second,
@@ -208,6 +216,7 @@ class Checkpointer(_AfterStep):
             "phase": result.plan.phase,
             "job_digest": self.job.digest(),
             "model": describe_model(self.job.model),
+            "guard": asdict(module.guard.state),
         }
         self.writer.save(step, module.model, module.raw_optimizers, state, self.ledger.to_json())
 
@@ -220,37 +229,21 @@ class Checkpointer(_AfterStep):
 
 
 class StopOnSignal(_AfterStep):
-    """SIGTERM, SIGUSR1 or Ctrl-C set a flag; ranks agree on it after a step, save, and stop.
+    """Ranks agree after a step whether one was told to stop; placed before the checkpointer, which saves then."""
 
-    Placed before the checkpointer, which saves when the trainer is to stop. A second Ctrl-C interrupts at once.
-    """
-
-    SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._previous: dict[int, Any] = {}
+    def __init__(self, stop: StopSignal) -> None:
+        self.stop = stop
+        self.agreed: int | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over from the handlers of Lightning's own connector, which act inside the handler."""
-        for number in self.SIGNALS:
-            self._previous[number] = signal.signal(number, self._handle)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Give the handlers back."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.received == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = number
+        self.stop.listen()
 
     def after_step(self, trainer: pl.Trainer, module: PretrainingModule, result: StepResult) -> None:
         """Agree with the other ranks whether to stop."""
-        flag = torch.tensor(self.received or 0, device=module.device)
+        flag = torch.tensor(self.stop.received or 0, device=module.device)
         if dist.is_initialized():
             dist.all_reduce(flag, dist.ReduceOp.MAX)
         if int(flag):
-            self.received = int(flag)
+            self.agreed = int(flag)
             trainer.should_stop = True

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nemotron4_data import TokenStream
 from nemotron4_train.schedule import Timeline
+from nemotron4_train.stop_signal import leave_stop_signals
 
 
 class StepBatch(TypedDict):
@@ -73,5 +74,6 @@ class StepDataModule(pl.LightningDataModule):
             batch_size=None,
             sampler=range(self.first_step, self.timeline.num_steps),
             num_workers=self.num_workers,
+            worker_init_fn=leave_stop_signals,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
         )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,8 @@ from nemotron4_train.lightning.strategy import MeshStrategy, join_process_group
 from nemotron4_train.metrics import STEP_COLUMNS, MetricsFile
 from nemotron4_train.progress import TrainingProgress
 from nemotron4_train.schedule import Timeline
+from nemotron4_train.step_guard import GuardState, StepGuard
+from nemotron4_train.stop_signal import StopSignal
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def token_stream(job: TrainJob, corpus: Corpus, timeline: Timeline) -> TokenStre
     return TokenStream(corpus, phases, job.seed, job.schedule.shuffle_block_tokens)
 
 
-def fit(job: TrainJob, run_directory: Path) -> FitResult:
+def fit(job: TrainJob, run_directory: Path, stop: StopSignal) -> FitResult:
     """Train in this process, as one rank of the topology."""
     _quieten_lightning()
     torch.manual_seed(job.seed)  # nothing of ours draws from the global generators, but checkpoints hold their state
@@ -66,9 +67,11 @@ def fit(job: TrainJob, run_directory: Path) -> FitResult:
     join_process_group(job.topology)
     found = checkpoint.find(run_directory, job.resume)
     first_step = found[1]["step"] if found else 0
-    module = PretrainingModule(job, timeline, stream.source_names, first_step, corpus.tokenizer.eos_id)
+    guard = StepGuard(job.trainer, GuardState(**(found[1].get("guard", {}) if found else {})))
+    module = PretrainingModule(job, timeline, stream.source_names, first_step, corpus.tokenizer.eos_id, guard)
     saver = Checkpointer(run_directory, job, timeline, corpus, stream, checkpoint.ledger(found[0]) if found else None)
-    stop, validator, callbacks, close = _callbacks(job, run_directory, timeline, corpus, saver, first_step)
+    stopper = StopOnSignal(stop)
+    validator, callbacks, close = _callbacks(job, run_directory, timeline, corpus, saver, first_step, stopper)
     trainer = pl.Trainer(
         **_devices(job),
         logger=_logger(job, run_directory, first_step),
@@ -87,7 +90,8 @@ def fit(job: TrainJob, run_directory: Path) -> FitResult:
     finally:
         for file in close:
             file.close()
-    return FitResult(step=module.next_step, stopped_by=stop.received, objective=validator.overall)
+    stopped_by = stopper.agreed if module.next_step < timeline.num_steps else None
+    return FitResult(step=module.next_step, stopped_by=stopped_by, objective=validator.overall)
 
 
 class _Restore(pl.Callback):
@@ -103,13 +107,18 @@ class _Restore(pl.Callback):
 
 
 def _callbacks(
-    job: TrainJob, run_directory: Path, timeline: Timeline, corpus: Corpus, saver: Checkpointer, first_step: int
-) -> tuple[StopOnSignal, Validator, list[pl.Callback], list[Any]]:
+    job: TrainJob,
+    run_directory: Path,
+    timeline: Timeline,
+    corpus: Corpus,
+    saver: Checkpointer,
+    first_step: int,
+    stopper: StopOnSignal,
+) -> tuple[Validator, list[pl.Callback], list[Any]]:
     """In order: record, validate, look for a signal, save. Files and the progress line exist on rank 0 only."""
-    stop = StopOnSignal()
     if rank() != 0:
         validator = Validator(job.trainer, corpus, timeline, None, None)
-        return stop, validator, [validator, stop, saver], []
+        return validator, [validator, stopper, saver], []
     interval = job.trainer.log_interval_steps
     done = timeline.tokens_before(first_step)
     progress = TrainingProgress(timeline.num_tokens, done, timeline.num_steps, interval)
@@ -118,7 +127,7 @@ def _callbacks(
     validation = MetricsFile(run_directory / "validation.csv", columns, first_step)
     validator = Validator(job.trainer, corpus, timeline, validation, progress)
     recorder = StepRecorder(steps, progress, interval)
-    return stop, validator, [recorder, validator, stop, saver], [progress, steps, validation]
+    return validator, [recorder, validator, stopper, saver], [progress, steps, validation]
 
 
 def _devices(job: TrainJob) -> dict[str, Any]:
@@ -146,11 +155,6 @@ def _logger(job: TrainJob, run_directory: Path, first_step: int) -> TensorBoardL
 def rank() -> int:
     """This process's rank, as its launcher set it; 0 alone."""
     return int(os.environ.get("RANK", "0"))
-
-
-def stop_status(stopped_by: int) -> int:
-    """Exit status of a run stopped by a signal: 130 for Ctrl-C, else 75 (requeue)."""
-    return 130 if stopped_by == signal.SIGINT else 75
 
 
 def _quieten_lightning() -> None:

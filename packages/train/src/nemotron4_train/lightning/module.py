@@ -16,11 +16,12 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
-from nemotron4_model import Transformer, global_grad_norm_and_clip, initialise, parallelise
+from nemotron4_model import Transformer, global_grad_norm_and_clip, grad_norms, initialise, parallelise
 from nemotron4_train.job import Precision, TrainJob
 from nemotron4_train.lightning.data import StepBatch
 from nemotron4_train.optimizers import build_optimizers
 from nemotron4_train.schedule import StepPlan, Timeline
+from nemotron4_train.step_guard import StepGuard
 
 _DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16}
 
@@ -35,6 +36,8 @@ class StepResult:
     learning_rate: float
     grad_norm: float
     """Global norm before clipping."""
+    skipped: str | None
+    """Why the step changed no weights; None when it did."""
     domain_losses: dict[str, float]
     """Loss by domain, of the domains that the batch drew from."""
 
@@ -43,17 +46,25 @@ class PretrainingModule(pl.LightningModule):
     """Builds the model on the mesh and takes steps over the timeline."""
 
     def __init__(
-        self, job: TrainJob, timeline: Timeline, source_names: list[str], first_step: int, eos_id: int
+        self,
+        job: TrainJob,
+        timeline: Timeline,
+        source_names: list[str],
+        first_step: int,
+        eos_id: int,
+        guard: StepGuard,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.job = job
         self.timeline = timeline
         self.next_step = first_step
+        self.guard = guard
         self._end_of_document = eos_id if job.data.mask_documents else None
         self.last: StepResult | None = None
         self.model: Transformer | None = None
         self.raw_optimizers: list[torch.optim.Optimizer] = []
+        self.source_names = source_names
         domains = [name.split("/")[0] for name in source_names]
         self.domain_names = sorted(set(domains))
         self._domain_of_source = torch.tensor([self.domain_names.index(domain) for domain in domains])
@@ -84,7 +95,7 @@ class PretrainingModule(pl.LightningModule):
         return self.raw_optimizers
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:
-        """Accumulate gradients over micro-batches, clip, step."""
+        """Accumulate gradients over micro-batches, clip, step; RuntimeError when too many steps in a row were bad."""
         plan = self.timeline.step(self.next_step)
         for optimizer in self.raw_optimizers:
             for group in optimizer.param_groups:
@@ -92,11 +103,14 @@ class PretrainingModule(pl.LightningModule):
         assert self.model is not None
         nll_B = self._accumulate(self.model, batch)
         grad_norm = global_grad_norm_and_clip(self.model, self.job.optimizer.clip_norm)
+        result = self._result(plan, grad_norm, nll_B, batch["sources_B"])
+        if result.skipped is not None and self.guard.exhausted:
+            raise RuntimeError(self._diagnosis(plan, result.skipped, nll_B, batch["sources_B"]))
         for optimizer in self.raw_optimizers:
-            optimizer.step()
+            if result.skipped is None:
+                optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        learning_rate = plan.learning_rate_fraction * self.job.optimizer.lr
-        self.last = self._result(plan, learning_rate, float(grad_norm), nll_B, batch["sources_B"])
+        self.last = result
         self.next_step += 1
 
     def _accumulate(self, model: Transformer, batch: StepBatch) -> Tensor:
@@ -119,23 +133,41 @@ class PretrainingModule(pl.LightningModule):
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
 
-    def _result(
-        self, plan: StepPlan, learning_rate: float, grad_norm: float, nll_B: Tensor, sources_B: Tensor
-    ) -> StepResult:
-        """Sum loss and samples by domain over the ranks that read different samples."""
+    def _result(self, plan: StepPlan, grad_norm: Tensor, nll_B: Tensor, sources_B: Tensor) -> StepResult:
+        """The step's figures and the verdict on it: the one place where a step waits for the device.
+
+        The norm goes through the sum over ranks too, so that all of them decide by the same bits.
+        """
         domains_B = self._domain_of_source.to(sources_B.device)[sources_B]
-        totals = torch.zeros(2, len(self.domain_names), device=nll_B.device)
-        totals[0].index_add_(0, domains_B, nll_B)
-        totals[1].index_add_(0, domains_B, torch.ones_like(nll_B))
-        if dist.is_initialized():
-            dist.all_reduce(totals)  # ranks of one tensor group hold the same samples: sums and counts scale alike
-        sums, counts = totals.tolist()
+        sums, counts = self._sum_over_ranks(domains_B, len(self.domain_names), nll_B, grad_norm)
+        norm = sums.pop() / counts.pop()
+        loss = sum(sums) / sum(counts)
         return StepResult(
             plan=plan,
-            loss=sum(sums) / sum(counts),
-            learning_rate=learning_rate,
-            grad_norm=grad_norm,
+            loss=loss,
+            learning_rate=plan.learning_rate_fraction * self.job.optimizer.lr,
+            grad_norm=norm,
+            skipped=self.guard.refuse(plan.phase, loss, norm),
             domain_losses={
                 name: total / count for name, total, count in zip(self.domain_names, sums, counts, strict=True) if count
             },
         )
+
+    def _sum_over_ranks(
+        self, group_B: Tensor, num_groups: int, nll_B: Tensor, grad_norm: Tensor
+    ) -> tuple[list[float], list[float]]:
+        """Sums and counts of samples by group, over the ranks that read different ones; of the norm, last, over all."""
+        totals = torch.zeros(2, num_groups + 1, device=nll_B.device)
+        totals[0].index_add_(0, group_B, nll_B)
+        totals[1].index_add_(0, group_B, torch.ones_like(nll_B))
+        totals[0, -1], totals[1, -1] = grad_norm, 1
+        if dist.is_initialized():
+            dist.all_reduce(totals)  # ranks of one tensor group hold the same samples: sums and counts scale alike
+        sums, counts = totals.tolist()
+        return sums, counts
+
+    def _diagnosis(self, plan: StepPlan, reason: str, nll_B: Tensor, sources_B: Tensor) -> str:
+        assert self.model is not None
+        sums, counts = self._sum_over_ranks(sources_B, len(self.source_names), nll_B, nll_B.new_zeros(()))
+        losses = {name: sums[i] / counts[i] for i, name in enumerate(self.source_names) if counts[i]}
+        return self.guard.diagnosis(plan.step + 1, reason, losses, grad_norms(self.model))

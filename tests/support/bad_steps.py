@@ -1,0 +1,49 @@
+"""Faults for tests of training: a model that goes wrong at chosen steps, by hooks on its first block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nemotron4_train.job import TrainJob
+from nemotron4_train.lightning.fit import fit
+from nemotron4_train.lightning.module import PretrainingModule
+from nemotron4_train.stop_signal import StopSignal
+
+Faults = Mapping[int, tuple[str, float]]
+"""By step (from 0): "output" or "gradient" of the block, and what it is multiplied by."""
+
+
+def with_faults(faults: Faults) -> Any:
+    """A `configure_model` of PretrainingModule that adds the faults."""
+    sound = PretrainingModule.configure_model
+
+    def configure_model(self: PretrainingModule) -> None:
+        def hook(block: Any, inputs: Any, output: Any) -> Any:
+            what, factor = faults.get(self.next_step, ("", 1.0)) if block.training else ("", 1.0)
+            if what == "gradient":
+                output.register_hook(lambda gradient: gradient * factor)
+            return output * factor if what == "output" else None
+
+        sound(self)
+        self.model.blocks[0].register_forward_hook(hook)
+
+    return configure_model
+
+
+def fit_with_faults(
+    rank: int, world_size: int, job: TrainJob, directory: Path, faults_by_rank: Mapping[int, Faults]
+) -> list[tuple[str, str, str | None]]:
+    """For run_distributed: (loss, gradient norm, reason for skipping) of each step, figures to the last bit."""
+    seen = []
+    sound = PretrainingModule.training_step
+
+    def training_step(self: PretrainingModule, batch: Any, batch_idx: int) -> None:
+        sound(self, batch, batch_idx)
+        seen.append((self.last.loss.hex(), self.last.grad_norm.hex(), self.last.skipped))
+
+    PretrainingModule.training_step = training_step
+    PretrainingModule.configure_model = with_faults(faults_by_rank.get(rank, {}))
+    fit(job, directory, StopSignal())
+    return seen
