@@ -10,7 +10,7 @@ from typing import Any
 
 from nemotron4_data.staging import write_file
 
-STEP_COLUMNS = ("step", "tokens", "loss", "lr", "global_batch_size", "phase", "grad_norm", "tokens_per_second")
+STEP_COLUMNS = ("step", "tokens", "loss", "lr", "global_batch_size", "phase", "grad_norm", "tokens_per_second", "mfu")
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

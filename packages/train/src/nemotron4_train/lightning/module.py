@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
@@ -25,6 +25,14 @@ from nemotron4_train.schedule import StepPlan, Timeline
 _DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16}
 
 
+class SourceLoss(NamedTuple):
+    """What one source had in a global batch."""
+
+    nll: float
+    """Negative log-likelihood summed over its tokens, nats."""
+    tokens: int
+
+
 @dataclass(frozen=True)
 class StepResult:
     """What a step did; equal on every rank."""
@@ -35,8 +43,8 @@ class StepResult:
     learning_rate: float
     grad_norm: float
     """Global norm before clipping."""
-    domain_losses: dict[str, float]
-    """Loss by domain, of the domains that the batch drew from."""
+    sources: dict[str, SourceLoss]
+    """Of the sources that the batch drew from."""
 
 
 class PretrainingModule(pl.LightningModule):
@@ -54,9 +62,7 @@ class PretrainingModule(pl.LightningModule):
         self.last: StepResult | None = None
         self.model: Transformer | None = None
         self.raw_optimizers: list[torch.optim.Optimizer] = []
-        domains = [name.split("/")[0] for name in source_names]
-        self.domain_names = sorted(set(domains))
-        self._domain_of_source = torch.tensor([self.domain_names.index(domain) for domain in domains])
+        self.source_names = source_names
 
     def configure_model(self) -> None:
         """Meta device -> mesh -> storage -> initial weights (each rank its part of the same full tensors)."""
@@ -122,20 +128,22 @@ class PretrainingModule(pl.LightningModule):
     def _result(
         self, plan: StepPlan, learning_rate: float, grad_norm: float, nll_B: Tensor, sources_B: Tensor
     ) -> StepResult:
-        """Sum loss and samples by domain over the ranks that read different samples."""
-        domains_B = self._domain_of_source.to(sources_B.device)[sources_B]
-        totals = torch.zeros(2, len(self.domain_names), device=nll_B.device)
-        totals[0].index_add_(0, domains_B, nll_B)
-        totals[1].index_add_(0, domains_B, torch.ones_like(nll_B))
+        """Sum loss and samples by source over the ranks that read different samples."""
+        totals = torch.zeros(2, len(self.source_names), device=nll_B.device)
+        totals[0].index_add_(0, sources_B, nll_B)
+        totals[1].index_add_(0, sources_B, torch.ones_like(nll_B))
         if dist.is_initialized():
-            dist.all_reduce(totals)  # ranks of one tensor group hold the same samples: sums and counts scale alike
-        sums, counts = totals.tolist()
+            dist.all_reduce(totals)
+        sums, counts = (totals / self.job.topology.tensor).tolist()  # ranks of a tensor group hold the same samples
+        length = plan.sequence_length
         return StepResult(
             plan=plan,
             loss=sum(sums) / sum(counts),
             learning_rate=learning_rate,
             grad_norm=grad_norm,
-            domain_losses={
-                name: total / count for name, total, count in zip(self.domain_names, sums, counts, strict=True) if count
+            sources={
+                name: SourceLoss(total * length, round(count) * length)
+                for name, total, count in zip(self.source_names, sums, counts, strict=True)
+                if count
             },
         )
