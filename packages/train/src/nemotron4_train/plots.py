@@ -126,9 +126,26 @@ def _draw_blend(axis: Axes, job: TrainJob, timeline: Timeline, scale: float) -> 
             top, edges, baseline=floor, fill=True, color=COLOURS.get(domain, "#888888"), alpha=0.75, label=domain
         )
         floor = top
+    for plan, first, last in _drawn_phases(timeline):
+        if last - first >= 0.08 * timeline.num_tokens:
+            _name_parts(axis, job.blend.distributions[plan.phase.blend].weights, first / scale, last / scale)
     axis.set_ylim(0, 1)
     axis.legend(frameon=False, fontsize=8, ncols=3, loc="lower left")
     axis.set_ylabel("blend\n(share)")
+
+
+def _name_parts(axis: Axes, weights: Mapping[str, float], first: float, last: float) -> None:
+    """Parts of a domain that a distribution weights by themselves: books of english/books."""
+    floor = 0.0
+    for domain in _domain_shares(weights):
+        for key in [key for key in weights if key.split("/")[0] == domain]:
+            part, share = key.partition("/")[2], weights[key]
+            if part:
+                axis.hlines(floor + share, first, last, color="white", linewidth=0.8)
+                if share >= 0.08:
+                    style = {"color": "white", "fontsize": 7, "ha": "center", "va": "center"}
+                    axis.text((first + last) / 2, floor + share / 2, part, **style)
+            floor += share
 
 
 def _edges(timeline: Timeline, scale: float) -> tuple[list[PhasePlan], list[float]]:

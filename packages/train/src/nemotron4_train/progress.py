@@ -73,7 +73,7 @@ class TrainingProgress:
 
     def note(self, text: str) -> None:
         """Print a line beside the bar."""
-        self._bar.console.print(text, highlight=False)
+        self._bar.console.print(text, highlight=False, soft_wrap=True)
         self.resume_clock()
 
     def resume_clock(self) -> None:

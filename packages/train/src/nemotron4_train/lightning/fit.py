@@ -111,11 +111,11 @@ class _Restore(pl.Callback):
 def _callbacks(
     job: TrainJob, run_directory: Path, timeline: Timeline, corpus: Corpus, saver: Checkpointer, first_step: int
 ) -> tuple[StopOnSignal, Validator, list[pl.Callback], list[Any]]:
-    """In order: profile, record, validate, look for a signal, save, report; files and progress are rank 0's."""
+    """In order: record, validate, look for a signal, save, report, profile; files and progress are rank 0's."""
     stop = StopOnSignal()
     if rank() != 0:
         validator = Validator(job.trainer, corpus, timeline, None, None)
-        return stop, validator, [*_profiler(job, run_directory, None), validator, stop, saver], []
+        return stop, validator, [validator, stop, saver, *_profiler(job, run_directory, None)], []
     interval = job.trainer.log_interval_steps
     progress = TrainingProgress(timeline, first_step, interval, _utilisation(job))
     columns = ("step", "tokens", "overall", *sorted({name.split("/")[0] for name in corpus.source_names}))
@@ -123,7 +123,7 @@ def _callbacks(
     validator = Validator(job.trainer, corpus, timeline, validation, progress)
     recorder = StepRecorder(run_directory, first_step, progress, SourceMetrics(corpus, saver.stream), interval)
     report = ReportRefresher(job, run_directory, timeline.num_steps, progress)
-    callbacks = [*_profiler(job, run_directory, progress), recorder, validator, stop, saver, report]
+    callbacks = [recorder, validator, stop, saver, report, *_profiler(job, run_directory, progress)]
     return stop, validator, callbacks, [progress, recorder, validation]
 
 

@@ -50,7 +50,7 @@ class StepRecorder(AfterStep):
                 "phase": plan.phase,
                 "grad_norm": _figure(result.grad_norm),
                 "tokens_per_second": f"{speed.tokens_per_second:.1f}",
-                "mfu": "" if speed.mfu is None else f"{speed.mfu:.4f}",
+                "mfu": "" if speed.mfu is None else f"{speed.mfu:.4g}",
             }
         )
         self.source_metrics.add(result.sources)
