@@ -143,8 +143,8 @@ def _name_parts(axis: Axes, weights: Mapping[str, float], first: float, last: fl
             if part:
                 axis.hlines(floor + share, first, last, color="white", linewidth=0.8)
                 if share >= 0.08:
-                    style = {"color": "white", "fontsize": 7, "ha": "center", "va": "center"}
-                    axis.text((first + last) / 2, floor + share / 2, part, **style)
+                    middle = (first + last) / 2
+                    axis.text(middle, floor + share / 2, part, color="white", fontsize=7, ha="center", va="center")
             floor += share
 
 
