@@ -84,9 +84,14 @@ def test_killed_and_rerun_ends_at_the_same_losses(workspace, undisturbed):
     process.kill()
     process.wait()
     assert len(metrics(workspace / "runs" / "killed" / "latest")) < len(undisturbed)
+    assert "; running" in (workspace / "runs" / "killed" / "latest" / "report.html").read_text()
     nemotron4(*TRAIN, "run.name=killed", cwd=workspace)
     assert len(list((workspace / "runs" / "killed").glob("2*"))) == 1
     assert metrics(workspace / "runs" / "killed" / "latest") == undisturbed
+    nemotron4("report", "run=runs/killed/latest", "compare=[runs/undisturbed/latest]", cwd=workspace)
+    report = json.loads((workspace / "runs" / "killed" / "latest" / "report.json").read_text())
+    assert [run["run"] for run in report["comparison"]] == ["killed", "undisturbed"]
+    assert set(report["comparison"][1]["difference"].values()) == {0.0}
 
 
 def test_sigterm_saves_and_asks_for_a_requeue(workspace, undisturbed):

@@ -61,7 +61,14 @@ def test_a_sequence_longer_than_the_model(tmp_path):
         (lambda: OptimizerConfig(lr=0), "optimizer.lr (0): must be greater than 0"),
         (lambda: OptimizerConfig(beta2=1.0), "optimizer.beta2 (1.0): must be in [0, 1)"),
         (lambda: TrainerConfig(max_steps=0), "trainer.max_steps (0): must be at least 1, or null"),
+        (
+            lambda: TrainerConfig(profile_first_step=1),
+            "trainer.profile_first_step (1): must be at least 2, because the step before it warms the profiler up,"
+            " or null",
+        ),
+        (lambda: TrainerConfig(profile_num_steps=0), "trainer.profile_num_steps (0): must be at least 1"),
         (lambda: TopologyConfig(shard=0), "topology.shard (0): must be at least 1"),
+        (lambda: TopologyConfig(peak_teraflops=0), "topology.peak_teraflops (0): must be above 0, or null"),
         (
             lambda: TopologyConfig(num_nodes=2),
             "topology.num_nodes (2): must divide replicate x shard x tensor = 1",
@@ -83,5 +90,11 @@ def test_the_digest_names_what_is_trained_and_not_where(tmp_path):
     job = smoke_job(tmp_path, tmp_path)
     assert dataclasses.replace(job, run=RunConfig(name="elsewhere")).digest() == job.digest()
     assert dataclasses.replace(job, trainer=dataclasses.replace(job.trainer, max_steps=3)).digest() == job.digest()
+    watched = dataclasses.replace(
+        job,
+        trainer=dataclasses.replace(job.trainer, profile_first_step=5, profile_num_steps=1),
+        topology=dataclasses.replace(job.topology, peak_teraflops=1.0),
+    )
+    assert watched.digest() == job.digest()
     assert dataclasses.replace(job, seed=7).digest() != job.digest()
     assert dataclasses.replace(job, precision=PrecisionConfig(compute=Precision.bf16)).digest() != job.digest()

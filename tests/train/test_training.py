@@ -74,6 +74,7 @@ def test_a_run_leaves_its_records(undisturbed):
     assert float(found[3]["lr"]) == pytest.approx(job.optimizer.lr)
     assert float(found[-1]["lr"]) == pytest.approx(job.optimizer.lr * 0.001)
     assert float(found[-1]["loss"]) < float(found[0]["loss"])
+    assert {row["mfu"] for row in found} == {""}, "the peak of a CPU is not known"
     record = read_record(directory)
     assert (record.state, record.step, record.num_steps) == ("complete", 12, 12)
     validation = rows(directory, "validation.csv")
@@ -133,6 +134,12 @@ def test_stopped_and_resumed_equals_undisturbed_bit_for_bit(prepared, tmp_path, 
     second = run(job)
     assert second == first
     assert losses(second) == losses(undisturbed[1])
+    for domain in ("english", "multilingual", "code"):
+        whole, parts = (
+            [int(row["loss_tokens"]) for row in rows(found, "domains.csv") if row["domain"] == domain]
+            for found in (undisturbed[1], second)
+        )
+        assert sum(parts) == sum(whole)
     for path in sorted((undisturbed[1] / "checkpoints" / "step-00000012").glob("*.distcp")):
         assert (second / "checkpoints" / "step-00000012" / path.name).read_bytes() == path.read_bytes()
 

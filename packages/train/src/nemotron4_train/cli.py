@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 TRAIN = Command(
     job="nemotron4_train.job:TrainJob",
     run="nemotron4_train.cli:train",
-    summary="Pretrain over a token timeline, and resume where a run stopped",
+    summary="Pretrain over a token timeline, and resume where a run stopped; `plan` shows it first",
     summarise_sweep="nemotron4_train.sweep:summarise",
 )
 PLAN = Command(
     job="nemotron4_train.job:TrainJob",
     run="nemotron4_train.plan:show",
-    summary="Show a training job before it runs: parameters, timeline, batches, epochs",
+    summary="Show a training job before it runs: parameters, timeline, epochs, and a picture of it",
 )
 EXPORT = Command(
     job="nemotron4_train.export:ExportJob",
@@ -32,7 +32,7 @@ EXPORT = Command(
 REPORT = Command(
     job="nemotron4_train.report:ReportJob",
     run="nemotron4_train.cli:report",
-    summary="Write a run's report.html and report.json",
+    summary="Write a run's report.html and report.json, beside other runs with compare=[RUN,...]",
 )
 
 
@@ -54,16 +54,17 @@ def report(job: ReportJob) -> None:
     """Write a run's report."""
     from nemotron4_train.report import write_report
 
-    print(write_report(Path(job.run), read_train_job(Path(job.run))))
+    compare = {Path(directory): read_train_job(Path(directory), "compare") for directory in job.compare}
+    print(write_report(Path(job.run), read_train_job(Path(job.run)), compare))
 
 
-def read_train_job(run_directory: Path) -> TrainJob:
-    """The job of a run directory."""
+def read_train_job(run_directory: Path, key: str = "run") -> TrainJob:
+    """The job of a run directory; raises ValueError, which names `key`, when it has none."""
     from nemotron4_train.job import TrainJob
 
     path = run_directory / "job.yaml"
     if not path.is_file():
-        raise ValueError(f"run ({run_directory}): has no job.yaml; name a run directory such as runs/demo/latest")
+        raise ValueError(f"{key} ({run_directory}): has no job.yaml; name a run directory such as runs/demo/latest")
     return load_job(path, TrainJob)
 
 

@@ -120,6 +120,8 @@ class TopologyConfig:
     """Which activations are recomputed in the backward pass."""
     compile: bool = False
     """torch.compile of each block; refused with tensor > 1."""
+    peak_teraflops: float | None = None
+    """Dense bf16 peak of one device, TFLOP/s, that MFU is a share of; null looks the device up (see mfu.py)."""
 
     def __post_init__(self) -> None:
         """Refuse a mesh that cannot be laid on the machines."""
@@ -137,6 +139,10 @@ class TopologyConfig:
             True,
             "torch.compile with tensor parallelism has given wrong gradients; set topology.compile=false or tensor=1",
         )
+        if self.peak_teraflops is not None:
+            _require(
+                self.peak_teraflops > 0, "topology.peak_teraflops", self.peak_teraflops, "must be above 0, or null"
+            )
 
     @property
     def num_ranks(self) -> int:
@@ -200,6 +206,10 @@ class TrainerConfig:
     """Accepted steps of the same phase that this mean is over; with fewer, no spike is seen."""
     max_skipped_steps_in_a_row: int = 10
     """Stop with a diagnosis when so many steps in a row were skipped."""
+    profile_first_step: int | None = None
+    """First optimiser step (from 1) that torch.profiler records, each rank a trace in <run>/profile/; null: none."""
+    profile_num_steps: int = 3
+    """Optimiser steps that the profiler records."""
 
     def __post_init__(self) -> None:
         """Refuse intervals that are not positive."""
@@ -211,6 +221,14 @@ class TrainerConfig:
             _require(self.spike_sigma > 0, "trainer.spike_sigma", self.spike_sigma, "must be above 0, or null")
         if self.max_steps is not None:
             _require(self.max_steps >= 1, "trainer.max_steps", self.max_steps, "must be at least 1, or null")
+        if self.profile_first_step is not None:
+            _require(
+                self.profile_first_step >= 2,
+                "trainer.profile_first_step",
+                self.profile_first_step,
+                "must be at least 2, because the step before it warms the profiler up, or null",
+            )
+        _require(self.profile_num_steps >= 1, "trainer.profile_num_steps", self.profile_num_steps, "must be at least 1")
 
 
 @dataclass(kw_only=True)
@@ -219,6 +237,18 @@ class LoggerConfig:
 
     tensorboard: bool = True
     """Write TensorBoard event files below the run directory."""
+    wandb: bool = False
+    """Log to Weights & Biases; WANDB_MODE=offline keeps it below the run directory."""
+    wandb_project: str = "nemotron4"
+    """Its project."""
+    wandb_entity: str | None = None
+    """Its user or team; null is the account's default."""
+    mlflow: bool = False
+    """Log to MLflow."""
+    mlflow_tracking_uri: str | None = None
+    """Its server, database or directory; null takes MLFLOW_TRACKING_URI, or mlruns in the working directory."""
+    mlflow_experiment: str = "nemotron4"
+    """Its experiment."""
 
 
 @dataclass(kw_only=True)
@@ -316,5 +346,7 @@ class TrainJob:
         for key in ("async_checkpoint", "keep_checkpoints", "keep_phase_ends"):
             del described["trainer"][key]
         del described["trainer"]["max_skipped_steps_in_a_row"]
+        del described["trainer"]["profile_first_step"], described["trainer"]["profile_num_steps"]
+        del described["topology"]["peak_teraflops"]
         text = json.dumps(described, sort_keys=True, default=lambda value: value.name)
         return hashlib.sha256(text.encode()).hexdigest()

@@ -10,12 +10,13 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from nemotron4_data import Corpus
-from nemotron4_train.job import TrainJob
+from nemotron4_train.job import LoggerConfig, TrainJob
 from nemotron4_train.run_directory import RunRecord, choose_directory, create, exclusive, read_record, write_record
 from nemotron4_train.schedule import Timeline
 from nemotron4_train.stop_signal import StopSignal, stop_status
@@ -31,6 +32,7 @@ def launch(job: TrainJob, job_yaml: str) -> float | None:
     the run was stopped by a signal after saving, or before there was anything to save.
     """
     timeline = Timeline(job.schedule, job.trainer.max_steps)
+    check_loggers(job.logger)
     corpus = check_corpus(job)
     directory = choose_directory(job, timeline.num_steps)
     check_checkpoint(job, corpus, directory)
@@ -50,6 +52,13 @@ def launch(job: TrainJob, job_yaml: str) -> float | None:
     record = read_record(directory)
     assert record is not None
     return record.objective
+
+
+def check_loggers(config: LoggerConfig) -> None:
+    """The packages of the loggers asked for are installed."""
+    for name in ("wandb", "mlflow"):
+        if getattr(config, name) and find_spec(name) is None:
+            raise ValueError(f"logger.{name} (true): needs the {name} package; pip install 'nemotron4-train[{name}]'")
 
 
 def check_corpus(job: TrainJob) -> Corpus:

@@ -10,16 +10,11 @@ from typing import Any
 
 from nemotron4_data.staging import write_file
 
+Rows = Sequence[Mapping[str, str]]
+"""Lines of a metrics file by their columns' names."""
 STEP_COLUMNS = (
-    "step",
-    "tokens",
-    "loss",
-    "lr",
-    "global_batch_size",
-    "phase",
-    "grad_norm",
-    "skipped",
-    "tokens_per_second",
+    *("step", "tokens", "loss", "lr", "global_batch_size", "phase", "grad_norm", "skipped"),
+    *("tokens_per_second", "mfu"),
 )
 
 

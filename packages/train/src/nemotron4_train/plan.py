@@ -1,4 +1,7 @@
-"""A training job as tables, before anything runs: parameters, mesh, timeline, and epochs when the corpus is there."""
+"""A training job before anything runs: parameters, mesh, timeline, epochs when the corpus is there, and a picture.
+
+The picture is <run.root>/<run.name>/plan.png, where the job's runs would be.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from nemotron4_data.staging import write_file
 from nemotron4_train.job import TrainJob
 from nemotron4_train.report import timeline_rows
 from nemotron4_train.schedule import Timeline
 
 
 def show(job: TrainJob) -> None:
-    """Print the job's tables."""
+    """Print the job's tables, and draw learning rate, batch and blend over tokens."""
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, 130)
@@ -23,10 +27,20 @@ def show(job: TrainJob) -> None:
     console.print(_parameters(job))
     console.print(_mesh(job))
     console.print(_timeline(job, timeline))
+    console.print(f"learning rate, batch and blend over tokens: {_draw(job, timeline)}", soft_wrap=True)
     if Path(job.data.dir).is_dir():
         _print_epochs(console, job, timeline)
     else:
         console.print(f"{job.data.dir}: not prepared, so epochs are not known")
+
+
+def _draw(job: TrainJob, timeline: Timeline) -> Path:
+    from nemotron4_train.plots import as_png, plan_figure
+
+    path = Path(job.run.root) / job.run.name / "plan.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, as_png(plan_figure(job, timeline)))
+    return path
 
 
 def _parameters(job: TrainJob) -> Table:

@@ -1,21 +1,24 @@
-"""Pictures of a run: everything over training tokens, phases shaded, on one shared axis."""
+"""Pictures over training tokens, phases shaded, on one shared axis: what a job plans, and how all of them look.
+
+What a run measured is drawn by measured_plots.py on the same axis.
+"""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nemotron4_train.job import TrainJob
-from nemotron4_train.metrics import accepted
 from nemotron4_train.schedule import PhasePlan, Timeline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Rows = Sequence[Mapping[str, str]]
+Panel = tuple[float, "Callable[[Axes, float], None]"]
+"""A panel's relative height, and what draws it: (axes, tokens a unit of the x axis)."""
 
 COLOURS = {
     "overall": "#222222",
@@ -29,27 +32,37 @@ _PHASE_FILLS = ("#f4f6f8", "#e7edf3")
 _CURVE_POINTS = 400
 
 
-def run_figure(
-    job: TrainJob, timeline: Timeline, steps: Rows, validation: Rows, baselines: Mapping[str, float]
-) -> Figure:
-    """Loss, held-out bits per byte, learning rate, global batch and blend over tokens."""
+def plan_figure(job: TrainJob, timeline: Timeline) -> Figure:
+    """Learning rate, global batch and blend over tokens."""
+    return figure_over_tokens(timeline, plan_panels(job, timeline))
+
+
+def plan_panels(job: TrainJob, timeline: Timeline) -> list[Panel]:
+    """What the job fixes before it runs."""
+    return [
+        (1.6, lambda axis, scale: _draw_learning_rate(axis, job, timeline, scale)),
+        (1.6, lambda axis, scale: _draw_batch(axis, timeline, scale)),
+        (1.6, lambda axis, scale: _draw_blend(axis, job, timeline, scale)),
+    ]
+
+
+def figure_over_tokens(timeline: Timeline, panels: Sequence[Panel]) -> Figure:
+    """Panels one below the other over the training tokens of the timeline, its phases shaded and named."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 11), layout="constrained")
-    axes = figure.subplots(5, 1, sharex=True, height_ratios=[3, 3, 1.6, 1.6, 1.6])
+    heights = [height for height, _ in panels]
+    figure = Figure(figsize=(9, 0.6 + sum(heights)), layout="constrained")
+    axes = figure.subplots(len(panels), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
     scale, unit = _token_unit(timeline.num_tokens)
-    _draw_loss(axes[0], steps, scale)
-    _draw_validation(axes[1], validation, baselines, scale)
-    _draw_learning_rate(axes[2], job, timeline, scale)
-    _draw_batch(axes[3], timeline, scale)
-    _draw_blend(axes[4], job, timeline, scale)
-    for axis in axes:
+    for axis, (_, draw) in zip(axes, panels, strict=True):
+        draw(axis, scale)
         _shade_phases(axis, timeline, scale)
         axis.grid(axis="y", color="#dddddd", linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
     _name_phases(axes[0], timeline, scale)
     axes[-1].set_xlabel(f"training tokens ({unit})")
     axes[-1].set_xlim(0, timeline.num_tokens / scale)
+    figure.align_ylabels(axes)
     return figure
 
 
@@ -70,11 +83,16 @@ def sweep_figure(key: str, values: Sequence[float], objectives: Sequence[float])
     return figure
 
 
-def as_data_uri(figure: Figure) -> str:
-    """The figure as a PNG inside a data: address, for an HTML page of one file."""
+def as_png(figure: Figure) -> bytes:
+    """The figure as a PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
+
+
+def as_data_uri(figure: Figure) -> str:
+    """The figure as a PNG inside a data: address, for an HTML page of one file."""
+    return "data:image/png;base64," + base64.b64encode(as_png(figure)).decode()
 
 
 def _token_unit(num_tokens: int) -> tuple[float, str]:
@@ -82,40 +100,6 @@ def _token_unit(num_tokens: int) -> tuple[float, str]:
         if num_tokens >= scale:
             return scale, unit
     return 1.0, "tokens"
-
-
-def _smooth(values: Sequence[float], weight: float = 0.93) -> list[float]:
-    """Exponential moving average, unbiased at the start."""
-    smoothed, average, norm = [], 0.0, 0.0
-    for value in values:
-        average, norm = weight * average + (1 - weight) * value, weight * norm + (1 - weight)
-        smoothed.append(average / norm)
-    return smoothed
-
-
-def _draw_loss(axis: Axes, steps: Rows, scale: float) -> None:
-    steps = accepted(steps)
-    tokens = [int(row["tokens"]) / scale for row in steps]
-    losses = [float(row["loss"]) for row in steps]
-    axis.plot(tokens, losses, color=COLOURS["english"], linewidth=0.5, alpha=0.35)
-    axis.plot(tokens, _smooth(losses), color=COLOURS["english"], linewidth=1.6, label="training loss, smoothed")
-    if losses:
-        axis.set_ylim(min(losses) * 0.95, max(_smooth(losses)[len(losses) // 50 :]) * 1.02)
-        axis.legend(frameon=False, fontsize=8)
-    axis.set_ylabel("loss\n(nats a token)")
-
-
-def _draw_validation(axis: Axes, validation: Rows, baselines: Mapping[str, float], scale: float) -> None:
-    tokens = [int(row["tokens"]) / scale for row in validation]
-    for name in ("overall", "english", "multilingual", "code"):
-        if validation and validation[0].get(name):
-            values = [float(row[name]) for row in validation]
-            axis.plot(tokens, values, "o-", markersize=3, linewidth=1.4, color=COLOURS[name], label=name)
-    for name, value in baselines.items():
-        axis.axhline(value, color=COLOURS[name], linestyle="--", linewidth=1, label=f"{name} {value:.2f}")
-    if validation or baselines:
-        axis.legend(frameon=False, fontsize=8, ncols=2)
-    axis.set_ylabel("held-out\nbits per byte")
 
 
 def _draw_learning_rate(axis: Axes, job: TrainJob, timeline: Timeline, scale: float) -> None:
@@ -142,9 +126,26 @@ def _draw_blend(axis: Axes, job: TrainJob, timeline: Timeline, scale: float) -> 
             top, edges, baseline=floor, fill=True, color=COLOURS.get(domain, "#888888"), alpha=0.75, label=domain
         )
         floor = top
+    for plan, first, last in _drawn_phases(timeline):
+        if last - first >= 0.08 * timeline.num_tokens:
+            _name_parts(axis, job.blend.distributions[plan.phase.blend].weights, first / scale, last / scale)
     axis.set_ylim(0, 1)
     axis.legend(frameon=False, fontsize=8, ncols=3, loc="lower left")
     axis.set_ylabel("blend\n(share)")
+
+
+def _name_parts(axis: Axes, weights: Mapping[str, float], first: float, last: float) -> None:
+    """Parts of a domain that a distribution weights by themselves: books of english/books."""
+    floor = 0.0
+    for domain in _domain_shares(weights):
+        for key in [key for key in weights if key.split("/")[0] == domain]:
+            part, share = key.partition("/")[2], weights[key]
+            if part:
+                axis.hlines(floor + share, first, last, color="white", linewidth=0.8)
+                if share >= 0.08:
+                    middle = (first + last) / 2
+                    axis.text(middle, floor + share / 2, part, color="white", fontsize=7, ha="center", va="center")
+            floor += share
 
 
 def _edges(timeline: Timeline, scale: float) -> tuple[list[PhasePlan], list[float]]:

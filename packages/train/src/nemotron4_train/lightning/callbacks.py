@@ -1,4 +1,4 @@
-"""What happens between steps: records, validation, checkpoints, and stopping at a step boundary.
+"""What happens between steps: validation, checkpoints, and stopping at a step boundary; records are in recorder.py.
 
 Each callback acts after the step that `module.last` describes. Validation and checkpoints are collectives: every rank
 enters them at the same step because the timeline, not a clock, says when.
@@ -29,65 +29,23 @@ from nemotron4_train.schedule import Timeline
 from nemotron4_train.stop_signal import StopSignal
 
 
-class _AfterStep(pl.Callback):
+class AfterStep(pl.Callback):
+    """What is done after each optimiser step."""
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Hand the step's result over."""
         assert isinstance(pl_module, PretrainingModule)
         assert pl_module.last is not None
         self.after_step(trainer, pl_module, pl_module.last)
 
     def after_step(self, trainer: pl.Trainer, module: PretrainingModule, result: StepResult) -> None:
+        """Act on the step that `result` describes."""
         raise AssertionError("abstract")
 
 
-class StepRecorder(_AfterStep):
-    """metrics.csv (one row a step), TensorBoard and the progress line; rank 0 only."""
-
-    def __init__(self, metrics: MetricsFile, progress: TrainingProgress, interval_steps: int) -> None:
-        self.metrics = metrics
-        self.progress = progress
-        self.interval_steps = interval_steps
-
-    def after_step(self, trainer: pl.Trainer, module: PretrainingModule, result: StepResult) -> None:
-        """Record the step."""
-        plan = result.plan
-        step = plan.step + 1
-        tokens_per_second = self.progress.advance(plan.tokens_after, plan.phase, result.loss, step)
-        self.metrics.append(
-            {
-                "step": step,
-                "tokens": plan.tokens_after,
-                "loss": f"{result.loss:.9g}",
-                "lr": f"{result.learning_rate:.9g}",
-                "global_batch_size": plan.global_batch_size,
-                "phase": plan.phase,
-                "grad_norm": f"{result.grad_norm:.9g}",
-                "skipped": int(result.skipped is not None),
-                "tokens_per_second": f"{tokens_per_second:.1f}",
-            }
-        )
-        skipped = module.guard.state
-        if result.skipped is not None:
-            self.progress.note(
-                f"step {step} skipped: {result.skipped}; {skipped.num_skipped_in_a_row} in a row,"
-                f" {skipped.num_skipped} in all"
-            )
-        if step % self.interval_steps == 0 and trainer.logger is not None:
-            values = {
-                "train/loss": result.loss,
-                "train/learning_rate": result.learning_rate,
-                "train/grad_norm": result.grad_norm,
-                "train/skipped_steps": skipped.num_skipped,
-                "train/global_batch_size": plan.global_batch_size,
-                "train/tokens": plan.tokens_after,
-                "train/tokens_per_second": tokens_per_second,
-            }
-            values |= {f"train/loss/{name}": loss for name, loss in result.domain_losses.items()}
-            trainer.logger.log_metrics(values, step=step)
-
-
-class Validator(_AfterStep):
+class Validator(AfterStep):
     """Held-out bits per byte by domain, at an interval and at the last step; every rank computes, rank 0 writes."""
 
     def __init__(
@@ -135,8 +93,8 @@ class Validator(_AfterStep):
         self.progress.note(
             f"step {step}: held-out bits per byte " + "  ".join(f"{name} {value:.3f}" for name, value in row.items())
         )
-        if trainer.logger is not None:
-            trainer.logger.log_metrics({f"validation/{name}": value for name, value in row.items()}, step=step)
+        for logger in trainer.loggers:
+            logger.log_metrics({f"validation/{name}": value for name, value in row.items()}, step=step)
 
     def _estimate(self, bits_by_source: dict[str, float]) -> dict[str, float]:
         """Overall and by domain: sources weighted by all their held-out bytes, of which a validation reads a part."""
@@ -149,7 +107,7 @@ class Validator(_AfterStep):
         return {name: total / num_bytes[name] for name, total in bits.items()}
 
 
-class Checkpointer(_AfterStep):
+class Checkpointer(AfterStep):
     """Saves at an interval, at the end of phases, at the last step and when the run is asked to stop.
 
     The data ledger goes with it. A save goes on while training does; the run's end, a stop and an error wait for it.
@@ -228,7 +186,7 @@ class Checkpointer(_AfterStep):
             write_record(self.run_directory, record)
 
 
-class StopOnSignal(_AfterStep):
+class StopOnSignal(AfterStep):
     """Ranks agree after a step whether one was told to stop; placed before the checkpointer, which saves then."""
 
     def __init__(self, stop: StopSignal) -> None:

@@ -14,20 +14,24 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from nemotron4_data import Corpus, StreamPhase, TokenStream
 from nemotron4_data.blend import phase_weights
 from nemotron4_train import checkpoint
 from nemotron4_train.job import Device, TrainJob
-from nemotron4_train.lightning.callbacks import Checkpointer, StepRecorder, StopOnSignal, Validator
+from nemotron4_train.lightning.callbacks import Checkpointer, StopOnSignal, Validator
 from nemotron4_train.lightning.data import StepDataModule
+from nemotron4_train.lightning.loggers import finish, make_loggers
 from nemotron4_train.lightning.module import PretrainingModule
+from nemotron4_train.lightning.profiler import StepProfiler
+from nemotron4_train.lightning.recorder import ReportRefresher, StepRecorder
 from nemotron4_train.lightning.strategy import MeshStrategy, join_process_group
-from nemotron4_train.metrics import STEP_COLUMNS, MetricsFile
+from nemotron4_train.metrics import MetricsFile
+from nemotron4_train.mfu import PEAK_TERAFLOPS, Utilisation
 from nemotron4_train.progress import TrainingProgress
 from nemotron4_train.schedule import Timeline
+from nemotron4_train.source_metrics import SourceMetrics
 from nemotron4_train.step_guard import GuardState, StepGuard
 from nemotron4_train.stop_signal import StopSignal
 
@@ -72,9 +76,10 @@ def fit(job: TrainJob, run_directory: Path, stop: StopSignal) -> FitResult:
     saver = Checkpointer(run_directory, job, timeline, corpus, stream, checkpoint.ledger(found[0]) if found else None)
     stopper = StopOnSignal(stop)
     validator, callbacks, close = _callbacks(job, run_directory, timeline, corpus, saver, first_step, stopper)
+    loggers = make_loggers(job, run_directory, first_step) if rank() == 0 else []
     trainer = pl.Trainer(
         **_devices(job),
-        logger=_logger(job, run_directory, first_step),
+        logger=loggers,
         callbacks=[_Restore(found[0]) if found else pl.Callback(), *callbacks],
         max_epochs=1,
         enable_checkpointing=False,
@@ -90,6 +95,7 @@ def fit(job: TrainJob, run_directory: Path, stop: StopSignal) -> FitResult:
     finally:
         for file in close:
             file.close()
+        finish(loggers)
     stopped_by = stopper.agreed if module.next_step < timeline.num_steps else None
     return FitResult(step=module.next_step, stopped_by=stopped_by, objective=validator.overall)
 
@@ -115,19 +121,32 @@ def _callbacks(
     first_step: int,
     stopper: StopOnSignal,
 ) -> tuple[Validator, list[pl.Callback], list[Any]]:
-    """In order: record, validate, look for a signal, save. Files and the progress line exist on rank 0 only."""
+    """In order: record, validate, look for a signal, save, report, profile; files and progress are rank 0's."""
     if rank() != 0:
         validator = Validator(job.trainer, corpus, timeline, None, None)
-        return validator, [validator, stopper, saver], []
+        return validator, [validator, stopper, saver, *_profiler(job, run_directory, None)], []
     interval = job.trainer.log_interval_steps
-    done = timeline.tokens_before(first_step)
-    progress = TrainingProgress(timeline.num_tokens, done, timeline.num_steps, interval)
-    steps = MetricsFile(run_directory / "metrics.csv", STEP_COLUMNS, first_step)
+    progress = TrainingProgress(timeline, first_step, interval, _utilisation(job))
     columns = ("step", "tokens", "overall", *sorted({name.split("/")[0] for name in corpus.source_names}))
     validation = MetricsFile(run_directory / "validation.csv", columns, first_step)
     validator = Validator(job.trainer, corpus, timeline, validation, progress)
-    recorder = StepRecorder(steps, progress, interval)
-    return validator, [recorder, validator, stopper, saver], [progress, steps, validation]
+    recorder = StepRecorder(run_directory, first_step, progress, SourceMetrics(corpus, saver.stream), interval)
+    report = ReportRefresher(job, run_directory, timeline.num_steps, progress)
+    callbacks = [recorder, validator, stopper, saver, report, *_profiler(job, run_directory, progress)]
+    return validator, callbacks, [progress, recorder, validation]
+
+
+def _profiler(job: TrainJob, run_directory: Path, progress: TrainingProgress | None) -> list[pl.Callback]:
+    if job.trainer.profile_first_step is None:
+        return []
+    return [StepProfiler(job.trainer, run_directory, rank(), progress)]
+
+
+def _utilisation(job: TrainJob) -> Utilisation:
+    peak = job.topology.peak_teraflops
+    if peak is None and job.topology.device is Device.cuda:
+        peak = PEAK_TERAFLOPS.get(torch.cuda.get_device_name())
+    return Utilisation(model=job.model, num_devices=job.topology.num_ranks, peak_teraflops=peak)
 
 
 def _devices(job: TrainJob) -> dict[str, Any]:
@@ -144,12 +163,6 @@ def _devices(job: TrainJob) -> dict[str, Any]:
         "num_nodes": topology.num_nodes,
         "strategy": strategy,
     }
-
-
-def _logger(job: TrainJob, run_directory: Path, first_step: int) -> TensorBoardLogger | bool:
-    if not job.logger.tensorboard or rank() != 0:
-        return False
-    return TensorBoardLogger(run_directory, name="tensorboard", version="", purge_step=first_step)
 
 
 def rank() -> int:

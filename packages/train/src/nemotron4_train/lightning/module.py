@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
@@ -26,6 +26,14 @@ from nemotron4_train.step_guard import StepGuard
 _DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16}
 
 
+class SourceLoss(NamedTuple):
+    """What one source had in a global batch."""
+
+    nll: float
+    """Negative log-likelihood summed over its tokens, nats."""
+    tokens: int
+
+
 @dataclass(frozen=True)
 class StepResult:
     """What a step did; equal on every rank."""
@@ -38,8 +46,8 @@ class StepResult:
     """Global norm before clipping."""
     skipped: str | None
     """Why the step changed no weights; None when it did."""
-    domain_losses: dict[str, float]
-    """Loss by domain, of the domains that the batch drew from."""
+    sources: dict[str, SourceLoss]
+    """Of the sources that the batch drew from."""
 
 
 class PretrainingModule(pl.LightningModule):
@@ -65,9 +73,6 @@ class PretrainingModule(pl.LightningModule):
         self.model: Transformer | None = None
         self.raw_optimizers: list[torch.optim.Optimizer] = []
         self.source_names = source_names
-        domains = [name.split("/")[0] for name in source_names]
-        self.domain_names = sorted(set(domains))
-        self._domain_of_source = torch.tensor([self.domain_names.index(domain) for domain in domains])
 
     def configure_model(self) -> None:
         """Meta device -> mesh -> storage -> initial weights (each rank its part of the same full tensors)."""
@@ -105,7 +110,8 @@ class PretrainingModule(pl.LightningModule):
         grad_norm = global_grad_norm_and_clip(self.model, self.job.optimizer.clip_norm)
         result = self._result(plan, grad_norm, nll_B, batch["sources_B"])
         if result.skipped is not None and self.guard.exhausted:
-            raise RuntimeError(self._diagnosis(plan, result.skipped, nll_B, batch["sources_B"]))
+            losses = {name: source.nll / source.tokens for name, source in result.sources.items()}
+            raise RuntimeError(self.guard.diagnosis(plan.step + 1, result.skipped, losses, grad_norms(self.model)))
         for optimizer in self.raw_optimizers:
             if result.skipped is None:
                 optimizer.step()
@@ -134,40 +140,28 @@ class PretrainingModule(pl.LightningModule):
         return nullcontext()
 
     def _result(self, plan: StepPlan, grad_norm: Tensor, nll_B: Tensor, sources_B: Tensor) -> StepResult:
-        """The step's figures and the verdict on it: the one place where a step waits for the device.
+        """The step's figures, by source, and the verdict on it: the one place where a step waits for the device.
 
-        The norm goes through the sum over ranks too, so that all of them decide by the same bits.
+        Sums over the ranks that read different samples; the norm goes through them, so that all decide by the same bits.
         """
-        domains_B = self._domain_of_source.to(sources_B.device)[sources_B]
-        sums, counts = self._sum_over_ranks(domains_B, len(self.domain_names), nll_B, grad_norm)
+        totals = torch.zeros(2, len(self.source_names) + 1, device=nll_B.device)
+        totals[0].index_add_(0, sources_B, nll_B)
+        totals[1].index_add_(0, sources_B, torch.ones_like(nll_B))
+        totals[0, -1], totals[1, -1] = grad_norm, 1
+        if dist.is_initialized():
+            dist.all_reduce(totals)
+        sums, counts = (totals / self.job.topology.tensor).tolist()  # ranks of a tensor group hold the same samples
         norm = sums.pop() / counts.pop()
-        loss = sum(sums) / sum(counts)
+        loss, length = sum(sums) / sum(counts), plan.sequence_length
         return StepResult(
             plan=plan,
             loss=loss,
             learning_rate=plan.learning_rate_fraction * self.job.optimizer.lr,
             grad_norm=norm,
             skipped=self.guard.refuse(plan.phase, loss, norm),
-            domain_losses={
-                name: total / count for name, total, count in zip(self.domain_names, sums, counts, strict=True) if count
+            sources={
+                name: SourceLoss(total * length, round(count) * length)
+                for name, total, count in zip(self.source_names, sums, counts, strict=True)
+                if count
             },
         )
-
-    def _sum_over_ranks(
-        self, group_B: Tensor, num_groups: int, nll_B: Tensor, grad_norm: Tensor
-    ) -> tuple[list[float], list[float]]:
-        """Sums and counts of samples by group, over the ranks that read different ones; of the norm, last, over all."""
-        totals = torch.zeros(2, num_groups + 1, device=nll_B.device)
-        totals[0].index_add_(0, group_B, nll_B)
-        totals[1].index_add_(0, group_B, torch.ones_like(nll_B))
-        totals[0, -1], totals[1, -1] = grad_norm, 1
-        if dist.is_initialized():
-            dist.all_reduce(totals)  # ranks of one tensor group hold the same samples: sums and counts scale alike
-        sums, counts = totals.tolist()
-        return sums, counts
-
-    def _diagnosis(self, plan: StepPlan, reason: str, nll_B: Tensor, sources_B: Tensor) -> str:
-        assert self.model is not None
-        sums, counts = self._sum_over_ranks(sources_B, len(self.source_names), nll_B, nll_B.new_zeros(()))
-        losses = {name: sums[i] / counts[i] for i, name in enumerate(self.source_names) if counts[i]}
-        return self.guard.diagnosis(plan.step + 1, reason, losses, grad_norms(self.model))

@@ -1,0 +1,143 @@
+"""What a run tells while it trains, written by rank 0: rows of metrics, loggers, the progress line, report.html."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+
+from nemotron4_train.job import TrainJob
+from nemotron4_train.lightning.callbacks import AfterStep
+from nemotron4_train.lightning.module import PretrainingModule, StepResult
+from nemotron4_train.metrics import STEP_COLUMNS, MetricsFile
+from nemotron4_train.progress import Speed, TrainingProgress
+from nemotron4_train.report import write_report
+from nemotron4_train.source_metrics import DOMAIN_COLUMNS, SOURCE_COLUMNS, SourceMetrics
+
+
+class StepRecorder(AfterStep):
+    """metrics.csv (one row a step), domains.csv and sources.csv (at an interval), loggers and the progress line."""
+
+    def __init__(
+        self,
+        run_directory: Path,
+        first_step: int,
+        progress: TrainingProgress,
+        source_metrics: SourceMetrics,
+        interval_steps: int,
+    ) -> None:
+        self.progress = progress
+        self.source_metrics = source_metrics
+        self.interval_steps = interval_steps
+        self.steps = MetricsFile(run_directory / "metrics.csv", STEP_COLUMNS, first_step)
+        self.domains = MetricsFile(run_directory / "domains.csv", DOMAIN_COLUMNS, first_step)
+        self.sources = MetricsFile(run_directory / "sources.csv", SOURCE_COLUMNS, first_step)
+
+    def after_step(self, trainer: pl.Trainer, module: PretrainingModule, result: StepResult) -> None:
+        """Record the step."""
+        plan = result.plan
+        step = plan.step + 1
+        speed = self.progress.advance(plan, result.loss)
+        self.steps.append(
+            {
+                "step": step,
+                "tokens": plan.tokens_after,
+                "loss": _figure(result.loss),
+                "lr": _figure(result.learning_rate),
+                "global_batch_size": plan.global_batch_size,
+                "phase": plan.phase,
+                "grad_norm": _figure(result.grad_norm),
+                "skipped": int(result.skipped is not None),
+                "tokens_per_second": f"{speed.tokens_per_second:.1f}",
+                "mfu": "" if speed.mfu is None else f"{speed.mfu:.4g}",
+            }
+        )
+        if result.skipped is not None:
+            skipped = module.guard.state
+            self.progress.note(
+                f"step {step} skipped: {result.skipped}; {skipped.num_skipped_in_a_row} in a row,"
+                f" {skipped.num_skipped} in all"
+            )
+        self.source_metrics.add(result.sources)
+        if step % self.interval_steps == 0:
+            values = _step_values(result, speed, module.guard.state.num_skipped)
+            self._log(trainer, values | self._record_sources(result), step)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Record the sources of the steps since the last interval, so that a run that is stopped loses none."""
+        assert isinstance(pl_module, PretrainingModule)
+        if pl_module.last is not None and not self.source_metrics.is_empty:
+            self._log(trainer, self._record_sources(pl_module.last), pl_module.last.plan.step + 1)
+
+    def _log(self, trainer: pl.Trainer, values: dict[str, float], step: int) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=step)
+
+    def _record_sources(self, result: StepResult) -> dict[str, float]:
+        """Write the rows of domains and sources; returns their figures by the names that loggers show."""
+        plan = result.plan
+        place = {"step": plan.step + 1, "tokens": plan.tokens_after}
+        domains, sources = self.source_metrics.take(plan.first_sample + plan.global_batch_size)
+        for file, rows in ((self.domains, domains), (self.sources, sources)):
+            for row in rows:
+                shown = {key: _figure(value) if isinstance(value, float) else value for key, value in row.items()}
+                file.append(place | shown)
+        return _logged("domain", domains) | _logged("source", sources)
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in (self.steps, self.domains, self.sources):
+            file.close()
+
+
+class ReportRefresher(AfterStep):
+    """Writes report.html during the run, after validations and checkpoints, in at most a hundredth of the time.
+
+    Drawing holds up training, so the next report waits until a hundred times the cost of the last one has passed.
+    """
+
+    def __init__(self, job: TrainJob, run_directory: Path, num_steps: int, progress: TrainingProgress) -> None:
+        self.job = job
+        self.run_directory = run_directory
+        self.num_steps = num_steps
+        self.progress = progress
+        self._due_seconds = 0.0
+
+    def after_step(self, trainer: pl.Trainer, module: PretrainingModule, result: StepResult) -> None:
+        """Write the report when there is something new to show and its time has come; the last step's comes later."""
+        step, started = result.plan.step + 1, time.monotonic()
+        config = self.job.trainer
+        has_news = step % config.validation_interval_steps == 0 or step % config.save_interval_steps == 0
+        if not has_news or step == self.num_steps or started < self._due_seconds:
+            return
+        try:
+            write_report(self.run_directory, self.job)
+        except OSError as error:  # a full disk is for the checkpointer to judge
+            self.progress.note(f"step {step}: report.html was not refreshed: {error}")
+        ended = time.monotonic()
+        self._due_seconds = ended + 100 * (ended - started)
+        self.progress.resume_clock()
+
+
+def _figure(value: float) -> str:
+    return f"{value:.9g}"
+
+
+def _step_values(result: StepResult, speed: Speed, num_skipped: int) -> dict[str, float]:
+    values = {
+        "train/loss": result.loss,
+        "train/learning_rate": result.learning_rate,
+        "train/grad_norm": result.grad_norm,
+        "train/skipped_steps": num_skipped,
+        "train/global_batch_size": result.plan.global_batch_size,
+        "train/tokens": result.plan.tokens_after,
+        "train/tokens_per_second": speed.tokens_per_second,
+    }
+    return values if speed.mfu is None else values | {"train/mfu": speed.mfu}
+
+
+def _logged(kind: str, rows: list[dict[str, Any]]) -> dict[str, float]:
+    figures = ("loss", "bits_per_byte", "epochs")
+    return {f"{kind}_{key}/{row[kind]}": row[key] for row in rows for key in figures if row.get(key) is not None}

@@ -1,0 +1,41 @@
+"""Model FLOP/s utilisation: what the model's arithmetic takes at the speed seen, as a share of the devices' peak.
+
+Convention, named wherever the figure is shown: MFU (full attention), that is `ModelConfig.flops_per_token` with
+attention counted as a full square and recomputation not counted (arXiv 2402.16819, Table 2), over the dense bf16 peak.
+Where the peak is not known there is no MFU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nemotron4_model.config import ModelConfig
+
+NAME = "MFU (full attention)"
+
+PEAK_TERAFLOPS = {
+    **dict.fromkeys(("NVIDIA A100-SXM4-40GB", "NVIDIA A100-SXM4-80GB", "NVIDIA A100-PCIE-40GB"), 312.0),
+    "NVIDIA A100 80GB PCIe": 312.0,
+    "NVIDIA H100 80GB HBM3": 989.0,
+    "NVIDIA H200": 989.0,
+    "NVIDIA B200": 2250.0,
+}
+"""Dense bf16 TFLOP/s by the name that CUDA gives a whole device; NVIDIA's data sheets. Variants of another peak (PCIe
+H100, NVL, a slice of a device) have other names, and are to be given as topology.peak_teraflops."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Utilisation:
+    """Turns tokens/s into MFU for one model on one topology."""
+
+    model: ModelConfig
+    num_devices: int
+    peak_teraflops: float | None
+    """Dense bf16 peak of one device; None when it is not known."""
+
+    def mfu(self, tokens_per_second: float, sequence_length: int) -> float | None:
+        """A share of 1, or None where the peak is not known. `tokens_per_second` is of all devices together."""
+        if self.peak_teraflops is None:
+            return None
+        flops_per_second = self.model.flops_per_token(sequence_length) * tokens_per_second
+        return flops_per_second / (self.num_devices * self.peak_teraflops * 1e12)
