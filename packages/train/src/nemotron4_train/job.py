@@ -292,11 +292,17 @@ class TrainJob:
             _require(value % tensor == 0, f"model.{key}", value, f"must be divisible by topology.tensor = {tensor}")
 
     def digest(self) -> str:
-        """Identity of what is trained: equal for jobs that must give the same weights from the same data."""
+        """Identity of what is trained: equal for jobs that must give the same weights from the same data.
+
+        The topology is no part of it: batches and their order do not depend on it, weights only by the order of sums.
+        """
         described = asdict(self)
-        for group in ("run", "resume", "logger", "launcher"):
+        for group in ("run", "resume", "topology", "logger", "launcher"):
             del described[group]
-        for key in ("max_steps", "log_interval_steps", "save_interval_steps", "keep_checkpoints"):
+        for key in ("num_workers", "verify"):
+            del described["data"][key]
+        cadence = ("max_steps", "log_interval_steps", "save_interval_steps", "keep_checkpoints")
+        for key in (*cadence, "validation_interval_steps", "validation_bytes_per_source"):
             del described["trainer"][key]
         text = json.dumps(described, sort_keys=True, default=lambda value: value.name)
         return hashlib.sha256(text.encode()).hexdigest()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from nemotron4_data import Corpus
 from nemotron4_train.job import TrainJob
+from nemotron4_train.metrics import read_rows
 from nemotron4_train.run_directory import RunRecord, choose_directory, create, exclusive, read_record, write_record
 from nemotron4_train.schedule import Timeline
 
@@ -93,12 +94,18 @@ def run_worker(job: TrainJob, directory: Path) -> None:
         assert record is not None
         record.state = "complete" if result.stopped_by is None else "stopped"
         record.step = result.step
-        record.objective = result.objective if result.objective is not None else record.objective
+        record.objective = result.objective if result.objective is not None else _last_objective(directory)
         write_record(directory, record)
         write_report(directory, job)
     if result.stopped_by is not None:
         print(f"stopped after step {result.step}, checkpoint saved; run the same command to go on", file=sys.stderr)
         raise SystemExit(stop_status(result.stopped_by))
+
+
+def _last_objective(directory: Path) -> float | None:
+    """Of a run that had nothing left to train: it was killed after its last checkpoint."""
+    rows = read_rows(directory / "validation.csv")
+    return float(rows[-1]["overall"]) if rows else None
 
 
 def _launch_workers(job: TrainJob, directory: Path) -> None:
