@@ -15,6 +15,7 @@ from nemotron4_train.job import TrainJob
 from nemotron4_train.metrics import read_rows
 from nemotron4_train.run_directory import RunRecord, choose_directory, create, exclusive, read_record, write_record
 from nemotron4_train.schedule import Timeline
+from nemotron4_train.worker_process import LAUNCHER_PID
 
 
 def launch(job: TrainJob, job_yaml: str) -> float | None:
@@ -119,6 +120,7 @@ def _launch_workers(job: TrainJob, directory: Path) -> None:
             f"topology.num_nodes ({job.topology.num_nodes}): launcher=local starts the ranks of one machine only"
         )
     _set_threads(job)
+    os.environ[LAUNCHER_PID] = str(os.getpid())
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
