@@ -57,7 +57,8 @@ def tests(session: nox.Session) -> None:
     # Reads our shards in a test. Its file format needs numpy and torch; what else it asks for is for training.
     session.install("-c", "constraints.txt", "--no-deps", "megatron-core")
     run_checks(session)
-    session.run("pytest", "-q", "-n", "2", "--dist", "loadfile", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+    quick = ("-m", "not slow", "-n", "2", "--dist", "loadfile")
+    session.run("pytest", "-q", *quick, *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 def run_checks(session: nox.Session) -> None:
@@ -83,6 +84,13 @@ def test(session: nox.Session, package: str) -> None:
     """One package's tests with only that package (and what it depends on) installed."""
     install(session, *TEST_PACKAGES[package], tools=(*TEST_TOOLS, "transformers", "sentencepiece", "protobuf"))
     session.run("pytest", "-q", f"tests/{package}", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+
+
+@nox.session
+def e2e(session: nox.Session) -> None:
+    """The whole by its command line, and the equivalence contract: however a job is run, it trains the same model."""
+    install(session, *PACKAGES, tools=(*TEST_TOOLS, "transformers"))
+    session.run("pytest", "-q", "tests/e2e", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session

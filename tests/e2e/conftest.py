@@ -7,6 +7,10 @@ from smoke import nemotron4
 from tiny_corpus import write_tiny_corpus
 
 
+def pytest_addoption(parser):
+    parser.addoption("--write-table", metavar="FILE", help="write the table of equivalence there")
+
+
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("workspace")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from tiny_corpus import write_tiny_corpus
+from tiny_corpus import SOURCES, write_tiny_corpus
 
 from nemotron4_data import CorpusConfig, ExecutorConfig, PrepareJob, TokenizerConfig, run_prepare
 from nemotron4_data.blend import BlendConfig, Distribution
@@ -18,9 +19,9 @@ from nemotron4_train.schedule import LearningRate, Phase, Schedule, Shape
 VOCAB_SIZE = 1_024
 
 
-def prepare_tiny(directory: Path) -> Path:
+def prepare_tiny(directory: Path, sources: Sequence[str] = SOURCES) -> Path:
     """Write and prepare a tiny corpus; returns the prepared directory."""
-    write_tiny_corpus(directory / "raw", num_documents=480)
+    write_tiny_corpus(directory / "raw", num_documents=480, sources=sources)
     prepared = directory / "prepared"
     run_prepare(
         PrepareJob(
@@ -97,7 +98,7 @@ def nemotron4(*arguments: str, cwd: Path, check: bool = True) -> subprocess.Comp
         env=os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=1_200,
         check=False,
     )
     if check and done.returncode != 0:

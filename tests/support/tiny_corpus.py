@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 SOURCES = (
@@ -24,17 +25,19 @@ _ALPHABETS = {
 _LATIN = ("bcdfghjklmnprstvwyz", "aeiou")
 
 
-def write_tiny_corpus(directory: Path, seed: int = 0, num_documents: int = 240) -> list[Path]:
+def write_tiny_corpus(
+    directory: Path, seed: int = 0, num_documents: int = 240, sources: Sequence[str] = SOURCES
+) -> list[Path]:
     """Write english.jsonl, multilingual.jsonl and code.jsonl in the form of the shipped corpus; return their paths.
 
-    Sources take turns, and every tenth document of a source is held out. A document has about 1 kB.
+    A file a domain. Sources take turns, and every tenth document of a source is held out. A document has about 1 kB.
     """
     directory.mkdir(parents=True, exist_ok=True)
     rng = random.Random(seed)
-    words = {source: _vocabulary(rng, *_ALPHABETS.get(source, _LATIN)) for source in SOURCES}
-    lines: dict[str, list[str]] = {"english": [], "multilingual": [], "code": []}
+    words = {source: _vocabulary(rng, *_ALPHABETS.get(source, _LATIN)) for source in sources}
+    lines: dict[str, list[str]] = {source.split("/")[0]: [] for source in sources}
     for number in range(num_documents):
-        source = SOURCES[number % len(SOURCES)]
+        source = sources[number % len(sources)]
         domain, category = source.split("/")
         text = _program(rng, words[source]) if domain == "code" else _prose(rng, words[source])
         record = {
@@ -43,7 +46,7 @@ def write_tiny_corpus(directory: Path, seed: int = 0, num_documents: int = 240) 
             "source": source,
             "language": category if domain == "multilingual" else "en",
             "origin": "invented",
-            "split": "heldout" if number // len(SOURCES) % 10 == 9 else "train",
+            "split": "heldout" if number // len(sources) % 10 == 9 else "train",
         }
         lines[domain].append(json.dumps(record, ensure_ascii=False))
     paths = []

@@ -90,11 +90,10 @@ def test_the_digest_names_what_is_trained_and_not_where(tmp_path):
     job = smoke_job(tmp_path, tmp_path)
     assert dataclasses.replace(job, run=RunConfig(name="elsewhere")).digest() == job.digest()
     assert dataclasses.replace(job, trainer=dataclasses.replace(job.trainer, max_steps=3)).digest() == job.digest()
-    watched = dataclasses.replace(
-        job,
-        trainer=dataclasses.replace(job.trainer, profile_first_step=5, profile_num_steps=1),
-        topology=dataclasses.replace(job.topology, peak_teraflops=1.0),
-    )
-    assert watched.digest() == job.digest()
+    trainer = dataclasses.replace(job.trainer, profile_first_step=5, profile_num_steps=1, validation_interval_steps=9)
+    assert dataclasses.replace(job, trainer=trainer).digest() == job.digest()
+    assert dataclasses.replace(job, topology=TopologyConfig(shard=2, micro_batch_size=2)).digest() == job.digest()
+    data = dataclasses.replace(job.data, num_workers=2, verify=False)
+    assert dataclasses.replace(job, data=data).digest() == job.digest()
     assert dataclasses.replace(job, seed=7).digest() != job.digest()
     assert dataclasses.replace(job, precision=PrecisionConfig(compute=Precision.bf16)).digest() != job.digest()

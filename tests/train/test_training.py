@@ -12,6 +12,7 @@ from smoke import smoke_job
 from nemotron4_data import Corpus
 from nemotron4_data.staging import file_sha256
 from nemotron4_data.verify import VerifyJob, verify
+from nemotron4_model import Recompute
 from nemotron4_train import checkpoint
 from nemotron4_train.job import (
     DataConfig,
@@ -25,7 +26,7 @@ from nemotron4_train.job import (
 )
 from nemotron4_train.launch import launch
 from nemotron4_train.metrics import STEP_COLUMNS
-from nemotron4_train.run_directory import exclusive, read_record
+from nemotron4_train.run_directory import exclusive, read_record, write_record
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*LeafSpec.*:FutureWarning",
@@ -147,6 +148,28 @@ def test_stopped_and_resumed_equals_undisturbed_bit_for_bit(prepared, tmp_path, 
 def test_a_finished_run_is_left_alone_and_a_new_one_begun(prepared, tmp_path):
     job = smoke_job(prepared, tmp_path, trainer=TrainerConfig(max_steps=1, validation_bytes_per_source=300))
     assert run(job) != run(job)
+
+
+def test_a_run_killed_after_its_last_checkpoint_is_completed(prepared, tmp_path):
+    job = smoke_job(prepared, tmp_path)
+    directory = run(job)
+    finished = read_record(directory)
+    write_record(directory, dataclasses.replace(finished, state="running", objective=None))
+    (directory / "report.html").unlink()
+    assert run(job) == directory
+    found = read_record(directory)
+    assert found == dataclasses.replace(finished, objective=pytest.approx(finished.objective, abs=1e-6))
+    assert (directory / "report.html").is_file()
+
+
+def test_another_topology_goes_on_in_the_same_directory(prepared, tmp_path, undisturbed):
+    job = smoke_job(prepared, tmp_path)
+    first = run(dataclasses.replace(job, trainer=dataclasses.replace(job.trainer, max_steps=6)))
+    job = dataclasses.replace(job, topology=TopologyConfig(micro_batch_size=2, recompute=Recompute.full))
+    assert run(job) == first
+    assert losses(first)[:6] == losses(undisturbed[1])[:6]
+    expected = [float(loss) for _, loss, _ in losses(undisturbed[1])]
+    assert [float(loss) for _, loss, _ in losses(first)] == pytest.approx(expected, rel=1e-5)
 
 
 def test_more_micro_batches_give_the_same_losses(prepared, tmp_path, undisturbed):

@@ -70,6 +70,9 @@ def read_train_job(run_directory: Path, key: str = "run") -> TrainJob:
 
 def worker(run_directory: str) -> None:
     """One rank of a launched run; a user's mistake is one line and status 2, as on the command line."""
+    from nemotron4_train.worker_process import settle
+
+    settle()
     from nemotron4_train.launch import run_worker
     from nemotron4_train.stop_signal import StopSignal
 

@@ -337,16 +337,15 @@ class TrainJob:
             _require(value % tensor == 0, f"model.{key}", value, f"must be divisible by topology.tensor = {tensor}")
 
     def digest(self) -> str:
-        """Identity of what is trained: equal for jobs that must give the same weights from the same data."""
+        """Identity of what is trained: equal for jobs that must give the same weights from the same data.
+
+        The topology is no part of it: batches and their order do not depend on it, weights only by the order of sums.
+        """
         described = asdict(self)
-        for group in ("run", "resume", "logger", "launcher"):
+        for group in ("run", "resume", "topology", "logger", "launcher"):
             del described[group]
-        for key in ("max_steps", "log_interval_steps", "save_interval_steps"):
-            del described["trainer"][key]
-        for key in ("async_checkpoint", "keep_checkpoints", "keep_phase_ends"):
-            del described["trainer"][key]
-        del described["trainer"]["max_skipped_steps_in_a_row"]
-        del described["trainer"]["profile_first_step"], described["trainer"]["profile_num_steps"]
-        del described["topology"]["peak_teraflops"]
+        # What else a trainer does, saves or shows leaves the weights alone.
+        decides = ("deterministic", "spike_sigma", "spike_window_steps")
+        described["trainer"] = {key: described["trainer"][key] for key in decides}
         text = json.dumps(described, sort_keys=True, default=lambda value: value.name)
         return hashlib.sha256(text.encode()).hexdigest()

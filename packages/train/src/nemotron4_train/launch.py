@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING
 
 from nemotron4_data import Corpus
 from nemotron4_train.job import LoggerConfig, TrainJob
+from nemotron4_train.metrics import read_rows
 from nemotron4_train.run_directory import RunRecord, choose_directory, create, exclusive, read_record, write_record
 from nemotron4_train.schedule import Timeline
 from nemotron4_train.stop_signal import StopSignal, stop_status
+from nemotron4_train.worker_process import LAUNCHER_PID
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -116,7 +118,7 @@ def run_worker(job: TrainJob, directory: Path, stop: StopSignal) -> None:
         assert record is not None
         record.state = "complete" if result.stopped_by is None else "stopped"
         record.step = result.step
-        record.objective = result.objective if result.objective is not None else record.objective
+        record.objective = result.objective if result.objective is not None else _last_objective(directory)
         write_record(directory, record)
         write_report(directory, job)
     if dist.is_initialized():
@@ -125,6 +127,12 @@ def run_worker(job: TrainJob, directory: Path, stop: StopSignal) -> None:
         if rank() == 0:
             print(f"stopped after step {result.step}, checkpoint saved; run the same command to go on", file=sys.stderr)
         raise SystemExit(stop_status(result.stopped_by))
+
+
+def _last_objective(directory: Path) -> float | None:
+    """Of a run that had nothing left to train: it was killed after its last checkpoint."""
+    rows = read_rows(directory / "validation.csv")
+    return float(rows[-1]["overall"]) if rows else None
 
 
 def _launch_workers(job: TrainJob, directory: Path) -> None:
@@ -139,6 +147,7 @@ def _launch_workers(job: TrainJob, directory: Path) -> None:
             f"topology.num_nodes ({job.topology.num_nodes}): launcher=local starts the ranks of one machine only"
         )
     _set_threads(job)
+    os.environ[LAUNCHER_PID] = str(os.getpid())
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

@@ -66,7 +66,8 @@ def choose_directory(job: TrainJob, num_steps: int) -> Path:
         return directory
     if job.resume == "auto" and (latest := _latest(root)) is not None:
         record = read_record(latest)
-        if record is not None and record.job_digest == job.digest() and record.step < num_steps:
+        unfinished = record is not None and (record.state != "complete" or record.step < num_steps)
+        if record is not None and record.job_digest == job.digest() and unfinished:
             return latest
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     directory = root / stamp

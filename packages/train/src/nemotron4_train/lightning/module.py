@@ -142,7 +142,7 @@ class PretrainingModule(pl.LightningModule):
     def _result(self, plan: StepPlan, grad_norm: Tensor, nll_B: Tensor, sources_B: Tensor) -> StepResult:
         """The step's figures, by source, and the verdict on it: the one place where a step waits for the device.
 
-        Sums over the ranks that read different samples; the norm goes through them, so that all decide by the same bits.
+        Sums over the ranks that read different samples; the norm goes with them, so that all decide by the same bits.
         """
         totals = torch.zeros(2, len(self.source_names) + 1, device=nll_B.device)
         totals[0].index_add_(0, sources_B, nll_B)
