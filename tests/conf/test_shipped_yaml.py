@@ -35,6 +35,7 @@ COMPANIONS = {
     "blend=nemotron4": ["schedule=nemotron4_8t", "model=nemotron4_15b"],
     "blend=reference": ["schedule=reference"],
     "schedule=nemotron4_8t": ["blend=nemotron4", "model=nemotron4_15b"],
+    "schedule=hour": ["model.max_sequence_length=512"],
     "corpus=files": ["corpus.name=mine", "corpus.files=[a.jsonl]"],
 }
 
