@@ -12,6 +12,7 @@ from pathlib import Path
 
 from nemotron4_data import Corpus
 from nemotron4_train.job import TrainJob
+from nemotron4_train.preflight import check_machine, check_position
 from nemotron4_train.run_directory import RunRecord, choose_directory, create, exclusive, read_record, write_record
 from nemotron4_train.schedule import Timeline
 
@@ -23,9 +24,11 @@ def launch(job: TrainJob, job_yaml: str) -> float | None:
     was stopped by a signal after saving.
     """
     timeline = Timeline(job.schedule, job.trainer.max_steps)
+    check_machine(job)
     corpus = check_corpus(job)
     directory = choose_directory(job, timeline.num_steps)
     check_checkpoint(job, corpus, directory)
+    check_position(job, timeline)
     with exclusive(directory):
         create(directory, job, job_yaml, timeline.num_steps)
         print(f"run directory: {directory}", file=sys.stderr, flush=True)
@@ -54,6 +57,11 @@ def check_corpus(job: TrainJob) -> Corpus:
         raise ValueError(
             f"model.vocab_size ({job.model.vocab_size}): smaller than the {corpus.vocab_size} pieces of the tokenizer"
             f" in {job.data.dir}; raise it or prepare the corpus with a smaller tokenizer.vocab_size"
+        )
+    if not corpus.heldout_names:
+        raise ValueError(
+            f"data.dir ({job.data.dir}): has no held-out text to validate on; prepare it again with a larger held-out"
+            " share, or adopt held-out shards with it"
         )
     phase_weights(job.blend, Timeline(job.schedule).blend_phases, corpus.num_train_tokens)
     return corpus
