@@ -35,6 +35,7 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.op
         {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
+    groups = [group for group in groups if group["params"]]
     adamw = torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.epsilon, fused=True)
     optimizers: list[torch.optim.Optimizer] = [adamw]
     if by_muon:

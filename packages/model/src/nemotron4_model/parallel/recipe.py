@@ -1,4 +1,6 @@
-"""The one ordered recipe that makes a plain Transformer parallel: (float8) -> tensor -> recompute -> compile -> shard.
+"""The one ordered recipe that makes a plain Transformer parallel.
+
+float8 -> tensor -> recompute -> compile -> fully_shard, each where it is asked for.
 
 Invariant: losses, gradients and initial weights equal those of the unsharded model up to the order of fp32 sums.
 The order is not free: fully_shard before the tensor plan, or a checkpoint wrapper before it, silently loses the plan.
@@ -33,9 +35,10 @@ def parallelise(
     """Change `model` in place. Pass it on the meta device, then call `to_empty(device=...)` and `initialise`.
 
     `mesh` has the axes ("replicate", "shard", "tensor"), each of any size from 1; None is one device, where only
-    recompute and compile apply. Parameters are stored in their own dtype, computed with in `param_dtype` and their
-    gradients reduced in `reduce_dtype` (None: as stored, as computed); `float8` makes the products of the blocks
-    float8. `reshard_after_forward=False` keeps gathered blocks for backward: less traffic, more memory. Raises ValueError when the model cannot be split as asked.
+    float8, recompute and compile apply. Parameters are stored in their own dtype, computed with in `param_dtype` and
+    their gradients reduced in `reduce_dtype` (None: as stored, as computed). `float8` is for the products of the
+    blocks. `reshard_after_forward=False` keeps gathered blocks for backward: less traffic, more memory. Raises
+    ValueError when the model cannot be split as asked, or float8 not be computed.
     """
     tensor_size = 1 if mesh is None else _size(mesh, "tensor")
     if compile and tensor_size > 1:
