@@ -11,6 +11,7 @@ from hydra.core.config_store import ConfigStore
 from nemotron4_config.application import to_job
 from nemotron4_config.command import command_loaders, load_attribute
 from nemotron4_model import ModelConfig
+from nemotron4_train.schedule import Timeline
 
 CONF = Path(__file__).parents[2] / "conf"
 VERBS = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "common")
@@ -35,6 +36,8 @@ COMPANIONS = {
     "blend=nemotron4": ["schedule=nemotron4_8t", "model=nemotron4_15b"],
     "blend=reference": ["schedule=reference"],
     "schedule=nemotron4_8t": ["blend=nemotron4", "model=nemotron4_15b"],
+    "schedule=nemotron4_continued": ["blend=nemotron4", "model=nemotron4_15b"],
+    "precision=fp8": ["topology=h100_x1"],
     "schedule=hour": ["model.max_sequence_length=512", "topology.micro_batch_size=12"],
     "corpus=files": ["corpus.name=mine", "corpus.files=[a.jsonl]"],
 }
@@ -59,7 +62,8 @@ def options():
 def test_every_option_makes_a_valid_job(verb, option):
     overrides = list(COMPANIONS.get(option, []))
     if option.startswith("topology=dgx"):
-        overrides += [f"schedule.phases.{phase}.global_batch_size=1152" for phase in ("warmup", "main", "continued")]
+        for phase in ("warmup", "main", "continued"):
+            overrides += [f"schedule.phases.{phase}.{key}" for key in ("global_batch_size=1152", "tokens=1_000_000")]
         overrides += ["schedule=smoke", "model=nemotron4_15b", "topology.micro_batch_size=2"]
     job = job_of(verb, option, *overrides)
     if option.startswith("topology="):
@@ -88,6 +92,32 @@ def test_the_15b_experiment_is_the_paper_s_model_on_its_mesh():
     assert job.model.num_parameters == 15_628_775_424
     assert job.topology.num_ranks == 768
     assert list(job.schedule.phases) == ["warmup", "batch_384", "batch_768", "batch_1152"]
+
+
+def test_a_schedule_is_continued_by_another():
+    job = job_of("train", "experiment=nemotron4_15b_continued")
+    assert list(job.schedule.phases) == [
+        *("warmup", "batch_384", "batch_768", "batch_1152"),
+        *("continued_general", "continued_qa"),
+    ]
+    timeline = Timeline(job.schedule)
+    pretrained = Timeline(job_of("train", "experiment=nemotron4_15b").schedule)
+    last = pretrained.num_steps - 1
+    assert timeline.step(last) == pretrained.step(last)
+    general, late = timeline.phases[-2:]
+    rates = [timeline.learning_rate_fraction(token) for token in (general.first_token, late.first_token)]
+    assert rates == pytest.approx([0.1, 0.1 / 5], rel=0.01)
+    assert timeline.learning_rate_fraction(timeline.num_tokens) == pytest.approx(0.1 / 100)
+
+
+def test_the_twin_keeps_the_proportions():
+    whole = job_of("train", "experiment=nemotron4_15b_continued").schedule
+    twin = job_of("train", "schedule=[nemotron4_8t_twin,nemotron4_continued_twin]").schedule
+    assert list(twin.phases) == list(whole.phases)
+    for name, phase in whole.phases.items():
+        small = twin.phases[name]
+        assert (small.tokens * 2_000_000, small.global_batch_size * 48) == (phase.tokens, phase.global_batch_size)
+        assert small.learning_rate == phase.learning_rate
 
 
 def guide_commands():

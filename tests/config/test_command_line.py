@@ -29,8 +29,8 @@ def refused(capsys, *arguments):
         ("optimizer.lr=-1", "nemotron4 train: optimizer.lr (-1.0): must be greater than 0"),
         (
             "+optimizer.foo=3",
-            "nemotron4 train: optimizer.foo: unknown key; optimizer has: kind, lr, embedding_lr, beta1, beta2, epsilon,"
-            " weight_decay, clip_norm, muon_lr, muon_momentum",
+            "nemotron4 train: optimizer.foo: unknown key; optimizer has: kind, lr, embedding_lr, head_lr, beta1,"
+            " beta2, epsilon, weight_decay, clip_norm, muon_lr, muon_momentum",
         ),
         (
             "+schedule.phases.main.foo=3",

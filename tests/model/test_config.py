@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from nemotron4_model import ModelConfig, Transformer
+from nemotron4_model import ModelConfig, Recompute, Transformer, parallelise
 from nemotron4_model.config import preset_names
 
 TINY: dict[str, Any] = {
@@ -74,26 +77,54 @@ def test_key_value_bytes_of_the_15b() -> None:
     assert ModelConfig.preset("nemotron4_15b").key_value_bytes_per_token() == 131_072
 
 
+class Allocated(TorchDispatchMode):
+    """Remembers every memory that an operation gave and the model does not own, to tell which of it is still held."""
+
+    def __init__(self, model: Transformer) -> None:
+        super().__init__()
+        self.own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
+        self.storages: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(given):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in self.own:
+                storage = tensor.untyped_storage()
+                self.storages[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        return given
+
+    def held_bytes(self) -> int:
+        return sum(num_bytes for storage, num_bytes in self.storages.values() if not storage.expired())
+
+
 @pytest.mark.parametrize("head_dim", [None, 48])
-def test_activation_bytes_are_those_autograd_keeps(head_dim: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("recompute", Recompute)
+def test_activation_bytes_are_those_held_for_backward(
+    recompute: Recompute, head_dim: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("nemotron4_model.transformer.MAX_TOKENS", 0)
     config = ModelConfig(**{**TINY, "hidden_size": 256, "intermediate_size": 640}, head_dim=head_dim)
     model = Transformer(config)
+    parallelise(model, None, recompute=recompute)
     cos_TR, sin_TR = model.rotary(0, 64)
-    x_BTD = torch.randn(2, 64, config.hidden_size, requires_grad=True)
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), cos_TR, sin_TR)}
-    kept: dict[int, torch.Tensor] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.untyped_storage().data_ptr() not in own:
-            kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with Allocated(model) as allocated:
+        x_BTD = torch.randn(2, 64, config.hidden_size).requires_grad_()
         for block in model.blocks:
             x_BTD = block(x_BTD, cos_TR, sin_TR)
-    num_bytes = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    assert num_bytes / (2 * 64) == pytest.approx(config.activation_bytes_per_token(), rel=0.02)
+    num_bytes = allocated.held_bytes() - x_BTD.nbytes
+    assert num_bytes / (2 * 64) == pytest.approx(config.activation_bytes_per_token(recompute=recompute), rel=0.03)
+
+
+def test_selective_recomputation_keeps_no_attention_weights_of_a_processor() -> None:
+    held = {}
+    for recompute in Recompute:
+        model = Transformer(ModelConfig(**TINY))
+        parallelise(model, None, recompute=recompute)
+        with Allocated(model) as allocated:
+            x_BTD = torch.randn(1, 256, 32).requires_grad_()
+            y_BTD = model.blocks[0](x_BTD, *model.rotary(0, 256))
+        held[recompute] = allocated.held_bytes() - y_BTD.nbytes
+    assert held[Recompute.full] < held[Recompute.selective] < 0.3 * held[Recompute.none]
 
 
 @pytest.mark.parametrize(

@@ -43,12 +43,14 @@ CASES: dict[int, dict[str, Any]] = {
     2: {
         "shard 2": ((1, 2, 1), {}),
         "tensor 2 in chunks": ((1, 1, 2), {"chunk_tokens": 10}),
+        "shard 2 recomputed selectively": ((1, 2, 1), {"recompute": Recompute.selective}),
         "tensor 2 with documents apart": ((1, 1, 2), {"end_of_document": 5, "recompute": Recompute.full}),
     },
     4: {
         "shard 4 recomputed": ((1, 4, 1), {"recompute": Recompute.full}),
         "tensor 4 recomputed": ((1, 1, 4), {"recompute": Recompute.full}),
         "shard 2 x tensor 2 kept": ((1, 2, 2), {"reshard_after_forward": False}),
+        "shard 2 x tensor 2 recomputed selectively": ((1, 2, 2), {"recompute": Recompute.selective}),
         "replicate 2 x shard 2": ((2, 2, 1), {}),
         "replicate 2 x tensor 2": ((2, 1, 2), {}),
     },
@@ -90,13 +92,27 @@ def test_uneven_split_is_refused() -> None:
     parallelise(model, None)
 
 
+@pytest.mark.parametrize("max_tokens", [0, 1_024], ids=["fused", "blocked"])
+@pytest.mark.parametrize("recompute", [Recompute.selective, Recompute.full])
+@pytest.mark.parametrize("low", [False, True], ids=["fp32", "bf16"])
+def test_recomputed_blocks_give_the_same_gradients_to_the_bit(
+    recompute: Recompute, max_tokens: int, low: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nemotron4_model.transformer.MAX_TOKENS", max_tokens)
+    with torch.autocast("cpu", torch.bfloat16, enabled=low):
+        kept, again = (train(0, 1, None, {"recompute": option}) for option in (Recompute.none, recompute))
+    assert again["losses"] == kept["losses"]
+    for name, grad in kept["grads"].items():
+        assert torch.equal(again["grads"][name], grad), name
+
+
 @pytest.mark.filterwarnings("ignore")  # dynamo warns of its own doings
-def test_compiled_and_recomputed_blocks_give_the_same_gradients(alone: dict[str, Any]) -> None:
-    for options in ({"recompute": Recompute.full}, {"compile": True, "recompute": Recompute.full}):
-        result = train(0, 1, None, options)
-        assert result["losses"] == pytest.approx(alone["losses"], abs=1e-5)
-        for name, grad in alone["grads"].items():
-            torch.testing.assert_close(result["grads"][name], grad, atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize("recompute", Recompute)
+def test_compiled_and_recomputed_blocks_give_the_same_gradients(recompute: Recompute, alone: dict[str, Any]) -> None:
+    result = train(0, 1, None, {"compile": True, "recompute": recompute})
+    assert result["losses"] == pytest.approx(alone["losses"], abs=1e-5)
+    for name, grad in alone["grads"].items():
+        torch.testing.assert_close(result["grads"][name], grad, atol=1e-5, rtol=1e-5)
 
 
 def test_compile_over_tensor_parallelism_is_refused() -> None:

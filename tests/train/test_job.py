@@ -1,9 +1,13 @@
 import dataclasses
 
 import pytest
+import torch
 from smoke import smoke_job
 
 from nemotron4_train.job import (
+    DataConfig,
+    Device,
+    LauncherConfig,
     OptimizerConfig,
     Precision,
     PrecisionConfig,
@@ -11,6 +15,9 @@ from nemotron4_train.job import (
     TopologyConfig,
     TrainerConfig,
 )
+from nemotron4_train.preflight import check_machine
+
+FP8 = PrecisionConfig(compute=Precision.fp8)
 
 
 @pytest.mark.parametrize(
@@ -29,6 +36,10 @@ from nemotron4_train.job import (
             {"topology": TopologyConfig(micro_batch_size=3)},
             "schedule.phases.warmup.global_batch_size (4): must be a multiple of topology.replicate x shard = 1 ranks,"
             " and each rank's share a multiple of topology.micro_batch_size = 3",
+        ),
+        (
+            {"precision": FP8},
+            "precision.compute (fp8): needs torchao and an H100 or newer; use precision=bf16",
         ),
     ],
 )
@@ -51,8 +62,52 @@ def test_an_unknown_blend_of_a_phase(tmp_path):
 def test_a_sequence_longer_than_the_model(tmp_path):
     job = smoke_job(tmp_path, tmp_path)
     job.schedule.phases["main"].sequence_length = 128
-    with pytest.raises(ValueError, match=r"^schedule.phases.main.sequence_length \(128\): must not exceed"):
+    with pytest.raises(ValueError) as caught:
         dataclasses.replace(job)
+    assert str(caught.value) == (
+        "schedule.phases.main.sequence_length (128): must not exceed model.max_sequence_length = 64"
+    )
+
+
+@pytest.mark.parametrize(
+    ("tensor", "model", "message"),
+    [
+        (2, {"intermediate_size": 65}, "model.intermediate_size (65): must be divisible by topology.tensor = 2"),
+        (2, {"vocab_size": 1_025}, "model.vocab_size (1025): must be divisible by topology.tensor = 2"),
+        (
+            64,
+            {},
+            "schedule.phases.warmup.sequence_length (32): must be divisible by topology.tensor = 64 (sequence"
+            " parallel)",
+        ),
+    ],
+)
+def test_a_model_or_a_sequence_that_tensor_parallelism_cannot_cut(tmp_path, tensor, model, message):
+    job = smoke_job(tmp_path, tmp_path)
+    with pytest.raises(ValueError) as caught:
+        dataclasses.replace(job, model=dataclasses.replace(job.model, **model), topology=TopologyConfig(tensor=tensor))
+    assert str(caught.value) == message
+
+
+def test_float8_needs_dimensions_that_its_products_take(tmp_path):
+    job, topology = smoke_job(tmp_path, tmp_path), TopologyConfig(device=Device.cuda, tensor=2)
+    assert dataclasses.replace(job, topology=topology, precision=FP8).precision == FP8
+    model = dataclasses.replace(job.model, intermediate_size=80)
+    with pytest.raises(ValueError) as caught:
+        dataclasses.replace(job, model=model, topology=topology, precision=FP8)
+    assert str(caught.value) == (
+        "model.intermediate_size (80): must be a multiple of 16 x topology.tensor = 32 for fp8"
+    )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the machine has the GPU that is missing here")
+def test_a_machine_without_gpus_is_said_before_anything_starts(tmp_path):
+    job = smoke_job(tmp_path, tmp_path, topology=TopologyConfig(device=Device.cuda, shard=2))
+    with pytest.raises(ValueError) as caught:
+        check_machine(job)
+    assert str(caught.value) == (
+        "topology.device (cuda): this machine has 0 GPUs, and 2 ranks would run on it; choose another topology=OPTION"
+    )
 
 
 @pytest.mark.parametrize(
@@ -60,6 +115,8 @@ def test_a_sequence_longer_than_the_model(tmp_path):
     [
         (lambda: OptimizerConfig(lr=0), "optimizer.lr (0): must be greater than 0"),
         (lambda: OptimizerConfig(beta2=1.0), "optimizer.beta2 (1.0): must be in [0, 1)"),
+        (lambda: OptimizerConfig(embedding_lr=0.0), "optimizer.embedding_lr (0.0): must be greater than 0, or null"),
+        (lambda: OptimizerConfig(head_lr=-1.0), "optimizer.head_lr (-1.0): must be greater than 0, or null"),
         (lambda: TrainerConfig(max_steps=0), "trainer.max_steps (0): must be at least 1, or null"),
         (
             lambda: TrainerConfig(profile_first_step=1),
@@ -67,6 +124,13 @@ def test_a_sequence_longer_than_the_model(tmp_path):
             " or null",
         ),
         (lambda: TrainerConfig(profile_num_steps=0), "trainer.profile_num_steps (0): must be at least 1"),
+        (
+            lambda: TrainerConfig(validation_bytes_per_source=0),
+            "trainer.validation_bytes_per_source (0): must be at least 1, or null",
+        ),
+        (lambda: DataConfig(num_workers=-1), "data.num_workers (-1): must be at least 0"),
+        (lambda: LauncherConfig(num_threads=0), "launcher.num_threads (0): must be at least 1, or null"),
+        (lambda: PrecisionConfig(reduce=Precision.fp8), "precision.reduce (fp8): must be fp32 or bf16"),
         (lambda: TopologyConfig(shard=0), "topology.shard (0): must be at least 1"),
         (lambda: TopologyConfig(peak_teraflops=0), "topology.peak_teraflops (0): must be above 0, or null"),
         (

@@ -35,6 +35,22 @@ def test_every_parameter_has_one_optimizer_and_norms_do_not_decay():
     assert len(muon.param_groups[0]["params"]) == 4 * TINY.num_layers
 
 
+@pytest.mark.parametrize("kind", OptimizerKind)
+def test_the_embedding_and_the_head_may_have_rates_of_their_own(kind):
+    model = Transformer(TINY)
+
+    def peak_rates(config):
+        groups = [group for optimizer in build_optimizers(model, config) for group in optimizer.param_groups]
+        return {id(parameter): group["peak_lr"] for group in groups for parameter in group["params"]}
+
+    alike = peak_rates(OptimizerConfig(kind=kind, lr=1e-3, muon_lr=2e-2))
+    apart = peak_rates(OptimizerConfig(kind=kind, lr=1e-3, muon_lr=2e-2, embedding_lr=5e-3, head_lr=4e-3))
+    for name, parameter in model.named_parameters():
+        expected = {"embedding.weight": 5e-3, "head.weight": 4e-3}.get(name, alike[id(parameter)])
+        assert apart[id(parameter)] == expected
+    assert alike[id(model.head.weight)] == alike[id(model.embedding.weight)] == alike[id(model.norm.weight)] == 1e-3
+
+
 def test_muon_takes_a_step_of_its_learning_rate():
     weight = torch.nn.Parameter(torch.zeros(8, 8))
     optimizer = Muon([weight], lr=0.1, momentum=0.95, weight_decay=0.0)

@@ -42,7 +42,7 @@ def test_the_8t_timeline_has_the_paper_s_steps_and_rates():
 
 
 @given(
-    st.lists(st.tuples(st.integers(1, 5_000), st.integers(1, 24), st.integers(1, 64)), min_size=1, max_size=5),
+    st.lists(st.tuples(st.integers(1_536, 5_000), st.integers(1, 24), st.integers(1, 64)), min_size=1, max_size=5),
     st.data(),
 )
 def test_steps_tile_samples_and_tokens_without_gaps(phases, data):
@@ -95,6 +95,16 @@ def test_continued_training_starts_where_pretraining_ended_and_reaches_a_fifth_a
             " end_fraction",
         ),
         (
+            lambda: Schedule(phases={"a": phase(31, 4, 8, WARMUP)}),
+            "schedule.phases.a.tokens (31): less than one optimiser step, which is global_batch_size x sequence_length"
+            " = 32; raise it",
+        ),
+        (
+            lambda: LearningRate(shape=Shape.constant, start_fraction=0.5, end_fraction=1.0),
+            "schedule.phases.*.learning_rate.start_fraction (0.5): a constant rate is end_fraction = 1.0 throughout;"
+            " leave start_fraction out, or take shape linear",
+        ),
+        (
             lambda: LearningRate(shape=Shape.linear, end_fraction=-1.0),
             "schedule.phases.*.learning_rate.end_fraction (-1.0): must be at least 0",
         ),
@@ -113,6 +123,18 @@ def test_a_schedule_that_cannot_be_is_refused(build, message):
     with pytest.raises(ValueError) as caught:
         build()
     assert str(caught.value) == message
+
+
+def test_warmup_stable_decay_holds_its_rate_until_it_falls():
+    schedule = Schedule(
+        phases={
+            "warmup": phase(10, 1, 1, WARMUP),
+            "stable": phase(70, 1, 1, LearningRate(shape=Shape.constant, end_fraction=1.0)),
+            "decay": phase(20, 1, 1, LearningRate(shape=Shape.linear, end_fraction=0.0)),
+        }
+    )
+    found = [Timeline(schedule).learning_rate_fraction(token) for token in (5, 10, 11, 45, 80, 85, 90, 100)]
+    assert found == pytest.approx([0.5, 1, 1, 1, 1, 0.75, 0.5, 0])
 
 
 def test_shapes_meet_their_ends():

@@ -13,7 +13,9 @@ SIZES = {
 
 
 class SizedCorpus:
-    num_train_tokens = {name: size["tokens"] for name, size in SIZES.items()}
+    @property
+    def num_train_tokens(self):
+        return {name: size["tokens"] for name, size in SIZES.items()}
 
     def sizes(self, source, split):
         assert split == "train"

@@ -201,8 +201,12 @@ def test_refusals(prepared, tmp_path, undisturbed):
     ):
         launch(smoke_job(prepared, tmp_path, data=DataConfig(dir="nowhere")), "")
     small = dataclasses.replace(job.model, vocab_size=512)
-    with pytest.raises(ValueError, match=r"^model.vocab_size \(512\): smaller than the 1024 pieces of the tokenizer"):
+    with pytest.raises(ValueError) as caught:
         launch(smoke_job(prepared, tmp_path, model=small), "")
+    assert str(caught.value) == (
+        f"model.vocab_size (512): smaller than the 1024 pieces of the tokenizer in {prepared}; raise it or prepare the"
+        " corpus with a smaller tokenizer.vocab_size"
+    )
     other = smoke_job(prepared, tmp_path, seed=9, run=RunConfig(dir=str(directory)))
     with pytest.raises(ValueError, match=r"^run.dir \(.*\): belongs to another job"):
         launch(other, "")
@@ -213,3 +217,54 @@ def test_refusals(prepared, tmp_path, undisturbed):
     same = dataclasses.replace(job, run=RunConfig(dir=str(directory)))
     with exclusive(directory), pytest.raises(ValueError, match="another launch is running in it"):
         launch(same, "")
+
+
+def test_a_checkpoint_off_the_timeline_is_refused(prepared, tmp_path, undisturbed):
+    job, directory = undisturbed
+    last = checkpoint.checkpoint_directory(directory, 12)
+    with pytest.raises(ValueError) as caught:
+        launch(smoke_job(prepared, tmp_path, resume=str(last)), "")
+    assert str(caught.value) == (
+        f"resume ({last}): has done 12 steps, and this run ends after 12; append phases to its schedule, as in"
+        " 'schedule=[FIRST,SECOND]', or raise trainer.max_steps"
+    )
+    phases = {**job.schedule.phases, "more": dataclasses.replace(job.schedule.phases["continued"])}
+    phases["warmup"] = dataclasses.replace(phases["warmup"], global_batch_size=2)
+    schedule = dataclasses.replace(job.schedule, phases=phases)
+    with pytest.raises(ValueError) as caught:
+        launch(smoke_job(prepared, tmp_path, resume=str(last), schedule=schedule), "")
+    assert str(caught.value) == (
+        f"resume ({last}): has read 2,560 tokens in 12 steps, but the first 12 steps of this schedule are 2,048;"
+        " start the schedule with the phases that the checkpoint was trained on"
+    )
+
+
+def test_phases_appended_continue_a_finished_run(prepared, tmp_path, undisturbed):
+    job, directory = undisturbed
+    phases = {**job.schedule.phases, "more": dataclasses.replace(job.schedule.phases["continued"])}
+    longer = smoke_job(prepared, tmp_path / "whole", schedule=dataclasses.replace(job.schedule, phases=phases))
+    whole = run(longer)
+    last = checkpoint.checkpoint_directory(directory, 12)
+    rest = run(dataclasses.replace(longer, run=RunConfig(name="rest", root=str(tmp_path)), resume=str(last)))
+    assert losses(whole)[:12] == losses(directory)
+    assert losses(rest) == losses(whole)[12:]
+    assert [row["phase"] for row in rows(rest)] == ["more"] * 4
+    ledgers = [checkpoint.ledger(checkpoint.checkpoint_directory(found, 16)) for found in (whole, rest)]
+    assert ledgers[0] == ledgers[1]
+
+
+def test_a_corpus_without_held_out_text_is_refused_before_training(prepared, tmp_path):
+    copy = tmp_path / "corpus"
+    shutil.copytree(prepared, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    files = manifest["stages"]["tokens"]["files"]
+    for name in [name for name in files if ".heldout." in name]:
+        (copy / name).unlink()
+        del files[name]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError) as caught:
+        launch(smoke_job(copy, tmp_path), "")
+    assert str(caught.value) == (
+        f"data.dir ({copy}): has no held-out text to validate on; prepare it again with a larger held-out share, or"
+        " adopt held-out shards with it"
+    )

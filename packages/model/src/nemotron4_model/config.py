@@ -14,10 +14,16 @@ _PRESETS = Path(__file__).parent / "presets"
 
 
 class Recompute(Enum):
-    """Which activations are computed again in backward instead of being kept."""
+    """Which activations of a block are computed again in backward instead of being kept."""
 
     none = "none"
+    """None: the fastest, and the most memory."""
+
+    selective = "selective"
+    """What is large and cheap: norms, rotation, squared ReLU, and attention where no fused kernel does it."""
+
     full = "full"
+    """All but the block's input: a third more work, and the least memory."""
 
 
 @dataclass(kw_only=True)
@@ -151,17 +157,23 @@ class ModelConfig:
         """Bytes that one token takes in a key/value cache over all layers: 131,072 in bf16 for Nemotron-4 15B."""
         return 2 * self.num_layers * self.num_key_value_heads * self.attention_head_dim * bytes_per_element
 
-    def activation_bytes_per_token(self, bytes_per_element: int = 4) -> int:
-        """Bytes that the blocks keep of one token for backward, not compiled, in one precision, nothing recomputed.
+    def activation_bytes_per_token(self, bytes_per_element: int = 4, recompute: Recompute = Recompute.none) -> int:
+        """Bytes that the blocks keep of one token for backward, not compiled, in one precision, on one device.
 
-        A block keeps its two inputs and two normalised ones (4 x hidden), query, key and value as attention reads
-        them, its output, and relu(x) and its square. Statistics of norms and softmax (under 1 %), the embedding's
-        output and the final norm are left out, and the attention weights that cpu_attention.py keeps of sequences it
-        takes.
+        Without recomputation a block keeps its two inputs and two normalised ones (4 x hidden), query, key and value
+        as attention reads them, its output, and relu(x) and its square; selectively its input, what the two
+        projections of attention and the first of the MLP gave, and attention's output; else its input. Statistics of
+        norms and softmax (under 1 %), the embedding's output and the final norm are left out, and what attention of
+        sequences that cpu_attention.py takes changes: it keeps its weights, and selectively nothing.
         """
         heads = 2 * self.num_attention_heads + 2 * self.num_key_value_heads
-        elements = 4 * self.hidden_size + heads * self.attention_head_dim + 2 * self.intermediate_size
-        return self.num_layers * elements * bytes_per_element
+        attention = heads * self.attention_head_dim
+        elements = {
+            Recompute.none: 4 * self.hidden_size + attention + 2 * self.intermediate_size,
+            Recompute.selective: 2 * self.hidden_size + attention + self.intermediate_size,
+            Recompute.full: self.hidden_size,
+        }
+        return self.num_layers * elements[recompute] * bytes_per_element
 
 
 def preset_names() -> list[str]:

@@ -46,6 +46,10 @@ class DataConfig:
     verify: bool = True
     """Hash every file of the corpus against its manifest before training; costs a full read."""
 
+    def __post_init__(self) -> None:
+        """Refuse a negative number of processes."""
+        _require(self.num_workers >= 0, "data.num_workers", self.num_workers, "must be at least 0")
+
 
 class OptimizerKind(Enum):
     """What updates the blocks' matrices; embeddings, head and norms always have AdamW."""
@@ -64,6 +68,8 @@ class OptimizerConfig:
     """Peak learning rate; the schedule's fractions multiply it."""
     embedding_lr: float | None = None
     """Peak learning rate of the input embedding, whose rows have gradients only where they occur; null means lr."""
+    head_lr: float | None = None
+    """Peak learning rate of the output head; null means lr."""
     beta1: float = 0.9
     """Decay of the first moment."""
     beta2: float = 0.95
@@ -82,8 +88,9 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         """Refuse values outside their ranges."""
         _require(self.lr > 0, "optimizer.lr", self.lr, "must be greater than 0")
-        if self.embedding_lr is not None:
-            _require(self.embedding_lr > 0, "optimizer.embedding_lr", self.embedding_lr, "must be greater than 0")
+        for key in ("embedding_lr", "head_lr"):
+            rate = getattr(self, key)
+            _require(rate is None or rate > 0, f"optimizer.{key}", rate, "must be greater than 0, or null")
         _require(0 <= self.beta1 < 1, "optimizer.beta1", self.beta1, "must be in [0, 1)")
         _require(0 <= self.beta2 < 1, "optimizer.beta2", self.beta2, "must be in [0, 1)")
         _require(self.epsilon > 0, "optimizer.epsilon", self.epsilon, "must be greater than 0")
@@ -117,7 +124,7 @@ class TopologyConfig:
     micro_batch_size: int = 8
     """Sequences a rank computes at once; gradient accumulation follows from it and the global batch."""
     recompute: Recompute = Recompute.none
-    """Which activations are recomputed in the backward pass."""
+    """Activations computed again in backward: none, selective (cheap ones: not matrix products), or full (blocks)."""
     compile: bool = False
     """torch.compile of each block; refused with tensor > 1."""
     peak_teraflops: float | None = None
@@ -165,6 +172,7 @@ class Precision(Enum):
 
     fp32 = "fp32"
     bf16 = "bf16"
+    fp8 = "fp8"
 
 
 @dataclass(kw_only=True)
@@ -172,9 +180,13 @@ class PrecisionConfig:
     """Arithmetic of training."""
 
     compute: Precision = Precision.fp32
-    """fp32, or bf16 matrix products (autocast on one device, FSDP2's mixed precision on a mesh)."""
+    """fp32; bf16 (autocast on one device, FSDP2's mixed precision on a mesh); fp8: bf16, float8 products in blocks."""
     reduce: Precision = Precision.fp32
-    """Arithmetic of gradient reduction over data-parallel ranks."""
+    """Arithmetic of gradient reduction over data-parallel ranks: fp32 or bf16."""
+
+    def __post_init__(self) -> None:
+        """Refuse a reduction that would lose the gradients."""
+        _require(self.reduce is not Precision.fp8, "precision.reduce", "fp8", "must be fp32 or bf16")
 
 
 @dataclass(kw_only=True)
@@ -219,8 +231,9 @@ class TrainerConfig:
             _require(getattr(self, key) >= 1, f"trainer.{key}", getattr(self, key), "must be at least 1")
         if self.spike_sigma is not None:
             _require(self.spike_sigma > 0, "trainer.spike_sigma", self.spike_sigma, "must be above 0, or null")
-        if self.max_steps is not None:
-            _require(self.max_steps >= 1, "trainer.max_steps", self.max_steps, "must be at least 1, or null")
+        for key in ("max_steps", "validation_bytes_per_source"):
+            value = getattr(self, key)
+            _require(value is None or value >= 1, f"trainer.{key}", value, "must be at least 1, or null")
         if self.profile_first_step is not None:
             _require(
                 self.profile_first_step >= 2,
@@ -257,6 +270,11 @@ class LauncherConfig:
 
     num_threads: int | None = None
     """CPU threads a rank; null shares the machine's cores among its ranks."""
+
+    def __post_init__(self) -> None:
+        """Refuse a rank without threads."""
+        threads = self.num_threads
+        _require(threads is None or threads >= 1, "launcher.num_threads", threads, "must be at least 1, or null")
 
 
 @dataclass(kw_only=True)
@@ -318,6 +336,8 @@ class TrainJob:
                 f"must be divisible by topology.tensor = {self.topology.tensor} (sequence parallel)",
             )
         self._check_tensor_parallel()
+        if self.precision.compute is Precision.fp8:
+            self._check_float8()
 
     def _check_batch(self, key: str, global_batch_size: int) -> None:
         ranks, micro = self.topology.num_data_ranks, self.topology.micro_batch_size
@@ -335,6 +355,21 @@ class TrainJob:
         for key in ("num_key_value_heads", "intermediate_size", "vocab_size"):
             value = getattr(self.model, key)
             _require(value % tensor == 0, f"model.{key}", value, f"must be divisible by topology.tensor = {tensor}")
+
+    def _check_float8(self) -> None:
+        """What can be known without the machine that trains; see nemotron4_model.parallel.float8 for the rest."""
+        _require(
+            self.topology.device is Device.cuda,
+            "precision.compute",
+            "fp8",
+            "needs torchao and an H100 or newer; use precision=bf16",
+        )
+        unit = 16 * self.topology.tensor
+        for key in ("hidden_size", "intermediate_size"):
+            value = getattr(self.model, key)
+            _require(
+                value % unit == 0, f"model.{key}", value, f"must be a multiple of 16 x topology.tensor = {unit} for fp8"
+            )
 
     def digest(self) -> str:
         """Identity of what is trained: equal for jobs that must give the same weights from the same data.

@@ -10,14 +10,13 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from nemotron4_data import Corpus
-from nemotron4_train.job import LoggerConfig, TrainJob
+from nemotron4_train.job import TrainJob
 from nemotron4_train.metrics import read_rows
+from nemotron4_train.preflight import check_checkpoint, check_corpus, check_machine
 from nemotron4_train.run_directory import RunRecord, choose_directory, create, exclusive, read_record, write_record
 from nemotron4_train.schedule import Timeline
 from nemotron4_train.stop_signal import StopSignal, stop_status
@@ -34,10 +33,10 @@ def launch(job: TrainJob, job_yaml: str) -> float | None:
     the run was stopped by a signal after saving, or before there was anything to save.
     """
     timeline = Timeline(job.schedule, job.trainer.max_steps)
-    check_loggers(job.logger)
+    check_machine(job)
     corpus = check_corpus(job)
     directory = choose_directory(job, timeline.num_steps)
-    check_checkpoint(job, corpus, directory)
+    check_checkpoint(job, corpus, directory, timeline)
     with exclusive(directory):
         create(directory, job, job_yaml, timeline.num_steps)
         print(f"run directory: {directory}", file=sys.stderr, flush=True)
@@ -54,52 +53,6 @@ def launch(job: TrainJob, job_yaml: str) -> float | None:
     record = read_record(directory)
     assert record is not None
     return record.objective
-
-
-def check_loggers(config: LoggerConfig) -> None:
-    """The packages of the loggers asked for are installed."""
-    for name in ("wandb", "mlflow"):
-        if getattr(config, name) and find_spec(name) is None:
-            raise ValueError(f"logger.{name} (true): needs the {name} package; pip install 'nemotron4-train[{name}]'")
-
-
-def check_corpus(job: TrainJob) -> Corpus:
-    """The corpus; it exists, and its tokenizer, its sources and their sizes fit the model and the blend."""
-    from nemotron4_data.blend import phase_weights
-
-    if not Path(job.data.dir).is_dir():
-        raise ValueError(f"data.dir ({job.data.dir}): no such directory; make it with `nemotron4 prepare`")
-    corpus = Corpus.open(job.data.dir, verify=job.data.verify)
-    if corpus.vocab_size > job.model.vocab_size:
-        raise ValueError(
-            f"model.vocab_size ({job.model.vocab_size}): smaller than the {corpus.vocab_size} pieces of the tokenizer"
-            f" in {job.data.dir}; raise it or prepare the corpus with a smaller tokenizer.vocab_size"
-        )
-    phase_weights(job.blend, Timeline(job.schedule).blend_phases, corpus.num_train_tokens)
-    return corpus
-
-
-def check_checkpoint(job: TrainJob, corpus: Corpus, directory: Path) -> None:
-    """What the run goes on from is of this model and corpus; one given by its path, of this tokenizer at least.
-
-    Reads small files only: the workers verify the rest.
-    """
-    from nemotron4_train import checkpoint
-
-    found = checkpoint.peek(directory, job.resume)
-    if found is None:
-        return
-    path, state = found
-    checkpoint.check_model(path, state, job.model)
-    ledger = checkpoint.ledger(path)
-    name, read, here = "tokenizer", ledger.tokenizer, corpus.tokenizer_digest
-    if job.resume == "auto" and ledger.tokenizer == corpus.tokenizer_digest:
-        name, read, here = "corpus", ledger.corpus, corpus.digest
-    if read != here:
-        raise ValueError(
-            f"data.dir ({job.data.dir}): digest of the {name} is {here[:12]}, but {path} was trained with "
-            f"{read[:12]}: put that corpus back, or start anew with resume=never"
-        )
 
 
 def run_worker(job: TrainJob, directory: Path, stop: StopSignal) -> None:

@@ -26,13 +26,16 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.op
     named = list(model.named_parameters())
     by_muon = [p for name, p in named if config.kind is OptimizerKind.muon and "blocks." in name and p.ndim == 2]
     embedding = [p for name, p in named if name == "embedding.weight"]
-    taken = {id(parameter) for parameter in by_muon + embedding}
+    head = [p for name, p in named if name == "head.weight"]
+    taken = {id(parameter) for parameter in by_muon + embedding + head}
     rest = [parameter for _, parameter in named if id(parameter) not in taken]
     groups = [
         {"params": embedding, "weight_decay": config.weight_decay, "lr": config.embedding_lr or config.lr},
+        {"params": head, "weight_decay": config.weight_decay, "lr": config.head_lr or config.lr},
         {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
+    groups = [group for group in groups if group["params"]]
     adamw = torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.epsilon, fused=True)
     optimizers: list[torch.optim.Optimizer] = [adamw]
     if by_muon:

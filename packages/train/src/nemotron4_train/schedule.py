@@ -41,6 +41,11 @@ class LearningRate:
         for name, value in (("start_fraction", self.start_fraction), ("end_fraction", self.end_fraction)):
             if value is not None and value < 0:
                 raise ValueError(f"schedule.phases.*.learning_rate.{name} ({value}): must be at least 0")
+        if self.shape is Shape.constant and self.start_fraction not in (None, self.end_fraction):
+            raise ValueError(
+                f"schedule.phases.*.learning_rate.start_fraction ({self.start_fraction}): a constant rate is"
+                f" end_fraction = {self.end_fraction} throughout; leave start_fraction out, or take shape linear"
+            )
 
 
 @dataclass(kw_only=True)
@@ -76,6 +81,12 @@ class Schedule:
                 value = getattr(phase, key)
                 if value < 1:
                     raise ValueError(f"schedule.phases.{name}.{key} ({value}): must be at least 1")
+            step = phase.global_batch_size * phase.sequence_length
+            if phase.tokens < step:
+                raise ValueError(
+                    f"schedule.phases.{name}.tokens ({phase.tokens}): less than one optimiser step, which is"
+                    f" global_batch_size x sequence_length = {step}; raise it"
+                )
         if self.phases and next(iter(self.phases.values())).learning_rate is None:
             first = next(iter(self.phases))
             raise ValueError(

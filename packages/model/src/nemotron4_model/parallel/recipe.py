@@ -1,4 +1,6 @@
-"""The one ordered recipe that makes a plain Transformer parallel: tensor -> recompute -> compile -> fully_shard.
+"""The one ordered recipe that makes a plain Transformer parallel.
+
+float8 -> tensor -> recompute -> compile -> fully_shard, each where it is asked for.
 
 Invariant: losses, gradients and initial weights equal those of the unsharded model up to the order of fp32 sums.
 The order is not free: fully_shard before the tensor plan, or a checkpoint wrapper before it, silently loses the plan.
@@ -6,14 +8,13 @@ Source: FSDP2 (PyTorch's `fully_shard`, arXiv 2304.11277 for the idea), hybrid s
 sequence parallelism (Megatron-LM, arXiv 1909.08053 section 3 and arXiv 2205.05198 section 4).
 """
 
-from functools import partial
-
 import torch
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.utils.checkpoint import checkpoint
 
 from nemotron4_model.config import Recompute
+from nemotron4_model.parallel.float8 import convert_blocks
+from nemotron4_model.parallel.recompute import recomputed
 from nemotron4_model.parallel.tensor import apply_tensor_parallel, check_tensor_parallel
 from nemotron4_model.transformer import Block, Transformer
 
@@ -28,14 +29,16 @@ def parallelise(
     compile: bool = False,  # noqa: A002
     param_dtype: torch.dtype | None = None,
     reduce_dtype: torch.dtype | None = None,
+    float8: bool = False,
     reshard_after_forward: bool = True,
 ) -> None:
     """Change `model` in place. Pass it on the meta device, then call `to_empty(device=...)` and `initialise`.
 
     `mesh` has the axes ("replicate", "shard", "tensor"), each of any size from 1; None is one device, where only
-    recompute and compile apply. Parameters are stored in their own dtype, computed with in `param_dtype` and their
-    gradients reduced in `reduce_dtype` (None: as stored, as computed). `reshard_after_forward=False` keeps gathered
-    blocks for backward: less traffic, more memory. Raises ValueError when the model cannot be split as asked.
+    float8, recompute and compile apply. Parameters are stored in their own dtype, computed with in `param_dtype` and
+    their gradients reduced in `reduce_dtype` (None: as stored, as computed). `float8` is for the products of the
+    blocks. `reshard_after_forward=False` keeps gathered blocks for backward: less traffic, more memory. Raises
+    ValueError when the model cannot be split as asked, or float8 not be computed.
     """
     tensor_size = 1 if mesh is None else _size(mesh, "tensor")
     if compile and tensor_size > 1:
@@ -44,6 +47,8 @@ def parallelise(
             "parallelism gave silently wrong gradients; set compile to false or topology.tensor to 1"
         )
     check_tensor_parallel(model.config, tensor_size)
+    if float8:
+        convert_blocks(model)
     if mesh is not None and tensor_size > 1:
         apply_tensor_parallel(model, mesh["tensor"])
     for block in model.blocks:
@@ -56,8 +61,7 @@ def parallelise(
 
 def _wrap_forward(block: Block, recompute: Recompute, compile_block: bool) -> None:
     """Replace the forward method alone: parameter names stay, and FSDP's hooks stay outside the compiled graph."""
-    if recompute is Recompute.full:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+    block.forward = recomputed(block.forward, recompute)  # type: ignore[method-assign]
     if compile_block:
         block.forward = torch.compile(block.forward, fullgraph=True)  # type: ignore[method-assign]
 

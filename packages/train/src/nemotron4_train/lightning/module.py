@@ -23,7 +23,7 @@ from nemotron4_train.optimizers import build_optimizers
 from nemotron4_train.schedule import StepPlan, Timeline
 from nemotron4_train.step_guard import StepGuard
 
-_DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16}
+_DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16, Precision.fp8: torch.bfloat16}
 
 
 class SourceLoss(NamedTuple):
@@ -88,6 +88,7 @@ class PretrainingModule(pl.LightningModule):
             compile=job.topology.compile,
             param_dtype=_DTYPES[job.precision.compute],
             reduce_dtype=_DTYPES[job.precision.reduce],
+            float8=job.precision.compute is Precision.fp8,
         )
         model.to_empty(device=self.trainer.strategy.root_device)
         initialise(model, job.seed, job.model)
@@ -134,8 +135,8 @@ class PretrainingModule(pl.LightningModule):
         return torch.cat(nll)
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        """bf16 on one device; on a mesh FSDP2 casts the parameters itself."""
-        if self.job.precision.compute is Precision.bf16 and self.device_mesh is None:
+        """bf16, and around float8, on one device; on a mesh FSDP2 casts the parameters itself."""
+        if self.job.precision.compute is not Precision.fp32 and self.device_mesh is None:
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
 

@@ -1,0 +1,62 @@
+"""What a block computes again in backward instead of keeping: nothing, all, or what is large and cheap.
+
+Selective recomputation keeps what matrix products and the fused attention kernel gave, and computes norms, rotation,
+squared ReLU and residual sums again. On a processor, attention of short sequences (cpu_attention.py) is computed again
+as well: it keeps T x T / 2 weights a head.
+
+Invariant: the same kernels run on the same values in forward and in backward, so losses and gradients are those of
+`Recompute.none`, in one process to the bit.
+Source: "Reducing Activation Recomputation in Large Transformer Models" (arXiv 2205.05198) section 5. There attention
+is computed again; a fused kernel that never holds the scores (arXiv 2205.14135) leaves no reason to.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    SelectiveCheckpointContext,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
+
+from nemotron4_model.config import Recompute
+
+_aten = torch.ops.aten
+_PRODUCTS = {_aten.mm.default, _aten._scaled_mm.default}  # _scaled_mm: of float8
+_ATTENTION = {
+    _aten._scaled_dot_product_flash_attention.default,
+    _aten._scaled_dot_product_efficient_attention.default,
+    _aten._scaled_dot_product_cudnn_attention.default,
+    _aten._scaled_dot_product_flash_attention_for_cpu.default,
+}
+_PRODUCTS_OF_A_BLOCK = 4  # attention.qkv, attention.out, mlp.up, mlp.down
+
+
+def recomputed(forward: Callable[..., Tensor], recompute: Recompute) -> Callable[..., Tensor]:
+    """A block's forward that keeps for backward what `recompute` says."""
+    if recompute is Recompute.none:
+        return forward
+    if recompute is Recompute.full:
+        return partial(checkpoint, forward, use_reentrant=False)
+    return partial(checkpoint, forward, use_reentrant=False, context_fn=_selective_contexts)
+
+
+def _selective_contexts() -> Any:
+    """Contexts of one pass through a block, forward and again."""
+    seen: Counter[bool] = Counter()
+
+    def policy(context: SelectiveCheckpointContext, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+        if op in _PRODUCTS:
+            seen[context.is_recompute] += 1
+            # Nothing in backward reads what the last product gave: it goes into the residual sum.
+            is_last = seen[context.is_recompute] == _PRODUCTS_OF_A_BLOCK
+            return CheckpointPolicy.MUST_RECOMPUTE if is_last else CheckpointPolicy.MUST_SAVE
+        return CheckpointPolicy.MUST_SAVE if op in _ATTENTION else CheckpointPolicy.PREFER_RECOMPUTE
+
+    # Mutation: squared_relu_ works in the place of what mlp.up gave. That is kept as relu(x), and relu(relu(x)) is it.
+    return create_selective_checkpoint_contexts(policy, allow_cache_entry_mutation=True)  # type: ignore[no-untyped-call]

@@ -1,0 +1,92 @@
+"""What only the machine and the files can say of a job before its workers start: devices, packages, corpus, checkpoint.
+
+Rules between settings are the job's own (job.py). Everything here raises ValueError, one line.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from nemotron4_data import Corpus
+from nemotron4_data.blend import phase_weights
+from nemotron4_train import checkpoint
+from nemotron4_train.job import Device, Precision, TrainJob
+from nemotron4_train.schedule import Timeline
+
+
+def check_machine(job: TrainJob) -> None:
+    """This machine has the devices of its ranks, and the packages that the precision and the loggers need."""
+    if job.topology.device is Device.cuda:
+        import torch
+
+        asked, found = job.topology.num_ranks_per_node, torch.cuda.device_count()
+        if asked > found:
+            raise ValueError(
+                f"topology.device (cuda): this machine has {found} GPUs, and {asked} ranks would run on it;"
+                " choose another topology=OPTION"
+            )
+    if job.precision.compute is Precision.fp8:
+        from nemotron4_model.parallel.float8 import check_float8
+
+        check_float8()
+    for name in ("wandb", "mlflow"):
+        if getattr(job.logger, name) and find_spec(name) is None:
+            raise ValueError(f"logger.{name} (true): needs the {name} package; pip install 'nemotron4-train[{name}]'")
+
+
+def check_corpus(job: TrainJob) -> Corpus:
+    """The corpus; it exists, and its tokenizer, its sources and their sizes fit the model and the blend."""
+    if not Path(job.data.dir).is_dir():
+        raise ValueError(f"data.dir ({job.data.dir}): no such directory; make it with `nemotron4 prepare`")
+    corpus = Corpus.open(job.data.dir, verify=job.data.verify)
+    if corpus.vocab_size > job.model.vocab_size:
+        raise ValueError(
+            f"model.vocab_size ({job.model.vocab_size}): smaller than the {corpus.vocab_size} pieces of the tokenizer"
+            f" in {job.data.dir}; raise it or prepare the corpus with a smaller tokenizer.vocab_size"
+        )
+    if not corpus.heldout_names:
+        raise ValueError(
+            f"data.dir ({job.data.dir}): has no held-out text to validate on; prepare it again with a larger held-out"
+            " share, or adopt held-out shards with it"
+        )
+    phase_weights(job.blend, Timeline(job.schedule).blend_phases, corpus.num_train_tokens)
+    return corpus
+
+
+def check_checkpoint(job: TrainJob, corpus: Corpus, directory: Path, timeline: Timeline) -> None:
+    """What the run goes on from is of this model and corpus; one given by its path, of this tokenizer and timeline.
+
+    Reads small files only: the workers verify the rest.
+    """
+    found = checkpoint.peek(directory, job.resume)
+    if found is None:
+        return
+    path, state = found
+    checkpoint.check_model(path, state, job.model)
+    ledger = checkpoint.ledger(path)
+    name, read, here = "tokenizer", ledger.tokenizer, corpus.tokenizer_digest
+    if job.resume == "auto" and ledger.tokenizer == corpus.tokenizer_digest:
+        name, read, here = "corpus", ledger.corpus, corpus.digest
+    if read != here:
+        raise ValueError(
+            f"data.dir ({job.data.dir}): digest of the {name} is {here[:12]}, but {path} was trained with "
+            f"{read[:12]}: put that corpus back, or start anew with resume=never"
+        )
+    if job.resume != "auto":
+        _check_position(path, state["step"], ledger.tokens, timeline)
+
+
+def _check_position(path: Path, step: int, tokens: int, timeline: Timeline) -> None:
+    """The checkpoint lies on this timeline, before its end: no sample is repeated or skipped."""
+    if step >= timeline.num_steps:
+        raise ValueError(
+            f"resume ({path}): has done {step:,} steps, and this run ends after {timeline.num_steps:,};"
+            " append phases to its schedule, as in 'schedule=[FIRST,SECOND]', or raise trainer.max_steps"
+        )
+    here = timeline.tokens_before(step)
+    if tokens != here:
+        raise ValueError(
+            f"resume ({path}): has read {tokens:,} tokens in {step:,} steps, but the first {step:,} steps of this"
+            f" schedule are {here:,}; start the schedule with the phases that the checkpoint was trained on"
+        )
