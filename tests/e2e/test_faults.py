@@ -218,14 +218,28 @@ def test_tensor_parallel_validates_documents_of_odd_length(workspace):
     assert ours == pytest.approx(theirs, abs=1e-4)
 
 
-def test_a_checkpoint_of_another_model_ends_every_rank_with_one_line(workspace, undisturbed):
+def test_a_checkpoint_of_another_model_is_refused_before_a_worker_starts(workspace, undisturbed):
     (checkpoint,) = (workspace / "runs" / "undisturbed" / "latest" / "checkpoints").glob("step-00000025")
     done = nemotron4(
         *TRAIN, "run.name=broken", "topology=cpu_2x1", f"resume={checkpoint}", "model.intermediate_size=64",
         cwd=workspace, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert "does not fit this model" in done.stderr
+    assert done.stderr == (
+        f"nemotron4 train: model.intermediate_size (64): {checkpoint} does not fit this model, it was trained with "
+        "256: choose that model, or another checkpoint\n"
+    )
+    assert not (workspace / "runs" / "broken").exists()
+
+
+def test_a_checkpoint_of_another_optimiser_ends_every_rank_with_one_line(workspace, undisturbed):
+    (checkpoint,) = (workspace / "runs" / "undisturbed" / "latest" / "checkpoints").glob("step-00000025")
+    done = nemotron4(
+        *TRAIN, "run.name=broken", "topology=cpu_2x1", f"resume={checkpoint}", "optimizer=muon",
+        cwd=workspace, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert f"{checkpoint}: does not fit this model or its optimiser (" in done.stderr
     assert "Traceback" not in done.stderr
 
 

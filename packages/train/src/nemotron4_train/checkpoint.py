@@ -237,7 +237,7 @@ def _read(reader: _Reader, state: dict[str, Any], no_dist: bool) -> None:
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is what is meant
             state_dict_loader.load(state, storage_reader=reader, no_dist=no_dist)
     except CheckpointException as error:
-        raise ValueError(f"{reader.path}: does not fit this model ({first_cause(error)})") from error
+        raise ValueError(f"{reader.path}: does not fit this model or its optimiser ({first_cause(error)})") from error
 
 
 def _digests(directory: Path) -> dict[str, str]:
