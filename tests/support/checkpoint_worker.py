@@ -88,8 +88,8 @@ def save_both_ways(rank, world_size, directory):
     return state
 
 
-def draw_after_restoring(rank, world_size, directory):
-    """Numbers drawn after a save, and again after loading it in another state."""
+def draw_after_restoring(rank, world_size, directory, of_one):
+    """Numbers drawn after a save, again after loading it in another state, and after loading one of one process."""
     torch.manual_seed(100 + rank)
     model, optimizers = build(init_device_mesh("cpu", (1, 2, 1), mesh_dim_names=("replicate", "shard", "tensor")))
     writer = CheckpointWriter(directory, keep=1)
@@ -98,7 +98,10 @@ def draw_after_restoring(rank, world_size, directory):
     writer.close()
     torch.manual_seed(5)
     checkpoint.load(checkpoint.checkpoint_directory(directory, 1), model, optimizers)
-    return drawn, torch.rand(5)
+    again = torch.rand(5)
+    torch.manual_seed(5)
+    checkpoint.load(of_one, model, optimizers)
+    return drawn, again, torch.rand(5)
 
 
 def save_with_one_full_disk(rank, world_size, directory):

@@ -124,8 +124,21 @@ def test_ranks_write_while_they_train_what_they_write_standing_still(saved_by_fo
 
 
 def test_each_rank_gets_its_random_state_back(tmp_path):
-    for drawn, again in run_distributed(worker.draw_after_restoring, 2, tmp_path, timeout_seconds=240):
+    """A rank more than there were keeps its own."""
+    torch.manual_seed(3)
+    writer = CheckpointWriter(tmp_path / "one", keep=1)
+    writer.save(1, *worker.build(None), {}, b"{}")
+    writer.close()
+    of_one = torch.rand(5)
+    directory = checkpoint.checkpoint_directory(tmp_path / "one", 1)
+    by_rank = run_distributed(worker.draw_after_restoring, 2, tmp_path, directory, timeout_seconds=240)
+    for drawn, again, _ in by_rank:
         assert torch.equal(drawn, again)
+    torch.manual_seed(5)
+    own = torch.rand(5)
+    assert torch.equal(by_rank[0][2], of_one)
+    assert torch.equal(by_rank[1][2], own)
+    assert not torch.equal(by_rank[0][0], by_rank[1][0])
 
 
 def test_a_rank_that_cannot_write_stops_all_between_steps_and_older_checkpoints_stay(tmp_path):

@@ -152,7 +152,9 @@ def load(directory: Path, model: torch.nn.Module, optimizers: list[torch.optim.O
     if unknown:
         raise ValueError(f"{directory}: does not fit this model (which has no {min(unknown).removeprefix('model.')})")
     found = {device: tensor for device, tensor in random_state().items() if f"rng.{rank_key()}.{device}" in stored}
-    state = {"model": model_state, "optimizer": optimizer_state["state"], "rng": {rank_key(): found}}
+    state: dict[str, Any] = {"model": model_state, "optimizer": optimizer_state["state"]}
+    if found:
+        state["rng"] = {rank_key(): found}
     _read(reader, state, no_dist=not dist.is_initialized())
     set_state_dict(model, optimizers, model_state_dict=model_state, optim_state_dict=optimizer_state)
     if "cpu" in found:
