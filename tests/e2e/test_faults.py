@@ -98,7 +98,7 @@ def test_sigterm_saves_and_asks_for_a_requeue(workspace, undisturbed):
     """Sent to the whole process group, as a scheduler does, with the data loader's processes in it."""
     process = start_and_wait(workspace, "terminated", 7, "data.num_workers=1")
     os.killpg(process.pid, signal.SIGTERM)
-    assert process.wait(timeout=60) == 75
+    assert process.wait(timeout=120) == 75
     stopped = metrics(workspace / "runs" / "terminated" / "latest")
     assert 7 <= len(stopped) < len(undisturbed)
     assert [path.name for path in (workspace / "runs/terminated/latest/checkpoints").iterdir()][-1:]
@@ -113,7 +113,7 @@ def test_a_signal_to_the_launcher_of_two_ranks_saves_and_stops_them(workspace, u
     ranks = children(process)
     assert len(ranks) == 2
     process.send_signal(number)
-    assert process.wait(timeout=60) == status
+    assert process.wait(timeout=120) == status
     assert alive(ranks) == []
     found = record(workspace, name)
     assert (found["state"], found["error"]) == ("stopped", None)
@@ -144,7 +144,7 @@ def test_a_killed_rank_ends_the_job_by_name_and_the_same_command_goes_on(workspa
     process = start_and_wait(workspace, "dead_rank", 12, "topology=cpu_2x2")
     ranks = children(process)
     os.kill(ranks[2], signal.SIGKILL)
-    assert process.wait(timeout=45) == 1
+    assert process.wait(timeout=60) == 1
     assert alive(ranks) == []
     found = record(workspace, "dead_rank")
     assert found["state"] == "failed"
