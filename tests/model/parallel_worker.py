@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
-from nemotron4_model import ModelConfig, Transformer, global_grad_norm_and_clip, initialise, parallelise
+from nemotron4_model import ModelConfig, Transformer, global_grad_norm_and_clip, grad_norms, initialise, parallelise
 from nemotron4_model import loss as loss_module
 
 CONFIG = ModelConfig(
@@ -44,12 +44,13 @@ def train(rank: int, world_size: int, shape: tuple[int, int, int] | None, option
     data_rank = rank // shape[2] if shape else 0
     tokens = torch.randint(CONFIG.vocab_size, (STEPS, BATCH, LENGTH + 1), generator=torch.Generator().manual_seed(3))
     optimiser = torch.optim.SGD(model.parameters(), lr=0.5)
-    losses, norms, grads = [], [], {}
+    losses, norms, grads, norms_by_name = [], [], {}, {}
     for step in range(STEPS):
         mine = tokens[step].chunk(data_ranks)[data_rank]
         loss = model(mine[:, :-1], mine[:, 1:], end_of_document=end_of_document).mean
         loss.backward()
         grads = grads or {name: whole(p.grad) for name, p in model.named_parameters()}
+        norms_by_name = norms_by_name or grad_norms(model)
         norms.append(float(global_grad_norm_and_clip(model, MAX_NORM)))
         optimiser.step()
         optimiser.zero_grad()
@@ -60,7 +61,10 @@ def train(rank: int, world_size: int, shape: tuple[int, int, int] | None, option
     with torch.no_grad():
         logits = model(tokens[0, :, :-1])
         last = model(tokens[0, :, :-1], last_only=True)
-    return {"losses": losses, "norms": norms, "start": start, "grads": grads, "logits": logits, "last": last}
+    return {
+        "losses": losses, "norms": norms, "norms_by_name": norms_by_name, "start": start, "grads": grads,
+        "logits": logits, "last": last,
+    }  # fmt: skip
 
 
 def train_all(rank: int, world_size: int, cases: dict[str, Any]) -> dict[str, Any]:

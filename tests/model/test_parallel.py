@@ -13,7 +13,14 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "sup
 from distributed import run_distributed  # noqa: E402
 from parallel_worker import CONFIG, train, train_all  # noqa: E402
 
-from nemotron4_model import ModelConfig, Recompute, Transformer, parallelise  # noqa: E402
+from nemotron4_model import (  # noqa: E402
+    ModelConfig,
+    Recompute,
+    Transformer,
+    global_grad_norm_and_clip,
+    grad_norms,
+    parallelise,
+)
 from nemotron4_model.parallel.recipe import MESH_AXES  # noqa: E402
 from nemotron4_model.parallel.tensor import check_tensor_parallel  # noqa: E402
 
@@ -75,12 +82,21 @@ def test_any_mesh_trains_as_one_process(
     for result in together[case]:
         assert result["losses"] == pytest.approx(alone["losses"], abs=1e-5)
         assert result["norms"] == pytest.approx(alone["norms"], rel=1e-5)
+        by_name = {name: float(grad.norm()) for name, grad in result["grads"].items()}
+        assert result["norms_by_name"] == pytest.approx(by_name, rel=1e-5)
         assert result["start"].keys() == alone["start"].keys()
         for name, full in alone["start"].items():
             assert torch.equal(result["start"][name], full), name
             torch.testing.assert_close(result["grads"][name], alone["grads"][name], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(result["logits"], alone["logits"], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(result["last"], alone["logits"][:, -1:], atol=1e-5, rtol=1e-5)
+
+
+def test_a_norm_that_is_not_finite_leaves_the_gradients_to_be_looked_at() -> None:
+    model = torch.nn.Linear(2, 1)
+    model.weight.grad, model.bias.grad = torch.tensor([[30.0, 40.0]]), torch.tensor([torch.inf])
+    assert global_grad_norm_and_clip(model, 1.0) == torch.inf
+    assert grad_norms(model) == {"weight": 50.0, "bias": torch.inf}
 
 
 def test_uneven_split_is_refused() -> None:

@@ -131,6 +131,12 @@ def test_a_machine_without_gpus_is_said_before_anything_starts(tmp_path):
         (lambda: DataConfig(num_workers=-1), "data.num_workers (-1): must be at least 0"),
         (lambda: LauncherConfig(num_threads=0), "launcher.num_threads (0): must be at least 1, or null"),
         (lambda: PrecisionConfig(reduce=Precision.fp8), "precision.reduce (fp8): must be fp32 or bf16"),
+        (lambda: TrainerConfig(spike_sigma=0.0), "trainer.spike_sigma (0.0): must be above 0, or null"),
+        (lambda: TrainerConfig(spike_window_steps=0), "trainer.spike_window_steps (0): must be at least 1"),
+        (
+            lambda: TrainerConfig(max_skipped_steps_in_a_row=0),
+            "trainer.max_skipped_steps_in_a_row (0): must be at least 1",
+        ),
         (lambda: TopologyConfig(shard=0), "topology.shard (0): must be at least 1"),
         (lambda: TopologyConfig(peak_teraflops=0), "topology.peak_teraflops (0): must be above 0, or null"),
         (
@@ -154,7 +160,7 @@ def test_the_digest_names_what_is_trained_and_not_where(tmp_path):
     job = smoke_job(tmp_path, tmp_path)
     assert dataclasses.replace(job, run=RunConfig(name="elsewhere")).digest() == job.digest()
     assert dataclasses.replace(job, trainer=dataclasses.replace(job.trainer, max_steps=3)).digest() == job.digest()
-    trainer = dataclasses.replace(job.trainer, profile_first_step=5, profile_num_steps=1, validation_interval_steps=9)
+    trainer = dataclasses.replace(job.trainer, profile_first_step=5, profile_num_steps=1, max_skipped_steps_in_a_row=99)
     assert dataclasses.replace(job, trainer=trainer).digest() == job.digest()
     assert dataclasses.replace(job, topology=TopologyConfig(shard=2, micro_batch_size=2)).digest() == job.digest()
     data = dataclasses.replace(job.data, num_workers=2, verify=False)

@@ -37,9 +37,9 @@ def test_a_spike_is_what_lies_above_the_mean_by_more_than_so_many_sigma():
 
 
 def test_sigma_is_never_taken_for_less_than_a_part_of_the_mean():
-    """Of the norm a half, of the loss a twentieth: a run at rest is not one where every step is a spike."""
-    assert filled().refuse("main", 2.0, 2.49) is None
-    assert filled().refuse("main", 2.0, 2.51) == "gradient norm 2.51 is more than 3 sigma of 0.5 above 1"
+    """Of the norm the whole, of the loss a twentieth: a run at rest is not one where every step is a spike."""
+    assert filled().refuse("main", 2.0, 3.99) is None
+    assert filled().refuse("main", 2.0, 4.01) == "gradient norm 4.01 is more than 3 sigma of 1 above 1"
     for loss, refused in ((2.29, False), (2.31, True)):
         still = guard()
         for _ in range(4):
