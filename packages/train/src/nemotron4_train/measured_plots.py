@@ -141,11 +141,16 @@ def _dashes(index: int) -> str | tuple[int, tuple[int, int]]:
 
 
 def _draw_grad_norm(axis: Axes, steps: Rows, clip_norm: float, scale: float) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     tokens, norms = _series(steps, "grad_norm", scale)
     _plot_smoothed(axis, tokens, norms, "before clipping, smoothed")
     axis.axhline(clip_norm, color="#999999", linestyle=":", linewidth=1.2, label=f"clipped to {clip_norm:g}")
     if norms and min(norms) > 0:
         axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
     _legend(axis, 2)
     axis.set_ylabel("gradient\nnorm")
 
@@ -153,14 +158,19 @@ def _draw_grad_norm(axis: Axes, steps: Rows, clip_norm: float, scale: float) -> 
 def _draw_speed(axis: Axes, steps: Rows, scale: float) -> None:
     tokens, speeds = _series(steps, "tokens_per_second", scale)
     _plot_smoothed(axis, tokens, speeds, "tokens/s, smoothed")
-    axis.set_ylim(0, None)
+    axis.set_ylim(0, _usual_top(speeds))
     axis.set_ylabel("tokens/s")
     tokens, shares = _series(steps, "mfu", scale)
     if shares:
         percent = [100 * share for share in _smooth(shares)]
         right = axis.twinx()
         right.plot(tokens, percent, color=COLOURS["multilingual"], linewidth=1.2)
-        right.set_ylim(0, None)
+        right.set_ylim(0, _usual_top(percent))
         right.set_ylabel(f"{MFU_NAME.replace(' ', chr(10), 1)}, %", color=COLOURS["multilingual"])
         right.spines["top"].set_visible(False)
     _legend(axis)
+
+
+def _usual_top(values: Sequence[float]) -> float | None:
+    """Top of an axis that a few outliers may leave."""
+    return 1.15 * sorted(values)[int(0.98 * (len(values) - 1))] if values else None

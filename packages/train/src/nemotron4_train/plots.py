@@ -58,6 +58,7 @@ def figure_over_tokens(timeline: Timeline, panels: Sequence[Panel]) -> Figure:
         draw(axis, scale)
         _shade_phases(axis, timeline, scale)
         axis.grid(axis="y", color="#dddddd", linewidth=0.6)
+        axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
     _name_phases(axes[0], timeline, scale)
     axes[-1].set_xlabel(f"training tokens ({unit})")

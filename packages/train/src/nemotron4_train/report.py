@@ -151,8 +151,8 @@ def _page(
         f"<h1>{html.escape(job.run.name)}</h1><p class=lead>{html.escape(_lead(figures))}</p>",
         "<h2>Held-out bits per byte</h2>",
         _bits_table(figures),
-        f"<p class=lead>Lower is better. Model: {html.escape(figures['bits_per_byte_from'])}; gzip -9 and xz -9e on the"
-        " same bytes.</p>",
+        f"<p class=lead>Lower is better. Model: {html.escape(figures['bits_per_byte_from'])}"
+        f"{'; gzip -9 and xz -9e on the same bytes' if _baselines(figures) else ''}.</p>",
         *_comparison(figures),
         "<h2>Over the timeline</h2>",
         f"<img alt='losses, bits per byte, gradient norm, speed, learning rate, batch and blend' src='{picture}'>",

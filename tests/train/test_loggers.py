@@ -1,0 +1,71 @@
+"""The loggers of others, offline. They are extras, so tests of them are skipped where they are not installed."""
+
+import dataclasses
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from smoke import smoke_job
+
+from nemotron4_train.job import LoggerConfig, TrainerConfig
+from nemotron4_train.launch import launch
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*", "ignore:torch.distributed is disabled:UserWarning"),
+    # Theirs, about themselves and the libraries they use.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"),
+]
+
+
+def job_of(prepared, root, max_steps, **logger):
+    trainer = TrainerConfig(max_steps=max_steps, log_interval_steps=1, validation_bytes_per_source=200)
+    return smoke_job(prepared, root, trainer=trainer, logger=LoggerConfig(tensorboard=False, **logger))
+
+
+def run(job):
+    launch(job, "# job\n")
+    return (Path(job.run.root) / job.run.name / "latest").resolve()
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_logger_without_its_package_is_refused(name, prepared, tmp_path):
+    if find_spec(name) is not None:
+        pytest.skip(f"{name} is installed")
+    with pytest.raises(ValueError) as caught:
+        launch(smoke_job(prepared, tmp_path, logger=LoggerConfig(**{name: True})), "")
+    assert str(caught.value) == (
+        f"logger.{name} (true): needs the {name} package; pip install 'nemotron4-train[{name}]'"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_and_biases_offline_keeps_one_run_a_directory(prepared, tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb", reason="needs the wandb package")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    directories = [run(job_of(prepared, tmp_path / name, 2, wandb=True)) for name in ("first", "second")]
+    assert wandb.run is None, "a run that is left open takes in the next one of this process"
+    for directory in directories:
+        (kept,) = (directory / "wandb").glob("offline-run-*")
+        assert kept.name.endswith(f"-smoke-{directory.name}")
+        (log,) = kept.glob("*.wandb")
+        content = log.read_bytes()
+        for name in (b"train/loss", b"domain_bits_per_byte/english", b"validation/overall", b"hidden_size"):
+            assert name in content
+
+
+def test_mlflow_goes_on_in_the_run_that_it_had(prepared, tmp_path, monkeypatch):
+    pytest.importorskip("mlflow", reason="needs the mlflow package")
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    uri = f"file:{tmp_path}/store"
+    job = job_of(prepared, tmp_path, 2, mlflow=True, mlflow_tracking_uri=uri, mlflow_experiment="tests")
+    directory = run(job)
+    assert run(dataclasses.replace(job, trainer=dataclasses.replace(job.trainer, max_steps=3))) == directory
+    client = MlflowClient(uri)
+    (found,) = client.search_runs([client.get_experiment_by_name("tests").experiment_id])
+    assert found.info.run_id == (directory / "mlflow_run_id").read_text()
+    assert [point.step for point in client.get_metric_history(found.info.run_id, "train/loss")] == [1, 2, 3]
+    assert found.data.params["model/hidden_size"] == "32"
+    assert "source_epochs/english/books" in found.data.metrics
