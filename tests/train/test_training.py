@@ -10,6 +10,8 @@ import pytest
 from smoke import smoke_job
 
 from nemotron4_data import Corpus
+from nemotron4_data.adopt import AdoptJob, adopt
+from nemotron4_data.manifest import TOKENIZER_FILE
 from nemotron4_data.staging import file_sha256
 from nemotron4_data.verify import VerifyJob, verify
 from nemotron4_model import Recompute
@@ -234,7 +236,7 @@ def test_a_checkpoint_off_the_timeline_is_refused(prepared, tmp_path, undisturbe
     with pytest.raises(ValueError) as caught:
         launch(smoke_job(prepared, tmp_path, resume=str(last), schedule=schedule), "")
     assert str(caught.value) == (
-        f"resume ({last}): has read 2,560 tokens in 12 steps, but the first 12 steps of this schedule are 2,048;"
+        f"resume ({last}): has read 2,560 tokens in 12 steps, but the first 12 steps of this schedule are 1,536;"
         " start the schedule with the phases that the checkpoint was trained on"
     )
 
@@ -254,14 +256,9 @@ def test_phases_appended_continue_a_finished_run(prepared, tmp_path, undisturbed
 
 
 def test_a_corpus_without_held_out_text_is_refused_before_training(prepared, tmp_path):
-    copy = tmp_path / "corpus"
-    shutil.copytree(prepared, copy)
-    manifest = json.loads((copy / "manifest.json").read_text())
-    files = manifest["stages"]["tokens"]["files"]
-    for name in [name for name in files if ".heldout." in name]:
-        (copy / name).unlink()
-        del files[name]
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    copy, sources = tmp_path / "corpus", ("english/books", "multilingual/de", "code/c")
+    train = [f"{source}:{prepared}/tokens/{source}.train" for source in sources]
+    adopt(AdoptJob(dir=str(copy), tokenizer_model=str(prepared / TOKENIZER_FILE), train=train))
     with pytest.raises(ValueError) as caught:
         launch(smoke_job(copy, tmp_path), "")
     assert str(caught.value) == (
