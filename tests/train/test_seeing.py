@@ -67,9 +67,8 @@ def test_mfu_is_recorded_and_shown_with_its_convention(watched):
     for row in rows(directory, "metrics.csv"):
         expected = job.model.flops_per_token(32) * float(row["tokens_per_second"]) / 1e12
         assert float(row["mfu"]) == pytest.approx(expected, rel=1e-2)
-    assert (
-        len(re.findall(r"^\w+: step \d+/12 .* tokens/s  MFU \(full attention\) \d+\.\d%  .* left$", printed, re.M)) == 2
-    )
+    line = re.compile(r"^\w+: step \d+/12 .* tokens/s  MFU \(full attention\) \d+\.\d%  .* left$", re.MULTILINE)
+    assert len(line.findall(printed)) == 2
     assert "MFU (full attention)" in (directory / "report.html").read_text()
 
 
