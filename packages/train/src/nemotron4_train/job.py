@@ -379,6 +379,8 @@ class TrainJob:
         described = asdict(self)
         for group in ("run", "resume", "topology", "logger", "launcher"):
             del described[group]
+        for key in ("num_workers", "verify"):
+            del described["data"][key]
         # What else a trainer does, saves or shows leaves the weights alone.
         decides = ("deterministic", "spike_sigma", "spike_window_steps")
         described["trainer"] = {key: described["trainer"][key] for key in decides}
