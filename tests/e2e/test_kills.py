@@ -30,7 +30,8 @@ def kill_at(moment, rng, seconds_to_first_step, run, workspace):
     rows, left = len(metric_rows(run)), half_saved(run)
     process = start_training(*JOB, "run.name=killed_often", cwd=workspace)
     if moment == "start-up":
-        time.sleep(rng.uniform(0, seconds_to_first_step))
+        end = time.monotonic() + rng.uniform(0, seconds_to_first_step)
+        wait_until(lambda: time.monotonic() >= end or len(metric_rows(run)) > rows, process)
     elif moment == "step":
         more = rng.randint(1, 4)
         wait_until(lambda: len(metric_rows(run)) >= rows + more, process)
