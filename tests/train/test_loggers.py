@@ -32,11 +32,21 @@ def test_a_logger_without_its_package_is_refused(name, prepared, tmp_path):
     if find_spec(name) is not None:
         pytest.skip(f"{name} is installed")
     with pytest.raises(ValueError) as caught:
-        launch(smoke_job(prepared, tmp_path, logger=LoggerConfig(**{name: True})), "")
+        launch(job_of(prepared, tmp_path, 1, **{name: True}, mlflow_tracking_uri="http://localhost"), "")
     assert str(caught.value) == (
         f"logger.{name} (true): needs the {name} package; pip install 'nemotron4-train[{name}]'"
     )
     assert not list(tmp_path.iterdir())
+
+
+def test_mlflow_without_a_place_is_refused(prepared, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(ValueError) as caught:
+        launch(job_of(prepared, tmp_path, 1, mlflow=True), "")
+    assert str(caught.value) == (
+        "logger.mlflow_tracking_uri (null): needs a server or a database; give it, such as http://HOST:5000, or set"
+        " MLFLOW_TRACKING_URI"
+    )
 
 
 def test_weights_and_biases_offline_keeps_one_run_a_directory(prepared, tmp_path, monkeypatch):
@@ -58,9 +68,10 @@ def test_mlflow_goes_on_in_the_run_that_it_had(prepared, tmp_path, monkeypatch):
     pytest.importorskip("mlflow", reason="needs the mlflow package")
     from mlflow.tracking import MlflowClient
 
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a server or a database would be one more dependency
     uri = f"file:{tmp_path}/store"
-    job = job_of(prepared, tmp_path, 2, mlflow=True, mlflow_tracking_uri=uri, mlflow_experiment="tests")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    job = job_of(prepared, tmp_path, 2, mlflow=True, mlflow_experiment="tests")
     directory = run(job)
     assert run(dataclasses.replace(job, trainer=dataclasses.replace(job.trainer, max_steps=3))) == directory
     client = MlflowClient(uri)

@@ -259,7 +259,7 @@ class LoggerConfig:
     mlflow: bool = False
     """Log to MLflow."""
     mlflow_tracking_uri: str | None = None
-    """Its server, database or directory; null takes MLFLOW_TRACKING_URI, or mlruns in the working directory."""
+    """Its server or database; null takes the environment's MLFLOW_TRACKING_URI."""
     mlflow_experiment: str = "nemotron4"
     """Its experiment."""
 

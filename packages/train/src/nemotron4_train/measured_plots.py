@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from nemotron4_train.comparison import DOMAINS
 from nemotron4_train.job import TrainJob
 from nemotron4_train.metrics import Rows, accepted
 from nemotron4_train.mfu import NAME as MFU_NAME
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DOMAINS = ("overall", "english", "multilingual", "code")
 _COMPARED_DASHES = ("--", "-.", (0, (1, 1)))
 _DRAWN_POINTS = 2_000
 """A picture 9 inches wide shows no more."""

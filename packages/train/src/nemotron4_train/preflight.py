@@ -5,6 +5,7 @@ Rules between settings are the job's own (job.py). Everything here raises ValueE
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -30,6 +31,11 @@ def check_machine(job: TrainJob) -> None:
         from nemotron4_model.parallel.float8 import check_float8
 
         check_float8()
+    if job.logger.mlflow and not (job.logger.mlflow_tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")):
+        raise ValueError(
+            "logger.mlflow_tracking_uri (null): needs a server or a database; give it, such as http://HOST:5000, or set"
+            " MLFLOW_TRACKING_URI"
+        )
     for name in ("wandb", "mlflow"):
         if getattr(job.logger, name) and find_spec(name) is None:
             raise ValueError(f"logger.{name} (true): needs the {name} package; pip install 'nemotron4-train[{name}]'")

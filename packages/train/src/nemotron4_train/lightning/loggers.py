@@ -6,6 +6,7 @@ Invariant: a resumed run goes on in the run of theirs that it had before.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def _mlflow(job: TrainJob, run_directory: Path, settings: dict[str, Any]) -> MLF
     logger = MLFlowLogger(
         experiment_name=job.logger.mlflow_experiment,
         run_name=f"{job.run.name}-{run_directory.resolve().name}",
-        tracking_uri=job.logger.mlflow_tracking_uri,
+        tracking_uri=job.logger.mlflow_tracking_uri or os.environ["MLFLOW_TRACKING_URI"],
         run_id=remembered.read_text() if remembered.is_file() else None,
     )
     if not remembered.is_file():
