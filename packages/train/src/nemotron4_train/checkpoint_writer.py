@@ -154,9 +154,7 @@ class CheckpointWriter:
                 process_group=self._group,
                 no_dist=self._group is None,
             )
-            # Its own files, which this machine has in memory and surely sees; other machines' may show up later.
-            own = lambda: {file.name: file_sha256(file) for file in staged.glob(f"__{rank()}_*")}  # noqa: E731
-            digests = {name: digest for part in on_all_ranks(own, self._group) for name, digest in part.items()}
+            digests = on_all_ranks(lambda: _digests_of_own(staged), self._group)
             on_all_ranks(lambda: self._commit(directory, save.files, digests), self._group)
         except (CheckpointException, OSError) as error:
             if rank() == 0:
@@ -174,14 +172,16 @@ class CheckpointWriter:
                 shutil.rmtree(left)
             staged.mkdir(parents=True)
 
-    def _commit(self, directory: Path, files: dict[str, bytes], digests: dict[str, str]) -> None:
+    def _commit(self, directory: Path, files: dict[str, bytes], digests_by_rank: list[dict[str, str]]) -> None:
         """The small files, the manifest and the name; then older checkpoints may go."""
         if rank() != 0:
             return
         staged = partial_path(directory)
         for name, content in files.items():
             write_file(staged / name, content)
-        digests = digests | {name: file_sha256(staged / name) for name in (".metadata", *files)}
+        digests = {name: file_sha256(staged / name) for name in (".metadata", *files)}
+        for part in digests_by_rank:
+            digests |= part
         manifest = json.dumps({"sha256": dict(sorted(digests.items()))}, indent=1) + "\n"
         write_file(staged / MANIFEST_FILE, manifest.encode())
         commit_directory(directory)
@@ -191,3 +191,8 @@ class CheckpointWriter:
             if step_of(old) not in self._keep_steps:
                 doomed = old.replace(partial_path(old))
                 shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _digests_of_own(staged: Path) -> dict[str, str]:
+    """Of the files this rank wrote: its machine has them in memory, and surely sees them; others may later."""
+    return {file.name: file_sha256(file) for file in staged.glob(f"__{rank()}_*")}
