@@ -57,7 +57,7 @@ def test_weights_and_biases_offline_keeps_one_run_a_directory(prepared, tmp_path
     assert wandb.run is None, "a run that is left open takes in the next one of this process"
     for directory in directories:
         (kept,) = (directory / "wandb").glob("offline-run-*")
-        assert kept.name.endswith(f"-smoke-{directory.name}")
+        assert kept.name.endswith("-" + (directory / "wandb_run_id").read_text())
         (log,) = kept.glob("*.wandb")
         content = log.read_bytes()
         for name in (b"train/loss", b"domain_bits_per_byte/english", b"validation/overall", b"hidden_size"):

@@ -15,13 +15,7 @@ from typing import Any
 
 from nemotron4_data.html_page import details, page, table
 from nemotron4_data.staging import write_file
-from nemotron4_train.comparison import (
-    DOMAINS,
-    ComparedRun,
-    check_comparable,
-    comparison_rows,
-    final_figures,
-)
+from nemotron4_train.comparison import DOMAINS, ComparedRun, check_comparable, comparison_rows, final_figures
 from nemotron4_train.job import TrainJob
 from nemotron4_train.metrics import Rows, accepted, read_rows
 from nemotron4_train.mfu import NAME as MFU_NAME

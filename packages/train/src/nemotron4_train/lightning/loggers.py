@@ -1,12 +1,13 @@
 """The loggers beside our CSV files: TensorBoard, Weights & Biases, MLflow. One run of theirs is one run directory.
 
-Invariant: a resumed run goes on in the run of theirs that it had before.
+Invariant: a resumed run goes on in the run of theirs that it had before, whose name is kept in the run directory.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,12 @@ def finish(loggers: list[Logger]) -> None:
 
 
 def _wandb(job: TrainJob, run_directory: Path) -> WandbLogger:
-    name = f"{job.run.name}-{run_directory.resolve().name}"
+    identity = run_directory / "wandb_run_id"
+    if not identity.is_file():
+        write_file(identity, secrets.token_hex(8).encode())
     return WandbLogger(
-        name=name,
-        id=name[-64:],
+        name=_shown_name(job, run_directory),
+        id=identity.read_text(),
         save_dir=run_directory,
         project=job.logger.wandb_project,
         entity=job.logger.wandb_entity,
@@ -50,15 +53,19 @@ def _wandb(job: TrainJob, run_directory: Path) -> WandbLogger:
 
 
 def _mlflow(job: TrainJob, run_directory: Path, settings: dict[str, Any]) -> MLFlowLogger:
-    remembered = run_directory / "mlflow_run_id"
+    identity = run_directory / "mlflow_run_id"
     logger = MLFlowLogger(
         experiment_name=job.logger.mlflow_experiment,
-        run_name=f"{job.run.name}-{run_directory.resolve().name}",
+        run_name=_shown_name(job, run_directory),
         tracking_uri=job.logger.mlflow_tracking_uri or os.environ["MLFLOW_TRACKING_URI"],
-        run_id=remembered.read_text() if remembered.is_file() else None,
+        run_id=identity.read_text() if identity.is_file() else None,
     )
-    if not remembered.is_file():
+    if not identity.is_file():
         assert logger.run_id is not None
-        write_file(remembered, logger.run_id.encode())
+        write_file(identity, logger.run_id.encode())
         logger.log_hyperparams(settings)
     return logger
+
+
+def _shown_name(job: TrainJob, run_directory: Path) -> str:
+    return f"{job.run.name}-{run_directory.resolve().name}"
