@@ -26,6 +26,7 @@ pytestmark = [
 JOB = (
     "experiment=smoke", "data.dir=data/tiny", "model.vocab_size=1024", "model.num_key_value_heads=4", "logger=csv",
     "trainer.save_interval_steps=1", "trainer.keep_checkpoints=30", "trainer.validation_bytes_per_source=200",
+    "launcher.num_threads=1",
 )  # fmt: skip
 NUM_STEPS = 30
 TOLERANCE = 1e-5

@@ -15,7 +15,7 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 TINY = (
     f"model.vocab_size={VOCAB_SIZE}", "model.hidden_size=32", "model.intermediate_size=64", "model.num_layers=2",
     "model.num_attention_heads=4", "model.num_key_value_heads=2", "model.head_dim=null", "blend.max_epochs=1000",
-    "topology=cpu_1x1", "topology.micro_batch_size=2", "launcher=local", "logger=csv",
+    "topology=cpu_1x1", "topology.micro_batch_size=2", "launcher.num_threads=1", "logger=csv",
     "schedule.shuffle_block_tokens=64", "optimizer.lr=1.0e-2", "trainer.validation_bytes_per_source=200",
 )  # fmt: skip
 STEPS_PER_PHASE, SEQUENCE_LENGTH = 2, 32

@@ -15,6 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 JOB = (
     "experiment=smoke", "data.dir=data/tiny", "model.vocab_size=1024", "logger=csv", "trainer.save_interval_steps=3",
     "schedule.phases.continued.tokens=51_200", "blend.max_epochs=100", "trainer.validation_bytes_per_source=200",
+    "launcher.num_threads=1",
 )  # fmt: skip
 NUM_STEPS, NUM_KILLS = 120, 20
 MOMENTS = ("start-up", "step", "save")

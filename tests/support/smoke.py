@@ -13,7 +13,7 @@ from tiny_corpus import SOURCES, write_tiny_corpus
 from nemotron4_data import CorpusConfig, ExecutorConfig, PrepareJob, TokenizerConfig, run_prepare
 from nemotron4_data.blend import BlendConfig, Distribution
 from nemotron4_model import ModelConfig
-from nemotron4_train.job import DataConfig, RunConfig, TrainerConfig, TrainJob
+from nemotron4_train.job import DataConfig, LauncherConfig, RunConfig, TrainerConfig, TrainJob
 from nemotron4_train.schedule import LearningRate, Phase, Schedule, Shape
 
 VOCAB_SIZE = 1_024
@@ -85,6 +85,7 @@ def smoke_job(prepared: Path, root: Path, **changes: object) -> TrainJob:
             }
         ),
         "schedule": smoke_schedule(),
+        "launcher": LauncherConfig(num_threads=1),
         "trainer": TrainerConfig(save_interval_steps=4, validation_interval_steps=6, validation_bytes_per_source=300),
     }
     return TrainJob(**(fields | changes))  # type: ignore[arg-type]
