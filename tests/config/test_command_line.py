@@ -37,7 +37,7 @@ def refused(capsys, *arguments):
             "nemotron4 train: schedule.phases.main.foo: unknown key; schedule.phases.main has: tokens, blend,"
             " global_batch_size, sequence_length, learning_rate",
         ),
-        ("logger=csw", "nemotron4 train: logger=csw: no such option; choose one of: csv, tensorboard"),
+        ("logger=csw", "nemotron4 train: logger=csw: no such option; choose one of: csv, mlflow, tensorboard, wandb"),
         (
             "data.dir=nowhere",
             "nemotron4 train: data.dir (nowhere): no such directory; make it with `nemotron4 prepare`",

@@ -17,6 +17,7 @@ from nemotron4_data.blend import BlendConfig, Distribution
 from nemotron4_train import checkpoint
 from nemotron4_train.job import RunConfig, TopologyConfig, TrainerConfig
 from nemotron4_train.launch import launch
+from nemotron4_train.lightning import recorder
 from nemotron4_train.lightning.module import StepResult
 from nemotron4_train.lightning.recorder import ReportRefresher
 from nemotron4_train.mfu import Utilisation
@@ -109,7 +110,7 @@ def test_the_profile_holds_the_steps_asked_for(watched):
     assert f"profile of 2 steps from 3, a file a rank: {directory.parent.resolve()}" in printed.replace("latest", "")
 
 
-def test_the_report_is_refreshed_in_a_small_share_of_the_time(watched, tmp_path):
+def test_the_report_is_refreshed_in_a_small_share_of_the_time(watched, tmp_path, monkeypatch):
     job, finished, _ = watched
     directory = tmp_path / "run"
     shutil.copytree(finished, directory)
@@ -118,12 +119,13 @@ def test_the_report_is_refreshed_in_a_small_share_of_the_time(watched, tmp_path)
     write_record(directory, record)
     timeline, page = Timeline(job.schedule), directory / "report.html"
     progress = TrainingProgress(timeline, 0, 5, Utilisation(model=job.model, num_devices=1, peak_teraflops=None))
+    monkeypatch.setattr(recorder, "_FIRST_REPORT_SECONDS", 0)
     refresher = ReportRefresher(job, directory, timeline.num_steps, progress)
 
     def written_after(step):
         page.unlink(missing_ok=True)
         plan = timeline.step(step - 1)
-        refresher.after_step(None, None, StepResult(plan, 1.0, 1e-3, 1.0, {}))
+        refresher.after_step(None, None, StepResult(plan, 1.0, 1e-3, 1.0, None, {}))
         return page.is_file()
 
     assert not written_after(5)

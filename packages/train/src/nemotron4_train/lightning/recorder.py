@@ -16,6 +16,8 @@ from nemotron4_train.progress import Speed, TrainingProgress
 from nemotron4_train.report import write_report
 from nemotron4_train.source_metrics import DOMAIN_COLUMNS, SOURCE_COLUMNS, SourceMetrics
 
+_FIRST_REPORT_SECONDS = 60
+
 
 class StepRecorder(AfterStep):
     """metrics.csv (one row a step), domains.csv and sources.csv (at an interval), loggers and the progress line."""
@@ -95,7 +97,8 @@ class StepRecorder(AfterStep):
 class ReportRefresher(AfterStep):
     """Writes report.html during the run, after validations and checkpoints, in at most a hundredth of the time.
 
-    Drawing holds up training, so the next report waits until a hundred times the cost of the last one has passed.
+    Drawing holds up training, so the first report waits a minute, and the next until a hundred times the cost of the
+    last one has passed.
     """
 
     def __init__(self, job: TrainJob, run_directory: Path, num_steps: int, progress: TrainingProgress) -> None:
@@ -103,7 +106,7 @@ class ReportRefresher(AfterStep):
         self.run_directory = run_directory
         self.num_steps = num_steps
         self.progress = progress
-        self._due_seconds = 0.0
+        self._due_seconds = time.monotonic() + _FIRST_REPORT_SECONDS
 
     def after_step(self, trainer: pl.Trainer, module: PretrainingModule, result: StepResult) -> None:
         """Write the report when there is something new to show and its time has come; the last step's comes later."""
