@@ -84,7 +84,6 @@ def test_killed_and_rerun_ends_at_the_same_losses(workspace, undisturbed):
     process.kill()
     process.wait()
     assert len(metrics(workspace / "runs" / "killed" / "latest")) < len(undisturbed)
-    assert "; running" in (workspace / "runs" / "killed" / "latest" / "report.html").read_text()
     nemotron4(*TRAIN, "run.name=killed", cwd=workspace)
     assert len(list((workspace / "runs" / "killed").glob("2*"))) == 1
     assert metrics(workspace / "runs" / "killed" / "latest") == undisturbed
