@@ -107,6 +107,12 @@ def test_shards_of_others_become_a_corpus_as_they_are(corpus, tmp_path):
     assert found.num_train_tokens == {"english/web/a": sum(map(len, documents)), "english/web/b": len(documents[0])}
     assert found.train("english/web/a").tolist() == [token for document in documents for token in document]
     assert found.heldout("english/web/a").texts == [b"the words of a document"]
+    num_bytes = sum(len(text.encode()) for text in ("the words of a document", "été 日本", "x = 1\n"))
+    assert found.sizes("english/web/a", "train") == {
+        "documents": 3,
+        "tokens": sum(map(len, documents)),
+        "bytes": num_bytes,
+    }
     with pytest.raises(ValueError) as error:
         adopt(job)
     assert str(error.value) == f"dir ({job.dir}): holds a corpus already: give another dir, or remove it"

@@ -9,9 +9,14 @@ from __future__ import annotations
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .prepare_job import SOURCE_PATTERN
+
+if TYPE_CHECKING:
+    from .tokenizer import Tokenizer
+
+_TOKENS_AT_ONCE = 1 << 22
 
 
 @dataclass(kw_only=True)
@@ -54,11 +59,11 @@ def adopt(job: AdoptJob) -> None:
     with staged_directory(directory, lambda: None) as staged:
         (staged / TOKENIZER_FILE).parent.mkdir()
         shutil.copyfile(job.tokenizer_model, staged / TOKENIZER_FILE)
-        vocab_size = Tokenizer(staged / TOKENIZER_FILE).vocab_size
-        table = _link(job, staged)
+        tokenizer = Tokenizer(staged / TOKENIZER_FILE)
+        table = _link(job, staged, tokenizer)
         found: dict[str, tuple[list[Path], dict[str, Any]]] = {
             "documents": ([], {}),
-            "tokenizer": ([staged / TOKENIZER_FILE], {"vocab_size": vocab_size}),
+            "tokenizer": ([staged / TOKENIZER_FILE], {"vocab_size": tokenizer.vocab_size}),
             "tokens": (sorted((staged / "tokens").rglob("*.*")), {"sources": table}),
         }
         for name, (paths, facts) in found.items():
@@ -75,7 +80,7 @@ def _parse(shard: str) -> tuple[str, str]:
     return source, stem
 
 
-def _link(job: AdoptJob, directory: Path) -> dict[str, dict[str, Any]]:
+def _link(job: AdoptJob, directory: Path, tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
     """Link every shard into `directory`/tokens; returns the manifest's table of sizes."""
     from .shards import Shard
 
@@ -90,5 +95,11 @@ def _link(job: AdoptJob, directory: Path) -> dict[str, dict[str, Any]]:
                     raise ValueError(f"{split} ({source}:{stem}): no such shard: {target} is missing")
                 link.with_name(link.name + suffix).symlink_to(target)
             shard = Shard(link)
-            table.setdefault(source, {})[split] = {"documents": len(shard), "tokens": len(shard.tokens)}
+            num_bytes = sum(
+                # Clipped: verifying, below, refuses an id that this tokenizer does not have, and names it.
+                int(tokenizer.num_bytes.take(shard.tokens[first : first + _TOKENS_AT_ONCE], mode="clip").sum())
+                for first in range(0, len(shard.tokens), _TOKENS_AT_ONCE)
+            )
+            sizes = {"documents": len(shard), "tokens": len(shard.tokens), "bytes": num_bytes}
+            table.setdefault(source, {})[split] = sizes
     return table

@@ -16,7 +16,9 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import sentencepiece as spm
+from numpy.typing import NDArray
 
 _SPACE_MARK = "\u2581"
 
@@ -77,6 +79,11 @@ class Tokenizer:
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The UTF-8 bytes of `ids`, exact also where they stop inside a character."""
         return b"".join([self._bytes_of[token] for token in ids])
+
+    @cached_property
+    def num_bytes(self) -> NDArray[np.int64]:
+        """By id: how many bytes of text it stands for."""
+        return np.array([len(piece) for piece in self._bytes_of], dtype=np.int64)
 
     def piece(self, token: int) -> str:
         """The piece of one id as SentencePiece spells it. ValueError outside the vocabulary."""
