@@ -15,6 +15,7 @@ from smoke import smoke_job
 
 from nemotron4_data.blend import BlendConfig, Distribution
 from nemotron4_train import checkpoint
+from nemotron4_train.comparison import ComparedRun, final_figures, source_rows
 from nemotron4_train.job import RunConfig, TopologyConfig, TrainerConfig
 from nemotron4_train.launch import launch
 from nemotron4_train.lightning import recorder
@@ -180,3 +181,17 @@ def test_runs_of_other_heldout_text_are_not_compared(watched, other_blend, tmp_p
     with pytest.raises(ValueError) as caught:
         write_report(directory, job, {tmp_path: other_job})
     assert str(caught.value) == "compare (same-blend): has no validation yet; wait for its first"
+
+
+def test_evaluated_runs_are_compared_by_source():
+    runs = [
+        ComparedRun(
+            label=name,
+            job=None,
+            validation=[],
+            evaluation={"bytes": 9, "bits_per_byte": {"overall": 2.0, "sources": {"english/books": value}}},
+        )
+        for name, value in (("a", 2.0), ("b", 1.75))
+    ]
+    assert source_rows(final_figures(runs)) == [("source", "a", "b"), ("english/books", "2.000", "1.750 (-0.250)")]
+    assert source_rows(final_figures([dataclasses.replace(run, evaluation={}) for run in runs])) == []

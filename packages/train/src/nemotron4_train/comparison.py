@@ -49,9 +49,10 @@ def check_comparable(run: ComparedRun, others: Sequence[ComparedRun]) -> None:
 
 
 def final_figures(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
-    """By run, the first being the one that others are compared with: `run`, `tokens`, `bits_per_byte`, `difference`.
+    """By run, the first being the one that others are compared with.
 
-    From the evaluations when every run has one of as many bytes, else from the last validations.
+    Each has `run`, `tokens`, `from`, `bits_per_byte`, `difference` and, of evaluations, `sources` (bits per byte by
+    source). From the evaluations when every run has one of as many bytes, else from the last validations.
     """
     num_bytes = {run.evaluation.get("bytes") for run in runs}
     evaluated = len(num_bytes) == 1 and None not in num_bytes
@@ -68,6 +69,7 @@ def final_figures(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
                 "from": "evaluation" if evaluated else "last validation",
                 "bits_per_byte": bits,
                 "difference": {name: bits[name] - first[name] for name in bits if name in first},
+                "sources": dict(values.get("sources", {})) if evaluated else {},
             }
         )
     return found
@@ -83,4 +85,15 @@ def comparison_rows(figures: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...
             shown = "" if value is None else f"{value:.3f}"
             cells.append(shown if index == 0 or difference is None else f"{shown} ({difference:+.3f})")
         rows.append((run["run"], f"{run['tokens']:,}", *cells))
+    return rows
+
+
+def source_rows(figures: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """A table: source, and each run's bits per byte there with the difference to the first run; empty without any."""
+    first = figures[0]["sources"]
+    rows: list[tuple[str, ...]] = [("source", *(run["run"] for run in figures))] if first else []
+    for name, value in sorted(first.items()):
+        others = [run["sources"].get(name) for run in figures[1:]]
+        cells = ["" if other is None else f"{other:.3f} ({other - value:+.3f})" for other in others]
+        rows.append((name, f"{value:.3f}", *cells))
     return rows

@@ -15,7 +15,14 @@ from typing import Any
 
 from nemotron4_data.html_page import details, page, table
 from nemotron4_data.staging import write_file
-from nemotron4_train.comparison import DOMAINS, ComparedRun, check_comparable, comparison_rows, final_figures
+from nemotron4_train.comparison import (
+    DOMAINS,
+    ComparedRun,
+    check_comparable,
+    comparison_rows,
+    final_figures,
+    source_rows,
+)
 from nemotron4_train.job import TrainJob
 from nemotron4_train.metrics import Rows, accepted, read_rows
 from nemotron4_train.mfu import NAME as MFU_NAME
@@ -185,7 +192,10 @@ def _comparison(figures: dict[str, Any]) -> list[str]:
         return []
     header, *rows = comparison_rows(compared)
     note = f"Held-out bits per byte: {compared[0]['from']} of each run; in brackets the difference to the first."
-    return ["<h2>Beside other runs</h2>", table(header, rows), f"<p class=lead>{html.escape(note)}</p>"]
+    sections = ["<h2>Beside other runs</h2>", table(header, rows), f"<p class=lead>{html.escape(note)}</p>"]
+    if by_source := source_rows(compared):
+        sections.append(details("By source", table(by_source[0], by_source[1:])))
+    return sections
 
 
 def _source_table(sources: Rows, heldout: Mapping[str, float]) -> str:
