@@ -32,7 +32,6 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:.*LeafSpec.*:DeprecationWarning",
     "ignore:torch.distributed is disabled:UserWarning",
 )
-CPU = torch.device("cpu")
 
 
 def run(job):
