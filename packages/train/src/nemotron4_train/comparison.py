@@ -59,7 +59,7 @@ def final_figures(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for run in runs:
         last = run.validation[-1] if run.validation else {}
-        values = run.evaluation["bits_per_byte"] if evaluated else last
+        values: Mapping[str, Any] = run.evaluation["bits_per_byte"] if evaluated else last
         bits = {name: float(values[name]) for name in DOMAINS if values.get(name)}
         first = found[0]["bits_per_byte"] if found else bits
         found.append(
