@@ -29,6 +29,7 @@ REQUIRED = {
     "eval": ["model_dir=m"],
     "export": ["run=r"],
     "report": ["run=r"],
+    "cancel": ["run=r"],
     "data_adopt": ["dir=d", "tokenizer_model=t", "train=[english/web:s]"],
 }
 # What an option needs beside it to be a valid job.

@@ -13,7 +13,8 @@ from tiny_corpus import SOURCES, write_tiny_corpus
 from nemotron4_data import CorpusConfig, ExecutorConfig, PrepareJob, TokenizerConfig, run_prepare
 from nemotron4_data.blend import BlendConfig, Distribution
 from nemotron4_model import ModelConfig
-from nemotron4_train.job import DataConfig, LauncherConfig, RunConfig, TrainerConfig, TrainJob
+from nemotron4_train.job import DataConfig, RunConfig, TrainerConfig, TrainJob
+from nemotron4_train.launcher_config import LauncherConfig
 from nemotron4_train.schedule import LearningRate, Phase, Schedule, Shape
 
 VOCAB_SIZE = 1_024

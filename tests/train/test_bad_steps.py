@@ -13,10 +13,11 @@ from distributed import run_distributed
 from smoke import smoke_job
 
 from nemotron4_train import checkpoint
-from nemotron4_train.job import TopologyConfig, TrainerConfig
+from nemotron4_train.job import TrainerConfig
 from nemotron4_train.launch import launch
 from nemotron4_train.lightning.module import PretrainingModule
 from nemotron4_train.run_directory import create, read_record
+from nemotron4_train.topology import TopologyConfig
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*LeafSpec.*:FutureWarning",

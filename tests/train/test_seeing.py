@@ -16,7 +16,7 @@ from smoke import smoke_job
 from nemotron4_data.blend import BlendConfig, Distribution
 from nemotron4_train import checkpoint
 from nemotron4_train.comparison import ComparedRun, final_figures, source_rows
-from nemotron4_train.job import RunConfig, TopologyConfig, TrainerConfig
+from nemotron4_train.job import RunConfig, TrainerConfig
 from nemotron4_train.launch import launch
 from nemotron4_train.lightning import recorder
 from nemotron4_train.lightning.module import StepResult
@@ -26,6 +26,7 @@ from nemotron4_train.progress import TrainingProgress
 from nemotron4_train.report import write_report
 from nemotron4_train.run_directory import read_record, write_record
 from nemotron4_train.schedule import Timeline
+from nemotron4_train.topology import TopologyConfig
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*LeafSpec.*:FutureWarning",

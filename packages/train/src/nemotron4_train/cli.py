@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from nemotron4_train.export import ExportJob
     from nemotron4_train.job import TrainJob
     from nemotron4_train.report import ReportJob
+    from nemotron4_train.status import StatusJob
 
 TRAIN = Command(
     job="nemotron4_train.job:TrainJob",
@@ -33,6 +34,16 @@ REPORT = Command(
     job="nemotron4_train.report:ReportJob",
     run="nemotron4_train.cli:report",
     summary="Write a run's report.html and report.json, beside other runs with compare=[RUN,...]",
+)
+STATUS = Command(
+    job="nemotron4_train.status:StatusJob",
+    run="nemotron4_train.cli:status",
+    summary="Show how runs stand: phase, tokens, loss, speed, time left, place in the queue",
+)
+CANCEL = Command(
+    job="nemotron4_train.status:CancelJob",
+    run="nemotron4_train.status:cancel",
+    summary="End a run, on Slurm or on this machine; it saves first",
 )
 
 
@@ -58,6 +69,20 @@ def report(job: ReportJob) -> None:
     print(write_report(Path(job.run), read_train_job(Path(job.run)), compare))
 
 
+def status(job: StatusJob) -> None:
+    """Show how runs stand."""
+    from nemotron4_train.status import run_directories, show_status
+
+    directories = run_directories(job)
+    jobs: list[TrainJob | None] = []
+    for directory in directories:
+        try:
+            jobs.append(read_train_job(directory))
+        except ValueError:  # of another version: its files still say most of it
+            jobs.append(None)
+    show_status(directories, jobs)
+
+
 def read_train_job(run_directory: Path, key: str = "run") -> TrainJob:
     """The job of a run directory; raises ValueError, which names `key`, when it has none."""
     from nemotron4_train.job import TrainJob
@@ -68,23 +93,25 @@ def read_train_job(run_directory: Path, key: str = "run") -> TrainJob:
     return load_job(path, TrainJob)
 
 
-def worker(run_directory: str) -> None:
-    """One rank of a launched run; a user's mistake is one line and status 2, as on the command line."""
+def worker(directory: str, leg: str = "0") -> None:
+    """One rank of a launched run's leg; a user's mistake is one line and status 2, as on the command line."""
     from nemotron4_train.worker_process import settle
 
     settle()
-    from nemotron4_train.launch import run_worker
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    from nemotron4_train.launch import run_leg
+    from nemotron4_train.outer_launcher import watched
     from nemotron4_train.stop_signal import StopSignal
 
+    run = Path(directory)
     try:
-        with StopSignal() as stop:
-            from torch.distributed.elastic.multiprocessing.errors import record
-
-            record(run_worker)(read_train_job(Path(run_directory)), Path(run_directory), stop)
+        with StopSignal() as stop, watched(run):
+            record(run_leg)(read_train_job(run), run, int(leg), stop)
     except (ValueError, OSError) as error:
         print(f"nemotron4 train: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from error
 
 
 if __name__ == "__main__":
-    worker(sys.argv[1])
+    worker(*sys.argv[1:])

@@ -12,13 +12,11 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 
 from nemotron4_data.blend import BlendConfig
-from nemotron4_model.config import ModelConfig, Recompute
-from nemotron4_train.schedule import Schedule
-
-
-def _require(condition: bool, key: str, value: object, rule: str) -> None:
-    if not condition:
-        raise ValueError(f"{key} ({value}): {rule}")
+from nemotron4_model.config import ModelConfig
+from nemotron4_train.launcher_config import LauncherConfig
+from nemotron4_train.rule import require
+from nemotron4_train.schedule import Phase, Schedule
+from nemotron4_train.topology import Device, TopologyConfig
 
 
 @dataclass(kw_only=True)
@@ -31,6 +29,18 @@ class RunConfig:
     """Directory of all runs."""
     dir: str | None = None
     """The run's own directory; null makes <root>/<name>/<time>, or goes on in the one that resume=auto finds."""
+    allow_changed: list[str] = field(default_factory=list)
+    """Dotted keys, or groups of them, that may differ from those run.dir was started with."""
+
+    def __post_init__(self) -> None:
+        """Refuse to go on as another model, or with other data order."""
+        for name in self.allow_changed:
+            require(
+                name.split(".")[0] not in ("seed", "model"),
+                "run.allow_changed",
+                name,
+                "weights and data order hang on it; start another run",
+            )
 
 
 @dataclass(kw_only=True)
@@ -48,7 +58,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Refuse a negative number of processes."""
-        _require(self.num_workers >= 0, "data.num_workers", self.num_workers, "must be at least 0")
+        require(self.num_workers >= 0, "data.num_workers", self.num_workers, "must be at least 0")
 
 
 class OptimizerKind(Enum):
@@ -87,84 +97,17 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         """Refuse values outside their ranges."""
-        _require(self.lr > 0, "optimizer.lr", self.lr, "must be greater than 0")
+        require(self.lr > 0, "optimizer.lr", self.lr, "must be greater than 0")
         for key in ("embedding_lr", "head_lr"):
             rate = getattr(self, key)
-            _require(rate is None or rate > 0, f"optimizer.{key}", rate, "must be greater than 0, or null")
-        _require(0 <= self.beta1 < 1, "optimizer.beta1", self.beta1, "must be in [0, 1)")
-        _require(0 <= self.beta2 < 1, "optimizer.beta2", self.beta2, "must be in [0, 1)")
-        _require(self.epsilon > 0, "optimizer.epsilon", self.epsilon, "must be greater than 0")
-        _require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "must be at least 0")
-        _require(self.clip_norm > 0, "optimizer.clip_norm", self.clip_norm, "must be greater than 0")
-        _require(self.muon_lr > 0, "optimizer.muon_lr", self.muon_lr, "must be greater than 0")
-        _require(0 <= self.muon_momentum < 1, "optimizer.muon_momentum", self.muon_momentum, "must be in [0, 1)")
-
-
-class Device(Enum):
-    """What a rank computes on."""
-
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-@dataclass(kw_only=True)
-class TopologyConfig:
-    """The mesh replicate x shard x tensor, and the machines it covers."""
-
-    replicate: int = 1
-    """Data-parallel replicas of the sharded model (HSDP)."""
-    shard: int = 1
-    """Data-parallel ranks that parameters, gradients and optimiser state are sharded over (FSDP2)."""
-    tensor: int = 1
-    """Ranks that each layer is split over (tensor and sequence parallel)."""
-    num_nodes: int = 1
-    """Machines."""
-    device: Device = Device.cpu
-    """cpu or cuda."""
-    micro_batch_size: int = 8
-    """Sequences a rank computes at once; gradient accumulation follows from it and the global batch."""
-    recompute: Recompute = Recompute.none
-    """Activations computed again in backward: none, selective (cheap ones: not matrix products), or full (blocks)."""
-    compile: bool = False
-    """torch.compile of each block; refused with tensor > 1."""
-    peak_teraflops: float | None = None
-    """Dense bf16 peak of one device, TFLOP/s, that MFU is a share of; null looks the device up (see mfu.py)."""
-
-    def __post_init__(self) -> None:
-        """Refuse a mesh that cannot be laid on the machines."""
-        for key in ("replicate", "shard", "tensor", "num_nodes", "micro_batch_size"):
-            _require(getattr(self, key) >= 1, f"topology.{key}", getattr(self, key), "must be at least 1")
-        _require(
-            self.num_ranks % self.num_nodes == 0,
-            "topology.num_nodes",
-            self.num_nodes,
-            f"must divide replicate x shard x tensor = {self.num_ranks}",
-        )
-        _require(
-            not (self.compile and self.tensor > 1),
-            "topology.compile",
-            True,
-            "torch.compile with tensor parallelism has given wrong gradients; set topology.compile=false or tensor=1",
-        )
-        if self.peak_teraflops is not None:
-            _require(
-                self.peak_teraflops > 0, "topology.peak_teraflops", self.peak_teraflops, "must be above 0, or null"
-            )
-
-    @property
-    def num_ranks(self) -> int:
-        """Processes of the run."""
-        return self.replicate * self.shard * self.tensor
-
-    @property
-    def num_data_ranks(self) -> int:
-        """Ranks that read different samples."""
-        return self.replicate * self.shard
-
-    @property
-    def num_ranks_per_node(self) -> int:
-        """Processes a machine."""
-        return self.num_ranks // self.num_nodes
+            require(rate is None or rate > 0, f"optimizer.{key}", rate, "must be greater than 0, or null")
+        require(0 <= self.beta1 < 1, "optimizer.beta1", self.beta1, "must be in [0, 1)")
+        require(0 <= self.beta2 < 1, "optimizer.beta2", self.beta2, "must be in [0, 1)")
+        require(self.epsilon > 0, "optimizer.epsilon", self.epsilon, "must be greater than 0")
+        require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "must be at least 0")
+        require(self.clip_norm > 0, "optimizer.clip_norm", self.clip_norm, "must be greater than 0")
+        require(self.muon_lr > 0, "optimizer.muon_lr", self.muon_lr, "must be greater than 0")
+        require(0 <= self.muon_momentum < 1, "optimizer.muon_momentum", self.muon_momentum, "must be in [0, 1)")
 
 
 class Precision(Enum):
@@ -186,7 +129,7 @@ class PrecisionConfig:
 
     def __post_init__(self) -> None:
         """Refuse a reduction that would lose the gradients."""
-        _require(self.reduce is not Precision.fp8, "precision.reduce", "fp8", "must be fp32 or bf16")
+        require(self.reduce is not Precision.fp8, "precision.reduce", "fp8", "must be fp32 or bf16")
 
 
 @dataclass(kw_only=True)
@@ -226,22 +169,22 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         """Refuse intervals that are not positive."""
         for key in ("log_interval_steps", "save_interval_steps", "keep_checkpoints", "validation_interval_steps"):
-            _require(getattr(self, key) >= 1, f"trainer.{key}", getattr(self, key), "must be at least 1")
+            require(getattr(self, key) >= 1, f"trainer.{key}", getattr(self, key), "must be at least 1")
         for key in ("spike_window_steps", "max_skipped_steps_in_a_row"):
-            _require(getattr(self, key) >= 1, f"trainer.{key}", getattr(self, key), "must be at least 1")
+            require(getattr(self, key) >= 1, f"trainer.{key}", getattr(self, key), "must be at least 1")
         if self.spike_sigma is not None:
-            _require(self.spike_sigma > 0, "trainer.spike_sigma", self.spike_sigma, "must be above 0, or null")
+            require(self.spike_sigma > 0, "trainer.spike_sigma", self.spike_sigma, "must be above 0, or null")
         for key in ("max_steps", "validation_bytes_per_source"):
             value = getattr(self, key)
-            _require(value is None or value >= 1, f"trainer.{key}", value, "must be at least 1, or null")
+            require(value is None or value >= 1, f"trainer.{key}", value, "must be at least 1, or null")
         if self.profile_first_step is not None:
-            _require(
+            require(
                 self.profile_first_step >= 2,
                 "trainer.profile_first_step",
                 self.profile_first_step,
                 "must be at least 2, because the step before it warms the profiler up, or null",
             )
-        _require(self.profile_num_steps >= 1, "trainer.profile_num_steps", self.profile_num_steps, "must be at least 1")
+        require(self.profile_num_steps >= 1, "trainer.profile_num_steps", self.profile_num_steps, "must be at least 1")
 
 
 @dataclass(kw_only=True)
@@ -262,19 +205,6 @@ class LoggerConfig:
     """Its server or database; null takes the environment's MLFLOW_TRACKING_URI."""
     mlflow_experiment: str = "nemotron4"
     """Its experiment."""
-
-
-@dataclass(kw_only=True)
-class LauncherConfig:
-    """What starts the workers."""
-
-    num_threads: int | None = None
-    """CPU threads a rank; null shares the machine's cores among its ranks."""
-
-    def __post_init__(self) -> None:
-        """Refuse a rank without threads."""
-        threads = self.num_threads
-        _require(threads is None or threads >= 1, "launcher.num_threads", threads, "must be at least 1, or null")
 
 
 @dataclass(kw_only=True)
@@ -307,58 +237,59 @@ class TrainJob:
     """Where metrics go."""
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
     """What starts the workers."""
+    afterwards: list[str] = field(default_factory=list)
+    """Command lines that follow a complete run, such as `export run={run}` and `eval model_dir={run}/export`, without
+    the program's name; {run} is the run's directory."""
 
     def __post_init__(self) -> None:
         """Check the rules that span groups; raises ValueError with the dotted keys."""
-        _require(
+        require(
             bool(self.schedule.phases), "schedule", "empty", "needs at least one phase; choose one: schedule=OPTION"
         )
         for name, phase in self.schedule.phases.items():
             key = f"schedule.phases.{name}"
             known = ", ".join(self.blend.distributions)
-            _require(
+            require(
                 phase.blend in self.blend.distributions,
                 f"{key}.blend",
                 phase.blend,
                 f"not a distribution of the blend; it has: {known}",
             )
-            _require(
+            require(
                 phase.sequence_length <= self.model.max_sequence_length,
                 f"{key}.sequence_length",
                 phase.sequence_length,
                 f"must not exceed model.max_sequence_length = {self.model.max_sequence_length}",
             )
-            self._check_batch(f"{key}.global_batch_size", phase.global_batch_size)
-            _require(
-                phase.sequence_length % self.topology.tensor == 0,
-                f"{key}.sequence_length",
-                phase.sequence_length,
-                f"must be divisible by topology.tensor = {self.topology.tensor} (sequence parallel)",
-            )
-        self._check_tensor_parallel()
+            where = "topology" if phase.topology is None else f"{key}.topology"
+            self._check_phase_on(phase.topology or self.topology, where, phase, key)
         if self.precision.compute is Precision.fp8:
             self._check_float8()
 
-    def _check_batch(self, key: str, global_batch_size: int) -> None:
-        ranks, micro = self.topology.num_data_ranks, self.topology.micro_batch_size
-        local = global_batch_size // ranks
-        _require(
-            global_batch_size % ranks == 0 and local % min(micro, max(local, 1)) == 0,
-            key,
-            global_batch_size,
-            f"must be a multiple of topology.replicate x shard = {ranks} ranks,"
-            f" and each rank's share a multiple of topology.micro_batch_size = {micro}",
+    def _check_phase_on(self, topology: TopologyConfig, where: str, phase: Phase, key: str) -> None:
+        """The phase and the model can be laid on a topology, which the key `where` names."""
+        ranks, micro, tensor = topology.num_data_ranks, topology.micro_batch_size, topology.tensor
+        local = phase.global_batch_size // ranks
+        require(
+            phase.global_batch_size % ranks == 0 and local % min(micro, max(local, 1)) == 0,
+            f"{key}.global_batch_size",
+            phase.global_batch_size,
+            f"must be a multiple of {where}.replicate x shard = {ranks} ranks,"
+            f" and each rank's share a multiple of {where}.micro_batch_size = {micro}",
         )
-
-    def _check_tensor_parallel(self) -> None:
-        tensor = self.topology.tensor
-        for key in ("num_key_value_heads", "intermediate_size", "vocab_size"):
-            value = getattr(self.model, key)
-            _require(value % tensor == 0, f"model.{key}", value, f"must be divisible by topology.tensor = {tensor}")
+        require(
+            phase.sequence_length % tensor == 0,
+            f"{key}.sequence_length",
+            phase.sequence_length,
+            f"must be divisible by {where}.tensor = {tensor} (sequence parallel)",
+        )
+        for name in ("num_key_value_heads", "intermediate_size", "vocab_size"):
+            value = getattr(self.model, name)
+            require(value % tensor == 0, f"model.{name}", value, f"must be divisible by {where}.tensor = {tensor}")
 
     def _check_float8(self) -> None:
         """What can be known without the machine that trains; see nemotron4_model.parallel.float8 for the rest."""
-        _require(
+        require(
             self.topology.device is Device.cuda,
             "precision.compute",
             "fp8",
@@ -367,22 +298,28 @@ class TrainJob:
         unit = 16 * self.topology.tensor
         for key in ("hidden_size", "intermediate_size"):
             value = getattr(self.model, key)
-            _require(
+            require(
                 value % unit == 0, f"model.{key}", value, f"must be a multiple of 16 x topology.tensor = {unit} for fp8"
             )
 
-    def digest(self) -> str:
-        """Identity of what is trained: equal for jobs that must give the same weights from the same data.
+    def identity(self) -> dict[str, object]:
+        """What decides the weights, by dotted key: equal for jobs that must give the same from the same data.
 
         The topology is no part of it: batches and their order do not depend on it, weights only by the order of sums.
         """
         described = asdict(self)
-        for group in ("run", "resume", "topology", "logger", "launcher"):
+        for group in ("run", "resume", "topology", "logger", "launcher", "afterwards"):
             del described[group]
         for key in ("num_workers", "verify"):
             del described["data"][key]
+        for phase in described["schedule"]["phases"].values():
+            del phase["topology"]
         # What else a trainer does, saves or shows leaves the weights alone.
         decides = ("deterministic", "spike_sigma", "spike_window_steps")
         described["trainer"] = {key: described["trainer"][key] for key in decides}
-        text = json.dumps(described, sort_keys=True, default=lambda value: value.name)
-        return hashlib.sha256(text.encode()).hexdigest()
+        plain: dict[str, object] = json.loads(json.dumps(described, default=lambda value: value.name))
+        return plain
+
+    def digest(self) -> str:
+        """The identity in 64 digits."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()

@@ -1,24 +1,39 @@
 """Start a run: check everything on this machine, make the run directory, start the workers, say how it ended.
 
-One rank trains in this process. Several start through torch's elastic launcher, as one clean process tree a run, each
-worker reading job.yaml; under an outer launcher (RANK is set) this process is one of the workers already.
+One rank trains in this process. Several start through torch's elastic launcher, as one clean process tree a leg of the
+run, each worker reading job.yaml; on Slurm the legs are submitted, and a worker that another launcher started (RANK is
+set) joins what is there.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import signal
+import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from nemotron4_train.campaign import commands_afterwards, leg_job, legs
 from nemotron4_train.job import TrainJob
+from nemotron4_train.launcher_config import LauncherKind
 from nemotron4_train.metrics import read_rows
 from nemotron4_train.preflight import check_checkpoint, check_corpus, check_machine
-from nemotron4_train.run_directory import RunRecord, choose_directory, create, exclusive, read_record, write_record
+from nemotron4_train.run_directory import (
+    RunRecord,
+    choose_directory,
+    create,
+    exclusive,
+    newest_step,
+    read_record,
+    write_record,
+)
 from nemotron4_train.schedule import Timeline
+from nemotron4_train.slurm.submit import check_not_queued, submit_chain, write_scripts
 from nemotron4_train.stop_signal import StopSignal, stop_status
 from nemotron4_train.worker_process import LAUNCHER_PID
 
@@ -27,7 +42,7 @@ if TYPE_CHECKING:
 
 
 def launch(job: TrainJob, job_yaml: str) -> float | None:
-    """Run the job to its end; returns the final held-out bits per byte.
+    """Run the job to its end, or hand it to Slurm; returns the final held-out bits per byte of a run that ended.
 
     Raises ValueError for what the user can mend, RuntimeError naming the rank that failed, SystemExit(75 or 130) when
     the run was stopped by a signal after saving, or before there was anything to save.
@@ -36,23 +51,71 @@ def launch(job: TrainJob, job_yaml: str) -> float | None:
     check_machine(job)
     corpus = check_corpus(job)
     directory = choose_directory(job, timeline.num_steps)
-    check_checkpoint(job, corpus, directory, timeline)
+    done_steps = check_checkpoint(job, corpus, directory, timeline)
+    on_slurm, elsewhere = job.launcher.kind is LauncherKind.slurm, job.launcher.dry_run
     with exclusive(directory):
-        create(directory, job, job_yaml, timeline.num_steps)
+        if on_slurm and not elsewhere:
+            check_not_queued(directory)
+        create(directory, job, job_yaml, timeline.num_steps, "queued" if on_slurm or elsewhere else "running")
         print(f"run directory: {directory}", file=sys.stderr, flush=True)
+        if on_slurm or elsewhere:
+            _start_elsewhere(job, directory, done_steps)
+            return None
         try:
-            if job.topology.num_ranks == 1:
-                with StopSignal() as stop:
-                    _set_threads(job)
-                    run_worker(job, directory, stop)
-            else:
-                _launch_workers(job, directory)
+            _run_here(job, directory, done_steps)
         except BaseException as error:
-            _record_failure(directory, error)
+            record_failure(directory, error)
             raise
+    for command in commands_afterwards(job, directory):
+        if status := subprocess.run(command, check=False).returncode:
+            raise ValueError(f"afterwards ({shlex.join(command[3:])}): ended with status {status}; the run is complete")
     record = read_record(directory)
     assert record is not None
     return record.objective
+
+
+def _start_elsewhere(job: TrainJob, directory: Path, done_steps: int) -> None:
+    """Submit to Slurm, or say what would start the workers."""
+    if job.launcher.kind is LauncherKind.slurm:
+        scripts = write_scripts(job, directory, done_steps)
+        if job.launcher.dry_run:
+            print("\n".join(f"# {script.path}\n{script.path.read_text()}" for script in scripts))
+        else:
+            submit_chain(job, directory, scripts)
+        return
+    for number, leg in enumerate(legs(job)):
+        per_node = ("--nnodes", str(leg.topology.num_nodes), "--nproc-per-node", str(leg.topology.num_ranks_per_node))
+        print(shlex.join(("torchrun", *per_node, "-m", "nemotron4_train.cli", str(directory), str(number))))
+
+
+def _run_here(job: TrainJob, directory: Path, done_steps: int) -> None:
+    """Train the legs that are not done, one after the other; the last one also says how it all ended."""
+    chain = legs(job)
+    if len(chain) == 1 and job.topology.num_ranks == 1 and chain[0].topology == job.topology:
+        with StopSignal() as stop:
+            _set_threads(job)
+            run_worker(job, directory, stop)
+        return
+    for number, leg in enumerate(chain):
+        if leg.end_step > done_steps or number == len(chain) - 1:
+            _launch_workers(leg_job(job, leg), directory, number)
+
+
+def run_leg(job: TrainJob, directory: Path, number: int, stop: StopSignal) -> None:
+    """Train one leg as one rank of what a launcher started; what `run_worker` raises.
+
+    A run that was given a checkpoint, or none, goes on from its own once it has any.
+    """
+    chain = legs(job)
+    if not 0 <= number < len(chain):
+        raise ValueError(f"leg ({number}): {directory} has {len(chain)}, counted from 0")
+    asked, started = chain[number].topology.num_ranks, int(os.environ.get("WORLD_SIZE", "1"))
+    if asked != started:
+        raise ValueError(f"topology ({asked} ranks): the launcher started {started}; start as many")
+    again = number > 0 or int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
+    if again and newest_step(directory):
+        job = replace(job, resume="auto")
+    run_worker(leg_job(job, chain[number]), directory, stop)
 
 
 def run_worker(job: TrainJob, directory: Path, stop: StopSignal) -> None:
@@ -69,7 +132,8 @@ def run_worker(job: TrainJob, directory: Path, stop: StopSignal) -> None:
     if rank() == 0:
         record = read_record(directory)
         assert record is not None
-        record.state = "complete" if result.stopped_by is None else "stopped"
+        done = "complete" if result.step >= record.num_steps else "queued"
+        record.state = done if result.stopped_by is None else "stopped"
         record.step = result.step
         record.objective = result.objective if result.objective is not None else _last_objective(directory)
         write_record(directory, record)
@@ -88,17 +152,13 @@ def _last_objective(directory: Path) -> float | None:
     return float(rows[-1]["overall"]) if rows else None
 
 
-def _launch_workers(job: TrainJob, directory: Path) -> None:
+def _launch_workers(job: TrainJob, directory: Path, leg: int) -> None:
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     if "RANK" in os.environ:
         raise ValueError("RANK is set: start workers that a launcher made with `python -m nemotron4_train.cli RUN_DIR`")
-    if job.topology.num_nodes > 1:
-        raise ValueError(
-            f"topology.num_nodes ({job.topology.num_nodes}): launcher=local starts the ranks of one machine only"
-        )
     _set_threads(job)
     os.environ[LAUNCHER_PID] = str(os.getpid())
     config = LaunchConfig(
@@ -116,7 +176,7 @@ def _launch_workers(job: TrainJob, directory: Path) -> None:
     with StopSignal(_send_to_workers) as stop, TemporaryDirectory() as log_dir:
         config.logs_specs = DefaultLogsSpecs(log_dir=log_dir)
         try:
-            elastic_launch(config, sys.executable)("-m", "nemotron4_train.cli", str(directory))
+            elastic_launch(config, sys.executable)("-m", "nemotron4_train.cli", str(directory), str(leg))
         except ChildFailedError as error:
             raise _ending(directory, error.failures, stop.received) from None
 
@@ -174,7 +234,8 @@ def _set_threads(job: TrainJob) -> None:
         torch.set_num_threads(threads)
 
 
-def _record_failure(directory: Path, error: BaseException) -> None:
+def record_failure(directory: Path, error: BaseException) -> None:
+    """Note in the run's record why it did not end."""
     record = read_record(directory) or RunRecord(job_digest="")
     if isinstance(error, SystemExit | KeyboardInterrupt):
         record.state = "stopped"

@@ -12,21 +12,21 @@ from pathlib import Path
 from nemotron4_data import Corpus
 from nemotron4_data.blend import phase_weights
 from nemotron4_train import checkpoint
-from nemotron4_train.job import Device, Precision, TrainJob
+from nemotron4_train.campaign import legs
+from nemotron4_train.job import Precision, TrainJob
+from nemotron4_train.launcher_config import LauncherKind
 from nemotron4_train.schedule import Timeline
+from nemotron4_train.slurm.client import check_cluster
+from nemotron4_train.topology import Device, TopologyConfig
 
 
 def check_machine(job: TrainJob) -> None:
-    """This machine has the devices of its ranks, and the packages that the precision and the loggers need."""
-    if job.topology.device is Device.cuda:
-        import torch
-
-        asked, found = job.topology.num_ranks_per_node, torch.cuda.device_count()
-        if asked > found:
-            raise ValueError(
-                f"topology.device (cuda): this machine has {found} GPUs, and {asked} ranks would run on it;"
-                " choose another topology=OPTION"
-            )
+    """What starts the job is here, and so are the packages that the precision and the loggers need."""
+    if job.launcher.kind is LauncherKind.local:
+        for leg in legs(job):
+            _check_devices(leg.topology)
+    elif not job.launcher.dry_run:
+        check_cluster(job.launcher)
     if job.precision.compute is Precision.fp8:
         from nemotron4_model.parallel.float8 import check_float8
 
@@ -39,6 +39,24 @@ def check_machine(job: TrainJob) -> None:
     for name in ("wandb", "mlflow"):
         if getattr(job.logger, name) and find_spec(name) is None:
             raise ValueError(f"logger.{name} (true): needs the {name} package; pip install 'nemotron4-train[{name}]'")
+
+
+def _check_devices(topology: TopologyConfig) -> None:
+    """This machine has the devices of the ranks that would run on it."""
+    if topology.num_nodes > 1:
+        raise ValueError(
+            f"topology.num_nodes ({topology.num_nodes}): launcher=local starts the ranks of one machine only;"
+            " use launcher=slurm, or start the workers with torchrun or srun (launcher.dry_run=true says how)"
+        )
+    if topology.device is Device.cuda:
+        import torch
+
+        asked, found = topology.num_ranks_per_node, torch.cuda.device_count()
+        if asked > found:
+            raise ValueError(
+                f"topology.device (cuda): this machine has {found} GPUs, and {asked} ranks would run on it;"
+                " choose another topology=OPTION"
+            )
 
 
 def check_corpus(job: TrainJob) -> Corpus:
@@ -60,14 +78,14 @@ def check_corpus(job: TrainJob) -> Corpus:
     return corpus
 
 
-def check_checkpoint(job: TrainJob, corpus: Corpus, directory: Path, timeline: Timeline) -> None:
+def check_checkpoint(job: TrainJob, corpus: Corpus, directory: Path, timeline: Timeline) -> int:
     """What the run goes on from is of this model and corpus; one given by its path, of this tokenizer and timeline.
 
-    Reads small files only: the workers verify the rest.
+    Returns the steps it has done. Reads small files only: the workers verify the rest.
     """
     found = checkpoint.peek(directory, job.resume)
     if found is None:
-        return
+        return 0
     path, state = found
     checkpoint.check_model(path, state, job.model)
     ledger = checkpoint.ledger(path)
@@ -79,8 +97,9 @@ def check_checkpoint(job: TrainJob, corpus: Corpus, directory: Path, timeline: T
             f"data.dir ({job.data.dir}): digest of the {name} is {here[:12]}, but {path} was trained with "
             f"{read[:12]}: put that corpus back, or start anew with resume=never"
         )
-    if job.resume != "auto":
+    if job.resume != "auto" or job.run.allow_changed:
         _check_position(path, state["step"], ledger.tokens, timeline)
+    return int(state["step"])
 
 
 def _check_position(path: Path, step: int, tokens: int, timeline: Timeline) -> None:

@@ -2,7 +2,8 @@
 
 runs/<name>/<time>/ holds job.yaml (the composed job), run.json (the record: job digest, state, last step),
 metrics.csv, checkpoints/, export/ and report.*; runs/<name>/latest is a link to the newest. Invariant: one live
-launch a directory (an flock on run.lock), and a directory belongs to one job digest for ever.
+launch a directory (an flock on run.lock), and a directory belongs to one job identity, but for what
+run.allow_changed lets change.
 """
 
 from __future__ import annotations
@@ -10,16 +11,20 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+import socket
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from nemotron4_data.staging import write_file
 from nemotron4_train.job import TrainJob
 
-STATES = ("running", "stopped", "failed", "complete")
+STATES = ("queued", "running", "stopped", "failed", "complete")
+"""queued: written, and waiting for its job, or for the job of its next leg."""
 
 
 @dataclass
@@ -33,6 +38,8 @@ class RunRecord:
     error: str | None = None
     objective: float | None = None
     """Final validation bits per byte, when the run is complete."""
+    identity: dict[str, Any] | None = None
+    """What the digest is of (TrainJob.identity); runs of older versions do not say."""
 
 
 def read_record(directory: Path) -> RunRecord | None:
@@ -59,10 +66,7 @@ def choose_directory(job: TrainJob, num_steps: int) -> Path:
         directory = Path(job.run.dir)
         record = read_record(directory)
         if record is not None and record.job_digest != job.digest():
-            raise ValueError(
-                f"run.dir ({directory}): belongs to another job (its job.yaml differs); choose another run.dir,"
-                " or repeat the overrides it was started with"
-            )
+            _check_changes(directory, record, job)
         return directory
     if job.resume == "auto" and (latest := _latest(root)) is not None:
         record = read_record(latest)
@@ -78,17 +82,55 @@ def choose_directory(job: TrainJob, num_steps: int) -> Path:
     return directory
 
 
+def _check_changes(directory: Path, record: RunRecord, job: TrainJob) -> None:
+    """Refuse what differs from the job that the directory belongs to, but for what run.allow_changed names."""
+    if record.identity is None:
+        raise ValueError(
+            f"run.dir ({directory}): belongs to another job (its job.yaml differs); choose another run.dir,"
+            " or repeat the overrides it was started with"
+        )
+    before, now = flat(record.identity), flat(job.identity())
+    changed = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
+    refused = [key for key in changed if not any(_is_within(key, name) for name in job.run.allow_changed)]
+    if refused:
+        shown = "; ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in refused)
+        raise ValueError(
+            f"run.dir ({directory}): belongs to another job: {shown}; repeat what it was started with,"
+            f" choose another run.dir, or go on all the same with run.allow_changed=[{','.join(refused)}]"
+        )
+
+
+def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested dictionary by dotted keys."""
+    found: dict[str, Any] = {}
+    for name, value in nested.items():
+        key = f"{prefix}{name}"
+        found |= flat(value, f"{key}.") if isinstance(value, Mapping) and value else {key: value}
+    return found
+
+
+def _is_within(key: str, name: str) -> bool:
+    return key == name or key.startswith(f"{name}.")
+
+
+def newest_step(directory: Path) -> int:
+    """Steps before the newest complete checkpoint, by its name; 0 without any."""
+    complete = [path.parent.name for path in (directory / "checkpoints").glob("step-*/manifest.json")]
+    return max((int(name.removeprefix("step-")) for name in complete), default=0)
+
+
 def _latest(root: Path) -> Path | None:
     """The directory that `latest` names, by its own name rather than the link's."""
     link = root / "latest"
     return root / os.readlink(link) if link.is_symlink() and link.exists() else None
 
 
-def create(directory: Path, job: TrainJob, job_yaml: str, num_steps: int) -> None:
+def create(directory: Path, job: TrainJob, job_yaml: str, num_steps: int, state: str = "running") -> None:
     """Make the directory, its job.yaml and record, and point `latest` at it."""
     directory.mkdir(parents=True, exist_ok=True)
-    record = read_record(directory) or RunRecord(job_digest=job.digest())
-    record.state, record.num_steps, record.error = "running", num_steps, None
+    record = read_record(directory) or RunRecord(job_digest="")
+    record.job_digest, record.identity = job.digest(), job.identity()
+    record.state, record.num_steps, record.error = state, num_steps, None
     write_file(directory / "job.yaml", job_yaml.encode())
     write_record(directory, record)
     if directory.parent == Path(job.run.root) / job.run.name:
@@ -99,14 +141,40 @@ def create(directory: Path, job: TrainJob, job_yaml: str, num_steps: int) -> Non
 
 
 @contextmanager
-def exclusive(directory: Path) -> Iterator[None]:
-    """Hold the run's lock; raises ValueError when another launch has it."""
+def exclusive(directory: Path, wait_seconds: float = 0.0) -> Iterator[None]:
+    """Hold the run's lock; raises ValueError when another launch still has it after so long.
+
+    The lock says who holds it, as `cancel` needs to know: host and process.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    with open(directory / "run.lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"run.dir ({directory}): another launch is running in it; wait for it, or choose another run.dir"
-            ) from error
+    deadline = time.monotonic() + wait_seconds
+    with open(directory / "run.lock", "a+") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= deadline:
+                    raise ValueError(
+                        f"run.dir ({directory}): another launch is running in it; wait for it,"
+                        " or choose another run.dir"
+                    ) from error
+            time.sleep(0.2)
+        lock.truncate(0)
+        lock.write(f"{socket.gethostname()} {os.getpid()}\n")
+        lock.flush()
         yield
+
+
+def holder(directory: Path) -> tuple[str, int] | None:
+    """Host and process that hold the run's lock; None when nobody does."""
+    path = directory / "run.lock"
+    if not path.is_file():
+        return None
+    with open(path) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            host, _, pid = lock.read().strip().partition(" ")
+            return host, int(pid or 0)
+    return None

@@ -16,6 +16,8 @@ import math
 from dataclasses import dataclass, field
 from enum import Enum
 
+from nemotron4_train.topology import TopologyConfig
+
 
 class Shape(Enum):
     """How the learning rate moves from the segment's first token to its last."""
@@ -62,6 +64,8 @@ class Phase:
     """Tokens a sequence."""
     learning_rate: LearningRate | None = None
     """The segment that starts here; null goes on with the one in force."""
+    topology: TopologyConfig | None = None
+    """The mesh it runs on, when that is not the job's: a run with several is a chain of jobs, resharded in between."""
 
 
 @dataclass(kw_only=True)

@@ -1,4 +1,4 @@
-"""What a worker settles before anything else: it dies with what started it, and has a compiler cache of its own.
+"""What a worker settles before anything else: its rank, that it dies with its launcher, and its own compiler cache.
 
 Invariant: no rank outlives its launcher, so whoever holds a run's lock is the only one that writes in it; no rank reads
 what another one compiled. (Attention compiled under tensor parallelism, read by both ranks from one warm Inductor
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -19,9 +20,24 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def settle() -> None:
-    """Both of the above, by what the launcher left in the environment."""
+    """All of it, by what the launcher left in the environment."""
+    take_rank_from_slurm()
     die_with_launcher()
     own_compiler_cache()
+
+
+def take_rank_from_slurm() -> None:
+    """Under srun, set what torchrun would have set: rank, number of ranks, and where they meet."""
+    if "RANK" in os.environ or "SLURM_STEP_NUM_TASKS" not in os.environ:
+        return
+    os.environ["RANK"] = os.environ["SLURM_PROCID"]
+    os.environ["LOCAL_RANK"] = os.environ["SLURM_LOCALID"]
+    os.environ["GROUP_RANK"] = os.environ["SLURM_NODEID"]
+    os.environ["WORLD_SIZE"] = os.environ["SLURM_STEP_NUM_TASKS"]
+    if "MASTER_ADDR" not in os.environ:  # srun by hand: our batch script sets both
+        nodes = ["scontrol", "show", "hostnames", os.environ["SLURM_STEP_NODELIST"]]
+        os.environ["MASTER_ADDR"] = subprocess.run(nodes, capture_output=True, text=True, check=True).stdout.split()[0]
+    os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ["SLURM_JOB_ID"]) % 20_000))
 
 
 def die_with_launcher() -> None:

@@ -14,12 +14,16 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from nemotron4_data import Corpus, StreamPhase, TokenStream
 from nemotron4_data.blend import phase_weights
 from nemotron4_train import checkpoint
-from nemotron4_train.job import Device, TrainJob
+from nemotron4_train.health_check import check_health
+from nemotron4_train.job import TrainJob
 from nemotron4_train.lightning.callbacks import Checkpointer, StopOnSignal, Validator
 from nemotron4_train.lightning.data import StepDataModule
 from nemotron4_train.lightning.loggers import finish, make_loggers
@@ -34,6 +38,7 @@ from nemotron4_train.schedule import Timeline
 from nemotron4_train.source_metrics import SourceMetrics
 from nemotron4_train.step_guard import GuardState, StepGuard
 from nemotron4_train.stop_signal import StopSignal
+from nemotron4_train.topology import Device
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,8 @@ def fit(job: TrainJob, run_directory: Path, stop: StopSignal) -> FitResult:
     corpus = Corpus.open(job.data.dir)
     stream = token_stream(job, corpus, timeline)
     join_process_group(job.topology)
+    if job.launcher.health_check and job.topology.num_ranks > 1:
+        check_health(job.topology, job.launcher.health_check_max_slowdown)
     found = checkpoint.find(run_directory, job.resume)
     first_step = found[1]["step"] if found else 0
     guard = StepGuard(job.trainer, GuardState(**(found[1].get("guard", {}) if found else {})))
@@ -150,8 +157,13 @@ def _utilisation(job: TrainJob) -> Utilisation:
 
 
 def _devices(job: TrainJob) -> dict[str, Any]:
-    """Trainer arguments of the topology."""
+    """Trainer arguments of the topology.
+
+    Ranks are named by the environment of torch's launcher, whoever set it: Lightning's own detection of Slurm takes
+    signals and asks for particular options of sbatch.
+    """
     topology = job.topology
+    environment: ClusterEnvironment = LightningEnvironment() if topology.num_ranks == 1 else TorchElasticEnvironment()
     if topology.num_ranks == 1:
         device = "cuda:0" if topology.device is Device.cuda else "cpu"
         strategy: Any = SingleDeviceStrategy(device=device)
@@ -162,6 +174,7 @@ def _devices(job: TrainJob) -> dict[str, Any]:
         "devices": topology.num_ranks_per_node,
         "num_nodes": topology.num_nodes,
         "strategy": strategy,
+        "plugins": [environment],
     }
 
 
@@ -175,6 +188,7 @@ def _quieten_lightning() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in (
         r".*does not have many workers.*",
+        r"The `srun` command is available on your system but is not used.*",
         r".*GPU available but not used.*",
         r".*experimental feature.*",
         r".*LeafSpec.*is deprecated.*",

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.device_mesh import init_device_mesh
 
-from nemotron4_train.job import Device, TopologyConfig
+from nemotron4_train.topology import Device, TopologyConfig
 
 AXES = ("replicate", "shard", "tensor")
 

@@ -1,0 +1,97 @@
+"""What starts the workers: this machine, or Slurm."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import Enum
+
+from nemotron4_train.rule import require
+
+
+class LauncherKind(Enum):
+    """Where the workers run."""
+
+    local = "local"
+    slurm = "slurm"
+
+
+@dataclass(kw_only=True)
+class LauncherConfig:
+    """The launcher; nodes, tasks and GPUs a node follow from the topology."""
+
+    kind: LauncherKind = LauncherKind.local
+    """local (this machine) or slurm."""
+    num_threads: int | None = None
+    """CPU threads a rank; null shares the machine's cores among its ranks (local), or takes cpus_per_task (slurm)."""
+    dry_run: bool = False
+    """Write the run directory, and print what would start the job instead of starting it."""
+    health_check: bool = False
+    """Before training on several ranks, have each compute and all of them reduce a known answer, timed."""
+    health_check_max_slowdown: float = 3.0
+    """GPUs so many times slower than the median fail that check."""
+    partition: str | None = None
+    """Slurm partition; null is the cluster's default."""
+    account: str | None = None
+    """Slurm account; null is the user's default."""
+    qos: str | None = None
+    """Slurm quality of service; null is the account's default."""
+    wall_time_minutes: int | None = None
+    """Time limit of a job, after which it saves and is queued again; null is the partition's."""
+    signal_lead_seconds: int = 300
+    """How long before the time limit, or before a preemption, a job is told to save: longer than a step and a save."""
+    max_requeues_without_progress: int = 3
+    """A job that is queued again so often without a new checkpoint fails instead of starting once more."""
+    cpus_per_task: int | None = None
+    """CPU cores a rank; null leaves it to Slurm."""
+    memory_per_node: str | None = None
+    """Memory a node, as Slurm writes it (64G; 0 is all of it); null is the partition's default."""
+    exclusive: bool = True
+    """Share nodes with no other job."""
+    exclude: list[str] = field(default_factory=list)
+    """Nodes not to run on, such as one that failed the health check."""
+    constraint: str | None = None
+    """Features that nodes must have."""
+    container_image: str | None = None
+    """Image the workers run in, by Slurm's container plugin (pyxis); null runs them on the node."""
+    container_mounts: list[str] = field(default_factory=list)
+    """HOST:CONTAINER directories it sees."""
+    setup: list[str] = field(default_factory=list)
+    """Shell lines before anything is started, such as `module load cuda` or `source .venv/bin/activate`."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Environment variables of the job."""
+    python: str | None = None
+    """Interpreter on the nodes; null is the one that runs this command."""
+    array: bool = True
+    """Submit the jobs of a sweep that ask for the same machines as one array; false submits them one by one."""
+    sbatch_options: list[str] = field(default_factory=list)
+    """More options of sbatch, each as `--name=value`."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no launcher can do."""
+        for key in ("num_threads", "wall_time_minutes", "cpus_per_task"):
+            value = getattr(self, key)
+            require(value is None or value >= 1, f"launcher.{key}", value, "must be at least 1, or null")
+        for key in ("signal_lead_seconds", "max_requeues_without_progress"):
+            require(getattr(self, key) >= 1, f"launcher.{key}", getattr(self, key), "must be at least 1")
+        slowdown = self.health_check_max_slowdown
+        require(slowdown > 1, "launcher.health_check_max_slowdown", slowdown, "must be above 1")
+        limit = self.wall_time_minutes
+        require(
+            limit is None or self.signal_lead_seconds < 60 * limit,
+            "launcher.signal_lead_seconds",
+            self.signal_lead_seconds,
+            f"must be less than launcher.wall_time_minutes = {limit}",
+        )
+        for name in self.environment:
+            require(bool(re.fullmatch(r"[A-Za-z_]\w*", name)), "launcher.environment", name, "no name of a variable")
+        for option in self.sbatch_options:
+            require(
+                bool(re.fullmatch(r"--[a-z][\w-]*(=.*)?", option)),
+                "launcher.sbatch_options",
+                option,
+                "must look like --name=value",
+            )
+        for key in ("partition", "account", "qos", "constraint", "memory_per_node", "container_image"):
+            value = getattr(self, key)
+            require(value is None or not re.search(r"\s", value), f"launcher.{key}", value, "must not hold spaces")

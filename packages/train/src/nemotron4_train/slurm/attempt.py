@@ -1,0 +1,105 @@
+"""What a Slurm job does around its workers: `python -m nemotron4_train.slurm.attempt [--leg=N] begin|end RUN`.
+
+begin notes the attempt in slurm/attempts.jsonl, and refuses to start once more when the job was queued again and again
+without a new checkpoint. end decides by the run's own record: done (status 0, so that what depends on it starts), to be
+queued again (it was told to save while Slurm still holds it as running), or failed (status 1). Nothing here imports
+torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from nemotron4_train.run_directory import newest_step, read_record, write_record
+from nemotron4_train.slurm import client
+
+ATTEMPTS = Path("slurm") / "attempts.jsonl"
+_KILL_SECONDS = 120
+
+
+def read_attempts(run: Path) -> list[dict[str, Any]]:
+    """Starts of the run's jobs, oldest first: job, restart, leg, time, nodes, and the newest checkpoint's step then."""
+    path = run / ATTEMPTS
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def requeues(attempts: Sequence[dict[str, Any]]) -> int:
+    """How often jobs were started again."""
+    return sum(attempt["restart"] > 0 for attempt in attempts)
+
+
+def begin(run: Path, leg: int | None) -> int:
+    """Note the attempt; returns the exit status, 0 to go on."""
+    job_id, step = os.environ["SLURM_JOB_ID"], newest_step(run)
+    attempt = {
+        "job": job_id,
+        "restart": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+        "leg": leg,
+        "time": datetime.now().isoformat(timespec="seconds"),
+        "nodes": os.environ.get("SLURM_JOB_NODELIST", ""),
+        "step": step,
+    }
+    tried = [other for other in read_attempts(run) if other["job"] == job_id and other["step"] == step]
+    with open(run / ATTEMPTS, "a", encoding="utf-8") as file:
+        file.write(json.dumps(attempt) + "\n")
+    limit = json.loads((run / "slurm" / "limits.json").read_text())["max_requeues_without_progress"]
+    if len(tried) <= limit:
+        return 0
+    _fail(
+        run, f"queued again {limit} times without a checkpoint after step {step}; see {run}/slurm, then start it anew"
+    )
+    return 1
+
+
+def end(run: Path, leg: int | None, status: int) -> int:
+    """Say how the workers ended; returns the job's exit status."""
+    if leg is None:
+        return status
+    record = read_record(run)
+    assert record is not None
+    if record.state in ("complete", "queued"):
+        return 0
+    job_id = os.environ["SLURM_JOB_ID"]
+    if record.state == "stopped":
+        if client.state_of(job_id) != "RUNNING":  # cancelled, or Slurm queues it again of itself
+            return 75
+        record.state = "queued"
+        write_record(run, record)
+        print(f"job {job_id} saved at step {record.step} and is queued again", file=sys.stderr, flush=True)
+        client.requeue(job_id)
+        time.sleep(_KILL_SECONDS)  # Slurm ends this script
+        return 75
+    if record.state == "running":
+        _fail(run, f"the workers of job {job_id} ended with status {status}; see its log in {run}/slurm")
+    return 1
+
+
+def _fail(run: Path, reason: str) -> None:
+    record = read_record(run)
+    assert record is not None
+    record.state, record.error = "failed", reason
+    write_record(run, record)
+    print(f"nemotron4 train: {reason}", file=sys.stderr)
+
+
+def main() -> int:
+    """The command line of the batch script."""
+    parser = ArgumentParser(prog="nemotron4_train.slurm.attempt")
+    parser.add_argument("--leg", type=int, default=None)
+    parser.add_argument("moment", choices=("begin", "end"))
+    parser.add_argument("run", type=Path)
+    parser.add_argument("status", type=int, nargs="?", default=0)
+    given = parser.parse_args()
+    return begin(given.run, given.leg) if given.moment == "begin" else end(given.run, given.leg, given.status)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

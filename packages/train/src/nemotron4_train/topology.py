@@ -1,0 +1,74 @@
+"""The topology: the mesh replicate x shard x tensor, and the machines it is laid on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from nemotron4_model.config import Recompute
+from nemotron4_train.rule import require
+
+
+class Device(Enum):
+    """What a rank computes on."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+@dataclass(kw_only=True)
+class TopologyConfig:
+    """The mesh replicate x shard x tensor, and the machines it covers."""
+
+    replicate: int = 1
+    """Data-parallel replicas of the sharded model (HSDP)."""
+    shard: int = 1
+    """Data-parallel ranks that parameters, gradients and optimiser state are sharded over (FSDP2)."""
+    tensor: int = 1
+    """Ranks that each layer is split over (tensor and sequence parallel)."""
+    num_nodes: int = 1
+    """Machines."""
+    device: Device = Device.cpu
+    """cpu or cuda."""
+    micro_batch_size: int = 8
+    """Sequences a rank computes at once; gradient accumulation follows from it and the global batch."""
+    recompute: Recompute = Recompute.none
+    """Activations computed again in backward: none, selective (cheap ones: not matrix products), or full (blocks)."""
+    compile: bool = False
+    """torch.compile of each block; refused with tensor > 1."""
+    peak_teraflops: float | None = None
+    """Dense bf16 peak of one device, TFLOP/s, that MFU is a share of; null looks the device up (see mfu.py)."""
+
+    def __post_init__(self) -> None:
+        """Refuse a mesh that cannot be laid on the machines."""
+        for key in ("replicate", "shard", "tensor", "num_nodes", "micro_batch_size"):
+            require(getattr(self, key) >= 1, f"topology.{key}", getattr(self, key), "must be at least 1")
+        require(
+            self.num_ranks % self.num_nodes == 0,
+            "topology.num_nodes",
+            self.num_nodes,
+            f"must divide replicate x shard x tensor = {self.num_ranks}",
+        )
+        require(
+            not (self.compile and self.tensor > 1),
+            "topology.compile",
+            True,
+            "torch.compile with tensor parallelism has given wrong gradients; set topology.compile=false or tensor=1",
+        )
+        if self.peak_teraflops is not None:
+            require(self.peak_teraflops > 0, "topology.peak_teraflops", self.peak_teraflops, "must be above 0, or null")
+
+    @property
+    def num_ranks(self) -> int:
+        """Processes of the run."""
+        return self.replicate * self.shard * self.tensor
+
+    @property
+    def num_data_ranks(self) -> int:
+        """Ranks that read different samples."""
+        return self.replicate * self.shard
+
+    @property
+    def num_ranks_per_node(self) -> int:
+        """Processes a machine."""
+        return self.num_ranks // self.num_nodes
