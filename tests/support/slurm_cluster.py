@@ -123,7 +123,8 @@ class Cluster:
     def stop(self) -> None:
         """Cancel everything, then stop the daemons."""
         subprocess.run(["scancel", "--me"], env=os.environ | self.environment, check=False, capture_output=True)
-        time.sleep(1)
+        with contextlib.suppress(RuntimeError, AssertionError):
+            _until(lambda: not self.client("squeue", "--noheader").strip(), 20, "jobs are left")
         for daemon in reversed(self._daemons.values()):
             daemon.terminate()
         for daemon in self._daemons.values():
@@ -144,10 +145,11 @@ class Cluster:
 
     def _start(self, name: str, *command: str) -> None:
         path = os.pathsep.join((os.environ["PATH"], "/usr/sbin", "/sbin"))
-        log = open(self.directory / f"{name}.out", "ab")  # noqa: SIM115  the daemon keeps it
-        self._daemons[name] = subprocess.Popen(
-            command, env=os.environ | self.environment | {"PATH": path}, stdout=log, stderr=log, start_new_session=True
-        )
+        command = ("setpriv", "--pdeathsig", "KILL", *command)  # it never outlives the tests
+        with open(self.directory / f"{name}.out", "ab") as log:
+            self._daemons[name] = subprocess.Popen(
+                command, env=os.environ | self.environment | {"PATH": path}, stdout=log, stderr=log
+            )
 
     def _is_up(self) -> bool:
         shown = subprocess.run(
