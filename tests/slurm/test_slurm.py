@@ -1,5 +1,6 @@
 """Runs on a real Slurm: two nodes, signals, requeues, a dead node, a campaign, and what is refused."""
 
+import csv
 import subprocess
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from training_process import metric_rows
 from nemotron4_train.run_directory import newest_step, read_record
 from nemotron4_train.slurm import client
 from nemotron4_train.slurm.attempt import read_attempts
+from nemotron4_train.slurm.submit import jobs_in_queue
 
 pytestmark = pytest.mark.timeout(420)
 TWO_NODES = ("topology=cpu_2x2", "topology.num_nodes=2", "trainer.save_interval_steps=5")
@@ -40,7 +42,7 @@ def job_id(cluster, run: Path) -> str:
 
 def finished(run: Path) -> None:
     """Its jobs have left the queue, and it is complete."""
-    until(lambda: state(run) in ("complete", "failed", "stopped") and not client.jobs_of(run))
+    until(lambda: state(run) in ("complete", "failed", "stopped") and not jobs_in_queue(run, client.queue()))
     assert state(run) == "complete", logs(run)
 
 
@@ -72,14 +74,18 @@ def test_a_requeue_goes_on_exactly(cluster, workspace, undisturbed):
     assert metric_rows(run) == undisturbed
 
 
-def test_the_time_limit_is_no_end(cluster, workspace, undisturbed):
-    # A minute is the least that Slurm takes; the signal comes when it has a second less than that left.
+@pytest.mark.slow
+def test_the_time_limit_is_no_end(cluster, workspace):
+    # A minute is the least that Slurm takes; it may look at the clock, and send the signal, up to a minute early.
     run = submitted(
-        workspace, "limited", *TWO_NODES, "launcher.wall_time_minutes=1", "launcher.signal_lead_seconds=59",
-        "launcher.max_requeues_without_progress=20",
+        workspace, "limited", "schedule.phases.continued.tokens=2_000_000", "blend.max_epochs=1000",
+        "launcher.wall_time_minutes=2", "launcher.signal_lead_seconds=60", "trainer.save_interval_steps=100_000",
     )  # fmt: skip
-    finished(run)
-    assert metric_rows(run) == undisturbed
+    until(lambda: len(read_attempts(run)) == 3 and newest_step(run) < len(metric_rows(run)), 400)
+    nemotron4("cancel", f"run={run}", cwd=workspace)
+    until(lambda: not jobs_in_queue(run, client.queue()))
+    assert [attempt["step"] for attempt in read_attempts(run)] == sorted({a["step"] for a in read_attempts(run)})
+    assert [int(row["step"]) for row in metric_rows(run)] == list(range(1, len(metric_rows(run)) + 1))
 
 
 def test_a_dead_node_is_survived(cluster, workspace, undisturbed):
@@ -94,6 +100,7 @@ def test_a_dead_node_is_survived(cluster, workspace, undisturbed):
     assert metric_rows(run) == undisturbed
 
 
+@pytest.mark.slow
 def test_requeues_without_progress_come_to_an_end(cluster, workspace):
     run = submitted(
         workspace, "stuck", "launcher.max_requeues_without_progress=1", "trainer.save_interval_steps=1000",
@@ -147,6 +154,26 @@ def test_cancelling_saves_and_does_not_requeue(cluster, workspace):
     assert newest_step(run) > 3
     time.sleep(3)
     assert not cluster.client("squeue", "--noheader").strip()
+
+
+def test_a_sweep_of_six_jobs_ends_with_the_one_that_fails(cluster, workspace):
+    sweep = (
+        "train", *SMOKE, *ON_SLURM, "run.name=swept", "trainer.max_steps=12", "trainer.spike_sigma=null",
+        "optimizer.lr=1e-4,1e-3,1e33", "seed=1,2", "trainer.max_skipped_steps_in_a_row=3", "-m",
+    )  # fmt: skip
+    done = nemotron4(*sweep, cwd=workspace, check=False)
+    (table,) = (workspace / "runs" / "swept").glob("sweep_*/sweep.csv")
+    rows = list(csv.DictReader(table.open()))
+    assert done.returncode == 1, done.stderr
+    assert [row["state"] for row in rows] == ["complete"] * 4 + ["failed"] * 2, done.stderr
+    assert "3 steps in a row" in rows[-1]["error"]
+    assert len(list(table.parent.glob("slurm/array-*.sbatch"))) == 1
+    attempts = {path: path.read_text() for path in table.parent.glob("job_*/slurm/attempts.jsonl")}
+    assert len(attempts) == 6
+    again = nemotron4(*sweep, cwd=workspace, check=False)
+    assert again.stderr.count("complete already") == 4
+    changed = [path for path, text in attempts.items() if path.read_text() != text]
+    assert len(changed) == 2  # those that failed
 
 
 @pytest.mark.parametrize(

@@ -95,22 +95,24 @@ def read_train_job(run_directory: Path, key: str = "run") -> TrainJob:
 
 def worker(directory: str, leg: str = "0") -> None:
     """One rank of a launched run's leg; a user's mistake is one line and status 2, as on the command line."""
-    from nemotron4_train.worker_process import settle
-
-    settle()
-    from torch.distributed.elastic.multiprocessing.errors import record
-
-    from nemotron4_train.launch import run_leg
-    from nemotron4_train.outer_launcher import watched
     from nemotron4_train.stop_signal import StopSignal
 
-    run = Path(directory)
-    try:
-        with StopSignal() as stop, watched(run):
-            record(run_leg)(read_train_job(run), run, int(leg), stop)
-    except (ValueError, OSError) as error:
-        print(f"nemotron4 train: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2) from error
+    with StopSignal() as stop:  # first, since importing torch takes seconds, and a signal before it would kill
+        from nemotron4_train.worker_process import settle
+
+        settle()
+        from torch.distributed.elastic.multiprocessing.errors import record
+
+        from nemotron4_train.launch import run_leg
+        from nemotron4_train.outer_launcher import watched
+
+        run = Path(directory)
+        try:
+            with watched(run):
+                record(run_leg)(read_train_job(run), run, int(leg), stop)
+        except (ValueError, OSError) as error:
+            print(f"nemotron4 train: {' '.join(str(error).split())}", file=sys.stderr)
+            raise SystemExit(2) from error
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nemotron4_data.staging import write_file
+from nemotron4_train.campaign import legs
 from nemotron4_train.job import TrainJob
 from nemotron4_train.report import timeline_rows
 from nemotron4_train.schedule import Timeline
@@ -56,11 +57,12 @@ def _parameters(job: TrainJob) -> Table:
 
 
 def _mesh(job: TrainJob) -> Table:
-    topology = job.topology
-    table = Table("topology", "value", title="Mesh")
-    table.add_row("replicate x shard x tensor", f"{topology.replicate} x {topology.shard} x {topology.tensor}")
-    table.add_row("ranks", f"{topology.num_ranks:,} on {topology.num_nodes} node(s), {topology.device.name}")
-    table.add_row("micro-batch", f"{topology.micro_batch_size} sequences")
+    table = Table("phases", "replicate x shard x tensor", "ranks", "nodes", "device", "micro-batch", title="Mesh")
+    for leg in legs(job):
+        topology = leg.topology
+        mesh = f"{topology.replicate} x {topology.shard} x {topology.tensor}"
+        ranks, nodes = f"{topology.num_ranks:,}", f"{topology.num_nodes:,}"
+        table.add_row(leg.name, mesh, ranks, nodes, topology.device.name, f"{topology.micro_batch_size} sequences")
     return table
 
 

@@ -21,7 +21,7 @@ from nemotron4_train.run_directory import holder, read_record
 from nemotron4_train.schedule import Timeline
 from nemotron4_train.slurm import client
 from nemotron4_train.slurm.attempt import read_attempts, requeues
-from nemotron4_train.slurm.submit import read_jobs
+from nemotron4_train.slurm.submit import jobs_in_queue
 
 _RECENT_STEPS = 20
 COLUMNS = ("run", "state", "phase", "step", "tokens", "loss", "tokens/s", "left", "queue", "requeues")
@@ -73,7 +73,7 @@ def status_row(directory: Path, job: TrainJob | None, queue: Sequence[client.Que
         tokens = f"{done:,} / {timeline.num_tokens:,}"
         if speeds and record.state == "running":
             left = str(timedelta(seconds=round((timeline.num_tokens - done) / median(speeds))))
-    mine = _of_run(directory, queue)
+    mine = jobs_in_queue(directory, queue)
     shown = ", ".join(f"{found.job_id} {found.state.lower()}" for found in mine)
     return (
         str(_short(directory)),
@@ -87,12 +87,6 @@ def status_row(directory: Path, job: TrainJob | None, queue: Sequence[client.Que
         shown,
         str(requeues(read_attempts(directory))),
     )
-
-
-def _of_run(directory: Path, queue: Sequence[client.QueuedJob]) -> list[client.QueuedJob]:
-    ids = {job["id"] for job in read_jobs(directory)}
-    comment = client.comment_of(directory)
-    return [found for found in queue if found.comment == comment or found.job_id in ids]
 
 
 def _state(state: str, directory: Path, queued: Sequence[client.QueuedJob]) -> str:
@@ -131,7 +125,7 @@ def cancel(job: CancelJob) -> None:
     directory = Path(job.run).resolve()
     if read_record(directory) is None:
         raise ValueError(f"run ({job.run}): has no run.json; name a run directory such as runs/demo/latest")
-    queued = _of_run(directory, client.queue()) if client.is_available() else []
+    queued = jobs_in_queue(directory, client.queue()) if client.is_available() else []
     if queued:
         client.cancel([found.job_id for found in queued])
         print(f"cancelled: {', '.join(found.job_id for found in queued)}", file=sys.stderr)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from argparse import ArgumentParser
@@ -68,12 +69,13 @@ def end(run: Path, leg: int | None, status: int) -> int:
     if record.state in ("complete", "queued"):
         return 0
     job_id = os.environ["SLURM_JOB_ID"]
-    if record.state == "stopped":
+    told_to_save = 128 + signal.SIGUSR1, 128 + signal.SIGTERM  # before the workers could listen
+    if record.state == "stopped" or (record.state == "running" and status in told_to_save):
         if client.state_of(job_id) != "RUNNING":  # cancelled, or Slurm queues it again of itself
             return 75
         record.state = "queued"
         write_record(run, record)
-        print(f"job {job_id} saved at step {record.step} and is queued again", file=sys.stderr, flush=True)
+        print(f"job {job_id} is queued again, to go on after step {newest_step(run)}", file=sys.stderr, flush=True)
         client.requeue(job_id)
         time.sleep(_KILL_SECONDS)  # Slurm ends this script
         return 75

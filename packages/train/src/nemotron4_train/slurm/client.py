@@ -75,11 +75,6 @@ def _parse_queue(text: str) -> list[QueuedJob]:
     return found
 
 
-def jobs_of(directory: Path) -> list[QueuedJob]:
-    """What of the queue belongs to a run directory, by the comment its jobs carry."""
-    return [job for job in queue() if job.comment == comment_of(directory)]
-
-
 def comment_of(directory: Path) -> str:
     """The comment of a directory's jobs."""
     return f"{COMMENT_PREFIX}{directory.resolve()}"

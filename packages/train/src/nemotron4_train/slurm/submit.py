@@ -29,9 +29,16 @@ class Script:
     path: Path
 
 
+def jobs_in_queue(directory: Path, queue: Sequence[client.QueuedJob]) -> list[client.QueuedJob]:
+    """What of the queue belongs to a run's directory: by the comment, or as a task of a sweep's array by its id."""
+    ids = {job["id"] for job in read_jobs(directory)}
+    comment = client.comment_of(directory)
+    return [job for job in queue if job.comment == comment or job.job_id in ids]
+
+
 def check_not_queued(directory: Path) -> None:
     """Raise ValueError when a job of the directory waits or runs."""
-    if found := client.jobs_of(directory):
+    if found := jobs_in_queue(directory, client.queue()):
         ids = ", ".join(f"{job.job_id} ({job.state.lower()})" for job in found)
         raise ValueError(
             f"run.dir ({directory}): its jobs are in the queue already: {ids}; nothing was submitted;"
@@ -76,8 +83,10 @@ def submit_chain(job: TrainJob, directory: Path, scripts: Sequence[Script]) -> l
         for script in scripts:
             after = [f"--dependency=afterok:{submitted[-1]}", "--kill-on-invalid-dep=yes"] if submitted else ["--hold"]
             submitted.append(client.submit(script.path, job.launcher, after))
-        jobs = [{"id": found, "name": script.name} for found, script in zip(submitted, scripts, strict=True)]
-        write_file(directory / JOBS_FILE, json.dumps(jobs, indent=1).encode())
+        note_jobs(
+            directory,
+            [{"id": found, "name": script.name} for found, script in zip(submitted, scripts, strict=True)],
+        )
         client.release(submitted[0])
     except BaseException:
         client.cancel(submitted)
@@ -90,6 +99,11 @@ def submit_chain(job: TrainJob, directory: Path, scripts: Sequence[Script]) -> l
         file=sys.stderr,
     )
     return submitted
+
+
+def note_jobs(directory: Path, jobs: Sequence[dict[str, str]]) -> None:
+    """Write down the id and name of a run's jobs."""
+    write_file(directory / JOBS_FILE, json.dumps(list(jobs), indent=1).encode())
 
 
 def read_jobs(directory: Path) -> list[dict[str, str]]:
