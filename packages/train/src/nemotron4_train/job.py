@@ -269,12 +269,15 @@ class LauncherConfig:
     """What starts the workers."""
 
     num_threads: int | None = None
-    """CPU threads a rank; null shares the machine's cores among its ranks."""
+    """CPU threads a rank; null shares the machine's cores, or OMP_NUM_THREADS of them, among its ranks."""
+    max_jobs_at_once: int = 1
+    """Jobs of a sweep that run at the same time."""
 
     def __post_init__(self) -> None:
-        """Refuse a rank without threads."""
-        threads = self.num_threads
+        """Refuse a rank without threads and a sweep without jobs."""
+        threads, jobs = self.num_threads, self.max_jobs_at_once
         _require(threads is None or threads >= 1, "launcher.num_threads", threads, "must be at least 1, or null")
+        _require(jobs >= 1, "launcher.max_jobs_at_once", jobs, "must be at least 1")
 
 
 @dataclass(kw_only=True)

@@ -38,6 +38,10 @@ def launch(job: TrainJob, job_yaml: str) -> float | None:
     directory = choose_directory(job, timeline.num_steps)
     check_checkpoint(job, corpus, directory, timeline)
     with exclusive(directory):
+        record = read_record(directory)
+        if job.resume == "auto" and record is not None and _is_complete(record, job, timeline):
+            print(f"run directory: {directory}: complete already, step {record.step}", file=sys.stderr)
+            return record.objective
         create(directory, job, job_yaml, timeline.num_steps)
         print(f"run directory: {directory}", file=sys.stderr, flush=True)
         try:
@@ -53,6 +57,12 @@ def launch(job: TrainJob, job_yaml: str) -> float | None:
     record = read_record(directory)
     assert record is not None
     return record.objective
+
+
+def _is_complete(record: RunRecord, job: TrainJob, timeline: Timeline) -> bool:
+    """Whether there is nothing left to do: only a job that names its run.dir comes back to a complete run."""
+    whole = record.state == "complete" and record.step >= timeline.num_steps
+    return whole and record.job_digest == job.digest()
 
 
 def run_worker(job: TrainJob, directory: Path, stop: StopSignal) -> None:
@@ -166,7 +176,7 @@ def _set_threads(job: TrainJob) -> None:
     """Share the cores among this machine's ranks, unless told otherwise: oversubscribed OpenMP pools fight."""
     import torch
 
-    cores = len(os.sched_getaffinity(0))
+    cores = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
     threads = job.launcher.num_threads or max(1, cores // job.topology.num_ranks_per_node)
     if job.topology.num_ranks > 1:
         os.environ["OMP_NUM_THREADS"] = str(threads)
