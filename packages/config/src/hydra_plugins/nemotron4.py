@@ -28,12 +28,12 @@ class ProcessLauncher(Launcher):
     """hydra/launcher=processes."""
 
     def __init__(self, max_jobs_at_once: int) -> None:
-        if max_jobs_at_once < 1:
-            raise ValueError(f"hydra.launcher.max_jobs_at_once ({max_jobs_at_once}): must be at least 1")
         self.max_jobs_at_once = max_jobs_at_once
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Hydra's: called once a sweep; takes the sweep's lock."""
+        if self.max_jobs_at_once < 1:
+            raise ValueError(f"hydra.launcher.max_jobs_at_once ({self.max_jobs_at_once}): must be at least 1")
         self.context, self.config = hydra_context, config
         task = cast(Any, task_function)
         self.sweep: Sweep = task.sweep

@@ -14,6 +14,7 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -55,6 +56,7 @@ def run_application(verb: str, command: Command, overrides: list[str]) -> int:
         return 0
     name = sweep_name(verb, overrides)
     OmegaConf.register_new_resolver("sweep_name", lambda: name, replace=True)
+    _adapt_optuna()
     task = Task(command)
     sys.argv = [f"nemotron4 {verb.replace('_', ' ')}", *overrides]
     given = os.environ.get("HYDRA_FULL_ERROR")
@@ -67,6 +69,25 @@ def run_application(verb: str, command: Command, overrides: list[str]) -> int:
     if task.failure:
         raise task.failure
     return 1 if any(row.error for row in task.sweep.rows) else 0
+
+
+def _adapt_optuna() -> None:
+    """Where Optuna's sweeper is installed: a failed trial is a row, and the same command asks for the same trials."""
+    Plugins.instance()  # has each plugin store its configuration
+    store = ConfigStore.instance()
+    if "optuna.yaml" not in store.list("hydra/sweeper"):
+        return
+    sweeper = store.load("hydra/sweeper/optuna.yaml").node
+    sweeper.params = {}  # its null takes no hydra.sweeper.params={...}, and without the next line no new keys
+    OmegaConf.set_struct(sweeper.params, False)
+    sweeper.max_failure_rate = 1.0
+    sweeper.n_jobs = "${oc.select:launcher.max_jobs_at_once,1}"
+    store.store(group="hydra/sweeper", name="optuna", node=sweeper)
+    for file in store.list("hydra/sweeper/sampler"):
+        sampler = store.load(f"hydra/sweeper/sampler/{file}").node
+        if "seed" in sampler:
+            sampler.seed = 1  # so that a rerun finds its complete jobs
+            store.store(group="hydra/sweeper/sampler", name=file.removesuffix(".yaml"), node=sampler)
 
 
 def to_job(config: DictConfig, job_type: type[Any]) -> Any:
