@@ -197,7 +197,7 @@ def test_jobs_that_run_elsewhere(capsys):
 
 
 def test_jobs_that_nobody_takes_run_here():
-    assert fake_verb("-m", "x=1", "action=end", run_jobs="fake_verb:run_elsewhere") == 0
+    assert fake_verb("x=1", "-m", "action=end", run_jobs="fake_verb:run_elsewhere") == 0
     assert Path("started-1").exists()
 
 

@@ -52,13 +52,14 @@ def run_application(verb: str, command: Command, overrides: list[str]) -> int:
     """Compose and run one verb with Hydra's own command line; returns the exit status."""
     ConfigStore.instance().store(name=f"{verb}_job", node=load_attribute(command.job))
     if set(overrides) & {"-h", "--help"}:
-        print(help_text(verb, [text for text in overrides if not text.startswith("-")]))
+        print(help_text(verb, [text for text in overrides if "=" in text and text[0] != "-"]))
         return 0
     name = sweep_name(verb, overrides)
     OmegaConf.register_new_resolver("sweep_name", lambda: name, replace=True)
     _adapt_optuna()
     task = Task(command)
-    sys.argv = [f"nemotron4 {verb.replace('_', ' ')}", *overrides]
+    ordered = sorted(overrides, key=lambda text: text not in ("-m", "--multirun"))  # argparse takes none in the middle
+    sys.argv = [f"nemotron4 {verb.replace('_', ' ')}", *ordered]
     given = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and main.py writes the one line
     try:
