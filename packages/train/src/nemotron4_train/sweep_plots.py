@@ -82,7 +82,7 @@ def key_figure(key: str, settings: Settings, objectives: Sequence[float]) -> Fig
             *zip(*sorted(points), strict=True), marker="o", linestyle=line, linewidth=1, color=colour, label=others
         )
     if 1 < len(curves) <= 8:
-        axis.legend(frameon=False, fontsize=8)
+        figure.legend(frameon=False, fontsize=8, ncols=2, loc="outside upper center")
     if scale.log:
         axis.set_xscale("log")
     axis.set_xlabel(key)
@@ -93,33 +93,33 @@ def key_figure(key: str, settings: Settings, objectives: Sequence[float]) -> Fig
 
 
 def parallel_figure(keys: Sequence[str], settings: Settings, objectives: Sequence[float]) -> Figure:
-    """Each job a line across one upright axis a key, coloured by its objective; the best are drawn on top."""
+    """Each job a line across one upright axis a key and the objective, which colours it; the best are on top."""
     from matplotlib import colormaps
-    from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(2.2 + 1.6 * len(keys), 4), layout="constrained")
+    columns = [[setting[key] for setting in settings] for key in keys] + [[f"{value}" for value in objectives]]
+    scales = [Scale.of(column) for column in columns]
+    figure = Figure(figsize=(2 + 1.6 * len(columns), 4), layout="constrained")
     axis = figure.subplots()
-    scales = [Scale.of([setting[key] for setting in settings]) for key in keys]
     norm, colours = Normalize(min(objectives), max(objectives)), colormaps["viridis_r"]
-    for objective, setting in sorted(zip(objectives, settings, strict=True), key=lambda job: -job[0]):
-        places = [scale.place(setting[key]) for scale, key in zip(scales, keys, strict=True)]
-        axis.plot(range(len(keys)), places, color=colours(norm(objective)), linewidth=1.6, marker="o", markersize=3)
+    for *values, objective in sorted(zip(*columns, objectives, strict=True), key=lambda job: -job[-1]):
+        places = [scale.place(value) for scale, value in zip(scales, values, strict=True)]
+        axis.plot(places, color=colours(norm(objective)), linewidth=1.6, marker="o", markersize=3)
     for position, scale in enumerate(scales):
         axis.axvline(position, color="#999999", linewidth=0.8, zorder=0)
         _name_values(axis, position, scale)
-    axis.set_xticks(range(len(keys)), keys)
+    axis.set_xticks(range(len(columns)), [*keys, OBJECTIVE])
     axis.set_yticks([])
-    axis.set_xlim(-0.3, len(keys) - 0.5)
+    axis.set_xlim(-0.2, len(columns) - 0.6)
     axis.spines[["top", "right", "left", "bottom"]].set_visible(False)
-    figure.colorbar(ScalarMappable(norm, colours), ax=axis, label=OBJECTIVE)
     return figure
 
 
 def _name_values(axis: Axes, position: int, scale: Scale) -> None:
     """Write the values beside their axis; of many numbers the ends alone."""
     shown = scale.values if len(scale.values) <= 6 or not scale.numbers else (scale.values[0], scale.values[-1])
+    box = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1}
     for value in shown:
-        text = f"{float(value):.3g}" if scale.numbers else value
-        axis.text(position + 0.04, scale.place(value), text, fontsize=8, va="center")
+        text = f"{float(value):.4g}" if scale.numbers else value
+        axis.text(position + 0.05, scale.place(value), text, fontsize=8, va="center", bbox=box)
