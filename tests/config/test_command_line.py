@@ -83,6 +83,15 @@ def test_help_lists_every_verb_without_hydra_or_torch():
         assert f"\n  {verb} " in done.stdout
 
 
+def test_composing_and_help_of_a_verb_import_no_torch(tmp_path):
+    code = (
+        "import sys; from nemotron4_config.main import main;"
+        " main(['train', '--help']); main(['train', '--cfg', 'job']);"
+        " sys.exit(bool({'torch', 'lightning', 'matplotlib', 'optuna'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=tmp_path, timeout=60, check=True)
+
+
 def test_help_of_a_verb_lists_groups_and_keys(capsys):
     assert main(["train", "--help"]) == 0
     shown = capsys.readouterr().out

@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
+    load = round(os.getloadavg()[0], 2)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     measured = {
         command: {
@@ -58,13 +59,14 @@ def main() -> None:
         "machine": {
             "processor": processor(),
             "cores": len(os.sched_getaffinity(0)),
-            "python": platform.python_version(),
+            "load_average_at_start": load,
         },
-        "versions": {name: version(name) for name in ("hydra-core", "omegaconf")},
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("hydra-core", "omegaconf")},
         "commit": commit,
         "commands": measured,
     }
-    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
     for command, row in measured.items():
         print(f"{command}: {row['seconds'][0]} s (under {row['limit_seconds']})")
 
