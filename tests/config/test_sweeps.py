@@ -97,6 +97,12 @@ def test_a_rerun_skips_what_is_complete_and_runs_again_what_failed(capsys):
     ]
 
 
+def test_a_job_that_told_no_objective_runs_again(capsys):
+    for _ in range(2):
+        assert fake_verb("-m", "x=1", "action=say") == 0
+        assert [line.split(" ")[2] for line in jobs(capsys)] == ["started", "complete"]
+
+
 def test_what_makes_a_sweep_another_one():
     command = ["-m", "a=1,2", "b=3"]
     assert sweep_name("train", command) == sweep_name("train", ["b=3", "launcher=slurm", "--multirun", "a=1,2"])

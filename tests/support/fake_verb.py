@@ -44,7 +44,7 @@ class FakeJob:
             raise ValueError(f"x ({self.x}): must be at least 0")
 
 
-def run(job: FakeJob) -> float:
+def run(job: FakeJob) -> float | None:
     """Do what the action says; the objective tells whether Hydra runs in this process."""
     if job.action == "wait":
         signal.signal(signal.SIGTERM, leave)
@@ -62,6 +62,8 @@ def run(job: FakeJob) -> float:
             events.write("-")
     if job.action == "wait":
         await_file(Path("go").exists)
+    if job.action == "say":
+        return None
     return job.x if job.action == "x" else float("hydra" in sys.modules)
 
 

@@ -1,8 +1,8 @@
 """A sweep: one directory, a lock on it, a row for each job, and what is still to be run.
 
 Invariants: one live launch a sweep (an flock on sweep.lock); a job's directory is named by its number and a digest of
-what was composed, so it never holds two jobs; a job whose result.json has no error is not run again. A failed job is a
-row, not the end of the sweep.
+what was composed, so it never holds two jobs; a job whose result.json has an objective and no error is not run again
+(one without an objective may have done nothing but say what it would do). A failed job is a row, not the end.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Sweep:
             result = read_result(Path(row.run_dir)) if row.state == "waiting" else None
             if row.state == "failed":
                 self._tell(row, f"failed: {row.error}")
-            elif result is not None and result.error is None:
+            elif result is not None and result.objective is not None and result.error is None:
                 row.state, row.objective, row.seconds = "complete", result.objective, result.seconds
                 self._tell(row, f"complete already{_shown(row)}")
             else:

@@ -1,4 +1,4 @@
-"""result.json: how a job of a sweep ended. Invariant: it is there, without an error, only when the job is complete."""
+"""result.json: how a job of a sweep ended. Invariant: it has no error only when the job has ended well."""
 
 from __future__ import annotations
 
