@@ -182,6 +182,5 @@ def _reason(status: int, stopped: bool) -> str:
 def _shown(row: SweepRow) -> str:
     if row.error:
         return f": {row.error}"
-    parts = [] if row.objective is None else [f"{row.objective:.6g}"]
-    parts += [] if row.seconds is None else [f"in {row.seconds:.1f} s"]
-    return f": {' '.join(parts)}" if parts else ""
+    objective = "" if row.objective is None else f": {row.objective:.6g}"
+    return objective if row.seconds is None else f"{objective} in {row.seconds:.1f} s"
