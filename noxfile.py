@@ -15,7 +15,7 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = True
 
 PACKAGES = ("config", "model", "data", "infer", "eval", "train")
-TEST_TOOLS = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis")
+TEST_TOOLS = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "hydra-optuna-sweeper")
 CHECK_TOOLS = ("ruff", "mypy", "import-linter", "yamllint")
 BUILD_TOOLS = ("hatchling", "editables", "setuptools")  # setuptools: antlr4-python3-runtime comes as source
 # What a package's tests need installed beside it and its dependencies: the command line's tests compose real verbs.

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from nemotron4_config.application import to_job
 from nemotron4_config.command import command_loaders, load_attribute
@@ -127,9 +129,16 @@ def guide_commands():
             yield from (line for line in block.splitlines() if line.startswith("nemotron4 "))
 
 
+def jobs_of(arguments):
+    """The jobs of a sweep, without what the sweeper has of its own."""
+    texts = [text for text in arguments if text != "-m" and not text.startswith("hydra")]
+    return BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(texts), None)[0]
+
+
 @pytest.mark.parametrize("command", list(guide_commands()), ids=lambda command: command[:60])
 def test_a_command_of_a_guide_composes(command):
     _, verb, *arguments = shlex.split(command)
-    if "=" not in arguments[0]:
+    if "=" not in arguments[0] and arguments[0] != "-m":
         verb = f"{verb}_{arguments.pop(0)}"
-    job_of(verb, *arguments)
+    for job in jobs_of(arguments) if "-m" in arguments else [arguments]:
+        job_of(verb, *job)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from hydra.errors import HydraException
 
 from nemotron4_config import load_job, render_job
 from nemotron4_config.errors import explain
@@ -82,10 +83,17 @@ def test_help_lists_every_verb_without_hydra_or_torch():
         assert f"\n  {verb} " in done.stdout
 
 
+def test_composing_and_help_of_a_verb_import_no_torch(tmp_path):
+    code = (
+        "import sys; from nemotron4_config.main import main;"
+        " main(['train', '--help']); main(['train', '--cfg', 'job']);"
+        " sys.exit(bool({'torch', 'lightning', 'matplotlib', 'optuna'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=tmp_path, timeout=60, check=True)
+
+
 def test_help_of_a_verb_lists_groups_and_keys(capsys):
-    with pytest.raises(SystemExit) as caught:  # Hydra leaves by itself after its help
-        main(["train", "--help"])
-    assert caught.value.code == 0
+    assert main(["train", "--help"]) == 0
     shown = capsys.readouterr().out
     for text in ("topology: cpu_1x1, cpu_1x2", "schedule: demo", "clip_norm: 1.0", "Unknown keys are refused"):
         assert text in shown
@@ -108,6 +116,11 @@ def test_a_job_file_reads_back_as_the_job(tmp_path):
     path.write_text("run: a\nspeed: 3\n")
     with pytest.raises(ValueError, match=r"job.yaml: not a ExportJob job file"):
         load_job(path, ExportJob)
+
+
+def test_an_optional_sweeper_that_is_absent_says_how_to_get_it():
+    error = HydraException("Could not find 'hydra/sweeper/optuna'\n\nAvailable options in 'hydra/sweeper':\n\tbasic")
+    assert explain(error) == "hydra/sweeper=optuna: not installed; pip install 'nemotron4-config[optuna]'"
 
 
 def test_a_missing_file_is_named():

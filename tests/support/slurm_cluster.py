@@ -114,9 +114,7 @@ class Cluster:
     def kill_node(self, name: str) -> None:
         """SIGKILL a node's daemon and everything it started: as when its machine dies."""
         daemon = self._daemons.pop(name)
-        victims = _descendants(daemon.pid)
-        steps = subprocess.run(["pgrep", "-f", f"slurmstepd.*{name}"], capture_output=True, text=True, check=False)
-        for pid in [daemon.pid, *victims, *map(int, steps.stdout.split())]:
+        for pid in [daemon.pid, *_processes_on(name)]:
             _kill(pid, signal.SIGKILL)
         daemon.wait()
 
@@ -162,11 +160,17 @@ class Cluster:
         return "\n".join(path.read_text()[-2_000:] for path in self.directory.glob("*.log"))
 
 
-def _descendants(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
-            found += [child, *_descendants(child)]
+def _processes_on(node: str) -> set[int]:
+    """What a virtual node runs, and what Slurm holds it by: everything but its daemon."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"SLURMD_NODENAME={node}".encode() in (process / "environ").read_bytes().split(b"\0"):
+                parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+                found |= {
+                    int(process.name),
+                    *([parent] if "slurmstepd" in Path(f"/proc/{parent}/comm").read_text() else []),
+                }
     return found
 
 

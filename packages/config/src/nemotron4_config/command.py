@@ -27,7 +27,13 @@ class Command:
     summary: str
     """One line for `nemotron4 --help`."""
     summarise_sweep: str | None = None
-    """"module:attribute" of a function (sweep directory, rows) called after each job of a sweep."""
+    """"module:attribute" of a function (sweep directory, rows, done), called as a sweep goes on and at its end."""
+    run_jobs: str | None = None
+    """"module:attribute" of a function (jobs, report) -> bool that may run a sweep's jobs elsewhere than in processes.
+
+    It has the jobs that are not complete, as (directory, job), calls report(index, objective, error) as each ends, and
+    returns False, at once, when it does not take them.
+    """
 
 
 def load_attribute(reference: str) -> Any:

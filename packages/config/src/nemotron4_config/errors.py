@@ -23,6 +23,8 @@ def explain(error: BaseException) -> str:
     text = str(error)
     if match := _NO_OPTION.search(text):
         option, group, available = match.groups()
+        if option == "hydra/sweeper/optuna":
+            return "hydra/sweeper=optuna: not installed; pip install 'nemotron4-config[optuna]'"
         choices = ", ".join(available.split("Config search path")[0].split())
         return f"{group}={option.removeprefix(group + '/')}: no such option; choose one of: {choices}"
     if match := _NO_GROUP.search(text):

@@ -5,6 +5,7 @@ Invariant: `load_job(path, type(job))` of a file holding `render_job(job)` equal
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,3 +32,13 @@ def load_job(path: str | Path, job_type: type[Job]) -> Job:
         raise ValueError(f"{path}: not a {job_type.__name__} job file ({reason}); compose the job again") from error
     assert isinstance(loaded, job_type)
     return loaded
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file as a whole: staged, fsynced, renamed."""
+    staged = path.with_name(f".{path.name}.partial")
+    with open(staged, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(staged, path)

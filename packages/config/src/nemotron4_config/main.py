@@ -60,10 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         known = ", ".join(map(spoken, loaders)) or "none: install a package such as nemotron4-train"
         print(f"nemotron4: {verb!r} is not a verb; choose one of: {known}", file=sys.stderr)
         return 2
-    return _run_reporting_errors(verb, loaders[verb](), overrides)
+    return run_reporting_errors(verb, loaders[verb](), overrides)
 
 
-def _run_reporting_errors(verb: str, command: Command, overrides: list[str]) -> int:
+def run_reporting_errors(verb: str, command: Command, overrides: list[str]) -> int:
+    """Run one verb with its overrides; returns the exit status, and says a user's mistake in one line."""
     from nemotron4_config.application import run_application
     from nemotron4_config.errors import USER_ERRORS, explain
 

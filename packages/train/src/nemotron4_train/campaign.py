@@ -52,7 +52,12 @@ def leg_job(job: TrainJob, leg: Leg) -> TrainJob:
 
 def commands_afterwards(job: TrainJob, directory: Path, python: str = sys.executable) -> list[Sequence[str]]:
     """The command lines that follow a complete run, as words."""
+    places = {"{run}": str(directory), "{data}": job.data.dir}
+
+    def filled(word: str) -> str:
+        for name, place in places.items():
+            word = word.replace(name, place)
+        return word
+
     program = (python, "-m", "nemotron4_config.main")
-    return [
-        (*program, *(word.replace("{run}", str(directory)) for word in shlex.split(line))) for line in job.afterwards
-    ]
+    return [(*program, *map(filled, shlex.split(line))) for line in job.afterwards]

@@ -19,6 +19,7 @@ TRAIN = Command(
     run="nemotron4_train.cli:train",
     summary="Pretrain over a token timeline, and resume where a run stopped; `plan` shows it first",
     summarise_sweep="nemotron4_train.sweep:summarise",
+    run_jobs="nemotron4_train.slurm.sweep:run_jobs",
 )
 PLAN = Command(
     job="nemotron4_train.job:TrainJob",

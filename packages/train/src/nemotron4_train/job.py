@@ -238,8 +238,8 @@ class TrainJob:
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
     """What starts the workers."""
     afterwards: list[str] = field(default_factory=list)
-    """Command lines that follow a complete run, such as `export run={run}` and `eval model_dir={run}/export`, without
-    the program's name; {run} is the run's directory."""
+    """Command lines that follow a complete run, such as `export run={run}` or `eval model_dir={run}/export`, without
+    the program's name; {run} is the run's directory, {data} is data.dir."""
 
     def __post_init__(self) -> None:
         """Check the rules that span groups; raises ValueError with the dotted keys."""

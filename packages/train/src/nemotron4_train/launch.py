@@ -12,7 +12,8 @@ import shlex
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -54,6 +55,10 @@ def launch(job: TrainJob, job_yaml: str) -> float | None:
     done_steps = check_checkpoint(job, corpus, directory, timeline)
     on_slurm, elsewhere = job.launcher.kind is LauncherKind.slurm, job.launcher.dry_run
     with exclusive(directory):
+        record = read_record(directory)
+        if record is not None and not job.afterwards and _is_complete(record, job, timeline):
+            print(f"run directory: {directory}: complete already, step {record.step}", file=sys.stderr)
+            return record.objective
         if on_slurm and not elsewhere:
             check_not_queued(directory)
         create(directory, job, job_yaml, timeline.num_steps, "queued" if on_slurm or elsewhere else "running")
@@ -74,6 +79,12 @@ def launch(job: TrainJob, job_yaml: str) -> float | None:
     return record.objective
 
 
+def _is_complete(record: RunRecord, job: TrainJob, timeline: Timeline) -> bool:
+    """Whether there is nothing left to do: only a job that names its run.dir comes back to a complete run."""
+    whole = record.state == "complete" and record.step >= timeline.num_steps
+    return job.resume == "auto" and whole and record.job_digest == job.digest()
+
+
 def _start_elsewhere(job: TrainJob, directory: Path, done_steps: int) -> None:
     """Submit to Slurm, or say what would start the workers."""
     if job.launcher.kind is LauncherKind.slurm:
@@ -91,10 +102,12 @@ def _start_elsewhere(job: TrainJob, directory: Path, done_steps: int) -> None:
 def _run_here(job: TrainJob, directory: Path, done_steps: int) -> None:
     """Train the legs that are not done, one after the other; the last one also says how it all ended."""
     chain = legs(job)
-    if len(chain) == 1 and job.topology.num_ranks == 1 and chain[0].topology == job.topology:
+    if len(chain) == 1 and chain[0].topology.num_ranks == 1:
+        import torch
+
         with StopSignal() as stop:
-            _set_threads(job)
-            run_worker(job, directory, stop)
+            torch.set_num_threads(_num_threads(job))
+            run_worker(leg_job(job, chain[0]), directory, stop)
         return
     for number, leg in enumerate(chain):
         if leg.end_step > done_steps or number == len(chain) - 1:
@@ -159,8 +172,6 @@ def _launch_workers(job: TrainJob, directory: Path, leg: int) -> None:
 
     if "RANK" in os.environ:
         raise ValueError("RANK is set: start workers that a launcher made with `python -m nemotron4_train.cli RUN_DIR`")
-    _set_threads(job)
-    os.environ[LAUNCHER_PID] = str(os.getpid())
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -173,7 +184,8 @@ def _launch_workers(job: TrainJob, directory: Path, leg: int) -> None:
         # Of the others it would tell whole process groups, data loaders too, and kill who still saves after 30 seconds.
         signals_to_handle="SIGHUP,SIGQUIT",
     )
-    with StopSignal(_send_to_workers) as stop, TemporaryDirectory() as log_dir:
+    inherited = _environment(**{"OMP_NUM_THREADS": str(_num_threads(job)), LAUNCHER_PID: str(os.getpid())})
+    with inherited, StopSignal(_send_to_workers) as stop, TemporaryDirectory() as log_dir:
         config.logs_specs = DefaultLogsSpecs(log_dir=log_dir)
         try:
             elastic_launch(config, sys.executable)("-m", "nemotron4_train.cli", str(directory), str(leg))
@@ -222,16 +234,22 @@ def _first_failure(failures: dict[int, ProcessFailure]) -> str:
     return f"rank {rank} exited with {failure.exitcode}"
 
 
-def _set_threads(job: TrainJob) -> None:
-    """Share the cores among this machine's ranks, unless told otherwise: oversubscribed OpenMP pools fight."""
-    import torch
+def _num_threads(job: TrainJob) -> int:
+    """A rank's share of this machine's cores, unless told otherwise: oversubscribed OpenMP pools fight."""
+    cores = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    return job.launcher.num_threads or max(1, cores // job.topology.num_ranks_per_node)
 
-    cores = len(os.sched_getaffinity(0))
-    threads = job.launcher.num_threads or max(1, cores // job.topology.num_ranks_per_node)
-    if job.topology.num_ranks > 1:
-        os.environ["OMP_NUM_THREADS"] = str(threads)
-    else:
-        torch.set_num_threads(threads)
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """Set variables that workers inherit, for as long as it takes: the next leg's differ."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def record_failure(directory: Path, error: BaseException) -> None:

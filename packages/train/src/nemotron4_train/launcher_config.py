@@ -24,8 +24,8 @@ class LauncherConfig:
     """local (this machine) or slurm."""
     num_threads: int | None = None
     """CPU threads a rank; null shares the machine's cores among its ranks (local), or takes cpus_per_task (slurm)."""
-    max_jobs_at_once: int | None = None
-    """Jobs of a sweep that run at the same time; null is one on this machine, and as many as Slurm starts there."""
+    max_jobs_at_once: int = 1
+    """Jobs of a sweep that run at the same time."""
     dry_run: bool = False
     """Write the run directory, and print what would start the job instead of starting it."""
     health_check: bool = False
@@ -71,10 +71,10 @@ class LauncherConfig:
 
     def __post_init__(self) -> None:
         """Refuse what no launcher can do."""
-        for key in ("num_threads", "max_jobs_at_once", "wall_time_minutes", "cpus_per_task"):
+        for key in ("num_threads", "wall_time_minutes", "cpus_per_task"):
             value = getattr(self, key)
             require(value is None or value >= 1, f"launcher.{key}", value, "must be at least 1, or null")
-        for key in ("signal_lead_seconds", "max_requeues_without_progress"):
+        for key in ("max_jobs_at_once", "signal_lead_seconds", "max_requeues_without_progress"):
             require(getattr(self, key) >= 1, f"launcher.{key}", getattr(self, key), "must be at least 1")
         slowdown = self.health_check_max_slowdown
         require(slowdown > 1, "launcher.health_check_max_slowdown", slowdown, "must be above 1")

@@ -67,23 +67,6 @@ def figure_over_tokens(timeline: Timeline, panels: Sequence[Panel]) -> Figure:
     return figure
 
 
-def sweep_figure(key: str, values: Sequence[float], objectives: Sequence[float]) -> Figure:
-    """A sweep's objective against one swept key."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axis = figure.subplots()
-    ordered = sorted(zip(values, objectives, strict=True))
-    axis.plot([value for value, _ in ordered], [objective for _, objective in ordered], "o", color=COLOURS["english"])
-    if min(values) > 0 and max(values) / min(values) >= 8:
-        axis.set_xscale("log")
-    axis.set_xlabel(key)
-    axis.set_ylabel("held-out bits per byte")
-    axis.grid(color="#dddddd", linewidth=0.6)
-    axis.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
 def as_png(figure: Figure) -> bytes:
     """The figure as a PNG."""
     buffer = io.BytesIO()

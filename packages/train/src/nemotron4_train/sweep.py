@@ -1,4 +1,4 @@
-"""A sweep's table: sweep.csv, the same on the terminal, and the objective against each swept number."""
+"""A sweep's table: sweep.csv after each job; at the end the same on the terminal, and its pictures."""
 
 from __future__ import annotations
 
@@ -9,64 +9,66 @@ from pathlib import Path
 from typing import Protocol
 
 from nemotron4_data.staging import write_file
+from nemotron4_train.plots import as_png
 
 
 class SweepRow(Protocol):
     """One job of a sweep, as the command line hands it over."""
 
+    number: int
     overrides: list[str]
     run_dir: str
+    state: str
     objective: float | None
     error: str | None
+    seconds: float | None
 
 
-def summarise(directory: Path, rows: Sequence[SweepRow]) -> None:
-    """Rewrite sweep.csv and its plots, and print the table; called after each job."""
-    directory.mkdir(parents=True, exist_ok=True)
+def summarise(directory: Path, rows: Sequence[SweepRow], done: bool) -> None:
+    """Rewrite sweep.csv; of a sweep that is done draw its pictures, and print the table."""
     settings = [dict(override.split("=", 1) for override in row.overrides) for row in rows]
     keys = list(dict.fromkeys(key for setting in settings for key in setting))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["job", *keys, "objective", "state", "run_dir", "error"])
-    for number, (row, setting) in enumerate(zip(rows, settings, strict=True)):
-        values = [setting.get(key, "") for key in keys]
+    lines = [["job", *keys, "objective", "state", "seconds", "run_dir", "error"]]
+    for row, setting in zip(rows, settings, strict=True):
         objective = "" if row.objective is None else f"{row.objective:.6f}"
-        state = "failed" if row.error else "complete"
-        writer.writerow([number, *values, objective, state, row.run_dir, row.error or ""])
+        seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
+        values = [setting.get(key, "") for key in keys]
+        lines.append([str(row.number), *values, objective, row.state, seconds, row.run_dir, row.error or ""])
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
     write_file(directory / "sweep.csv", text.getvalue().encode())
-    _plot(directory, rows, settings, keys)
-    _print(directory, text.getvalue())
+    if done:
+        varied = [key for key in keys if len({setting.get(key) for setting in settings}) > 1]
+        _draw(directory, rows, settings, varied)
+        _print(directory, lines, varied)
 
 
-def _plot(directory: Path, rows: Sequence[SweepRow], settings: Sequence[dict[str, str]], keys: Sequence[str]) -> None:
-    from nemotron4_train.plots import sweep_figure
+def _draw(directory: Path, rows: Sequence[SweepRow], settings: Sequence[dict[str, str]], keys: Sequence[str]) -> None:
+    """A picture a key that varied, and one of all of them, where two jobs or more have an objective."""
+    from nemotron4_train.sweep_plots import key_figure, parallel_figure
 
+    measured = [
+        ({key: setting.get(key, "") for key in keys}, row.objective)
+        for row, setting in zip(rows, settings, strict=True)
+        if row.objective is not None
+    ]
+    if len(measured) < 2:
+        return
+    drawn, objectives = zip(*measured, strict=True)
     for key in keys:
-        points = [
-            (float(setting[key]), row.objective)
-            for row, setting in zip(rows, settings, strict=True)
-            if row.objective is not None and _is_number(setting.get(key, ""))
-        ]
-        if len({value for value, _ in points}) > 1:
-            figure = sweep_figure(key, [value for value, _ in points], [objective for _, objective in points])
-            figure.savefig(directory / f"sweep-{key}.png", dpi=130)
+        write_file(directory / f"sweep-{key.replace('/', '-')}.png", as_png(key_figure(key, drawn, objectives)))
+    if len(keys) > 1:
+        write_file(directory / "sweep-parallel.png", as_png(parallel_figure(keys, drawn, objectives)))
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _print(directory: Path, table_csv: str) -> None:
+def _print(directory: Path, lines: Sequence[Sequence[str]], varied: Sequence[str]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    header, *lines = list(csv.reader(io.StringIO(table_csv)))
-    shown = [index for index, name in enumerate(header) if name != "run_dir"]
-    table = Table(*[header[index] for index in shown], title=str(directory / "sweep.csv"))
-    for line in lines:
-        table.add_row(*[line[index] for index in shown])
+    header = lines[0]
+    shown = [header.index(name) for name in ("job", *varied, "objective", "state", "seconds", "error")]
+    table = Table(*[escape(header[index]) for index in shown], title=escape(str(directory / "sweep.csv")))
+    for line in lines[1:]:
+        table.add_row(*[escape(line[index]) for index in shown])
     Console(stderr=True).print(table)

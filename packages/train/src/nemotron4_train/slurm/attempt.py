@@ -62,10 +62,12 @@ def begin(run: Path, leg: int | None) -> int:
 
 def end(run: Path, leg: int | None, status: int) -> int:
     """Say how the workers ended; returns the job's exit status."""
-    if leg is None:
-        return status
     record = read_record(run)
     assert record is not None
+    if leg is None:
+        record.error = f"afterwards ended with status {status}; see {run}/slurm" if status else None
+        write_record(run, record)
+        return status
     if record.state in ("complete", "queued"):
         return 0
     job_id = os.environ["SLURM_JOB_ID"]

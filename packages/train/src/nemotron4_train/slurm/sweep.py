@@ -104,8 +104,8 @@ def _submit_array(same: Sequence[_Ready]) -> None:
     logs.mkdir(exist_ok=True)
     script = logs / f"array-{hashlib.sha256(text.encode()).hexdigest()[:8]}.sbatch"
     write_file(script, text.encode())
-    limit = f"%{config.max_jobs_at_once}" if config.max_jobs_at_once else ""
-    array = client.submit(script, config, [f"--array=0-{len(same) - 1}{limit}", "--hold"])
+    tasks = f"--array=0-{len(same) - 1}%{config.max_jobs_at_once}"
+    array = client.submit(script, config, [tasks, "--hold"])
     try:
         for task, directory in enumerate(directories):
             note_jobs(directory, [{"id": f"{array}_{task}", "name": "sweep"}])

@@ -1,0 +1,88 @@
+"""Hydra's launcher of this project: composes and checks each job of a sweep here, and has it run in a clean process.
+
+Hydra finds launchers in modules of hydra_plugins alone. Every sweeper (Hydra's own, Optuna's) hands its batches of
+overrides to `launch`. Invariants: composition happens only here; each job gets a directory of its own below the
+sweep's, and its `run.dir`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+from nemotron4_config.errors import explain
+from nemotron4_config.job_file import render_job, write_text
+from nemotron4_config.sweep import Sweep, SweepRow, job_digest
+from nemotron4_config.sweep_job import JOB_FILE
+
+
+class ProcessLauncher(Launcher):
+    """hydra/launcher=processes."""
+
+    def __init__(self, max_jobs_at_once: int) -> None:
+        self.max_jobs_at_once = max_jobs_at_once
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Hydra's: called once a sweep; takes the sweep's lock."""
+        if self.max_jobs_at_once < 1:
+            raise ValueError(f"hydra.launcher.max_jobs_at_once ({self.max_jobs_at_once}): must be at least 1")
+        self.context, self.config = hydra_context, config
+        task = cast(Any, task_function)
+        self.sweep: Sweep = task.sweep
+        self.to_job: Callable[[DictConfig], Any] = task.to_job
+        self.sweep.open(Path(config.hydra.sweep.dir))
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Hydra's: run a batch; the objective of a job that failed is None, which Optuna takes for a failed trial."""
+        setup_globals()
+        batch = [self._compose(initial_job_idx + i, list(overrides)) for i, overrides in enumerate(job_overrides)]
+        self.sweep.run(batch, self.max_jobs_at_once)
+        returns = []
+        for row, _ in batch:
+            returns.append(JobReturn(overrides=row.overrides, status=JobStatus.COMPLETED))
+            returns[-1].return_value = row.objective
+        return returns
+
+    def _compose(self, number: int, overrides: list[str]) -> tuple[SweepRow, Any]:
+        """The row and the job; a job that cannot be composed is a row that has failed, without one."""
+        fixed = set(self.config.hydra.overrides.task)
+        row = SweepRow(number, overrides, " ".join(text for text in overrides if text not in fixed))
+        original = HydraConfig.instance().cfg
+        try:
+            config = self.context.config_loader.load_sweep_config(self.config, overrides)
+            with open_dict(config):
+                config.hydra.job.id = config.hydra.job.num = number
+                HydraConfig.instance().set_config(config)
+                name = str(config.hydra.sweep.subdir)
+                del config["hydra"]
+            job = self.to_job(config)
+            directory = Path(self.config.hydra.sweep.dir) / f"{name}_{job_digest(render_job(job))}"
+            if hasattr(job, "run") and getattr(job.run, "dir", "") is None:
+                job.run.dir = str(directory)
+            directory.mkdir(parents=True, exist_ok=True)
+            write_text(directory / JOB_FILE, render_job(job))
+            row.run_dir = str(directory)
+        except Exception as error:  # whatever failed, the sweep goes on and the table says what it was
+            row.state, row.error = "failed", explain(error)
+            return row, None
+        finally:
+            HydraConfig.instance().cfg = original
+        return row, job
+
+
+ConfigStore.instance().store(
+    group="hydra/launcher",
+    name="processes",
+    node={
+        "_target_": "hydra_plugins.nemotron4.ProcessLauncher",
+        "max_jobs_at_once": "${oc.select:launcher.max_jobs_at_once,1}",
+    },
+)

@@ -1,0 +1,75 @@
+"""Seconds from the shell to the first line of what `nemotron4` says: --help, a verb's --help, a composed job.
+
+Each command runs so many times as a process of its own; the least is what the machine can do, the rest is told too.
+
+    python tools/bench/startup.py --output tools/bench/results/startup.json
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from machine import processor
+
+COMMANDS = {
+    "nemotron4 --help": 1.0,
+    "nemotron4 train --help": 1.0,
+    "nemotron4 train --cfg job": 1.5,
+    "nemotron4 train experiment=nemotron4_15b --cfg job": 1.5,
+}
+"""Command -> the seconds that it is meant to stay under."""
+
+
+def seconds_to_first_line(command: str) -> float:
+    """From starting the process to its first line of output; raises CalledProcessError when it fails."""
+    words = [str(Path(sys.executable).parent / "nemotron4"), *command.split()[1:]]
+    begin = time.perf_counter()
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        taken = time.perf_counter() - begin
+        process.stdout.read()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, words)
+    return taken
+
+
+def main() -> None:
+    """Measure and write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    load = round(os.getloadavg()[0], 2)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    measured = {
+        command: {
+            "seconds": sorted(round(seconds_to_first_line(command), 3) for _ in range(arguments.repeats)),
+            "limit_seconds": limit,
+        }
+        for command, limit in COMMANDS.items()
+    }
+    result = {
+        "machine": {
+            "processor": processor(),
+            "cores": len(os.sched_getaffinity(0)),
+            "load_average_at_start": load,
+        },
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("hydra-core", "omegaconf")},
+        "commit": commit,
+        "commands": measured,
+    }
+    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    for command, row in measured.items():
+        print(f"{command}: {row['seconds'][0]} s (under {row['limit_seconds']})")
+
+
+if __name__ == "__main__":
+    main()
