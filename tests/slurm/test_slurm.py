@@ -93,7 +93,6 @@ def test_a_dead_node_is_survived(cluster, workspace, undisturbed):
     until(lambda: newest_step(run) > 0)
     cluster.kill_node("n2")
     until(lambda: "down" in cluster.client("sinfo", "--noheader", "--nodes=n2", "--format=%T"))
-    assert state(run) != "failed"
     cluster.start_node("n2")
     finished(run)
     assert [attempt["restart"] for attempt in read_attempts(run)] == [0, 1]
@@ -163,7 +162,7 @@ def test_a_sweep_of_six_jobs_ends_with_the_one_that_fails(cluster, workspace):
     )  # fmt: skip
     done = nemotron4(*sweep, cwd=workspace, check=False)
     (table,) = (workspace / "runs" / "swept").glob("sweep_*/sweep.csv")
-    rows = list(csv.DictReader(table.open()))
+    rows = list(csv.DictReader(table.read_text().splitlines()))
     assert done.returncode == 1, done.stderr
     assert [row["state"] for row in rows] == ["complete"] * 4 + ["failed"] * 2, done.stderr
     assert "3 steps in a row" in rows[-1]["error"]

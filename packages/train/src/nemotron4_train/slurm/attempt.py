@@ -2,14 +2,15 @@
 
 begin notes the attempt in slurm/attempts.jsonl, and refuses to start once more when the job was queued again and again
 without a new checkpoint. end decides by the run's own record: done (status 0, so that what depends on it starts), to be
-queued again (it was told to save while Slurm still holds it as running), or failed (status 1). Nothing here imports
-torch.
+queued again (it was told to save while Slurm still holds it as running), or failed (status 1), which waits when it may
+be a node that died. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -24,6 +25,8 @@ from nemotron4_train.slurm import client
 
 ATTEMPTS = Path("slurm") / "attempts.jsonl"
 _KILL_SECONDS = 120
+_LOST_PEER = re.compile("connection|peer|nccl|gloo|timed out|timeout", re.IGNORECASE)
+"""In what a rank says that has lost another one."""
 
 
 def read_attempts(run: Path) -> list[dict[str, Any]]:
@@ -81,9 +84,20 @@ def end(run: Path, leg: int | None, status: int) -> int:
         client.requeue(job_id)
         time.sleep(_KILL_SECONDS)  # Slurm ends this script
         return 75
-    if record.state == "running":
-        _fail(run, f"the workers of job {job_id} ended with status {status}; see its log in {run}/slurm")
+    reason = record.error or f"the workers of job {job_id} ended with status {status}; see its log in {run}/slurm"
+    if record.state == "running" or _LOST_PEER.search(reason):
+        record.state, record.error = "queued", None
+        write_record(run, record)
+        _wait_for_a_dead_node(reason)
+    _fail(run, reason)
     return 1
+
+
+def _wait_for_a_dead_node(reason: str) -> None:
+    """Ranks lose a dead node long before Slurm does: when it notices, it ends this script and queues the job again."""
+    seconds = client.seconds_to_notice()
+    print(f"{reason}; waits {seconds:.0f} s for Slurm to say whether a node is dead", file=sys.stderr, flush=True)
+    time.sleep(seconds)
 
 
 def _fail(run: Path, reason: str) -> None:

@@ -86,6 +86,12 @@ def state_of(job_id: str) -> str:
     return done.stdout.split()[0] if done.returncode == 0 and done.stdout.split() else ""
 
 
+def seconds_to_notice() -> float:
+    """How long Slurm may take to notice that a node is dead."""
+    match = re.search(r"SlurmdTimeout\s*=\s*(\d+)", _output("scontrol", "show", "config"))
+    return 1.5 * int(match[1]) + 15 if match else 0.0
+
+
 def requeue(job_id: str) -> None:
     """Queue a job again. Raises OSError when Slurm refuses."""
     _output("scontrol", "requeue", job_id)
