@@ -6,6 +6,7 @@ demo and tests need nothing but Python 3.11 and nox; versions come from constrai
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 
 import nox
@@ -57,6 +58,8 @@ def tests(session: nox.Session) -> None:
     # Reads our shards in a test. Its file format needs numpy and torch; what else it asks for is for training.
     session.install("-c", "constraints.txt", "--no-deps", "megatron-core")
     run_checks(session)
+    if missing := install_slurm(session):
+        session.warn(f"tests/slurm will be skipped: {missing}")
     quick = ("-m", "not slow", "-n", "2", "--dist", "loadfile")
     session.run("pytest", "-q", *quick, *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
@@ -91,6 +94,32 @@ def e2e(session: nox.Session) -> None:
     """The whole by its command line, and the equivalence contract: however a job is run, it trains the same model."""
     install(session, *PACKAGES, tools=(*TEST_TOOLS, "transformers"))
     session.run("pytest", "-q", "tests/e2e", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+
+
+@nox.session
+def slurm(session: nox.Session) -> None:
+    """Runs on a real Slurm, which is installed where it is absent (Debian, as root), started, tested and stopped."""
+    if missing := install_slurm(session):
+        session.skip(missing)
+    install(session, *PACKAGES, tools=(*TEST_TOOLS, "transformers"))
+    session.run("pytest", "-q", "tests/slurm", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+
+
+def install_slurm(session: nox.Session) -> str | None:
+    """Why there can be no Slurm here; None when there is one."""
+    daemons = ("munged", "slurmctld", "slurmd", "sbatch")
+    path = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin"))
+    if os.geteuid() != 0:
+        return "Slurm's daemons start as root, and this is not root"
+    for words in (("update", "-q"), ("install", "-q", "-y", "--no-install-recommends", "slurm-wlm", "munge")):
+        if all(shutil.which(name, path=path) for name in daemons):
+            return None
+        if shutil.which("apt-get") is None:
+            return "no Slurm, and no apt-get to install slurm-wlm and munge with"
+        any_status, quiet = range(256), {"DEBIAN_FRONTEND": "noninteractive"}
+        session.run("apt-get", *words, external=True, success_codes=any_status, silent=True, env=quiet)
+    absent = [name for name in daemons if shutil.which(name, path=path) is None]
+    return f"apt-get could not install {', '.join(absent)}" if absent else None
 
 
 @nox.session

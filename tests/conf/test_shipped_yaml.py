@@ -9,10 +9,13 @@ from hydra import compose, initialize_config_module
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from nemotron4_config.application import to_job
 from nemotron4_config.command import command_loaders, load_attribute
 from nemotron4_model import ModelConfig
+from nemotron4_train.campaign import legs
+from nemotron4_train.launcher_config import LauncherConfig
 from nemotron4_train.schedule import Timeline
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -123,6 +126,22 @@ def test_the_twin_keeps_the_proportions():
         assert small.learning_rate == phase.learning_rate
 
 
+def test_the_example_of_a_site_fits_the_launcher():
+    site = OmegaConf.load(CONF.parent / "launchers" / "slurm" / "site.example.yaml")
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(LauncherConfig), site.launcher))
+    assert config.partition == "gpu"
+
+
+def test_the_campaign_has_a_leg_for_each_number_of_nodes():
+    job = job_of("train", "experiment=nemotron4_15b_campaign", "launcher=slurm")
+    nodes = [(leg.phases, leg.topology.num_nodes) for leg in legs(job)]
+    assert nodes == [
+        (("warmup", "batch_384"), 96),
+        (("batch_768",), 192),
+        (("batch_1152", "continued_general", "continued_qa"), 288),
+    ]
+
+
 def guide_commands():
     for guide in sorted((CONF.parent / "docs").glob("*.md")):
         for block in re.findall(r"^```\n(.*?)^```", guide.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
@@ -138,7 +157,7 @@ def jobs_of(arguments):
 @pytest.mark.parametrize("command", list(guide_commands()), ids=lambda command: command[:60])
 def test_a_command_of_a_guide_composes(command):
     _, verb, *arguments = shlex.split(command)
-    if "=" not in arguments[0] and arguments[0] != "-m":
+    if arguments and "=" not in arguments[0] and arguments[0] != "-m":
         verb = f"{verb}_{arguments.pop(0)}"
     for job in jobs_of(arguments) if "-m" in arguments else [arguments]:
         job_of(verb, *job)

@@ -17,6 +17,7 @@ TINY = (
     "model.num_attention_heads=4", "model.num_key_value_heads=2", "model.head_dim=null", "blend.max_epochs=1000",
     "topology=cpu_1x1", "topology.micro_batch_size=2", "launcher.num_threads=1", "logger=csv",
     "schedule.shuffle_block_tokens=64", "optimizer.lr=1.0e-2", "trainer.validation_bytes_per_source=200",
+    "afterwards=[]",
 )  # fmt: skip
 STEPS_PER_PHASE, SEQUENCE_LENGTH = 2, 32
 
@@ -53,6 +54,7 @@ def test_a_shipped_experiment_trains(experiment, corpus, tmp_path, monkeypatch, 
         tokens = STEPS_PER_PHASE * batches[-1] * SEQUENCE_LENGTH
         tiny = {"tokens": tokens, "global_batch_size": batches[-1], "sequence_length": SEQUENCE_LENGTH}
         overrides += [f"schedule.phases.{name}.{key}={value}" for key, value in tiny.items()]
+        overrides += [f"schedule.phases.{name}.topology=null"] if phase["topology"] else []
     monkeypatch.chdir(tmp_path)
     assert main(["train", f"experiment={experiment}", *TINY, *overrides, f"data.dir={corpus}"]) == 0, (
         capsys.readouterr()

@@ -95,8 +95,10 @@ def _start_elsewhere(job: TrainJob, directory: Path, done_steps: int) -> None:
             submit_chain(job, directory, scripts)
         return
     for number, leg in enumerate(legs(job)):
-        per_node = ("--nnodes", str(leg.topology.num_nodes), "--nproc-per-node", str(leg.topology.num_ranks_per_node))
-        print(shlex.join(("torchrun", *per_node, "-m", "nemotron4_train.cli", str(directory), str(number))))
+        nodes = leg.topology.num_nodes
+        meeting = f"--nnodes {nodes} --rdzv-backend c10d --rdzv-endpoint $HOST:29500" if nodes > 1 else "--standalone"
+        worker = shlex.join(("-m", "nemotron4_train.cli", str(directory.resolve()), str(number)))
+        print(f"torchrun {meeting} --nproc-per-node {leg.topology.num_ranks_per_node} {worker}")
 
 
 def _run_here(job: TrainJob, directory: Path, done_steps: int) -> None:
