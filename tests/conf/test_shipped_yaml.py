@@ -40,6 +40,7 @@ REQUIRED = {
 # What an option needs beside it to be a valid job.
 COMPANIONS = {
     "blend=nemotron4": ["schedule=nemotron4_8t", "model=nemotron4_15b"],
+    "blend=english": ["schedule=isoflop"],
     "blend=reference": ["schedule=reference"],
     "schedule=nemotron4_8t": ["blend=nemotron4", "model=nemotron4_15b"],
     "schedule=nemotron4_continued": ["blend=nemotron4", "model=nemotron4_15b"],

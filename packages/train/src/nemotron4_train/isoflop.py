@@ -120,7 +120,7 @@ def _fit_budget(runs: Sequence[IsoflopRun]) -> dict[str, Any]:
         return found | {"no_minimum": "the parabola opens downwards"}
     if not x[0] < lowest < x[-1]:
         where = f"{10**lowest:.3g} parameters, outside the fitted {fitted[0]:,} to {fitted[-1]:,}"
-        return found | {"no_minimum": f"the parabola's lies at {where}"}
+        return found | {"no_minimum": f"the minimum of the parabola lies at {where}"}
     minimum = {
         "parameters": 10**lowest,
         "tokens": 10 ** float(np.interp(lowest, x, np.log10([run.tokens for run in near]))),
@@ -188,7 +188,7 @@ def _print(found: Mapping[str, Any], directory: Path) -> None:
 
     table = Table("FLOPs", "best parameters", "tokens", "tokens a parameter", "bits per byte", title="IsoFLOP")
     for budget in found["budgets"]:
-        cells = [f"no minimum: {budget['no_minimum']}"]
+        cells = ["no minimum"]
         if minimum := budget["minimum"]:
             ratio = minimum["tokens"] / minimum["parameters"]
             cells = [f"{minimum['parameters']:,.0f}", f"{minimum['tokens']:,.0f}", f"{ratio:.1f}"]
@@ -201,9 +201,10 @@ def _print(found: Mapping[str, Any], directory: Path) -> None:
 
 
 def law_lines(found: Mapping[str, Any]) -> list[str]:
-    """The laws and where Nemotron-4 15B sits, a sentence a line."""
+    """What has no minimum, the laws, and where Nemotron-4 15B sits, a sentence a line."""
     placed = found["nemotron4_15b"]
-    lines = [f"no law: {found['no_law']}"] if found["no_law"] else []
+    lines = [f"{b['budget_flops']:.3g} FLOPs: {b['no_minimum']}" for b in found["budgets"] if b["no_minimum"]]
+    lines += [f"no law: {found['no_law']}"] if found["no_law"] else []
     for key, symbol in (("parameters", "N_opt"), ("tokens", "D_opt")):
         if found["law"]:
             fitted = found["law"][key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,8 @@ def _draw_curves(axis: Axes, found: Mapping[str, Any]) -> None:
         axis.plot([run["parameters"] for run in runs], [run["bits_per_byte"] for run in runs], "o", color=colour)
         axis.plot([], [], "o-" if budget["minimum"] else "o", color=colour, label=label)
         if minimum := budget["minimum"]:
-            x = np.linspace(*np.log10([budget["fitted_parameters"][0], budget["fitted_parameters"][-1]]), 100)
+            fitted = budget["fitted_parameters"]
+            x = np.linspace(math.log10(fitted[0]), math.log10(fitted[-1]), 100)
             axis.plot(10**x, np.polyval(budget["parabola"], x), color=colour, linewidth=1.2)
             axis.plot(minimum["parameters"], minimum["bits_per_byte"], "*", color=COLOURS["overall"], markersize=9)
     axis.set_xlabel("parameters without the input embedding")
@@ -58,8 +60,7 @@ def _draw_law(axis: Axes, found: Mapping[str, Any]) -> None:
     axis.plot(*points, "*", color=COLOURS["overall"], markersize=9, label="minima")
     if found["law"]:
         fitted = found["law"]["parameters"]
-        largest = max(budget["budget_flops"] for budget in found["budgets"])
-        for ends, style in (((flops[0], largest), "-"), ((largest, flops[1]), ":")):
+        for ends, style in (((points[0][0], points[0][-1]), "-"), ((points[0][-1], placed["flops"]), ":")):
             axis.plot(ends, [at_budget(fitted, end) for end in ends], style, color=COLOURS["english"])
         decades = placed["decades_above_largest_budget"]
         label = f"law, exponent {fitted['exponent']:.2f}; dotted: {decades:.0f} decades extrapolated, not evidence"
