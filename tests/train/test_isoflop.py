@@ -147,13 +147,16 @@ def sweep_rows(root, runs):
         report = {"budget_flops": run.budget_flops, "parameters_but_input_embedding": run.parameters}
         (directory / "report.json").write_text(json.dumps(report | {"tokens": run.tokens}))
         overrides = [f"schedule.budget_flops={run.budget_flops}", f"model=rung_{run.parameters}"]
-        yield SimpleNamespace(overrides=overrides, run_dir=str(directory), objective=run.bits_per_byte, error=None)
+        told = {"objective": run.bits_per_byte, "state": "complete", "error": None, "seconds": 1.0}
+        yield SimpleNamespace(number=number, overrides=overrides, run_dir=str(directory), **told)
 
 
 def test_a_sweep_over_budgets_ends_in_a_study(tmp_path, capsys):
     rows = list(sweep_rows(tmp_path, runs_of()))
     rows[0].objective = None  # a job that failed
-    summarise(tmp_path, rows)
+    summarise(tmp_path, rows, False)
+    assert not (tmp_path / "isoflop.json").exists()
+    summarise(tmp_path, rows, True)
     found = json.loads((tmp_path / "isoflop.json").read_text())
     assert len(found["runs"]) == 23
     assert found["law"]["parameters"]["exponent"] == pytest.approx(0.51, abs=0.05)
@@ -164,5 +167,5 @@ def test_a_sweep_over_budgets_ends_in_a_study(tmp_path, capsys):
 
 
 def test_another_sweep_has_no_study(tmp_path):
-    summarise(tmp_path, list(sweep_rows(tmp_path, runs_of(sizes=SIZES[:2]))))
+    summarise(tmp_path, list(sweep_rows(tmp_path, runs_of(sizes=SIZES[:2]))), True)
     assert not (tmp_path / "isoflop.json").exists()
