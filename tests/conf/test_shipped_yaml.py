@@ -1,10 +1,12 @@
 """Every YAML that ships and every command of a guide composes into a valid job; the tree holds what the schema says."""
 
+import itertools
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_module
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
@@ -14,6 +16,7 @@ from omegaconf import OmegaConf
 from nemotron4_config.application import to_job
 from nemotron4_config.command import command_loaders, load_attribute
 from nemotron4_model import ModelConfig
+from nemotron4_train.budget import training_flops
 from nemotron4_train.campaign import legs
 from nemotron4_train.launcher_config import LauncherConfig
 from nemotron4_train.schedule import Timeline
@@ -40,6 +43,7 @@ REQUIRED = {
 # What an option needs beside it to be a valid job.
 COMPANIONS = {
     "blend=nemotron4": ["schedule=nemotron4_8t", "model=nemotron4_15b"],
+    "blend=english": ["schedule=isoflop"],
     "blend=reference": ["schedule=reference"],
     "schedule=nemotron4_8t": ["blend=nemotron4", "model=nemotron4_15b"],
     "schedule=nemotron4_continued": ["blend=nemotron4", "model=nemotron4_15b"],
@@ -140,6 +144,19 @@ def test_the_campaign_has_a_leg_for_each_number_of_nodes():
         (("batch_768",), 192),
         (("batch_1152", "continued_general", "continued_qa"), 288),
     ]
+
+
+def test_the_isoflop_sweep_costs_its_budgets():
+    swept = yaml.safe_load((CONF / "experiment" / "isoflop.yaml").read_text(encoding="utf-8"))["hydra"]["sweeper"]
+    values = {key: value.split(",") for key, value in swept["params"].items()}
+    budgets, models = values["schedule.budget_flops"], values["model"]
+    assert len(budgets) >= 3
+    for budget, model in itertools.product(budgets, models):
+        job = job_of("train", "experiment=isoflop", f"schedule.budget_flops={budget}", f"model={model}")
+        timeline = Timeline(job.schedule, job.trainer.max_steps)
+        assert training_flops(timeline, job.model) == pytest.approx(float(budget), rel=0.02)
+        warmup = timeline.phases[0].num_tokens
+        assert warmup / timeline.num_tokens == pytest.approx(0.05, abs=0.01)
 
 
 def guide_commands():

@@ -13,6 +13,7 @@ from enum import Enum
 
 from nemotron4_data.blend import BlendConfig
 from nemotron4_model.config import ModelConfig
+from nemotron4_train.budget import fit_to_budget
 from nemotron4_train.launcher_config import LauncherConfig
 from nemotron4_train.rule import require
 from nemotron4_train.schedule import Phase, Schedule
@@ -246,6 +247,7 @@ class TrainJob:
         require(
             bool(self.schedule.phases), "schedule", "empty", "needs at least one phase; choose one: schedule=OPTION"
         )
+        self.schedule = fit_to_budget(self.schedule, self.model)
         for name, phase in self.schedule.phases.items():
             key = f"schedule.phases.{name}"
             known = ", ".join(self.blend.distributions)
@@ -312,6 +314,7 @@ class TrainJob:
             del described[group]
         for key in ("num_workers", "verify"):
             del described["data"][key]
+        del described["schedule"]["budget_flops"]  # the phases are what came of it
         for phase in described["schedule"]["phases"].values():
             del phase["topology"]
         # What else a trainer does, saves or shows leaves the weights alone.

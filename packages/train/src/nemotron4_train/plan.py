@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nemotron4_data.staging import write_file
+from nemotron4_train.budget import training_flops
 from nemotron4_train.campaign import legs
 from nemotron4_train.job import TrainJob
 from nemotron4_train.report import timeline_rows
@@ -72,7 +73,8 @@ def _timeline(job: TrainJob, timeline: Timeline) -> Table:
         first, last = plan.first_token + plan.tokens_per_step, plan.first_token + plan.num_tokens
         rates = [job.optimizer.lr * timeline.learning_rate_fraction(token) for token in (first, last)]
         table.add_row(*row, *(f"{rate:.3g}" for rate in rates))
-    table.caption = f"{timeline.num_tokens:,} tokens in {timeline.num_steps:,} steps"
+    flops = f"{training_flops(timeline, job.model):.4g} FLOPs (full attention)"
+    table.caption = f"{timeline.num_tokens:,} tokens in {timeline.num_steps:,} steps, {flops}"
     return table
 
 

@@ -114,6 +114,8 @@ def report_figures(
         "steps": int(steps[-1]["step"]) if steps else 0,
         "num_steps": timeline.num_steps,
         "parameters": job.model.num_parameters,
+        "parameters_but_input_embedding": job.model.num_parameters - job.model.vocab_size * job.model.hidden_size,
+        "budget_flops": job.schedule.budget_flops,
         "loss": float(taken[-1]["loss"]) if (taken := accepted(steps)) else None,
         "tokens_per_second": _median(steps, "tokens_per_second"),
         "mfu": _median(steps, "mfu"),

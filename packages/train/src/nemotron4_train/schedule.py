@@ -77,6 +77,8 @@ class Schedule:
     shuffle_block_tokens: int = 8_192
     """Tokens of the unit in which a source is shuffled, at least two sequences: so the tokens drawn from each source
     stay within one such block of what a blend asks, after every sample of it. Part of the data order."""
+    budget_flops: float | None = None
+    """Stretch the phases in proportion until training the model costs so many FLOPs (see budget.py); null: as told."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be a timeline, naming the key."""
@@ -91,6 +93,8 @@ class Schedule:
                     f"schedule.phases.{name}.tokens ({phase.tokens}): less than one optimiser step, which is"
                     f" global_batch_size x sequence_length = {step}; raise it"
                 )
+        if self.budget_flops is not None and not 0 < self.budget_flops < math.inf:
+            raise ValueError(f"schedule.budget_flops ({self.budget_flops}): must be above 0 and finite, or null")
         if self.phases and next(iter(self.phases.values())).learning_rate is None:
             first = next(iter(self.phases))
             raise ValueError(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from nemotron4_data.staging import write_file
+from nemotron4_train.isoflop import write_study
 from nemotron4_train.plots import as_png
 
 
@@ -41,6 +42,7 @@ def summarise(directory: Path, rows: Sequence[SweepRow], done: bool) -> None:
         varied = [key for key in keys if len({setting.get(key) for setting in settings}) > 1]
         _draw(directory, rows, settings, varied)
         _print(directory, lines, varied)
+        write_study(directory, rows)
 
 
 def _draw(directory: Path, rows: Sequence[SweepRow], settings: Sequence[dict[str, str]], keys: Sequence[str]) -> None:
