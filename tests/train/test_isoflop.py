@@ -15,6 +15,7 @@ from nemotron4_model import ModelConfig
 from nemotron4_train.budget import fit_to_budget, training_flops
 from nemotron4_train.isoflop import IsoflopRun, law_lines, study
 from nemotron4_train.job import TrainJob
+from nemotron4_train.report import report_figures
 from nemotron4_train.schedule import LearningRate, Phase, Schedule, Shape, Timeline
 from nemotron4_train.sweep import summarise
 
@@ -59,6 +60,14 @@ def test_a_job_with_a_budget_is_the_same_read_back_and_digested_by_its_phases(tm
     assert job.schedule.phases != smoke_schedule().phases
     unasked = dataclasses.replace(job, schedule=dataclasses.replace(job.schedule, budget_flops=None))
     assert unasked.digest() == job.digest()
+
+
+def test_a_run_s_report_says_what_the_study_reads(tmp_path):
+    job = smoke_job(tmp_path, tmp_path, schedule=dataclasses.replace(smoke_schedule(), budget_flops=1e9))
+    figures = report_figures(job, Timeline(job.schedule), [], [], {})
+    assert figures["budget_flops"] == 1e9
+    embedding = job.model.vocab_size * job.model.hidden_size
+    assert figures["parameters_but_input_embedding"] == job.model.num_non_embedding_parameters + embedding
 
 
 def test_flops_follow_max_steps():
