@@ -73,7 +73,7 @@ def test_parallel_coordinates_draw_the_best_last():
     settings = [{"lr": "1e-2", "model": "a"}, {"lr": "1e-4", "model": "b"}]
     axis = parallel_figure(["lr", "model"], settings, [1.0, 2.0]).axes[0]
     drawn = [list(line.get_ydata()) for line in axis.lines[:2]]
-    assert drawn == [[0.0, 1.0], [1.0, 0.0]]
+    assert drawn == [[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]]
 
 
 def test_a_complete_run_is_not_trained_again(prepared, tmp_path, monkeypatch, capsys):

@@ -110,7 +110,7 @@ def show_status(directories: Sequence[Path], jobs: Sequence[TrainJob | None]) ->
     from rich.console import Console
     from rich.table import Table
 
-    queue = client.queue() if client.is_available() else []
+    queue = _queue()
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, 200)
@@ -120,12 +120,23 @@ def show_status(directories: Sequence[Path], jobs: Sequence[TrainJob | None]) ->
     console.print(table)
 
 
+def _queue() -> list[client.QueuedJob]:
+    """The queue; empty, with a line that says so, where Slurm is installed and does not answer."""
+    if not client.is_available():
+        return []
+    try:
+        return client.queue()
+    except OSError as error:
+        print(f"nemotron4: the queue is unknown ({error})", file=sys.stderr)
+        return []
+
+
 def cancel(job: CancelJob) -> None:
     """End a run's jobs, or its processes on this machine: what runs saves first. Raises ValueError without any."""
     directory = Path(job.run).resolve()
     if read_record(directory) is None:
         raise ValueError(f"run ({job.run}): has no run.json; name a run directory such as runs/demo/latest")
-    queued = jobs_in_queue(directory, client.queue()) if client.is_available() else []
+    queued = jobs_in_queue(directory, _queue())
     if queued:
         client.cancel([found.job_id for found in queued])
         print(f"cancelled: {', '.join(found.job_id for found in queued)}", file=sys.stderr)
