@@ -36,7 +36,7 @@ def refused(capsys, *arguments):
         (
             "+schedule.phases.main.foo=3",
             "nemotron4 train: schedule.phases.main.foo: unknown key; schedule.phases.main has: tokens, blend,"
-            " global_batch_size, sequence_length, learning_rate",
+            " global_batch_size, sequence_length, learning_rate, topology",
         ),
         ("logger=csw", "nemotron4 train: logger=csw: no such option; choose one of: csv, mlflow, tensorboard, wandb"),
         (
@@ -59,7 +59,7 @@ def test_a_required_key(capsys, tmp_path, monkeypatch):
 def test_an_unknown_verb(capsys):
     assert main(["trane"]) == 2
     assert capsys.readouterr().err.startswith(
-        "nemotron4: 'trane' is not a verb; choose one of: data adopt, data verify, eval, export"
+        "nemotron4: 'trane' is not a verb; choose one of: cancel, data adopt, data verify, eval, export"
     )
 
 

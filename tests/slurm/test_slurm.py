@@ -1,4 +1,7 @@
-"""Runs on a real Slurm: two nodes, signals, requeues, a dead node, a campaign, and what is refused."""
+"""Runs on a real Slurm: two nodes, signals, requeues, a dead node, a campaign, and what is refused.
+
+The slow ones are left to `nox -s slurm`.
+"""
 
 import csv
 import subprocess
@@ -65,6 +68,7 @@ def test_a_signal_saves_requeues_and_goes_on_exactly(cluster, workspace, undistu
     assert metric_rows(run) == undisturbed
 
 
+@pytest.mark.slow
 def test_a_requeue_goes_on_exactly(cluster, workspace, undisturbed):
     run = submitted(workspace, "requeued", *TWO_NODES)
     until(lambda: newest_step(run) > 0)
@@ -88,6 +92,7 @@ def test_the_time_limit_is_no_end(cluster, workspace):
     assert [int(row["step"]) for row in metric_rows(run)] == list(range(1, len(metric_rows(run)) + 1))
 
 
+@pytest.mark.slow
 def test_a_dead_node_is_survived(cluster, workspace, undisturbed):
     run = submitted(workspace, "bereft", *TWO_NODES)
     until(lambda: newest_step(run) > 0)
@@ -144,6 +149,7 @@ def test_a_second_launch_of_a_queued_run_submits_nothing(cluster, workspace):
     until(lambda: not cluster.client("squeue", "--noheader").strip())
 
 
+@pytest.mark.slow
 def test_cancelling_saves_and_does_not_requeue(cluster, workspace):
     run = submitted(workspace, "cancelled", *TWO_NODES, "trainer.save_interval_steps=1000")
     until(lambda: len(metric_rows(run)) > 3)
@@ -155,6 +161,7 @@ def test_cancelling_saves_and_does_not_requeue(cluster, workspace):
     assert not cluster.client("squeue", "--noheader").strip()
 
 
+@pytest.mark.slow
 def test_a_sweep_of_six_jobs_ends_with_the_one_that_fails(cluster, workspace):
     sweep = (
         "train", *SMOKE, *ON_SLURM, "run.name=swept", "trainer.max_steps=12", "trainer.spike_sigma=null",
