@@ -31,18 +31,18 @@ from nemotron4_data.blend import BlendConfig, Distribution
 from nemotron4_model import ModelConfig, Transformer, global_grad_norm_and_clip, initialise
 from nemotron4_train.job import (
     DataConfig,
-    LauncherConfig,
     Precision,
     PrecisionConfig,
     RunConfig,
-    TopologyConfig,
     TrainerConfig,
     TrainJob,
 )
 from nemotron4_train.launch import launch
+from nemotron4_train.launcher_config import LauncherConfig
 from nemotron4_train.lightning.data import StepBatch, StepDataset
 from nemotron4_train.optimizers import build_optimizers
 from nemotron4_train.schedule import LearningRate, Phase, Schedule, Shape
+from nemotron4_train.topology import TopologyConfig
 
 
 def training_job(arguments: argparse.Namespace, root: str) -> TrainJob:
