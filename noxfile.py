@@ -117,7 +117,9 @@ def install_slurm(session: nox.Session) -> str | None:
         if shutil.which("apt-get") is None:
             return "no Slurm, and no apt-get to install slurm-wlm and munge with"
         any_status, quiet = range(256), {"DEBIAN_FRONTEND": "noninteractive"}
-        session.run("apt-get", *words, external=True, success_codes=any_status, silent=True, env=quiet)
+        session.run(
+            "timeout", "180", "apt-get", *words, external=True, success_codes=any_status, silent=True, env=quiet
+        )
     absent = [name for name in daemons if shutil.which(name, path=path) is None]
     return f"apt-get could not install {', '.join(absent)}" if absent else None
 
