@@ -16,7 +16,8 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = True
 
 PACKAGES = ("config", "model", "data", "infer", "eval", "train")
-TEST_TOOLS = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "hydra-optuna-sweeper")
+TEST_TOOLS = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis")
+ALL_TEST_TOOLS = (*TEST_TOOLS, "hydra-optuna-sweeper", "transformers")
 CHECK_TOOLS = ("ruff", "mypy", "import-linter", "yamllint")
 BUILD_TOOLS = ("hatchling", "editables", "setuptools")  # setuptools: antlr4-python3-runtime comes as source
 # What a package's tests need installed beside it and its dependencies: the command line's tests compose real verbs.
@@ -54,7 +55,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """All that CI runs, in one environment."""
-    install(session, *PACKAGES, tools=(*TEST_TOOLS, *CHECK_TOOLS, "transformers", "ray"))
+    install(session, *PACKAGES, tools=(*ALL_TEST_TOOLS, *CHECK_TOOLS, "ray"))
     # Reads our shards in a test. Its file format needs numpy and torch; what else it asks for is for training.
     session.install("-c", "constraints.txt", "--no-deps", "megatron-core")
     run_checks(session)
@@ -85,14 +86,16 @@ def lint(session: nox.Session) -> None:
 @nox.parametrize("package", [nox.param(name, id=name) for name in PACKAGES])
 def test(session: nox.Session, package: str) -> None:
     """One package's tests with only that package (and what it depends on) installed."""
-    install(session, *TEST_PACKAGES[package], tools=(*TEST_TOOLS, "transformers", "sentencepiece", "protobuf"))
+    optuna = ("hydra-optuna-sweeper",) if "config" in TEST_PACKAGES[package] else ()
+    tools = (*TEST_TOOLS, *optuna, "transformers", "sentencepiece", "protobuf")
+    install(session, *TEST_PACKAGES[package], tools=tools)
     session.run("pytest", "-q", f"tests/{package}", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session
 def e2e(session: nox.Session) -> None:
     """The whole by its command line, and the equivalence contract: however a job is run, it trains the same model."""
-    install(session, *PACKAGES, tools=(*TEST_TOOLS, "transformers"))
+    install(session, *PACKAGES, tools=ALL_TEST_TOOLS)
     session.run("pytest", "-q", "tests/e2e", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
@@ -101,7 +104,7 @@ def slurm(session: nox.Session) -> None:
     """Runs on a real Slurm, which is installed where it is absent (Debian, as root), started, tested and stopped."""
     if missing := install_slurm(session):
         session.skip(missing)
-    install(session, *PACKAGES, tools=(*TEST_TOOLS, "transformers"))
+    install(session, *PACKAGES, tools=ALL_TEST_TOOLS)
     session.run("pytest", "-q", "tests/slurm", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
@@ -137,7 +140,7 @@ def dev(session: nox.Session) -> None:
     """An editable .venv with every tool, for working on the project."""
     session.run(sys.executable, "-m", "venv", ".venv", external=True)
     pip = os.path.join(".venv", "bin", "pip")
-    tools = (*BUILD_TOOLS, *TEST_TOOLS, *CHECK_TOOLS, "transformers", "ray", "nox")
+    tools = (*BUILD_TOOLS, *ALL_TEST_TOOLS, *CHECK_TOOLS, "ray", "nox")
     paths = [word for name in PACKAGES for word in ("-e", f"packages/{name}")]
     session.run(pip, "install", "-c", "constraints.txt", *tools, external=True)
     session.run(pip, "install", "-c", "constraints.txt", "--no-build-isolation", *paths, external=True)
