@@ -107,3 +107,15 @@ def test_a_model_cannot_be_changed_on_the_way():
     assert str(error.value) == (
         "run.allow_changed (model.hidden_size): weights and data order hang on it; start another run"
     )
+
+
+def test_going_back_is_not_undone_by_what_goes_on(prepared, tmp_path):
+    run = tmp_path / "run"
+    job = smoke_job(prepared, tmp_path, run=RunConfig(dir=str(run)))
+    launch(job, render_job(job))
+    kept = sorted(path.name for path in (run / "checkpoints").iterdir())
+    back = replace(job, resume=str(run / "checkpoints" / "step-00000004"), trainer=replace(job.trainer, max_steps=6))
+    launch(back, render_job(back))
+    names = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert [name for name in names if name.startswith("step")] == ["step-00000004", "step-00000006"]
+    assert len([name for name in names if name.startswith("aside")]) == len(kept) - 1

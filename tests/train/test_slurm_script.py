@@ -57,7 +57,11 @@ def test_a_script_asks_for_what_the_topology_and_the_launcher_say(tmp_path):
     )  # fmt: skip
     assert said.stdout == "it's $HOME\n"
     (srun,) = [line for line in lines if line.startswith("srun")]
-    assert "--container-image=image.sqsh --no-container-mount-home --container-mounts=/data:/data python3 -m" in srun
+    workdir = f"--container-workdir={Path.cwd()}"
+    assert (
+        f"--container-image=image.sqsh --no-container-mount-home {workdir} --container-mounts=/data:/data python3 -m"
+        in srun
+    )
 
 
 def test_an_array_gives_each_task_its_directory(tmp_path):

@@ -37,11 +37,6 @@ def spoken(verb: str) -> str:
     return verb.replace("_", " ")
 
 
-def one_line(error: BaseException) -> str:
-    """An error's text on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)

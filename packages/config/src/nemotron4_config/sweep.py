@@ -24,7 +24,7 @@ from nemotron4_config.command import Command, load_attribute
 from nemotron4_config.sweep_processes import SweepProcesses
 from nemotron4_config.sweep_result import SweepResult, read_result, write_result
 
-_HOW_IT_RUNS = re.compile(r"-m$|--multirun$|(hydra[./])?launcher[.=]")
+_HOW_IT_RUNS = re.compile(r"-m$|--multirun$|[+~]*(hydra[./])?launcher[.=]")
 
 
 @dataclass

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,6 +47,17 @@ def list_checkpoints(run_directory: Path) -> list[Path]:
     """Checkpoint directories, oldest first."""
     root = run_directory / "checkpoints"
     return sorted(path for path in root.iterdir() if _NAME.fullmatch(path.name)) if root.is_dir() else []
+
+
+def set_aside(run_directory: Path, resume: str, step: int) -> None:
+    """Rename the run's checkpoints that are none of what `resume` (never, or a path, at that step) goes on from.
+
+    Else whatever starts the run again would go on from the newest of them.
+    """
+    own = resume != "never" and Path(resume).resolve().parent.parent == run_directory.resolve()
+    for path in list_checkpoints(run_directory):
+        if not own or step_of(path) > step:
+            path.rename(path.with_name(f"aside-{datetime.now():%Y%m%d%H%M%S}-{path.name}"))
 
 
 def step_of(directory: Path) -> int:

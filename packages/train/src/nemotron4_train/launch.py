@@ -19,6 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from nemotron4_train import checkpoint
 from nemotron4_train.campaign import commands_afterwards, leg_job, legs
 from nemotron4_train.job import TrainJob
 from nemotron4_train.launcher_config import LauncherKind
@@ -30,10 +31,12 @@ from nemotron4_train.run_directory import (
     create,
     exclusive,
     newest_step,
+    note_start,
     read_record,
     write_record,
 )
 from nemotron4_train.schedule import Timeline
+from nemotron4_train.slurm import client
 from nemotron4_train.slurm.submit import check_not_queued, submit_chain, write_scripts
 from nemotron4_train.stop_signal import StopSignal, stop_status
 from nemotron4_train.worker_process import LAUNCHER_PID
@@ -54,26 +57,31 @@ def launch(job: TrainJob, job_yaml: str) -> float | None:
     directory = choose_directory(job, timeline.num_steps)
     done_steps = check_checkpoint(job, corpus, directory, timeline)
     on_slurm, elsewhere = job.launcher.kind is LauncherKind.slurm, job.launcher.dry_run
-    with exclusive(directory):
+    with exclusive(directory, wait_seconds=1.0):  # `status` looks at the lock for a moment
         record = read_record(directory)
         if record is not None and not job.afterwards and _is_complete(record, job, timeline):
             print(f"run directory: {directory}: complete already, step {record.step}", file=sys.stderr)
             return record.objective
-        if on_slurm and not elsewhere:
+        if (on_slurm and not elsewhere) or ((directory / "slurm").is_dir() and client.is_available()):
             check_not_queued(directory)
+        if job.resume != "auto":
+            checkpoint.set_aside(directory, job.resume, done_steps)
         create(directory, job, job_yaml, timeline.num_steps, "queued" if on_slurm or elsewhere else "running")
         print(f"run directory: {directory}", file=sys.stderr, flush=True)
-        if on_slurm or elsewhere:
-            _start_elsewhere(job, directory, done_steps)
-            return None
         try:
+            if on_slurm or elsewhere:
+                _start_elsewhere(job, directory, done_steps)
+                return None
             _run_here(job, directory, done_steps)
         except BaseException as error:
             record_failure(directory, error)
             raise
     for command in commands_afterwards(job, directory):
         if status := subprocess.run(command, check=False).returncode:
-            raise ValueError(f"afterwards ({shlex.join(command[3:])}): ended with status {status}; the run is complete")
+            raise ValueError(
+                f"afterwards ({shlex.join(command[3:])}): ended with status {status}; the run is complete,"
+                f" start what follows it again with run.dir={directory}"
+            )
     record = read_record(directory)
     assert record is not None
     return record.objective
@@ -113,6 +121,7 @@ def _run_here(job: TrainJob, directory: Path, done_steps: int) -> None:
         return
     for number, leg in enumerate(chain):
         if leg.end_step > done_steps or number == len(chain) - 1:
+            note_start(directory)
             _launch_workers(leg_job(job, leg), directory, number)
 
 

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from nemotron4_train.launch import record_failure
-from nemotron4_train.run_directory import exclusive, read_record, write_record
+from nemotron4_train.run_directory import exclusive, note_start, only_writer, read_record
 from nemotron4_train.worker_process import LAUNCHER_PID
 
 _WAIT_SECONDS = 120.0
@@ -27,18 +27,12 @@ def watched(run: Path) -> Iterator[None]:
     with ExitStack() as stack:
         if os.environ.get("RANK", "0") == "0":
             stack.enter_context(exclusive(run, _WAIT_SECONDS))
-            _note_start(run)
+            note_start(run)
         try:
             yield
         except Exception as error:
-            found = read_record(run)
-            if found is None or found.state == "running":
-                record_failure(run, error)
+            with only_writer(run):
+                found = read_record(run)
+                if found is None or found.state == "running":
+                    record_failure(run, error)
             raise
-
-
-def _note_start(run: Path) -> None:
-    record = read_record(run)
-    if record is not None:
-        record.state, record.error = "running", None
-        write_record(run, record)

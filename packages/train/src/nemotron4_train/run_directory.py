@@ -113,6 +113,22 @@ def _is_within(key: str, name: str) -> bool:
     return key == name or key.startswith(f"{name}.")
 
 
+def note_start(directory: Path) -> None:
+    """The run's record says that it runs."""
+    record = read_record(directory)
+    assert record is not None
+    record.state, record.error = "running", None
+    write_record(directory, record)
+
+
+@contextmanager
+def only_writer(directory: Path) -> Iterator[None]:
+    """One process at a time, of any rank, for a moment."""
+    with open(directory / "record.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def newest_step(directory: Path) -> int:
     """Steps before the newest complete checkpoint, by its name; 0 without any."""
     complete = [path.parent.name for path in (directory / "checkpoints").glob("step-*/manifest.json")]

@@ -17,7 +17,7 @@ from statistics import median
 
 from nemotron4_train.job import TrainJob
 from nemotron4_train.metrics import accepted, read_rows
-from nemotron4_train.run_directory import holder, read_record
+from nemotron4_train.run_directory import holder, read_record, write_record
 from nemotron4_train.schedule import Timeline
 from nemotron4_train.slurm import client
 from nemotron4_train.slurm.attempt import read_attempts, requeues
@@ -57,7 +57,7 @@ def run_directories(job: StatusJob) -> list[Path]:
     return [path.parent for path in sorted(records, key=lambda path: path.stat().st_mtime)]
 
 
-def status_row(directory: Path, job: TrainJob | None, queue: Sequence[client.QueuedJob]) -> tuple[str, ...]:
+def status_row(directory: Path, job: TrainJob | None, queue: Sequence[client.QueuedJob] | None) -> tuple[str, ...]:
     """A run as COLUMNS say; `job` is None where its job.yaml cannot be read."""
     record = read_record(directory)
     assert record is not None
@@ -73,11 +73,11 @@ def status_row(directory: Path, job: TrainJob | None, queue: Sequence[client.Que
         tokens = f"{done:,} / {timeline.num_tokens:,}"
         if speeds and record.state == "running":
             left = str(timedelta(seconds=round((timeline.num_tokens - done) / median(speeds))))
-    mine = jobs_in_queue(directory, queue)
+    mine = jobs_in_queue(directory, queue or [])
     shown = ", ".join(f"{found.job_id} {found.state.lower()}" for found in mine)
     return (
         str(_short(directory)),
-        f"{record.state}: {record.error}" if record.error else _state(record.state, directory, mine),
+        f"{record.state}: {record.error}" if record.error else _state(record.state, directory, mine, queue is None),
         last.get("phase", ""),
         f"{step:,} / {record.num_steps:,}",
         tokens,
@@ -89,8 +89,10 @@ def status_row(directory: Path, job: TrainJob | None, queue: Sequence[client.Que
     )
 
 
-def _state(state: str, directory: Path, queued: Sequence[client.QueuedJob]) -> str:
-    """The recorded state, unless nobody is there to do what it says."""
+def _state(state: str, directory: Path, queued: Sequence[client.QueuedJob], is_unknown: bool) -> str:
+    """The recorded state, unless nobody is there to do what it says, as far as is known."""
+    if is_unknown and (directory / "slurm").is_dir():
+        return state
     if state == "running" and not queued and holder(directory) is None:
         return "lost (its processes are gone; run the same command to go on)"
     if state == "queued" and not queued and (directory / "slurm").is_dir() and client.is_available():
@@ -108,6 +110,7 @@ def _short(directory: Path) -> Path:
 def show_status(directories: Sequence[Path], jobs: Sequence[TrainJob | None]) -> None:
     """Print the table."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     queue = _queue()
@@ -116,29 +119,34 @@ def show_status(directories: Sequence[Path], jobs: Sequence[TrainJob | None]) ->
         console.width = max(console.width, 200)
     table = Table(*COLUMNS)
     for directory, job in zip(directories, jobs, strict=True):
-        table.add_row(*status_row(directory, job, queue))
+        table.add_row(*map(escape, status_row(directory, job, queue)))
     console.print(table)
 
 
-def _queue() -> list[client.QueuedJob]:
-    """The queue; empty, with a line that says so, where Slurm is installed and does not answer."""
+def _queue() -> list[client.QueuedJob] | None:
+    """The queue; None, with a line that says so, where Slurm is installed and does not answer."""
     if not client.is_available():
         return []
     try:
         return client.queue()
     except OSError as error:
         print(f"nemotron4: the queue is unknown ({error})", file=sys.stderr)
-        return []
+        return None
 
 
 def cancel(job: CancelJob) -> None:
     """End a run's jobs, or its processes on this machine: what runs saves first. Raises ValueError without any."""
     directory = Path(job.run).resolve()
-    if read_record(directory) is None:
+    record = read_record(directory)
+    if record is None:
         raise ValueError(f"run ({job.run}): has no run.json; name a run directory such as runs/demo/latest")
-    queued = jobs_in_queue(directory, _queue())
+    may_be_queued = (directory / "slurm").is_dir() and client.is_available()
+    queued = jobs_in_queue(directory, client.queue()) if may_be_queued else []
     if queued:
         client.cancel([found.job_id for found in queued])
+        if all(found.state == "PENDING" for found in queued):
+            record.state = "stopped"
+            write_record(directory, record)
         print(f"cancelled: {', '.join(found.job_id for found in queued)}", file=sys.stderr)
         return
     held = holder(directory)

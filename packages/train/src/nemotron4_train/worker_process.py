@@ -37,7 +37,7 @@ def take_rank_from_slurm() -> None:
     if "MASTER_ADDR" not in os.environ:  # srun by hand: our batch script sets both
         nodes = ["scontrol", "show", "hostnames", os.environ["SLURM_STEP_NODELIST"]]
         os.environ["MASTER_ADDR"] = subprocess.run(nodes, capture_output=True, text=True, check=True).stdout.split()[0]
-    os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ["SLURM_JOB_ID"]) % 20_000))
+    os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ["SLURM_JOB_ID"]) % 12_000))
 
 
 def die_with_launcher() -> None:

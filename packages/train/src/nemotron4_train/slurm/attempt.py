@@ -15,24 +15,28 @@ import signal
 import sys
 import time
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from nemotron4_train.run_directory import newest_step, read_record, write_record
+from nemotron4_train.run_directory import RunRecord, newest_step, note_start, read_record, write_record
 from nemotron4_train.slurm import client
 
+_T = TypeVar("_T")
 ATTEMPTS = Path("slurm") / "attempts.jsonl"
 _KILL_SECONDS = 120
-_LOST_PEER = re.compile("connection|peer|nccl|gloo|timed out|timeout", re.IGNORECASE)
+_RETRY_SECONDS = 10
+_LONGEST_NOTICE_SECONDS = 465.0
+_LOST_PEER = re.compile("connection|peer|nccl|gloo|timed out|timeout|broken pipe|recv|socket", re.IGNORECASE)
 """In what a rank says that has lost another one."""
 
 
 def read_attempts(run: Path) -> list[dict[str, Any]]:
     """Starts of the run's jobs, oldest first: job, restart, leg, time, nodes, and the newest checkpoint's step then."""
     path = run / ATTEMPTS
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]  # the last may have been cut short
 
 
 def requeues(attempts: Sequence[dict[str, Any]]) -> int:
@@ -42,7 +46,7 @@ def requeues(attempts: Sequence[dict[str, Any]]) -> int:
 
 def begin(run: Path, leg: int | None) -> int:
     """Note the attempt; returns the exit status, 0 to go on."""
-    job_id, step = os.environ["SLURM_JOB_ID"], newest_step(run)
+    job_id, step = _own_id(), newest_step(run)
     attempt = {
         "job": job_id,
         "restart": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
@@ -54,8 +58,11 @@ def begin(run: Path, leg: int | None) -> int:
     tried = [other for other in read_attempts(run) if other["job"] == job_id and other["step"] == step]
     with open(run / ATTEMPTS, "a", encoding="utf-8") as file:
         file.write(json.dumps(attempt) + "\n")
+    if leg is None:
+        return 0
     limit = json.loads((run / "slurm" / "limits.json").read_text())["max_requeues_without_progress"]
     if len(tried) <= limit:
+        note_start(run)  # what `end` reads is of this attempt
         return 0
     _fail(
         run, f"queued again {limit} times without a checkpoint after step {step}; see {run}/slurm, then start it anew"
@@ -68,35 +75,62 @@ def end(run: Path, leg: int | None, status: int) -> int:
     record = read_record(run)
     assert record is not None
     if leg is None:
-        record.error = f"afterwards ended with status {status}; see {run}/slurm" if status else None
+        again = f"start it again with run.dir={run}"
+        record.error = f"afterwards ended with status {status}; see {run}/slurm; {again}" if status else None
         write_record(run, record)
         return status
-    if record.state in ("complete", "queued"):
+    if record.state in ("complete", "queued"):  # all of it, or this leg
         return 0
-    job_id = os.environ["SLURM_JOB_ID"]
     told_to_save = 128 + signal.SIGUSR1, 128 + signal.SIGTERM  # before the workers could listen
     if record.state == "stopped" or (record.state == "running" and status in told_to_save):
-        if client.state_of(job_id) != "RUNNING":  # cancelled, or Slurm queues it again of itself
-            return 75
-        record.state = "queued"
-        write_record(run, record)
-        print(f"job {job_id} is queued again, to go on after step {newest_step(run)}", file=sys.stderr, flush=True)
-        client.requeue(job_id)
-        time.sleep(_KILL_SECONDS)  # Slurm ends this script
-        return 75
-    reason = record.error or f"the workers of job {job_id} ended with status {status}; see its log in {run}/slurm"
-    if record.state == "running" or _LOST_PEER.search(reason):
-        record.state, record.error = "queued", None
-        write_record(run, record)
-        _wait_for_a_dead_node(reason)
+        return _go_on_later(run, record)
+    reason = record.error or f"the workers of job {_own_id()} ended with status {status}; see its log"
+    lost_peer = record.state == "running" or _LOST_PEER.search(reason)
     _fail(run, reason)
+    if lost_peer:
+        _wait_for_a_dead_node()
     return 1
 
 
-def _wait_for_a_dead_node(reason: str) -> None:
+def _go_on_later(run: Path, record: RunRecord) -> int:
+    """Queue this job again, unless it was cancelled, or Slurm does it."""
+    job_id = _own_id()
+    if _insist(lambda: client.state_of(job_id)) != "RUNNING":
+        record.state = "stopped"
+        write_record(run, record)
+        return 75
+    record.state = "queued"
+    write_record(run, record)
+    print(f"job {job_id} is queued again, to go on after step {newest_step(run)}", file=sys.stderr, flush=True)
+    _insist(lambda: client.requeue(job_id))
+    time.sleep(_KILL_SECONDS)  # Slurm ends this script
+    return 75
+
+
+def _own_id() -> str:
+    """This job in Slurm's words; the plain number of one task of an array means the whole array."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
+
+
+def _insist(ask: Callable[[], _T]) -> _T:
+    """What Slurm answers, which may take a while: a controller restarts, or is busy."""
+    for _ in range(20):
+        try:
+            return ask()
+        except OSError as error:
+            print(error, file=sys.stderr, flush=True)
+            time.sleep(_RETRY_SECONDS)
+    return ask()
+
+
+def _wait_for_a_dead_node() -> None:
     """Ranks lose a dead node long before Slurm does: when it notices, it ends this script and queues the job again."""
-    seconds = client.seconds_to_notice()
-    print(f"{reason}; waits {seconds:.0f} s for Slurm to say whether a node is dead", file=sys.stderr, flush=True)
+    try:
+        seconds = client.seconds_to_notice()
+    except OSError:
+        seconds = _LONGEST_NOTICE_SECONDS
+    print(f"waits {seconds:.0f} s for Slurm to say whether a node is dead", file=sys.stderr, flush=True)
     time.sleep(seconds)
 
 

@@ -63,13 +63,13 @@ def submit(script: Path, config: LauncherConfig, options: Sequence[str] = ()) ->
 
 def queue() -> list[QueuedJob]:
     """This project's jobs that wait or run, of this user. Raises OSError when the controller does not answer."""
-    return _parse_queue(_output("squeue", "--me", "--noheader", "--array", "--format=%i|%T|%R|%k"))
+    return _parse_queue(_output("squeue", "--me", "--all", "--noheader", "--array", "--format=%i|%T|%R|%k"))
 
 
 def _parse_queue(text: str) -> list[QueuedJob]:
     found = []
     for line in text.splitlines():
-        job_id, state, reason, comment = line.split("|", 3)
+        job_id, state, reason, comment = (*line.split("|", 3), "", "", "", "")[:4]
         if comment.startswith(COMMENT_PREFIX):
             found.append(QueuedJob(job_id=job_id, state=state, reason=reason.strip("()"), comment=comment))
     return found
@@ -81,9 +81,11 @@ def comment_of(directory: Path) -> str:
 
 
 def state_of(job_id: str) -> str:
-    """The state of one job in the queue; empty when it has left it."""
-    done = _run("squeue", "--noheader", "--array", "--format=%T", f"--jobs={job_id}")
-    return done.stdout.split()[0] if done.returncode == 0 and done.stdout.split() else ""
+    """The state of one job in the queue; empty when it has left it. Raises OSError when Slurm does not answer."""
+    done = _run("squeue", "--all", "--noheader", "--array", "--format=%T", f"--jobs={job_id}")
+    if done.returncode != 0 and "Invalid job id" not in done.stderr:
+        raise OSError(f"squeue: {' '.join(done.stderr.split())}")
+    return done.stdout.split()[0] if done.stdout.split() else ""
 
 
 def seconds_to_notice() -> float:
@@ -93,8 +95,13 @@ def seconds_to_notice() -> float:
 
 
 def requeue(job_id: str) -> None:
-    """Queue a job again. Raises OSError when Slurm refuses."""
-    _output("scontrol", "requeue", job_id)
+    """Queue a running job again, and none that was cancelled meanwhile. Raises OSError when Slurm refuses."""
+    _output("scontrol", "requeue", "Incomplete", job_id)
+
+
+def is_held(job: QueuedJob) -> bool:
+    """Whether it waits for somebody to release it, as after a launch that was killed between two of its steps."""
+    return job.reason == "JobHeldUser"
 
 
 def release(job_id: str) -> None:
@@ -110,20 +117,18 @@ def cancel(job_ids: Sequence[str]) -> None:
 
 def check_partition(config: LauncherConfig) -> None:
     """The partition exists, and its time limit is not below the one asked: such a job would wait for ever."""
-    lines = [line.split("|") for line in _output("sinfo", "--noheader", "--format=%R|%l").splitlines()]
+    lines = [line.split("|") for line in _output("sinfo", "--all", "--noheader", "--format=%R|%l").splitlines()]
     limits = dict(line for line in lines if len(line) == 2)
-    name = config.partition
-    if name is None:
-        return
-    require(name in limits, "launcher.partition", name, f"Slurm has no such partition; it has: {', '.join(limits)}")
-    limit = _minutes(limits[name])
-    require(
-        config.wall_time_minutes is None or limit is None or config.wall_time_minutes <= limit,
-        "launcher.wall_time_minutes",
-        config.wall_time_minutes,
-        f"partition {name} allows {limit}; ask for less, since a run goes on in its next job, or name another"
-        " launcher.partition",
-    )
+    for name in config.partition.split(",") if config.partition else ():
+        require(name in limits, "launcher.partition", name, f"Slurm has no such partition; it has: {', '.join(limits)}")
+        limit = _minutes(limits[name])
+        require(
+            config.wall_time_minutes is None or limit is None or config.wall_time_minutes <= limit,
+            "launcher.wall_time_minutes",
+            config.wall_time_minutes,
+            f"partition {name} allows {limit}; ask for less, since a run goes on in its next job, or name another"
+            " launcher.partition",
+        )
 
 
 def _minutes(text: str) -> int | None:
@@ -140,9 +145,10 @@ def _refusal(stderr: str, config: LauncherConfig) -> str:
     said = " ".join(re.sub(r"sbatch: (error: )?", "", stderr).split())
     for pattern, key, remedy in (
         (r"invalid partition", "partition", "`sinfo` lists the partitions"),
-        (r"time limit", "wall_time_minutes", "ask for less than the partition's limit, which `sinfo` shows"),
-        (r"account", "account", "`sacctmgr show associations` lists yours"),
-        (r"qos", "qos", "`sacctmgr show qos` lists them"),
+        (r"time limit is invalid", "wall_time_minutes", "ask for less than the partition's limit, which `sinfo` shows"),
+        (r"invalid account", "account", "`sacctmgr show associations` lists yours"),
+        (r"invalid qos", "qos", "`sacctmgr show qos` lists them"),
+        (r"array", "array", "set it to false, or split the sweep"),
         (r"memory", "memory_per_node", "ask for what the nodes have, which `sinfo -o '%n %m'` shows"),
     ):
         if re.search(pattern, said, re.IGNORECASE):
@@ -158,10 +164,12 @@ def _output(*command: str) -> str:
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
-    check_available()
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, env=_environment(os.environ), check=False
-    )
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, env=_environment(os.environ), check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise OSError(f"{command[0]}: no answer in {_TIMEOUT_SECONDS} s") from error
 
 
 def _environment(outer: Mapping[str, str]) -> dict[str, str]:

@@ -19,7 +19,7 @@ from nemotron4_train.topology import Device, TopologyConfig
 # Ranks meet at the first node; jobs that share a machine differ in their port.
 _MEETING = (
     'export MASTER_ADDR="${MASTER_ADDR:-$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)}"',
-    'export MASTER_PORT="${MASTER_PORT:-$((20000 + SLURM_JOB_ID % 20000))}"',
+    'export MASTER_PORT="${MASTER_PORT:-$((20000 + SLURM_JOB_ID % 12000))}"',
 )
 
 
@@ -36,6 +36,7 @@ def leg_script(
         srun.append(f"--cpus-per-task={config.cpus_per_task}")
     if config.container_image:
         srun += [f"--container-image={config.container_image}", "--no-container-mount-home"]
+        srun.append(f"--container-workdir={Path.cwd()}")
         srun += [f"--container-mounts={','.join(config.container_mounts)}"] if config.container_mounts else []
     command = f'{shlex.join([*srun, _python(config), "-m", "nemotron4_train.cli"])} "$RUN" {leg}'
     resources = [f"--nodes={topology.num_nodes}", f"--ntasks-per-node={topology.num_ranks_per_node}"]

@@ -39,11 +39,15 @@ def jobs_in_queue(directory: Path, queue: Sequence[client.QueuedJob]) -> list[cl
 def check_not_queued(directory: Path) -> None:
     """Raise ValueError when a job of the directory waits or runs."""
     if found := jobs_in_queue(directory, client.queue()):
-        ids = ", ".join(f"{job.job_id} ({job.state.lower()})" for job in found)
+        ids = ", ".join(f"{job.job_id} ({_state(job)})" for job in found)
         raise ValueError(
             f"run.dir ({directory}): its jobs are in the queue already: {ids}; nothing was submitted;"
             f" follow them with `nemotron4 status run={directory}`, end them with `nemotron4 cancel run={directory}`"
         )
+
+
+def _state(job: client.QueuedJob) -> str:
+    return f"held, `scontrol release {job.job_id}` starts it" if client.is_held(job) else job.state.lower()
 
 
 def write_scripts(job: TrainJob, directory: Path, done_steps: int) -> list[Script]:
@@ -76,8 +80,8 @@ def _write(path: Path, name: str, text: str) -> Script:
     return Script(name, path)
 
 
-def submit_chain(job: TrainJob, directory: Path, scripts: Sequence[Script]) -> list[str]:
-    """Submit them, each after the one before has ended well; returns the ids. Raises ValueError when refused."""
+def submit_chain(job: TrainJob, directory: Path, scripts: Sequence[Script]) -> None:
+    """Submit them, each after the one before has ended well. Raises ValueError when refused."""
     submitted: list[str] = []
     try:
         for script in scripts:
@@ -98,7 +102,6 @@ def submit_chain(job: TrainJob, directory: Path, scripts: Sequence[Script]) -> l
         f" end it: nemotron4 cancel run={directory}",
         file=sys.stderr,
     )
-    return submitted
 
 
 def note_jobs(directory: Path, jobs: Sequence[dict[str, str]]) -> None:

@@ -7,7 +7,6 @@ sweep whose terminal is gone.
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from nemotron4_data.staging import write_file
 from nemotron4_train.campaign import legs
 from nemotron4_train.job import TrainJob
 from nemotron4_train.launcher_config import LauncherKind
-from nemotron4_train.preflight import check_checkpoint, check_corpus
+from nemotron4_train.preflight import check_checkpoint, check_corpus, check_machine
 from nemotron4_train.run_directory import create, exclusive, read_record
 from nemotron4_train.schedule import Timeline
 from nemotron4_train.slurm import client
@@ -28,6 +27,7 @@ from nemotron4_train.slurm.submit import (
     jobs_in_queue,
     note_jobs,
     prepare_directory,
+    read_jobs,
     submit_chain,
     write_scripts,
 )
@@ -54,8 +54,10 @@ def run_jobs(jobs: Sequence[tuple[Path, TrainJob]], report: Report) -> bool:
         return False
     if len(kinds) > 1:
         raise ValueError("launcher.kind (local, slurm): the jobs of a sweep go to one launcher; sweep over another key")
-    client.check_cluster(jobs[0][1].launcher)
-    queue = client.queue()
+    if any(job.launcher.dry_run for _, job in jobs):
+        raise ValueError("launcher.dry_run (true): shows the script of one job; leave -m out")
+    client.check_available()
+    queue = _settle_held(jobs)
     ready: list[_Ready] = []
     waiting: dict[int, Path] = {}
     for index, (directory, job) in enumerate(jobs):
@@ -66,17 +68,30 @@ def run_jobs(jobs: Sequence[tuple[Path, TrainJob]], report: Report) -> bool:
                 report(index, None, " ".join(str(error).split()))
                 continue
         waiting[index] = directory
-    if any(job.launcher.dry_run for _, job in jobs):
-        raise ValueError("launcher.dry_run (true): shows the script of one job; leave -m out")
     _submit(ready)
     print(f"{len(waiting)} jobs on Slurm; Ctrl-C leaves them there, the same command follows them", file=sys.stderr)
     _wait(waiting, report)
     return True
 
 
+def _settle_held(jobs: Sequence[tuple[Path, TrainJob]]) -> list[client.QueuedJob]:
+    """The queue, once what a launch left half-submitted is released, where a directory knows of it, or cancelled."""
+    queue = client.queue()
+    noted = {found.job_id for directory, _ in jobs for found in jobs_in_queue(directory, queue)}
+    ours = client.comment_of(jobs[0][0].parent)
+    held = [found for found in queue if client.is_held(found) and (found.comment == ours or found.job_id in noted)]
+    for found in held:
+        if found.job_id in noted:
+            client.release(found.job_id)
+        else:
+            client.cancel([found.job_id])
+    return [found for found in queue if found not in held or found.job_id in noted]
+
+
 def _write(directory: Path, job: TrainJob) -> _Ready:
     """Check a job as `launch` does, and make its directory; the sweep has written what was composed."""
     timeline = Timeline(job.schedule, job.trainer.max_steps)
+    check_machine(job)
     done_steps = check_checkpoint(job, check_corpus(job), directory, timeline)
     with exclusive(directory):
         create(directory, job, (directory / "sweep_job.yaml").read_text(), timeline.num_steps, "queued")
@@ -144,8 +159,8 @@ def _outcome(directory: Path) -> tuple[float | None, str | None]:
     if record is None:
         return None, f"{directory}: its record is gone"
     if record.state == "complete":
-        return record.objective, None
+        return (None, record.error) if record.error else (record.objective, None)
     if record.state == "failed":
         return None, record.error
-    ids = ", ".join(job["id"] for job in json.loads((directory / "slurm" / "jobs.json").read_text()))
+    ids = ", ".join(job["id"] for job in read_jobs(directory))
     return None, f"{record.state}: job {ids} left the queue at step {record.step}; the same command goes on"
