@@ -3,8 +3,7 @@
 from pathlib import Path
 
 import pytest
-from smoke import nemotron4
-from tiny_corpus import write_tiny_corpus
+from smoke import tiny_workspace
 
 
 def pytest_addoption(parser):
@@ -13,10 +12,4 @@ def pytest_addoption(parser):
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory) -> Path:
-    directory = tmp_path_factory.mktemp("workspace")
-    write_tiny_corpus(directory / "raw", num_documents=480)
-    nemotron4(
-        "prepare", "corpus=files", "corpus.name=tiny", "corpus.files=[raw/*.jsonl]", "tokenizer.vocab_size=1024",
-        cwd=directory,
-    )  # fmt: skip
-    return directory
+    return tiny_workspace(tmp_path_factory.mktemp("workspace"))

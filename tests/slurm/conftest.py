@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 from slurm_cluster import Cluster, missing
-from smoke import nemotron4
-from tiny_corpus import write_tiny_corpus
+from smoke import tiny_workspace
 
 
 @pytest.fixture(scope="session")
@@ -27,10 +26,4 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def workspace(cluster, tmp_path_factory) -> Path:
-    directory = tmp_path_factory.mktemp("workspace")
-    write_tiny_corpus(directory / "raw", num_documents=480)
-    nemotron4(
-        "prepare", "corpus=files", "corpus.name=tiny", "corpus.files=[raw/*.jsonl]", "tokenizer.vocab_size=1024",
-        cwd=directory,
-    )  # fmt: skip
-    return directory
+    return tiny_workspace(tmp_path_factory.mktemp("workspace"))

@@ -35,6 +35,14 @@ def prepare_tiny(directory: Path, sources: Sequence[str] = SOURCES) -> Path:
     return prepared
 
 
+def tiny_workspace(directory: Path) -> Path:
+    """A tiny corpus prepared by the command line, in a working directory as a user would have it; returns that."""
+    write_tiny_corpus(directory / "raw", num_documents=480)
+    files = ("corpus=files", "corpus.name=tiny", "corpus.files=[raw/*.jsonl]")
+    nemotron4("prepare", *files, f"tokenizer.vocab_size={VOCAB_SIZE}", cwd=directory)
+    return directory
+
+
 def smoke_schedule() -> Schedule:
     """Warm-up, a larger batch, another blend: 12 steps."""
     return Schedule(

@@ -66,8 +66,8 @@ class SampleBatch:
     """Samples of one call: inputs_BT and targets_BT (int64 token ids), sources_B (int16 into `source_names`)."""
 
     inputs_BT: NDArray[np.int64]  # noqa: N815 (shapes in names)
-    targets_BT: NDArray[np.int64]  # noqa: N815
-    sources_B: NDArray[np.int16]  # noqa: N815
+    targets_BT: NDArray[np.int64]  # noqa: N815 (shapes in names)
+    sources_B: NDArray[np.int16]  # noqa: N815 (shapes in names)
 
 
 @dataclass(frozen=True)

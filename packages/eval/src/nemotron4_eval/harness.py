@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+# lm_eval ships no types: hence what is ignored here and where its classes are used.
 from lm_eval import simple_evaluate  # type: ignore[import-untyped]
 from lm_eval.api.instance import Instance  # type: ignore[import-untyped]
 from lm_eval.api.model import TemplateLM  # type: ignore[import-untyped]

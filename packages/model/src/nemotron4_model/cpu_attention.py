@@ -29,7 +29,7 @@ MAX_TOKENS = 1_024
 def blocked_causal_attention(q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor) -> Tensor:
     """y_BNTH = softmax(q k^T / sqrt(H)) v, each query over the keys up to its own position."""
     with torch.autocast("cpu", enabled=False):  # it would undo the casts to fp32
-        y_BNTH: Tensor = _BlockedCausalAttention.apply(q_BNTH, k_BKTH, v_BKTH)  # type: ignore[no-untyped-call]
+        y_BNTH: Tensor = _BlockedCausalAttention.apply(q_BNTH, k_BKTH, v_BKTH)  # type: ignore[no-untyped-call]  # torch's
     return y_BNTH
 
 

@@ -45,6 +45,12 @@ def legs(job: TrainJob) -> list[Leg]:
     return found
 
 
+def legs_left(job: TrainJob, done_steps: int) -> list[tuple[int, Leg]]:
+    """(number, leg) of those that are not done; at least the last one, which also says how it all ended."""
+    chain = list(enumerate(legs(job)))
+    return [(number, leg) for number, leg in chain if leg.end_step > done_steps] or chain[-1:]
+
+
 def leg_job(job: TrainJob, leg: Leg) -> TrainJob:
     """The job of one leg: the run's, on that topology, as far as the leg goes."""
     return replace(job, topology=leg.topology, trainer=replace(job.trainer, max_steps=leg.end_step))

@@ -206,7 +206,7 @@ def on_all_ranks(work: Callable[[], _T], group: dist.ProcessGroup | None = None)
     outcome: _T | Exception
     try:
         outcome = work()
-    except Exception as error:
+    except Exception as error:  # raised below, on all ranks
         outcome = error
     outcomes: list[Any] = [outcome]
     if dist.is_initialized():

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from nemotron4_train import checkpoint
-from nemotron4_train.campaign import commands_afterwards, leg_job, legs
+from nemotron4_train.campaign import commands_afterwards, leg_job, legs, legs_left
 from nemotron4_train.job import TrainJob
 from nemotron4_train.launcher_config import LauncherKind
 from nemotron4_train.metrics import read_rows
@@ -33,6 +33,7 @@ from nemotron4_train.run_directory import (
     newest_step,
     note_start,
     read_record,
+    record_failure,
     write_record,
 )
 from nemotron4_train.schedule import Timeline
@@ -110,7 +111,7 @@ def _start_elsewhere(job: TrainJob, directory: Path, done_steps: int) -> None:
 
 
 def _run_here(job: TrainJob, directory: Path, done_steps: int) -> None:
-    """Train the legs that are not done, one after the other; the last one also says how it all ended."""
+    """Train the legs that are not done, one after the other."""
     chain = legs(job)
     if len(chain) == 1 and chain[0].topology.num_ranks == 1:
         import torch
@@ -119,10 +120,9 @@ def _run_here(job: TrainJob, directory: Path, done_steps: int) -> None:
             torch.set_num_threads(_num_threads(job))
             run_worker(leg_job(job, chain[0]), directory, stop)
         return
-    for number, leg in enumerate(chain):
-        if leg.end_step > done_steps or number == len(chain) - 1:
-            note_start(directory)
-            _launch_workers(leg_job(job, leg), directory, number)
+    for number, leg in legs_left(job, done_steps):
+        note_start(directory)
+        _launch_workers(leg_job(job, leg), directory, number)
 
 
 def run_leg(job: TrainJob, directory: Path, number: int, stop: StopSignal) -> None:
@@ -261,13 +261,3 @@ def _environment(**variables: str) -> Iterator[None]:
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
-def record_failure(directory: Path, error: BaseException) -> None:
-    """Note in the run's record why it did not end."""
-    record = read_record(directory) or RunRecord(job_digest="")
-    if isinstance(error, SystemExit | KeyboardInterrupt):
-        record.state = "stopped"
-    else:
-        record.state, record.error = "failed", " ".join(str(error).split()) or type(error).__name__
-    write_record(directory, record)

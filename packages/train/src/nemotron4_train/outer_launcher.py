@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from nemotron4_train.launch import record_failure
-from nemotron4_train.run_directory import exclusive, note_start, only_writer, read_record
+from nemotron4_train.run_directory import exclusive, note_start, only_writer, read_record, record_failure
 from nemotron4_train.worker_process import LAUNCHER_PID
 
 _WAIT_SECONDS = 120.0

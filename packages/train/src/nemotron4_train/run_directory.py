@@ -121,6 +121,16 @@ def note_start(directory: Path) -> None:
     write_record(directory, record)
 
 
+def record_failure(directory: Path, error: BaseException) -> None:
+    """Note in the run's record why it did not end."""
+    record = read_record(directory) or RunRecord(job_digest="")
+    if isinstance(error, SystemExit | KeyboardInterrupt):
+        record.state = "stopped"
+    else:
+        record.state, record.error = "failed", " ".join(str(error).split()) or type(error).__name__
+    write_record(directory, record)
+
+
 @contextmanager
 def only_writer(directory: Path) -> Iterator[None]:
     """One process at a time, of any rank, for a moment."""

@@ -17,7 +17,7 @@ from statistics import median
 
 from nemotron4_train.job import TrainJob
 from nemotron4_train.metrics import accepted, read_rows
-from nemotron4_train.run_directory import holder, read_record, write_record
+from nemotron4_train.run_directory import RunRecord, holder, read_record, write_record
 from nemotron4_train.schedule import Timeline
 from nemotron4_train.slurm import client
 from nemotron4_train.slurm.attempt import read_attempts, requeues
@@ -48,13 +48,19 @@ class CancelJob:
 def run_directories(job: StatusJob) -> list[Path]:
     """The runs to show: those with a record, oldest first. Raises ValueError when there is none."""
     if job.run is not None:
-        if read_record(Path(job.run)) is None:
-            raise ValueError(f"run ({job.run}): has no run.json; name a run directory such as runs/demo/latest")
+        _existing_record(job.run)
         return [Path(job.run).resolve()]
     records = [path for path in Path(job.root).rglob("run.json") if "latest" not in path.parts]
     if not records:
         raise ValueError(f"root ({job.root}): holds no runs; name the directory that they were started in")
     return [path.parent for path in sorted(records, key=lambda path: path.stat().st_mtime)]
+
+
+def _existing_record(run: str) -> RunRecord:
+    record = read_record(Path(run))
+    if record is None:
+        raise ValueError(f"run ({run}): has no run.json; name a run directory such as runs/demo/latest")
+    return record
 
 
 def status_row(directory: Path, job: TrainJob | None, queue: Sequence[client.QueuedJob] | None) -> tuple[str, ...]:
@@ -137,9 +143,7 @@ def _queue() -> list[client.QueuedJob] | None:
 def cancel(job: CancelJob) -> None:
     """End a run's jobs, or its processes on this machine: what runs saves first. Raises ValueError without any."""
     directory = Path(job.run).resolve()
-    record = read_record(directory)
-    if record is None:
-        raise ValueError(f"run ({job.run}): has no run.json; name a run directory such as runs/demo/latest")
+    record = _existing_record(job.run)
     may_be_queued = (directory / "slurm").is_dir() and client.is_available()
     queued = jobs_in_queue(directory, client.queue()) if may_be_queued else []
     if queued:

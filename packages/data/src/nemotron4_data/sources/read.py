@@ -91,7 +91,7 @@ def _read_member(
         return
     position = "the beginning"
     try:
-        stream, inner = unpack(Unpacked(member, budget), name, budget)  # type: ignore[arg-type]
+        stream, inner = unpack(Unpacked(member, budget), name, budget)  # type: ignore[arg-type]  # it reads, which is all
         read = _STREAMED.get(PurePosixPath(inner.lower()).suffix)
         if read is None:
             yield Refusal(name, "unsupported format in an archive")

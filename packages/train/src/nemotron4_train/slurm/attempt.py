@@ -20,7 +20,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nemotron4_train.run_directory import RunRecord, newest_step, note_start, read_record, write_record
+from nemotron4_train.run_directory import (
+    RunRecord,
+    newest_step,
+    note_start,
+    read_record,
+    record_failure,
+    write_record,
+)
 from nemotron4_train.slurm import client
 
 _T = TypeVar("_T")
@@ -135,10 +142,7 @@ def _wait_for_a_dead_node() -> None:
 
 
 def _fail(run: Path, reason: str) -> None:
-    record = read_record(run)
-    assert record is not None
-    record.state, record.error = "failed", reason
-    write_record(run, record)
+    record_failure(run, RuntimeError(reason))
     print(f"nemotron4 train: {reason}", file=sys.stderr)
 
 

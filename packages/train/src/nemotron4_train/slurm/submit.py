@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nemotron4_data.staging import write_file
-from nemotron4_train.campaign import commands_afterwards, legs
+from nemotron4_train.campaign import commands_afterwards, legs_left
 from nemotron4_train.job import TrainJob
 from nemotron4_train.slurm import client
 from nemotron4_train.slurm.script import afterwards_script, leg_script
@@ -52,16 +52,15 @@ def _state(job: client.QueuedJob) -> str:
 
 def write_scripts(job: TrainJob, directory: Path, done_steps: int) -> list[Script]:
     """Render the scripts of what is left to do, in order, below the run's directory."""
-    chain = legs(job)
+    left = legs_left(job, done_steps)
     slurm = prepare_directory(directory, job)
     scripts = []
-    for number, leg in enumerate(chain):
-        if leg.end_step > done_steps or number == len(chain) - 1:
-            text = leg_script(job.launcher, leg.topology, directory, leg.name, number)
-            scripts.append(_write(slurm / f"leg-{number}.sbatch", leg.name, text))
+    for number, leg in left:
+        text = leg_script(job.launcher, leg.topology, directory, leg.name, number)
+        scripts.append(_write(slurm / f"leg-{number}.sbatch", leg.name, text))
     if job.afterwards:
         commands = commands_afterwards(job, directory, job.launcher.python or sys.executable)
-        text = afterwards_script(job.launcher, chain[-1].topology.device, directory, commands)
+        text = afterwards_script(job.launcher, left[-1][1].topology.device, directory, commands)
         scripts.append(_write(slurm / "afterwards.sbatch", "afterwards", text))
     return scripts
 
