@@ -111,13 +111,14 @@ def test_requeues_without_progress_come_to_an_end(cluster, workspace):
         "trainer.max_steps=25",
     )  # fmt: skip
 
-    def started_or_failed(number):
-        until(lambda: len(read_attempts(run)) == number or state(run) == "failed")
-        return state(run) != "failed"
+    def is_over():
+        return not jobs_in_queue(run, client.queue())
 
     for number in range(1, 6):  # each is queued again before it can train much, but saves what it has
-        if started_or_failed(number):
+        until(lambda number=number: len(read_attempts(run)) == number or is_over())
+        if not is_over():
             cluster.client("scontrol", "requeue", job_id(cluster, run))
+    until(is_over)
     starts = [attempt["step"] for attempt in read_attempts(run)]
     record = read_record(run)
     assert starts.count(starts[-1]) == 3

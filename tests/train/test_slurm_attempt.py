@@ -18,6 +18,7 @@ def run(tmp_path, monkeypatch):
     for name in ("_KILL_SECONDS", "_RETRY_SECONDS", "_LONGEST_NOTICE_SECONDS"):
         monkeypatch.setattr(attempt, name, 0)
     monkeypatch.setattr(client, "seconds_to_notice", lambda: 0.0)
+    monkeypatch.setattr(client, "state_of", lambda job_id: "RUNNING")
     assert attempt.begin(tmp_path, 0) == 0
     return tmp_path
 
@@ -57,6 +58,13 @@ def test_workers_that_never_started_are_no_success(run, status):
     assert attempt.end(run, 0, status) == 1
     record = read_record(run)
     assert (record.state, record.error) == ("failed", f"the workers of job 9 ended with status {status}; see its log")
+
+
+def test_workers_ended_by_a_requeue_have_not_failed(run, slurm):
+    answers, requeued = slurm
+    answers += ["PENDING"]
+    assert attempt.end(run, 0, 1) == 75
+    assert (requeued, read_record(run).state) == ([], "queued")
 
 
 def test_their_own_reason_stays(run):

@@ -93,6 +93,10 @@ def end(run: Path, leg: int | None, status: int) -> int:
         return _go_on_later(run, record)
     reason = record.error or f"the workers of job {_own_id()} ended with status {status}; see its log"
     lost_peer = record.state == "running" or _LOST_PEER.search(reason)
+    if lost_peer and _insist(lambda: client.state_of(_own_id())) == "PENDING":  # queued again while this script ends
+        record.state, record.error = "queued", None
+        write_record(run, record)
+        return 75
     _fail(run, reason)
     if lost_peer:
         _wait_for_a_dead_node()
