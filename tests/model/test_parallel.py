@@ -1,19 +1,15 @@
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.testing._internal.distributed.fake_pg
+from distributed import run_distributed
+from parallel_worker import CONFIG, train, train_all
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "support")]
-from distributed import run_distributed  # noqa: E402
-from parallel_worker import CONFIG, train, train_all  # noqa: E402
-
-from nemotron4_model import (  # noqa: E402
+from nemotron4_model import (
     ModelConfig,
     Recompute,
     Transformer,
@@ -21,8 +17,8 @@ from nemotron4_model import (  # noqa: E402
     grad_norms,
     parallelise,
 )
-from nemotron4_model.parallel.recipe import MESH_AXES  # noqa: E402
-from nemotron4_model.parallel.tensor import check_tensor_parallel  # noqa: E402
+from nemotron4_model.parallel.recipe import MESH_AXES
+from nemotron4_model.parallel.tensor import check_tensor_parallel
 
 
 @contextmanager

@@ -10,17 +10,13 @@ those of the processor, and the best round counts, so that a busy machine harms 
 import argparse
 import json
 import lzma
-import os
-import platform
-import subprocess
 import tempfile
 import time
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from machine import processor
+from machine import description, publish
 from omegaconf import OmegaConf
 
 from nemotron4_data.curation import CurationConfig, CurationReport, Step, early_steps, late_steps, run_steps
@@ -77,25 +73,18 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    load_average = round(os.getloadavg()[0], 2)
+    document = description(*LIBRARIES)
     documents = load_sample()
     with tempfile.TemporaryDirectory() as directory:
         steps = load_steps(documents, Path(directory))
     results = {step.name: measure(documents, [step], arguments.rounds) for step in steps}
-    document = {
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "load_average_at_start": load_average},
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
-        "commit": commit,
+    document |= {
         "what": "one core, seconds of the processor, best of rounds; each step on the documents of its domains",
         "rounds": arguments.rounds,
         "steps": results,
         "all_steps_in_a_row": measure(documents, steps, arguments.rounds),
     }
-    text = json.dumps(document, indent=2) + "\n"
-    print(text)
-    if arguments.output:
-        arguments.output.write_text(text, encoding="utf-8")
+    publish(document, arguments.output)
 
 
 if __name__ == "__main__":

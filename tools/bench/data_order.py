@@ -8,10 +8,6 @@ own: StepDataset through a DataLoader with one worker.
 """
 
 import argparse
-import json
-import os
-import platform
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import processor
+from machine import description, publish
 from torch.utils.data import DataLoader
 
 from nemotron4_data import Distribution, Sampling, StreamPhase, TokenStream, expand
@@ -151,7 +147,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=300)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    load = round(os.getloadavg()[0], 2)
+    document = description("torch", "numpy", threads=arguments.threads)
     with tempfile.TemporaryDirectory() as directory:
         corpus = BenchCorpus(Path(directory))
         access = random_access(corpus, arguments.rounds)
@@ -163,30 +159,14 @@ def main() -> None:
                 "training_nano_30m_tokens_per_second": round(trained),
                 "times_what_training_takes": round(loaded / trained, 1),
             }
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    document = {
-        "machine": {
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "threads": arguments.threads,
-            "load_average_at_start": load,
-        },
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        },
-        "commit": commit,
+    document |= {
         "what": "one sample of 4,096 tokens by its token position, best of rounds; loading through one worker",
         "rounds": arguments.rounds,
         "sources": len(corpus.num_train_tokens),
         "random_access_at_token": access,
         "throughput": throughput,
     }
-    text = json.dumps(document, indent=2) + "\n"
-    print(text)
-    if arguments.output:
-        arguments.output.write_text(text, encoding="utf-8")
+    publish(document, arguments.output)
 
 
 if __name__ == "__main__":

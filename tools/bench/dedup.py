@@ -11,8 +11,6 @@ cut by a regular expression, similarities by counting, nothing shared with the c
 
 import argparse
 import json
-import os
-import platform
 import random
 import re
 import subprocess
@@ -22,11 +20,10 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from glob import glob
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from machine import processor
+from machine import description, publish
 
 from nemotron4_data.curation.dedup import deduplicate
 from nemotron4_data.curation.dedup_config import DedupConfig
@@ -160,26 +157,12 @@ def main() -> None:
         return
     originals = documents(arguments.pattern, arguments.megabytes * 10**6)
     document = {
-        "machine": {
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "load_average_at_start": round(os.getloadavg()[0], 2),
-        },
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("duckdb", "rensa", "numpy")},
-        },
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip(),
+        **description("duckdb", "rensa", "numpy"),
         "what": "exact and near deduplication end to end in one process; CPU seconds of all its threads",
         "agreement": agreement(arguments.pattern, arguments.documents, DedupConfig().threshold),
         "sizes": {f"{copies}x": measure(originals, copies) for copies in (1, 4)},
     }
-    text = json.dumps(document, indent=2) + "\n"
-    print(text)
-    if arguments.output:
-        arguments.output.write_text(text, encoding="utf-8")
+    publish(document, arguments.output)
 
 
 if __name__ == "__main__":

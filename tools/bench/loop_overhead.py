@@ -10,21 +10,16 @@ fall outside the blocks.
 """
 
 import argparse
-import json
-import os
-import platform
 import statistics
-import subprocess
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import lightning
 import lightning.pytorch as pl
 import torch
-from machine import processor
+from machine import description, publish
 
 from nemotron4_data import Corpus
 from nemotron4_data.blend import BlendConfig, Distribution
@@ -169,30 +164,14 @@ def main() -> None:
     parser.add_argument("--block", type=int, default=10, help="steps in a row; the log has a line every 10")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    load = os.getloadavg()[0]
     document = {
-        "machine": {
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "threads": arguments.threads,
-            "load_average_at_start": round(load, 2),
-        },
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "lightning": lightning.__version__,
-        },
-        "commit": commit,
+        **description("torch", "lightning", threads=arguments.threads),
         "what": "seconds of the whole loop over seconds of the bare step; blocks alternate, median of rounds",
         **{name: getattr(arguments, name) for name in ("model", "precision", "batch", "micro_batch", "length")},
         **{name: getattr(arguments, name) for name in ("rounds", "block")},
         "result": measure(arguments),
     }
-    text = json.dumps(document, indent=2) + "\n"
-    print(text)
-    if arguments.output:
-        arguments.output.write_text(text, encoding="utf-8")
+    publish(document, arguments.output)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,35 @@
-"""What the benches record of the machine they ran on."""
+"""What every bench records beside its figures, and where they go."""
 
+import json
+import os
 import platform
+import subprocess
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+
+def description(*libraries: str, **more: int) -> dict[str, Any]:
+    """The machine, its load at this moment (ask before measuring), versions and the commit."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    return {
+        "machine": {
+            "processor": processor(),
+            "cores": len(os.sched_getaffinity(0)),
+            **more,
+            "load_average_at_start": round(os.getloadavg()[0], 2),
+        },
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in libraries}},
+        "commit": commit.stdout.strip(),
+    }
+
+
+def publish(document: dict[str, Any], output: Path | None) -> None:
+    """Print, and write where it is asked for."""
+    text = json.dumps(document, indent=2) + "\n"
+    print(text)
+    if output:
+        output.write_text(text, encoding="utf-8")
 
 
 def processor() -> str:

@@ -1,34 +1,34 @@
 """Time one training step (forward and backward) of our model beside transformers' Nemotron, on this machine.
 
-Both hold the same weights in the same precision and see the same tokens; the loss is checked to agree before timing.
-Rounds alternate between the contestants, so that a busy machine harms all alike: a ratio is the median over rounds of
-the ratio within a round, milliseconds are those of the best round.
+Contestants hold the same weights and see the same tokens; their losses are checked to agree. Each lives in a process of
+its own, which steps as training does: again and again, in memory it has used before. They take turns of a few steps, so
+that a busy machine harms all alike: seconds are medians over rounds, a ratio is the median of the ratios within rounds.
 
-    python tools/bench/model_step.py --output tools/bench/results/model_step.json
+"memory kept" is `nemotron4_train.host_memory`, under which `nemotron4 train` runs. It is the process's doing, not the
+model's, so theirs is measured with it as well.
+
+    python tools/bench/model_step.py --compile --output tools/bench/results/model_step.json
 """
 
 import argparse
 import gc
-import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 import transformers
-from machine import processor
+from machine import description, publish
 
 from nemotron4_model import ModelConfig, Recompute, Transformer, initialise, parallelise
 from nemotron4_model.hugging_face.config_json import to_json
 from nemotron4_model.hugging_face.names import to_hugging_face
+from nemotron4_train.host_memory import keep_freed_memory
 
 SHAPES: dict[str, tuple[dict[str, Any], int, int]] = {
     "demo nano_3m, 16 x 256": (vars(ModelConfig.preset("nano_3m")), 16, 256),
@@ -39,6 +39,9 @@ SHAPES: dict[str, tuple[dict[str, Any], int, int]] = {
     ),
 }
 PRECISIONS = ("fp32", "bf16_autocast", "bf16")
+COMPILED, MEMORY_KEPT = ", compiled", ", memory kept"
+STEPS_PER_TURN = 3
+"""After one that is not timed: the processor's caches hold the contestant before."""
 
 
 def our_step(config: ModelConfig, precision: str, compile_blocks: bool) -> Callable[[torch.Tensor], float]:
@@ -83,29 +86,33 @@ def their_step(config: ModelConfig, precision: str) -> Callable[[torch.Tensor], 
     return step
 
 
-def peak_megabytes(shape: str, contestant: str) -> float:
-    """Most resident memory that two steps of one contestant add to its starting process, in a process of its own."""
-    command = [sys.executable, __file__, "--peak-of", shape, contestant, "--threads", str(torch.get_num_threads())]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
-
-
-def peak_of(shape: str, contestant: str) -> float:
-    """What `peak_megabytes` asks of its process: weights, gradients and all that two steps hold at once."""
+def compete(shape: str, name: str) -> None:
+    """A contestant's process: print the loss, for each line read the seconds of a step; last the most MB it took."""
+    if name.endswith(MEMORY_KEPT):
+        assert keep_freed_memory()
+    who, precision = name.split(",")[0].split()
     fields, batch, length = SHAPES[shape]
     config = ModelConfig(**fields)
-    tokens = torch.randint(config.vocab_size, (batch, length + 1), generator=torch.Generator().manual_seed(0))
-    who, precision = contestant.split()[:2]
-    make = their_step if who == "transformers" else partial(our_step, compile_blocks=contestant.endswith("compiled"))
+    tokens_BT = torch.randint(config.vocab_size, (batch, length + 1), generator=torch.Generator().manual_seed(0))
+
+    def make(config: ModelConfig) -> Callable[[torch.Tensor], float]:
+        return their_step(config, precision) if who == "transformers" else our_step(config, precision, COMPILED in name)
+
     # What either library loads on first use must not count, nor the copy of our model that gives them the weights.
-    make(ModelConfig(**{**fields, "num_layers": 1}), precision)(tokens[:1, :9])
+    make(ModelConfig(**{**fields, "num_layers": 1}))(tokens_BT[:1, :9])
     gc.collect()
     before = _status_kilobytes("VmRSS")
-    step = make(config, precision)
+    step = make(config)
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forget the peak so far
-    for _ in range(2):
-        step(tokens)
-    return (_status_kilobytes("VmHWM") - before) / 1024
+    print(step(tokens_BT), flush=True)
+    for _ in sys.stdin:
+        step(tokens_BT)
+        start = time.perf_counter()
+        for _ in range(STEPS_PER_TURN):
+            step(tokens_BT)
+        print((time.perf_counter() - start) / STEPS_PER_TURN, flush=True)
+    print(round((_status_kilobytes("VmHWM") - before) / 1024))
 
 
 def _status_kilobytes(field: str) -> int:
@@ -114,44 +121,78 @@ def _status_kilobytes(field: str) -> int:
     return int(status.split(f"{field}:")[1].split()[0])
 
 
+class Contestant:
+    """Drives one such process."""
+
+    def __init__(self, shape: str, name: str) -> None:
+        command = [sys.executable, __file__, "--threads", str(torch.get_num_threads()), "--compete", shape, name]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.loss = float(self._line())
+        self.seconds: list[float] = []
+        self.peak_megabytes = 0
+
+    def take_turn(self) -> None:
+        """Seconds of a step, more."""
+        assert self.process.stdin
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        self.seconds.append(float(self._line()))
+
+    def leave(self) -> None:
+        """End the process."""
+        self.peak_megabytes = int(self.process.communicate()[0])
+
+    def _line(self) -> str:
+        assert self.process.stdout
+        return self.process.stdout.readline() or sys.exit("a contestant died; its message is above")
+
+
 def measure(shape: str, rounds: int, with_compile: bool) -> dict[str, Any]:
-    """Best milliseconds and tokens per second of every contestant at one shape."""
-    fields, batch, length = SHAPES[shape]
-    config = ModelConfig(**fields)
-    tokens = torch.randint(config.vocab_size, (batch, length + 1), generator=torch.Generator().manual_seed(0))
-    steps: dict[str, Callable[[torch.Tensor], float]] = {}
-    for precision in PRECISIONS:
-        steps[f"transformers {precision}"] = their_step(config, precision)
-        steps[f"ours {precision}"] = our_step(config, precision, compile_blocks=False)
-        if with_compile:
-            steps[f"ours {precision} compiled"] = our_step(config, precision, compile_blocks=True)
-    losses = {name: step(tokens) for name, step in steps.items()}
-    assert max(losses.values()) - min(losses.values()) < 0.02, losses
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    """Every contestant at one shape."""
+    kinds = [("transformers", ""), ("ours", ""), *([("ours", COMPILED)] if with_compile else [])]
+    names = [
+        f"{who} {precision}{compiled}{memory}"
+        for precision in PRECISIONS
+        for who, compiled in kinds
+        for memory in ("", MEMORY_KEPT)
+    ]
+    contestants = {name: Contestant(shape, name) for name in names}
+    losses = [each.loss for each in contestants.values()]
+    assert max(losses) - min(losses) < 0.02, losses
     for _ in range(rounds):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step(tokens)
-            seconds[name].append(time.perf_counter() - start)
-    flops = config.flops_per_token(length, causal=True) * batch * length
-    result: dict[str, Any] = {
-        name: {
-            "milliseconds": round(min(times) * 1e3, 1),
-            "tokens_per_second": round(batch * length / min(times)),
-            "gflops_per_second": round(flops / min(times) / 1e9, 1),
-            "peak_megabytes": round(peak_megabytes(shape, name)),
-        }
-        for name, times in seconds.items()
+        for contestant in contestants.values():
+            contestant.take_turn()
+    for contestant in contestants.values():
+        contestant.leave()
+    fields, batch, length = SHAPES[shape]
+    flops = ModelConfig(**fields).flops_per_token(length, causal=True) * batch * length
+    return {
+        name: _row(contestant, contestants, batch * length, flops, name.split(",")[0].split()[1])
+        for name, contestant in contestants.items()
     }
 
-    def ratio(theirs: str, ours: str) -> float:
-        return round(statistics.median(a / b for a, b in zip(seconds[theirs], seconds[ours], strict=True)), 2)
 
-    result["speedup_over_transformers"] = {
-        name: ratio(f"transformers {name.split()[1]}", name) for name in steps if name.startswith("ours")
+def _row(
+    contestant: Contestant, contestants: dict[str, Contestant], num_tokens: int, flops: float, precision: str
+) -> dict[str, Any]:
+    seconds = statistics.median(contestant.seconds)
+
+    def times_as_fast_as(name: str) -> float:
+        pairs = zip(contestants[name].seconds, contestant.seconds, strict=True)
+        return round(statistics.median(theirs / ours for theirs, ours in pairs), 2)
+
+    return {
+        "milliseconds": round(seconds * 1e3, 1),
+        "tokens_per_second": round(num_tokens / seconds),
+        "gflops_per_second": round(flops / seconds / 1e9, 1),
+        "peak_megabytes": contestant.peak_megabytes,
+        "times_as_fast_as": {
+            name: times_as_fast_as(name)
+            for name in dict.fromkeys(
+                (f"transformers {precision}", f"transformers {precision}{MEMORY_KEPT}", "transformers fp32")
+            )
+        },
     }
-    result["speedup_over_transformers_fp32"] = {name: ratio("transformers fp32", name) for name in steps}
-    return result
 
 
 def main() -> None:
@@ -162,34 +203,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--compile", action="store_true", help="also compiled blocks; takes minutes to warm up")
-    parser.add_argument("--peak-of", nargs=2, metavar=("SHAPE", "CONTESTANT"), help="only print one's peak memory")
+    parser.add_argument("--compete", nargs=2, metavar=("SHAPE", "CONTESTANT"), help="be one contestant's process")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    if arguments.peak_of:
-        print(peak_of(*arguments.peak_of))
+    if arguments.compete:
+        compete(*arguments.compete)
         return
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     document = {
-        "machine": {
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "threads": arguments.threads,
-            "load_average_at_start": round(os.getloadavg()[0], 2),
-        },
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        "commit": commit,
-        "what": "forward + backward without optimiser; best round, ratios: median; FLOPs with causal attention once",
+        **description("torch", "transformers", threads=arguments.threads),
+        "what": "forward + backward without optimiser; medians of rounds; FLOPs with causal attention once; "
+        "peak memory: weights, gradients and all that steps ever held at once",
         "rounds": arguments.rounds,
         "shapes": {shape: measure(shape, arguments.rounds, arguments.compile) for shape in arguments.shapes},
     }
-    text = json.dumps(document, indent=2) + "\n"
-    print(text)
-    if arguments.output:
-        arguments.output.write_text(text, encoding="utf-8")
+    publish(document, arguments.output)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,13 @@ on the machine shows less.
 
 import argparse
 import json
-import os
 import platform
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from machine import description, publish
 
 from nemotron4_data import Corpus
 from nemotron4_data.documents import document_path, read_lines
@@ -59,6 +58,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
+    document = description("torch", threads=1)
     corpus = Corpus.open(arguments.corpus)
     lines = read_lines(document_path(arguments.corpus / "documents", arguments.source, "train"))
     texts = [json.loads(line)["text"] for line, _ in zip(lines, range(arguments.documents), strict=False)]
@@ -81,25 +81,14 @@ def main() -> None:
                 "tokens_per_second": round(tokens / min(times)),
             }
         )
-        print(rows[-1])
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    result = {
-        "machine": {
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "threads": 1,
-            "load_average": os.getloadavg()[0],
-        },
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "commit": commit,
+    document |= {
         "what": "tokenise and score documents, in seconds of the processor, best of rounds",
         "documents": len(texts),
         "source": arguments.source,
         "rounds": arguments.rounds,
         "rows": rows,
     }
-    if arguments.output:
-        arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    publish(document, arguments.output)
 
 
 if __name__ == "__main__":

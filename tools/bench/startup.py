@@ -6,16 +6,12 @@ Each command runs so many times as a process of its own; the least is what the m
 """
 
 import argparse
-import json
-import os
-import platform
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 
-from machine import processor
+from machine import description, publish
 
 COMMANDS = {
     "nemotron4 --help": 1.0,
@@ -44,31 +40,17 @@ def main() -> None:
     """Measure and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    load = round(os.getloadavg()[0], 2)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    measured = {
+    document = description("hydra-core", "omegaconf")
+    document["commands"] = {
         command: {
             "seconds": sorted(round(seconds_to_first_line(command), 3) for _ in range(arguments.repeats)),
             "limit_seconds": limit,
         }
         for command, limit in COMMANDS.items()
     }
-    result = {
-        "machine": {
-            "processor": processor(),
-            "cores": len(os.sched_getaffinity(0)),
-            "load_average_at_start": load,
-        },
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("hydra-core", "omegaconf")},
-        "commit": commit,
-        "commands": measured,
-    }
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
-    for command, row in measured.items():
-        print(f"{command}: {row['seconds'][0]} s (under {row['limit_seconds']})")
+    publish(document, arguments.output)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from nemotron4_model.cpu_linear import linear, onednn_is_faster
+
 LOGITS_BYTES = {"cpu": 16 << 20}
 """Size of a chunk's logits in fp32, by device: on a processor they stay in its cache, where the vocabulary allows."""
 
@@ -86,20 +88,24 @@ class _LinearCrossEntropy(torch.autograd.Function):
         nll_N = torch.empty(len(x_ND), dtype=torch.float32, device=x_ND.device)
         gradients = _Gradients(x_ND, low_weight_VD) if want_gradients else None
         # The same memory for every chunk: fresh memory of this size is slow to come by on a processor.
-        logits = x_ND.new_empty(min(chunk_tokens, len(x_ND)), len(weight_VD))
-        logits_fp32 = logits if dtype == torch.float32 else torch.empty_like(logits, dtype=torch.float32)
+        by_onednn = onednn_is_faster(x_ND[:chunk_tokens], low_weight_VD)
+        shape = min(chunk_tokens, len(x_ND)), len(weight_VD)
+        logits = None if by_onednn else x_ND.new_empty(shape)
+        logits_fp32 = None if dtype == torch.float32 else x_ND.new_empty(shape, dtype=torch.float32)
         for start in range(0, len(x_ND), chunk_tokens):
             chunk = slice(start, min(start + chunk_tokens, len(x_ND)))
-            low_CV, logits_CV = logits[: chunk.stop - start], logits_fp32[: chunk.stop - start]
-            torch.mm(x_ND[chunk], low_weight_VD.T, out=low_CV)
-            if logits_CV.dtype != low_CV.dtype:
-                logits_CV.copy_(low_CV)
-            nll_N[chunk], total_C = _likelihoods(logits_CV, targets_N[chunk], shard)
+            if logits is None:
+                low_CV = linear(x_ND[chunk], low_weight_VD)
+            else:
+                low_CV = torch.mm(x_ND[chunk], low_weight_VD.T, out=logits[: chunk.stop - start])
+            logits_CV = low_CV if logits_fp32 is None else logits_fp32[: len(low_CV)].copy_(low_CV)
+            nll_N[chunk] = _to_probabilities(logits_CV, targets_N[chunk], shard)
             if gradients is not None:
-                _to_gradient(logits_CV, targets_N[chunk], total_C)
-                if logits_CV.dtype != low_CV.dtype:
+                _to_gradient(logits_CV, targets_N[chunk])
+                if logits_fp32 is not None:
                     low_CV.copy_(logits_CV)
                 gradients.add(chunk, low_CV)
+            del low_CV, logits_CV  # or the next would need memory beside them
         ctx.gradients = None if gradients is None else (gradients.grad_x_ND, gradients.grad_weight_VD)
         ctx.like = x_BTD.shape, x_BTD.dtype, weight_VD.dtype
         nll_BT = nll_N.view(targets_BT.shape)
@@ -123,34 +129,41 @@ class _Gradients:
     def __init__(self, x_ND: Tensor, weight_VD: Tensor) -> None:
         self.x_ND, self.weight_VD = x_ND, weight_VD
         self.grad_x_ND = torch.empty_like(x_ND)
-        self.grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
+        self.grad_weight_VD = torch.empty_like(weight_VD, dtype=torch.float32)
         self.addend_VD = None if x_ND.dtype == torch.float32 else torch.empty_like(weight_VD)
 
     def add(self, chunk: slice, grad_CV: Tensor) -> None:
         torch.mm(grad_CV, self.weight_VD, out=self.grad_x_ND[chunk])
+        is_first, sum_VD = chunk.start == 0, self.grad_weight_VD
         if self.addend_VD is None:
-            torch.addmm(self.grad_weight_VD, grad_CV.T, self.x_ND[chunk], out=self.grad_weight_VD)
+            torch.addmm(sum_VD, grad_CV.T, self.x_ND[chunk], beta=0 if is_first else 1, out=sum_VD)
+            return
+        torch.mm(grad_CV.T, self.x_ND[chunk], out=self.addend_VD)
+        if is_first:
+            sum_VD.copy_(self.addend_VD)
         else:
-            self.grad_weight_VD += torch.mm(grad_CV.T, self.x_ND[chunk], out=self.addend_VD)
+            sum_VD += self.addend_VD
 
 
-def _likelihoods(logits_CV: Tensor, targets_C: Tensor, shard: VocabularyShard | None) -> tuple[Tensor, Tensor]:
-    """Overwrite logits by exp(logits - largest); return nll_C and the totals of these exponentials, total_C."""
+def _to_probabilities(logits_CV: Tensor, targets_C: Tensor, shard: VocabularyShard | None) -> Tensor:
+    """Overwrite logits by their softmax; return nll_C."""
     here_C = (targets_C >= 0) & (targets_C < logits_CV.shape[1])
     target_logit_C = logits_CV.gather(1, targets_C.where(here_C, 0)[:, None])[:, 0]
     largest_C = logits_CV.amax(dim=-1)
-    if shard is not None:
-        dist.all_reduce(largest_C, dist.ReduceOp.MAX, group=shard.group)
-    total_C = logits_CV.sub_(largest_C[:, None]).exp_().sum(dim=-1)
-    if shard is not None:
-        sums_2C = torch.stack([total_C, target_logit_C * here_C])
-        dist.all_reduce(sums_2C, group=shard.group)
-        total_C, target_logit_C = sums_2C[0], sums_2C[1]
-    return largest_C + total_C.log() - target_logit_C, total_C
+    torch.softmax(logits_CV, dim=-1, out=logits_CV)
+    total_C = logits_CV.amax(dim=-1).reciprocal()  # of exp(logits - largest): softmax is 1 / total where this is exp(0)
+    if shard is None:
+        return largest_C + total_C.log() - target_logit_C
+    largest_here_C = largest_C.clone()
+    dist.all_reduce(largest_C, dist.ReduceOp.MAX, group=shard.group)
+    part_C = total_C * (largest_here_C - largest_C).exp()
+    sums_2C = torch.stack([part_C, target_logit_C * here_C])
+    dist.all_reduce(sums_2C, group=shard.group)
+    logits_CV.mul_((part_C / sums_2C[0])[:, None])
+    return largest_C + sums_2C[0].log() - sums_2C[1]
 
 
-def _to_gradient(exponentials_CV: Tensor, targets_C: Tensor, total_C: Tensor) -> None:
-    """Overwrite by softmax - one_hot(target); a row whose target is no word of this shard has no 1 to take."""
-    here_C = (targets_C >= 0) & (targets_C < exponentials_CV.shape[1])
-    exponentials_CV.mul_(total_C.reciprocal()[:, None])
-    exponentials_CV.scatter_add_(1, targets_C.where(here_C, 0)[:, None], -here_C.float()[:, None])
+def _to_gradient(probabilities_CV: Tensor, targets_C: Tensor) -> None:
+    """Subtract one_hot(target); a row whose target is no word of this shard has no 1 to take."""
+    here_C = (targets_C >= 0) & (targets_C < probabilities_CV.shape[1])
+    probabilities_CV.scatter_add_(1, targets_C.where(here_C, 0)[:, None], -here_C.float()[:, None])

@@ -9,6 +9,7 @@ Shapes: B batch, T tokens, K key/value heads, G query heads per key/value head, 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -72,29 +73,42 @@ class _SplitAndRotate(torch.autograd.Function):
     def forward(ctx: Any, qkv_BTKGH: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(cos_TR, sin_TR)
         ctx.shape = qkv_BTKGH.shape
-        qk_BTKGH = torch.empty_like(qkv_BTKGH[..., :-1, :])
-        _turn(qkv_BTKGH[..., :-1, :], cos_TR, sin_TR, out=qk_BTKGH)
-        # Copies, so that what backward keeps of one does not hold the others.
-        q_BTNH = qk_BTKGH[..., :-1, :].flatten(2, 3)
-        return q_BTNH, qk_BTKGH[..., -1, :].clone(), qkv_BTKGH[..., -1, :].clone()
+        turn = _Turn(cos_TR, sin_TR, qkv_BTKGH.shape[-1])
+        q_BTNH = turn(qkv_BTKGH[..., :-2, :]).to(qkv_BTKGH.dtype).flatten(2, 3)
+        k_BTKH = turn(qkv_BTKGH[..., -2, :]).to(qkv_BTKGH.dtype)
+        return q_BTNH, k_BTKH, qkv_BTKGH[..., -1, :].clone()  # a copy: backward's keeping it must not hold the others
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         grad_q_BTNH, grad_k_BTKH, grad_v_BTKH = grad_outputs
         cos_TR, sin_TR = ctx.saved_tensors
+        turn_back = _Turn(cos_TR, -sin_TR, ctx.shape[-1])
         grad_BTKGH = grad_q_BTNH.new_empty(ctx.shape)
-        _turn(grad_q_BTNH.reshape(*ctx.shape[:3], -1, ctx.shape[-1]), cos_TR, -sin_TR, out=grad_BTKGH[..., :-2, :])
-        _turn(grad_k_BTKH[..., None, :], cos_TR, -sin_TR, out=grad_BTKGH[..., -2:-1, :])
+        grad_BTKGH[..., :-2, :] = turn_back(grad_q_BTNH.reshape(*ctx.shape[:3], -1, ctx.shape[-1]))
+        grad_BTKGH[..., -2, :] = turn_back(grad_k_BTKH)
         grad_BTKGH[..., -1, :] = grad_v_BTKH
         return grad_BTKGH, None, None
 
 
-def _turn(x_BTKGH: Tensor, cos_TR: Tensor, sin_TR: Tensor, *, out: Tensor) -> None:
-    """Write x with the first 2R of its H dimensions turned, i with i + R, by the angles of the tables."""
-    R = cos_TR.shape[-1]
-    cos_T11R, sin_T11R = cos_TR[..., None, None, :], sin_TR[..., None, None, :]
-    a, b = x_BTKGH[..., :R], x_BTKGH[..., R : 2 * R]
-    out[..., :R] = a * cos_T11R - b * sin_T11R
-    out[..., R : 2 * R] = b * cos_T11R + a * sin_T11R
-    out[..., 2 * R :] = x_BTKGH[..., 2 * R :]
+class _Turn:
+    """Turns the first 2R of a head's H dimensions, i with i + R, by the angles of the tables.
+
+    Whole heads at a time, multiplying by ones and zeros too: on a processor, loops over only R neighbours are slow.
+    """
+
+    def __init__(self, cos_TR: Tensor, sin_TR: Tensor, head_dim: int) -> None:
+        self.R = R = cos_TR.shape[-1]
+        rest = head_dim - 2 * R
+        self.itself_TH = F.pad(torch.cat((cos_TR, cos_TR), dim=-1), (0, rest), value=1.0)
+        self.later_TH = F.pad(-sin_TR, (0, rest))  # these two without the R dimensions that have no such other
+        self.earlier_TH = F.pad(sin_TR, (0, rest))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Of x_BTKH or x_BTKGH, in fp32."""
+        x = x.to(torch.promote_types(x.dtype, self.itself_TH.dtype))  # once, rather than in each of what follows
+        index = (..., *(None,) * (x.ndim - 3), slice(None))
+        y = x * self.itself_TH[index]
+        y[..., : -self.R].addcmul_(x[..., self.R :], self.later_TH[index])
+        y[..., self.R :].addcmul_(x[..., : -self.R], self.earlier_TH[index])
+        return y

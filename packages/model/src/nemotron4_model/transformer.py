@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from nemotron4_model.config import ModelConfig
 from nemotron4_model.cpu_attention import MAX_TOKENS, blocked_causal_attention
+from nemotron4_model.cpu_linear import linear
 from nemotron4_model.loss import Loss, linear_cross_entropy
 from nemotron4_model.rotary import RotaryTables, split_and_rotate
 
@@ -100,6 +101,17 @@ class Block(nn.Module):
         return x_BTD + self.mlp(self.mlp_norm(x_BTD))  # type: ignore[no-any-return]
 
 
+class Linear(nn.Linear):
+    """x @ weight.T; there is no bias in this model."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., in_features) to (..., out_features)."""
+        return linear(x, self.weight)
+
+
 class ZeroCentredLayerNorm(nn.Module):
     """LayerNorm with gain 1 + weight ("layernorm1p"), so that weight decay and zero init pull towards gain 1."""
 
@@ -128,8 +140,8 @@ class Attention(nn.Module):
         self.head_dim = config.attention_head_dim
         self.group = config.num_attention_heads // config.num_key_value_heads
         rows = config.num_key_value_heads * (self.group + 2) * self.head_dim
-        self.qkv = nn.Linear(config.hidden_size, rows, bias=False)
-        self.out = nn.Linear(config.num_attention_heads * self.head_dim, config.hidden_size, bias=False)
+        self.qkv = Linear(config.hidden_size, rows)
+        self.out = Linear(config.num_attention_heads * self.head_dim, config.hidden_size)
 
     def forward(
         self,
@@ -184,8 +196,8 @@ class MLP(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.up = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.up = Linear(config.hidden_size, config.intermediate_size)
+        self.down = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """x_BTD to x_BTD."""

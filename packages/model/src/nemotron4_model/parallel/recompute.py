@@ -27,7 +27,8 @@ from torch.utils.checkpoint import (
 from nemotron4_model.config import Recompute
 
 _aten = torch.ops.aten
-_PRODUCTS = {_aten.mm.default, _aten._scaled_mm.default}  # _scaled_mm: of float8
+# What a product is: plainly, in float8, or as cpu_linear.py asks oneDNN for it.
+_PRODUCTS = {_aten.mm.default, _aten._scaled_mm.default, _aten.convolution.default}
 _ATTENTION = {
     _aten._scaled_dot_product_flash_attention.default,
     _aten._scaled_dot_product_efficient_attention.default,

@@ -23,6 +23,7 @@ from nemotron4_data import Corpus, StreamPhase, TokenStream
 from nemotron4_data.blend import phase_weights
 from nemotron4_train import checkpoint
 from nemotron4_train.health_check import check_health
+from nemotron4_train.host_memory import keep_freed_memory
 from nemotron4_train.job import TrainJob
 from nemotron4_train.lightning.callbacks import Checkpointer, StopOnSignal, Validator
 from nemotron4_train.lightning.data import StepDataModule
@@ -66,6 +67,8 @@ def token_stream(job: TrainJob, corpus: Corpus, timeline: Timeline) -> TokenStre
 def fit(job: TrainJob, run_directory: Path, stop: StopSignal) -> FitResult:
     """Train in this process, as one rank of the topology."""
     _quieten_lightning()
+    if job.topology.device is Device.cpu:
+        keep_freed_memory()
     torch.manual_seed(job.seed)  # nothing of ours draws from the global generators, but checkpoints hold their state
     torch.use_deterministic_algorithms(job.trainer.deterministic)
     # A debugging aid that writes every new tensor twice; mypy does not see the module's property.
