@@ -18,6 +18,7 @@ def by_onednn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this torch has no oneDNN")
     monkeypatch.setattr(cpu_linear, "MIN_MULTIPLICATIONS", 1)
+    monkeypatch.setattr(cpu_linear, "MIN_ROWS_WITH_GRADIENTS", 1)
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
     num_threads = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -50,7 +51,7 @@ def test_views_that_are_not_contiguous(by_onednn: None) -> None:
     torch.testing.assert_close(cpu_linear.linear(x, weight), F.linear(x, weight), atol=1e-4, rtol=1e-5)
 
 
-def test_one_thread_low_precision_and_small_products_stay_with_blas(
+def test_one_thread_low_precision_small_products_and_gradients_of_few_rows_stay_with_blas(
     by_onednn: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x, weight = torch.randn(5, 48), torch.randn(80, 48)
@@ -59,6 +60,12 @@ def test_one_thread_low_precision_and_small_products_stay_with_blas(
     assert not cpu_linear.onednn_is_faster(x[:0], weight)
     with torch.autocast("cpu", torch.bfloat16):
         assert not cpu_linear.onednn_is_faster(x, weight)
+    monkeypatch.setattr(cpu_linear, "MIN_ROWS_WITH_GRADIENTS", 6)
+    assert not cpu_linear.onednn_is_faster(x, weight)
+    with torch.no_grad():
+        assert cpu_linear.onednn_is_faster(x, weight)
+    monkeypatch.setattr(cpu_linear, "MIN_ROWS_WITH_GRADIENTS", 5)
+    assert cpu_linear.onednn_is_faster(x, weight)
     monkeypatch.setattr(cpu_linear, "MIN_MULTIPLICATIONS", 5 * 48 * 80 + 1)
     assert not cpu_linear.onednn_is_faster(x, weight)
     monkeypatch.undo()

@@ -21,7 +21,9 @@ from torch import Tensor
 from nemotron4_model import cpu_linear
 
 SIZES = [
-    (N, *DF) for N in (128, 512, 2_048) for DF in ((128, 384), (256, 512), (256, 1_024), (1_024, 256), (512, 2_048))
+    (N, *DF)
+    for N in (256, 512, 1_024, 2_048, 4_096)
+    for DF in ((128, 384), (256, 512), (256, 1_024), (1_024, 256), (512, 2_048), (768, 3_072))
 ]
 """Rows, features in and features out."""
 
@@ -63,11 +65,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    least, cpu_linear.MIN_MULTIPLICATIONS = cpu_linear.MIN_MULTIPLICATIONS, 0
+    bounds = {name: getattr(cpu_linear, name) for name in ("MIN_MULTIPLICATIONS", "MIN_ROWS_WITH_GRADIENTS")}
+    for name in bounds:
+        setattr(cpu_linear, name, 0)
     document = {
         **description("torch", threads=arguments.threads),
         "what": "seconds of F.linear over seconds of the same by oneDNN, fp32; median of rounds",
-        "least_multiplications_for_onednn": least,
+        "bounds_in_use": bounds,
         "rounds": arguments.rounds,
         "sizes": {
             f"{N} x {D} -> {features}": {
