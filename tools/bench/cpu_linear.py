@@ -43,6 +43,7 @@ def measure(size: tuple[int, int, int], rounds: int) -> dict[str, float]:
     """Ratios at one size."""
     N, D, features = size
     tensors = torch.randn(N, D).requires_grad_(), torch.randn(features, D).requires_grad_(), torch.randn(N, features)
+    assert cpu_linear.onednn_is_faster(*tensors[:2]), "oneDNN is not used on this machine, or not with one thread"
     repeats = max(3, (1 << 31) // math.prod(size))
     ratios: dict[str, list[float]] = {}
     for _ in range(rounds + 1):

@@ -10,8 +10,9 @@ from typing import Any
 
 
 def description(*libraries: str, **more: int) -> dict[str, Any]:
-    """The machine, its load at this moment (ask before measuring), versions and the commit."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    """The machine, its load at this moment (ask before measuring), versions and the commit ("-dirty": and more)."""
+    describe = ("git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty")
+    commit = subprocess.run(describe, capture_output=True, text=True, check=True)
     return {
         "machine": {
             "processor": processor(),

@@ -11,6 +11,7 @@ model's, so theirs is measured with it as well.
 """
 
 import argparse
+import ctypes
 import gc
 import statistics
 import subprocess
@@ -88,8 +89,6 @@ def their_step(config: ModelConfig, precision: str) -> Callable[[torch.Tensor], 
 
 def compete(shape: str, name: str) -> None:
     """A contestant's process: print the loss, for each line read the seconds of a step; last the most MB it took."""
-    if name.endswith(MEMORY_KEPT):
-        assert keep_freed_memory()
     who, precision = name.split(",")[0].split()
     fields, batch, length = SHAPES[shape]
     config = ModelConfig(**fields)
@@ -101,7 +100,10 @@ def compete(shape: str, name: str) -> None:
     # What either library loads on first use must not count, nor the copy of our model that gives them the weights.
     make(ModelConfig(**{**fields, "num_layers": 1}))(tokens_BT[:1, :9])
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     before = _status_kilobytes("VmRSS")
+    if name.endswith(MEMORY_KEPT):
+        assert keep_freed_memory()
     step = make(config)
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forget the peak so far
@@ -132,7 +134,7 @@ class Contestant:
         self.peak_megabytes = 0
 
     def take_turn(self) -> None:
-        """Seconds of a step, more."""
+        """Time a few more steps."""
         assert self.process.stdin
         self.process.stdin.write("go\n")
         self.process.stdin.flush()

@@ -9,7 +9,6 @@ on the machine shows less.
 
 import argparse
 import json
-import platform
 import time
 from pathlib import Path
 from typing import Any
@@ -40,12 +39,6 @@ def contestants(corpus: Corpus, max_tokens: list[int]) -> dict[tuple[str, str, i
             for limit in max_tokens:
                 found[name, precision, limit] = NemotronScorer(loaded, limit)
     return found
-
-
-def processor() -> str:
-    """The name of the processor."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def main() -> None:

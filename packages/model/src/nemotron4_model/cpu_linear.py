@@ -1,7 +1,8 @@
 """x @ weight.T on a processor, by whichever library multiplies faster.
 
-torch multiplies fp32 matrices by its BLAS. On two and more threads oneDNN is faster for large ones, and what torch asks
-it for is convolution: a linear layer is one whose window is a single pixel, over an image with a channel a feature.
+torch multiplies fp32 matrices by its BLAS. oneDNN is faster for large ones (measured on two threads of a Zen 4, assumed
+of other processors with AVX-512), and what torch asks it for is convolution: a linear layer is one whose window is a
+single pixel, over an image with a channel a feature.
 
 Invariant: equal to `F.linear` up to the order of fp32 sums, gradients too.
 """
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MIN_MULTIPLICATIONS, MIN_ROWS_WITH_GRADIENTS = 1 << 28, 1_024
-"""Smaller products are no faster, nor are gradients of fewer rows: tools/bench/cpu_linear.py on a Zen 4 processor."""
+"""Below these some products gain and some lose: tools/bench/results/cpu_linear.json."""
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -35,5 +36,6 @@ def onednn_is_faster(x: Tensor, weight: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and type(weight.data) is Tensor  # not a DTensor, nor another subclass
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and bool(torch.backends.mkldnn.enabled)
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
     )

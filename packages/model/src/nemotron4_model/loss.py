@@ -87,9 +87,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
             targets_N = targets_N - shard.first_word
         nll_N = torch.empty(len(x_ND), dtype=torch.float32, device=x_ND.device)
         gradients = _Gradients(x_ND, low_weight_VD) if want_gradients else None
-        # The same memory for every chunk: fresh memory of this size is slow to come by on a processor.
-        by_onednn = onednn_is_faster(x_ND[:chunk_tokens], low_weight_VD)
         shape = min(chunk_tokens, len(x_ND)), len(weight_VD)
+        # The same memory for every chunk, since fresh memory of this size is slow to come by on a processor; but oneDNN
+        # cannot be told where to write.
+        by_onednn = onednn_is_faster(x_ND[:chunk_tokens], low_weight_VD)
         logits = None if by_onednn else x_ND.new_empty(shape)
         logits_fp32 = None if dtype == torch.float32 else x_ND.new_empty(shape, dtype=torch.float32)
         for start in range(0, len(x_ND), chunk_tokens):
@@ -151,7 +152,7 @@ def _to_probabilities(logits_CV: Tensor, targets_C: Tensor, shard: VocabularySha
     target_logit_C = logits_CV.gather(1, targets_C.where(here_C, 0)[:, None])[:, 0]
     largest_C = logits_CV.amax(dim=-1)
     torch.softmax(logits_CV, dim=-1, out=logits_CV)
-    total_C = logits_CV.amax(dim=-1).reciprocal()  # of exp(logits - largest): softmax is 1 / total where this is exp(0)
+    total_C = logits_CV.amax(dim=-1).reciprocal()  # of exp(logits - largest): the largest's softmax is exp(0) / total
     if shard is None:
         return largest_C + total_C.log() - target_logit_C
     largest_here_C = largest_C.clone()

@@ -101,14 +101,15 @@ class _Turn:
         self.R = R = cos_TR.shape[-1]
         rest = head_dim - 2 * R
         self.itself_TH = F.pad(torch.cat((cos_TR, cos_TR), dim=-1), (0, rest), value=1.0)
-        self.later_TH = F.pad(-sin_TR, (0, rest))  # these two without the R dimensions that have no such other
-        self.earlier_TH = F.pad(sin_TR, (0, rest))
+        # H - R wide: what dimension i gets of i + R, and i + R of i.
+        self.of_later_TH = F.pad(-sin_TR, (0, rest))
+        self.of_earlier_TH = F.pad(sin_TR, (0, rest))
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Of x_BTKH or x_BTKGH, in fp32."""
+        """x_BTKH or x_BTKGH turned, in fp32 or wider."""
         x = x.to(torch.promote_types(x.dtype, self.itself_TH.dtype))  # once, rather than in each of what follows
         index = (..., *(None,) * (x.ndim - 3), slice(None))
         y = x * self.itself_TH[index]
-        y[..., : -self.R].addcmul_(x[..., self.R :], self.later_TH[index])
-        y[..., self.R :].addcmul_(x[..., : -self.R], self.earlier_TH[index])
+        y[..., : -self.R].addcmul_(x[..., self.R :], self.of_later_TH[index])
+        y[..., self.R :].addcmul_(x[..., : -self.R], self.of_earlier_TH[index])
         return y

@@ -12,7 +12,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of <malloc.h>
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep what it frees, for as long as it lives; False where the allocator cannot be told to.
+    """Let this process, and those forked from it, keep what they free for as long as they live; False without glibc.
 
     Its resident memory stays at the highest use so far, and what falls between blocks of unlike size comes on top.
     """
