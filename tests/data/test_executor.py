@@ -56,6 +56,16 @@ def test_a_killed_worker_is_one_line():
     assert str(error.value) == expected
 
 
+def test_rest_ends_the_workers_and_the_next_task_starts_others():
+    with open_executor(ExecutorConfig(num_workers=2)) as executor:
+        executor.rest()
+        before = set(executor.map(tasks.pid, range(4)))
+        executor.rest()
+        for pid in before:
+            wait_for_end(pid)
+        assert before.isdisjoint(executor.map(tasks.pid, range(4)))
+
+
 def test_workers_leave_ctrl_c_to_the_parent():
     with open_executor(ExecutorConfig(num_workers=2)) as executor:
         assert list(executor.map(tasks.interrupt, [1, 2, 3])) == [1, 2, 3]

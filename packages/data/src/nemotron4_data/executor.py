@@ -34,6 +34,10 @@ class Executor(Protocol):
         """Results in the order of `tasks`. OSError, one line, when a worker process was killed."""
         ...
 
+    def rest(self) -> None:
+        """Free what idle workers hold on this machine; the next task starts them anew."""
+        ...
+
 
 @contextmanager
 def open_executor(config: ExecutorConfig) -> Iterator[Executor]:
@@ -49,7 +53,7 @@ def open_executor(config: ExecutorConfig) -> Iterator[Executor]:
 
 
 class LocalExecutor:
-    """A pool of processes, started at the first task and kept; with one worker, tasks run in this process."""
+    """A pool of processes, started at the first task and kept until `rest`; one worker is this process itself."""
 
     def __init__(self, num_workers: int) -> None:
         self._num_workers = num_workers or os.cpu_count() or 1
@@ -78,6 +82,10 @@ class LocalExecutor:
             for future in in_flight:
                 future.cancel()
 
+    def rest(self) -> None:
+        """End the idle workers."""
+        self.close()
+
     def abort(self) -> None:
         """Kill the tasks that run."""
         if self._leash is not None:
@@ -87,6 +95,7 @@ class LocalExecutor:
         """End the worker processes."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
+            self._pool = None
         self.abort()
 
     def _start(self) -> ProcessPoolExecutor:
@@ -139,6 +148,9 @@ class RayExecutor:
                 yield self._result(in_flight.popleft())
         while in_flight:
             yield self._result(in_flight.popleft())
+
+    def rest(self) -> None:
+        """The cluster's idle workers are its own affair."""
 
     def abort(self) -> None:
         """Leaving the cluster ends the tasks that run."""

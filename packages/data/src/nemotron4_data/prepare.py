@@ -183,6 +183,7 @@ class _Preparation:
                     for source, splits in documents.facts["sources"].items()
                     if "train" in splits
                 }
+                self.executor.rest()  # training takes some eleven times tokenizer.train_bytes
                 with self.console.status(f"tokenizer: training {config.vocab_size} pieces"):
                     model = train_tokenizer(self.directory / "documents", num_bytes, config, self.job.seed)
             staged = output / Path(TOKENIZER_FILE).name
