@@ -31,7 +31,7 @@ def main(job_reference: str, run_reference: str, directory: str, parent: str) ->
     try:
         job = load_job(Path(directory) / JOB_FILE, load_attribute(job_reference))
         result = SweepResult(objective=load_attribute(run_reference)(job))
-    except Exception as error:
+    except Exception as error:  # whatever failed, it is explained in the job's log and the sweep's table
         from nemotron4_config.errors import USER_ERRORS, explain
 
         mistake = isinstance(error, USER_ERRORS)

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 # lm_eval ships no types: hence what is ignored here and where its classes are used.
-from lm_eval import simple_evaluate  # type: ignore[import-untyped]
-from lm_eval.api.instance import Instance  # type: ignore[import-untyped]
-from lm_eval.api.model import TemplateLM  # type: ignore[import-untyped]
-from lm_eval.tasks import TaskManager  # type: ignore[import-untyped]
+from lm_eval import simple_evaluate
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.tasks import TaskManager
 
 from nemotron4_data import StreamDecoder
 from nemotron4_infer import LoadedModel, SamplingConfig, generate
@@ -33,7 +33,7 @@ DEFAULT_GENERATED_TOKENS = 256
 """Tokens to generate when a task does not say; lm-eval's own default."""
 
 
-class EngineLM(TemplateLM):  # type: ignore[misc]
+class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no annotations
     """A loaded model as lm-eval sees it."""
 
     def __init__(self, loaded: LoadedModel, progress: Progress | None = None) -> None:
@@ -63,7 +63,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """(log-probability in nats, is it the greedy choice) of each (context, continuation)."""
-        return super().loglikelihood(requests, disable_tqdm=disable_tqdm)  # type: ignore[no-any-return]
+        return super().loglikelihood(requests, disable_tqdm=disable_tqdm)  # type: ignore[no-any-return]  # lm-eval
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any

@@ -35,7 +35,7 @@ def onednn_is_faster(x: Tensor, weight: Tensor) -> bool:
         and torch.get_num_threads() > 1
         and not torch.is_autocast_enabled("cpu")
         and type(weight.data) is Tensor  # not a DTensor, nor another subclass
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and torch.backends.mkldnn.is_available()
         and bool(torch.backends.mkldnn.enabled)
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
     )

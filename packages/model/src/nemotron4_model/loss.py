@@ -66,7 +66,7 @@ def linear_cross_entropy(
     want_gradients = torch.is_grad_enabled() and (x_BTD.requires_grad or weight_VD.requires_grad)
     with torch.autocast(device, enabled=False):
         return Loss(
-            *_LinearCrossEntropy.apply(x_BTD, weight_VD, targets_BT, dtype, chunk_tokens, shard, want_gradients)  # type: ignore[no-untyped-call]
+            *_LinearCrossEntropy.apply(x_BTD, weight_VD, targets_BT, dtype, chunk_tokens, shard, want_gradients)  # type: ignore[no-untyped-call]  # torch's
         )
 
 

@@ -42,7 +42,7 @@ class RotaryTables(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> "RotaryTables":
         """Move with the model, but stay fp32 when it is cast: bf16 angles are wrong beyond position 256."""
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's
         if self.cos.dtype != torch.float32:
             self.fill()
         return self
@@ -62,6 +62,7 @@ def split_and_rotate(qkv_BTKGH: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> tuple
 
     The tables may be of each row of the batch (cos_BTR).
     """
+    # torch leaves apply without annotations
     qkv: tuple[Tensor, Tensor, Tensor] = _SplitAndRotate.apply(qkv_BTKGH, cos_TR, sin_TR)  # type: ignore[no-untyped-call]
     return qkv
 

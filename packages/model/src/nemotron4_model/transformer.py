@@ -75,7 +75,7 @@ class Transformer(nn.Module):
         x_BTD = self.embedding(tokens_BT)
         for block in self.blocks:
             x_BTD = block(x_BTD, cos_TR, sin_TR, cache, mask_B1TT)
-        return self.head(self.norm(x_BTD), targets_BT, last_only)  # type: ignore[no-any-return]
+        return self.head(self.norm(x_BTD), targets_BT, last_only)  # type: ignore[no-any-return]  # a module's call is Any
 
 
 class Block(nn.Module):
@@ -98,7 +98,7 @@ class Block(nn.Module):
     ) -> Tensor:
         """One residual block, x_BTD to x_BTD."""
         x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), cos_TR, sin_TR, cache, mask_B1TT)
-        return x_BTD + self.mlp(self.mlp_norm(x_BTD))  # type: ignore[no-any-return]
+        return x_BTD + self.mlp(self.mlp_norm(x_BTD))  # type: ignore[no-any-return]  # a module's call is Any
 
 
 class Linear(nn.Linear):
@@ -160,7 +160,7 @@ class Attention(nn.Module):
             start = cache.length
             k_BKSH, v_BKSH = cache.update(self.layer, k_BKSH, v_BKSH)
         y_BNTH = attend(q_BNTH, k_BKSH, v_BKSH, start, mask_B1TT)
-        return self.out(y_BNTH.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        return self.out(y_BNTH.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]  # a module's call is Any
 
 
 def attend(q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, start: int, mask: Tensor | None = None) -> Tensor:
@@ -201,14 +201,14 @@ class MLP(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """x_BTD to x_BTD."""
-        return self.down(squared_relu_(self.up(x_BTD)))  # type: ignore[no-any-return]
+        return self.down(squared_relu_(self.up(x_BTD)))  # type: ignore[no-any-return]  # a module's call is Any
 
 
 def squared_relu_(x: Tensor) -> Tensor:
     """relu(x)^2 (Primer, arXiv 2109.08668 section 3), keeping only relu(x) for backward, in the place of x."""
     if torch.compiler.is_compiling():
         return torch.relu(x).square()  # the compiler chooses what to save, and fuses it
-    y: Tensor = _SquaredReLU.apply(x)  # type: ignore[no-untyped-call]
+    y: Tensor = _SquaredReLU.apply(x)  # type: ignore[no-untyped-call]  # torch's
     return y
 
 

@@ -191,7 +191,7 @@ def read_parameters(directory: Path, shapes: Mapping[str, torch.Size]) -> Iterat
 def random_state() -> dict[str, Tensor]:
     """State of this process's generators by device: one of the CPU, one of its CUDA device if it has used one."""
     state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if torch.cuda.is_initialized():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
 

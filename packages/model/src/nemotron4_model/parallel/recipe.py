@@ -26,7 +26,7 @@ def parallelise(
     mesh: DeviceMesh | None,
     *,
     recompute: Recompute = Recompute.none,
-    compile: bool = False,  # noqa: A002
+    compile: bool = False,  # noqa: A002 (as in topology.compile)
     param_dtype: torch.dtype | None = None,
     reduce_dtype: torch.dtype | None = None,
     float8: bool = False,
@@ -61,9 +61,9 @@ def parallelise(
 
 def _wrap_forward(block: Block, recompute: Recompute, compile_block: bool) -> None:
     """Replace the forward method alone: parameter names stay, and FSDP's hooks stay outside the compiled graph."""
-    block.forward = recomputed(block.forward, recompute)  # type: ignore[method-assign]
+    block.forward = recomputed(block.forward, recompute)  # type: ignore[method-assign]  # wrapped
     if compile_block:
-        block.forward = torch.compile(block.forward, fullgraph=True)  # type: ignore[method-assign]
+        block.forward = torch.compile(block.forward, fullgraph=True)  # type: ignore[method-assign]  # wrapped
 
 
 def _shard(model: Transformer, mesh: DeviceMesh, policy: MixedPrecisionPolicy, reshard: bool) -> None:

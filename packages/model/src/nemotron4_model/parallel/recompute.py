@@ -60,4 +60,4 @@ def _selective_contexts() -> Any:
         return CheckpointPolicy.MUST_SAVE if op in _ATTENTION else CheckpointPolicy.PREFER_RECOMPUTE
 
     # Mutation: squared_relu_ works in the place of what mlp.up gave. That is kept as relu(x), and relu(relu(x)) is it.
-    return create_selective_checkpoint_contexts(policy, allow_cache_entry_mutation=True)  # type: ignore[no-untyped-call]
+    return create_selective_checkpoint_contexts(policy, allow_cache_entry_mutation=True)

@@ -72,7 +72,7 @@ def fit(job: TrainJob, run_directory: Path, stop: StopSignal) -> FitResult:
     torch.manual_seed(job.seed)  # nothing of ours draws from the global generators, but checkpoints hold their state
     torch.use_deterministic_algorithms(job.trainer.deterministic)
     # A debugging aid that writes every new tensor twice; mypy does not see the module's property.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # as said
     timeline = Timeline(job.schedule, job.trainer.max_steps)
     corpus = Corpus.open(job.data.dir)
     stream = token_stream(job, corpus, timeline)
