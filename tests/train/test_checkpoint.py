@@ -352,7 +352,7 @@ def test_export_holds_a_file_and_a_few_tensors_in_memory(undisturbed, prepared, 
     ]
     total = sum(file.stat().st_size for file in (tmp_path / "big" / "export").glob("*.safetensors"))
     assert total > 250e6
-    assert peaks[1] - peaks[0] < 32 + 4 * 16.8  # MB: a file, and the largest tensor as read, as stored and as copied
+    assert peaks[1] - peaks[0] < 32 + 3 * 16.8  # MB: a file, and the largest tensor as read, as stored and as copied
 
 
 def pickled(path, value):

@@ -107,6 +107,7 @@ def _write_weights(
             pending[stored_name] = part.to("cpu", dtype, copy=True).contiguous()
             pending_bytes += num_bytes
             total_bytes += num_bytes
+        del tensor, part  # or they would be in memory beside the next
     shards.append(_flush(staged, len(shards), pending))
     if len(shards) == 1:
         (staged / _part_name(0)).rename(staged / "model.safetensors")
@@ -130,6 +131,7 @@ def _checked(config: ModelConfig, tensors: Iterable[tuple[str, Tensor]]) -> Iter
         if tensor.shape != shape:
             raise ValueError(f"parameter {name!r} has shape {list(tensor.shape)}; expected {list(shape)}")
         yield name, tensor
+        del tensor
     if expected:
         raise ValueError(f"parameter {min(expected)!r} is missing ({len(expected)} in all)")
 
