@@ -18,7 +18,7 @@ def by_onednn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this torch has no oneDNN")
     monkeypatch.setattr(cpu_linear, "MIN_MULTIPLICATIONS", 1)
-    monkeypatch.setattr(cpu_linear, "MIN_ROWS_WITH_GRADIENTS", 1)
+    monkeypatch.setattr(cpu_linear, "MANY_ROWS", 1)
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
     num_threads = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -60,11 +60,15 @@ def test_one_thread_low_precision_small_products_and_gradients_of_few_rows_stay_
     assert not cpu_linear.onednn_is_faster(x[:0], weight)
     with torch.autocast("cpu", torch.bfloat16):
         assert not cpu_linear.onednn_is_faster(x, weight)
-    monkeypatch.setattr(cpu_linear, "MIN_ROWS_WITH_GRADIENTS", 6)
+    monkeypatch.setattr(cpu_linear, "MANY_ROWS", 6)
     assert not cpu_linear.onednn_is_faster(x, weight)
     with torch.no_grad():
         assert cpu_linear.onednn_is_faster(x, weight)
-    monkeypatch.setattr(cpu_linear, "MIN_ROWS_WITH_GRADIENTS", 5)
+        monkeypatch.setattr(cpu_linear, "MIN_MULTIPLICATIONS", 5 * 48 * 80 // 2)
+        assert cpu_linear.onednn_is_faster(x, weight)
+        monkeypatch.setattr(cpu_linear, "MIN_MULTIPLICATIONS", 5 * 48 * 80 // 2 + 1)
+        assert not cpu_linear.onednn_is_faster(x, weight)
+    monkeypatch.setattr(cpu_linear, "MANY_ROWS", 5)
     assert cpu_linear.onednn_is_faster(x, weight)
     monkeypatch.setattr(cpu_linear, "MIN_MULTIPLICATIONS", 5 * 48 * 80 + 1)
     assert not cpu_linear.onednn_is_faster(x, weight)

@@ -257,7 +257,7 @@ def test_blocked_attention_equals_the_fused_kernel(
     qkv = [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
     direction = torch.randn(shapes[0], generator=generator)
     expected = torch.nn.functional.scaled_dot_product_attention(*qkv, is_causal=True, enable_gqa=True)
-    with mock.patch("nemotron4_model.cpu_attention.BLOCK_TOKENS", block_tokens):
+    with mock.patch("nemotron4_model.cpu_attention._block_tokens", return_value=block_tokens):
         found = blocked_causal_attention(*qkv)
         gradients = torch.autograd.grad(found, qkv, direction)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)

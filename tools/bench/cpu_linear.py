@@ -23,7 +23,7 @@ from nemotron4_model import cpu_linear
 SIZES = [
     (N, *DF)
     for N in (256, 512, 1_024, 2_048, 4_096)
-    for DF in ((128, 384), (256, 512), (256, 1_024), (1_024, 256), (512, 2_048), (768, 3_072))
+    for DF in ((128, 384), (256, 256), (256, 512), (256, 1_024), (1_024, 256), (512, 2_048), (768, 3_072))
 ]
 """Rows, features in and features out."""
 
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    bounds = {name: getattr(cpu_linear, name) for name in ("MIN_MULTIPLICATIONS", "MIN_ROWS_WITH_GRADIENTS")}
+    bounds = {name: getattr(cpu_linear, name) for name in ("MIN_MULTIPLICATIONS", "MANY_ROWS")}
     for name in bounds:
         setattr(cpu_linear, name, 0)
     document = {

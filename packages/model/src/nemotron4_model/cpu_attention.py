@@ -3,7 +3,7 @@
 torch's fused kernel for processors works on small tiles of single heads and is slowest in backward. Here all query
 heads of a key/value head are stacked, and each block of queries meets only the keys up to its end, so that nearly all
 work above the diagonal, half of the square, is never done. The price is memory: backward keeps the attention weights,
-T x T / 2 a query head, and the output in the order of the blocks.
+T x T / 2 a query head.
 
 Invariant: equal to `F.scaled_dot_product_attention` up to rounding; scores, softmax and their gradients are fp32
 whatever the dtype, under autocast too.
@@ -18,9 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-
-BLOCK_TOKENS = 64
-"""Positions per block: smaller ones skip more of what lies above the diagonal, larger ones make better products."""
 
 MAX_TOKENS = 1_024
 """Longer sequences go to the fused kernel, which keeps no attention weights."""
@@ -37,50 +34,62 @@ class _BlockedCausalAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor) -> Tensor:
         B, N, T, H = q_BNTH.shape
-        K = k_BKTH.shape[1]
+        K, dtype = k_BKTH.shape[1], q_BNTH.dtype
         q_PQH, k_PTH, v_PTH = _stacked(q_BNTH, K), _stacked(k_BKTH, K), _stacked(v_BKTH, K)
-        y_PQH = torch.empty_like(q_PQH)
-        scaled_PQH, k_fp32_PTH = q_PQH.float() * H**-0.5, k_PTH.float()
-        kept = []
-        for queries, first, end in _blocks(T, N // K):
-            scores_PQS = torch.bmm(scaled_PQH[:, queries], k_fp32_PTH[:, :end].transpose(1, 2))
-            scores_PQS[..., first:] += _above_diagonal(end - first, N // K)
-            weights_PQS = scores_PQS.softmax(dim=-1).to(q_PQH.dtype)
-            y_PQH[:, queries] = torch.bmm(weights_PQS, v_PTH[:, :end])
+        q_fp32_PQH, scaled_PTH = q_PQH.float(), k_PTH.float() * H**-0.5
+        above_diagonal, kept, y = _above_diagonal(N // K, dtype), [], []
+        for queries, first, end in _blocks(T, N // K, dtype):
+            scores_PQS = torch.bmm(q_fp32_PQH[:, queries], scaled_PTH[:, :end].transpose(1, 2))
+            scores_PQS[..., first:] += above_diagonal[: scores_PQS.shape[1], : end - first]
+            weights_PQS = torch.softmax(scores_PQS, dim=-1, out=scores_PQS).to(dtype)
+            y.append(torch.bmm(weights_PQS, v_PTH[:, :end]))
             kept.append(weights_PQS)
-        ctx.save_for_backward(q_PQH, k_PTH, v_PTH, y_PQH, *kept)
+        ctx.save_for_backward(q_PQH, k_PTH, v_PTH, *kept)
         ctx.batch = B
-        return _unstacked(y_PQH, B, T)
+        return _unstacked(torch.cat(y, dim=1), B, T)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q_PQH, k_PTH, v_PTH, y_PQH, *kept = ctx.saved_tensors
-        (P, T, H), B = k_PTH.shape, ctx.batch
-        grad_y_PQH = _stacked(grad_outputs[0], P // B)
-        grad_q_PQH, grad_k_PTH, grad_v_PTH = torch.empty_like(q_PQH), torch.zeros_like(k_PTH), torch.zeros_like(v_PTH)
-        # Of the gradient of a query's weights, averaged by these weights; the difference to it below is small: fp32.
-        mean_PQ1 = (grad_y_PQH.float() * y_PQH.float()).sum(dim=-1, keepdim=True)
-        for (queries, _, end), weights_PQS in zip(_blocks(T, q_PQH.shape[1] // T), kept, strict=True):
-            grad_v_PTH[:, :end] += torch.bmm(weights_PQS.transpose(1, 2), grad_y_PQH[:, queries])
-            grad_PQS = torch.bmm(grad_y_PQH[:, queries].float(), v_PTH[:, :end].float().transpose(1, 2))
-            grad_PQS = grad_PQS.sub_(mean_PQ1[:, queries]).mul_(weights_PQS).to(q_PQH.dtype)
-            grad_q_PQH[:, queries] = torch.bmm(grad_PQS, k_PTH[:, :end])
-            grad_k_PTH[:, :end] += torch.bmm(grad_PQS.transpose(1, 2), q_PQH[:, queries])
-        grad_q_PQH *= H**-0.5
-        grad_k_PTH *= H**-0.5
-        return _unstacked(grad_q_PQH, B, T), _unstacked(grad_k_PTH, B, T), _unstacked(grad_v_PTH, B, T)
+        with torch.autocast("cpu", enabled=False):  # where it is called under autocast
+            return _gradients(grad_outputs[0], ctx.batch, *ctx.saved_tensors)
 
 
-def _blocks(T: int, G: int) -> Iterator[tuple[slice, int, int]]:
+def _gradients(
+    grad_y_BNTH: Tensor, B: int, q_PQH: Tensor, k_PTH: Tensor, v_PTH: Tensor, *kept: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of q_BNTH, k_BKTH, v_BKTH, from each block's kept weights_PQS."""
+    (P, T, H), dtype = k_PTH.shape, q_PQH.dtype
+    grad_y_PQH = _stacked(grad_y_BNTH, P // B)
+    grad_q, grad_k_PTH, grad_v_PTH = [], torch.zeros_like(k_PTH), torch.zeros_like(v_PTH)
+    grad_y_fp32_PQH, v_fp32_PTH = grad_y_PQH.float(), v_PTH.float()
+    for (queries, _, end), weights_PQS in zip(_blocks(T, q_PQH.shape[1] // T, dtype), kept, strict=True):
+        grad_v_PTH[:, :end] += torch.bmm(weights_PQS.transpose(1, 2), grad_y_PQH[:, queries])
+        grad_PQS = torch.bmm(grad_y_fp32_PQH[:, queries], v_fp32_PTH[:, :end].transpose(1, 2))
+        grad_PQS = torch._softmax_backward_data(grad_PQS, weights_PQS.float(), -1, torch.float32).to(dtype)
+        grad_q.append(torch.bmm(grad_PQS, k_PTH[:, :end]))
+        grad_k_PTH[:, :end] += torch.bmm(grad_PQS.transpose(1, 2), q_PQH[:, queries])
+    grad_q_PQH = torch.cat(grad_q, dim=1).mul_(H**-0.5)
+    grad_k_PTH *= H**-0.5
+    return _unstacked(grad_q_PQH, B, T), _unstacked(grad_k_PTH, B, T), _unstacked(grad_v_PTH, B, T)
+
+
+def _block_tokens(dtype: torch.dtype) -> int:
+    """Positions per block: smaller ones skip more of what lies above the diagonal, larger ones make better products."""
+    return 32 if dtype == torch.float32 else 64
+
+
+def _blocks(T: int, G: int, dtype: torch.dtype) -> Iterator[tuple[slice, int, int]]:
     """The queries of each block, its first position, and the one after its last."""
-    for first in range(0, T, BLOCK_TOKENS):
-        end = min(first + BLOCK_TOKENS, T)
+    tokens = _block_tokens(dtype)
+    for first in range(0, T, tokens):
+        end = min(first + tokens, T)
         yield slice(first * G, end * G), first, end
 
 
-def _above_diagonal(tokens: int, G: int) -> Tensor:
+def _above_diagonal(G: int, dtype: torch.dtype) -> Tensor:
     """To be added to the scores of a block's own positions, each with its G queries: -inf for keys that come later."""
+    tokens = _block_tokens(dtype)
     return torch.full((tokens, tokens), float("-inf")).triu(1).repeat_interleave(G, dim=0)
 
 

@@ -11,27 +11,43 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MIN_MULTIPLICATIONS, MIN_ROWS_WITH_GRADIENTS = 1 << 28, 1_024
-"""Below these some products gain and some lose: tools/bench/results/cpu_linear.json."""
+MIN_MULTIPLICATIONS, MANY_ROWS = 1 << 27, 1_024
+"""Below these some products gain and some lose: tools/bench/results/cpu_linear.json. With fewer rows than MANY_ROWS
+gradients always lose, and a product alone gains with twice the multiplications."""
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """x (..., D) to (..., F), for a weight_FD."""
     if not onednn_is_faster(x, weight):
         return F.linear(x, weight)
-    pixels_1D1N = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)  # no copy: what oneDNN calls channels-last
-    y_1F1N = F.conv2d(pixels_1D1N, weight[:, :, None, None])
+    y_1F1N = F.conv2d(_pixels(x), weight[:, :, None, None])
     return y_1F1N.permute(0, 2, 3, 1).reshape(*x.shape[:-1], weight.shape[0])
+
+
+def input_gradient(grad_y_NF: Tensor, weight_FD: Tensor, out_ND: Tensor) -> None:
+    """out = grad_y @ weight."""
+    if not onednn_is_faster(grad_y_NF, weight_FD.T):
+        torch.mm(grad_y_NF, weight_FD, out=out_ND)
+        return
+    stride, padding, dilation, groups, wanted = [1, 1], [0, 0], [1, 1], 1, [True, False, False]
+    # Of the input of the convolution, for which out stands here, no value is read.
+    grad_x_1D1N, _, _ = torch.ops.aten.convolution_backward(
+        _pixels(grad_y_NF), _pixels(out_ND), weight_FD[:, :, None, None], None,
+        stride, padding, dilation, False, [0, 0], groups, wanted,
+    )  # fmt: skip
+    out_ND.copy_(grad_x_1D1N.permute(0, 2, 3, 1).reshape(out_ND.shape))
 
 
 def onednn_is_faster(x: Tensor, weight: Tensor) -> bool:
     """Whether this product is one of large plain fp32 matrices, on several threads of a processor with AVX-512."""
+    num_rows = x.numel() // x.shape[-1]
+    is_enough = x.numel() * weight.shape[0] >= MIN_MULTIPLICATIONS * (1 if num_rows >= MANY_ROWS else 2)
     return (
         not torch.compiler.is_compiling()
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
-        and x.numel() * weight.shape[0] >= MIN_MULTIPLICATIONS
-        and not (torch.is_grad_enabled() and x.numel() < MIN_ROWS_WITH_GRADIENTS * x.shape[-1])
+        and is_enough
+        and not (torch.is_grad_enabled() and num_rows < MANY_ROWS)
         and torch.get_num_threads() > 1
         and not torch.is_autocast_enabled("cpu")
         and type(weight.data) is Tensor  # not a DTensor, nor another subclass
@@ -39,3 +55,8 @@ def onednn_is_faster(x: Tensor, weight: Tensor) -> bool:
         and bool(torch.backends.mkldnn.enabled)
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
     )
+
+
+def _pixels(x: Tensor) -> Tensor:
+    """x (..., D) as x_1D1N without a copy, in what oneDNN calls channels-last."""
+    return x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)

@@ -17,12 +17,13 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nemotron4_model.cpu_linear import linear, onednn_is_faster
+from nemotron4_model.cpu_linear import input_gradient, linear, onednn_is_faster
 
-LOGITS_BYTES = {"cpu": 16 << 20}
-"""Size of a chunk's logits in fp32, by device: on a processor they stay in its cache, where the vocabulary allows."""
+LOGITS_BYTES = {"cpu": 24 << 20}
+"""Size of a chunk's logits, in fp32 and in the dtype of the products, by device: on a processor they stay in its cache,
+where the vocabulary allows."""
 
-OTHER_LOGITS_BYTES = 1 << 30
+OTHER_LOGITS_BYTES = 3 << 29
 """Elsewhere: each chunk reads the head matrix and its gradient again, so that smaller ones are bound by memory."""
 
 MIN_CHUNK_TOKENS = 128
@@ -62,7 +63,8 @@ def linear_cross_entropy(
     device = x_BTD.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_BTD.dtype
     logits_bytes = LOGITS_BYTES.get(device, OTHER_LOGITS_BYTES)
-    chunk_tokens = chunk_tokens or max(MIN_CHUNK_TOKENS, logits_bytes // (4 * len(weight_VD)))
+    bytes_each = 4 if dtype == torch.float32 else 4 + dtype.itemsize
+    chunk_tokens = chunk_tokens or max(MIN_CHUNK_TOKENS, logits_bytes // (bytes_each * len(weight_VD)))
     want_gradients = torch.is_grad_enabled() and (x_BTD.requires_grad or weight_VD.requires_grad)
     with torch.autocast(device, enabled=False):
         return Loss(
@@ -86,22 +88,24 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if shard is not None:
             targets_N = targets_N - shard.first_word
         nll_N = torch.empty(len(x_ND), dtype=torch.float32, device=x_ND.device)
-        gradients = _Gradients(x_ND, low_weight_VD) if want_gradients else None
+        gradients = None
         shape = min(chunk_tokens, len(x_ND)), len(weight_VD)
-        # The same memory for every chunk, since fresh memory of this size is slow to come by on a processor; but oneDNN
-        # cannot be told where to write.
+        # The same memory for every chunk, since fresh memory of this size is slow to come by on a processor. oneDNN
+        # cannot be told where to write, but finds what the first chunk left behind, as that has a token more (glibc
+        # before 2.38 fits no aligned block into a gap of just its size) and the gradients' memory comes after it.
         by_onednn = onednn_is_faster(x_ND[:chunk_tokens], low_weight_VD)
         logits = None if by_onednn else x_ND.new_empty(shape)
         logits_fp32 = None if dtype == torch.float32 else x_ND.new_empty(shape, dtype=torch.float32)
-        for start in range(0, len(x_ND), chunk_tokens):
-            chunk = slice(start, min(start + chunk_tokens, len(x_ND)))
+        bounds = [0, *range(chunk_tokens + by_onednn, len(x_ND), chunk_tokens), len(x_ND)]
+        for chunk in map(slice, bounds, bounds[1:]):
             if logits is None:
                 low_CV = linear(x_ND[chunk], low_weight_VD)
             else:
-                low_CV = torch.mm(x_ND[chunk], low_weight_VD.T, out=logits[: chunk.stop - start])
+                low_CV = torch.mm(x_ND[chunk], low_weight_VD.T, out=logits[: chunk.stop - chunk.start])
             logits_CV = low_CV if logits_fp32 is None else logits_fp32[: len(low_CV)].copy_(low_CV)
             nll_N[chunk] = _to_probabilities(logits_CV, targets_N[chunk], shard)
-            if gradients is not None:
+            if want_gradients:
+                gradients = gradients or _Gradients(x_ND, low_weight_VD)
                 _to_gradient(logits_CV, targets_N[chunk])
                 if logits_fp32 is not None:
                     low_CV.copy_(logits_CV)
@@ -134,7 +138,7 @@ class _Gradients:
         self.addend_VD = None if x_ND.dtype == torch.float32 else torch.empty_like(weight_VD)
 
     def add(self, chunk: slice, grad_CV: Tensor) -> None:
-        torch.mm(grad_CV, self.weight_VD, out=self.grad_x_ND[chunk])
+        input_gradient(grad_CV, self.weight_VD, self.grad_x_ND[chunk])
         is_first, sum_VD = chunk.start == 0, self.grad_weight_VD
         if self.addend_VD is None:
             torch.addmm(sum_VD, grad_CV.T, self.x_ND[chunk], beta=0 if is_first else 1, out=sum_VD)

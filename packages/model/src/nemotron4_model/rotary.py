@@ -85,8 +85,12 @@ class _SplitAndRotate(torch.autograd.Function):
         grad_q_BTNH, grad_k_BTKH, grad_v_BTKH = grad_outputs
         cos_TR, sin_TR = ctx.saved_tensors
         turn_back = _Turn(cos_TR, -sin_TR, ctx.shape[-1])
+        dtype, grad_q_BTKGH = grad_v_BTKH.dtype, grad_q_BTNH.reshape(*ctx.shape[:3], -1, ctx.shape[-1])
+        if torch.compiler.is_compiling():
+            turned = turn_back(grad_q_BTKGH).to(dtype), turn_back(grad_k_BTKH).to(dtype).unsqueeze(-2)
+            return torch.cat((*turned, grad_v_BTKH.unsqueeze(-2)), dim=-2), None, None
         grad_BTKGH = grad_q_BTNH.new_empty(ctx.shape)
-        grad_BTKGH[..., :-2, :] = turn_back(grad_q_BTNH.reshape(*ctx.shape[:3], -1, ctx.shape[-1]))
+        grad_BTKGH[..., :-2, :] = turn_back(grad_q_BTKGH)
         grad_BTKGH[..., -2, :] = turn_back(grad_k_BTKH)
         grad_BTKGH[..., -1, :] = grad_v_BTKH
         return grad_BTKGH, None, None
@@ -95,10 +99,12 @@ class _SplitAndRotate(torch.autograd.Function):
 class _Turn:
     """Turns the first 2R of a head's H dimensions, i with i + R, by the angles of the tables.
 
-    Whole heads at a time, multiplying by ones and zeros too: on a processor, loops over only R neighbours are slow.
+    Whole heads at a time, multiplying by ones and zeros too: on a processor, loops over only R neighbours are slow. The
+    compiler, which makes one loop of it all, is given the formula itself.
     """
 
     def __init__(self, cos_TR: Tensor, sin_TR: Tensor, head_dim: int) -> None:
+        self.cos_TR, self.sin_TR = cos_TR, sin_TR
         self.R = R = cos_TR.shape[-1]
         rest = head_dim - 2 * R
         self.itself_TH = F.pad(torch.cat((cos_TR, cos_TR), dim=-1), (0, rest), value=1.0)
@@ -110,6 +116,10 @@ class _Turn:
         """x_BTKH or x_BTKGH turned, in fp32 or wider."""
         x = x.to(torch.promote_types(x.dtype, self.itself_TH.dtype))  # once, rather than in each of what follows
         index = (..., *(None,) * (x.ndim - 3), slice(None))
+        if torch.compiler.is_compiling():
+            cos, sin = self.cos_TR[index], self.sin_TR[index]
+            a, b, rest = x.split([self.R, self.R, x.shape[-1] - 2 * self.R], dim=-1)
+            return torch.cat((a * cos - b * sin, b * cos + a * sin, rest), dim=-1)
         y = x * self.itself_TH[index]
         y[..., : -self.R].addcmul_(x[..., self.R :], self.of_later_TH[index])
         y[..., self.R :].addcmul_(x[..., : -self.R], self.of_earlier_TH[index])
