@@ -17,8 +17,8 @@ def by_onednn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every fp32 product goes to oneDNN, small as it is and whatever this processor."""
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this torch has no oneDNN")
-    monkeypatch.setattr(cpu_linear, "MIN_MULTIPLICATIONS", 1)
-    monkeypatch.setattr(cpu_linear, "MANY_ROWS", 1)
+    for name in ("MIN_MULTIPLICATIONS", "MIN_MULTIPLICATIONS_WITH_GRADIENTS", "MIN_ROWS_WITH_GRADIENTS"):
+        monkeypatch.setattr(cpu_linear, name, 1)
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
     num_threads = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -60,20 +60,16 @@ def test_one_thread_low_precision_small_products_and_gradients_of_few_rows_stay_
     assert not cpu_linear.onednn_is_faster(x[:0], weight)
     with torch.autocast("cpu", torch.bfloat16):
         assert not cpu_linear.onednn_is_faster(x, weight)
-    monkeypatch.setattr(cpu_linear, "MANY_ROWS", 6)
-    assert not cpu_linear.onednn_is_faster(x, weight)
-    with torch.no_grad():
-        assert cpu_linear.onednn_is_faster(x, weight)
-        monkeypatch.setattr(cpu_linear, "MIN_MULTIPLICATIONS", 5 * 48 * 80 // 2)
-        assert cpu_linear.onednn_is_faster(x, weight)
-        monkeypatch.setattr(cpu_linear, "MIN_MULTIPLICATIONS", 5 * 48 * 80 // 2 + 1)
+    for name, is_enough in (("MIN_MULTIPLICATIONS_WITH_GRADIENTS", 5 * 48 * 80), ("MIN_ROWS_WITH_GRADIENTS", 5)):
+        monkeypatch.setattr(cpu_linear, name, is_enough + 1)
         assert not cpu_linear.onednn_is_faster(x, weight)
-    monkeypatch.setattr(cpu_linear, "MANY_ROWS", 5)
-    assert cpu_linear.onednn_is_faster(x, weight)
-    monkeypatch.setattr(cpu_linear, "MIN_MULTIPLICATIONS", 5 * 48 * 80 + 1)
-    assert not cpu_linear.onednn_is_faster(x, weight)
-    monkeypatch.setattr(cpu_linear, "MIN_MULTIPLICATIONS", 5 * 48 * 80)
-    assert cpu_linear.onednn_is_faster(x, weight)
+        monkeypatch.setattr(cpu_linear, name, is_enough)
+        assert cpu_linear.onednn_is_faster(x, weight)
+    with torch.no_grad():
+        monkeypatch.setattr(cpu_linear, "MIN_MULTIPLICATIONS", 5 * 48 * 80 + 1)
+        assert not cpu_linear.onednn_is_faster(x, weight)
+        monkeypatch.setattr(cpu_linear, "MIN_MULTIPLICATIONS", 5 * 48 * 80)
+        assert cpu_linear.onednn_is_faster(x, weight)
     torch.set_num_threads(1)
     assert not cpu_linear.onednn_is_faster(x, weight)
 
@@ -89,7 +85,8 @@ def test_training_is_the_same_and_computes_no_product_again_that_blas_would_not(
 
     kept, _ = train_counting_flops(Recompute.none)
     ours, our_flops = train_counting_flops(recompute)
-    monkeypatch.setattr(cpu_linear, "MIN_MULTIPLICATIONS", 1 << 60)
+    for name in ("MIN_MULTIPLICATIONS", "MIN_MULTIPLICATIONS_WITH_GRADIENTS"):
+        monkeypatch.setattr(cpu_linear, name, 1 << 60)
     plain, plain_flops = train_counting_flops(recompute)
     assert our_flops == plain_flops
     assert ours["losses"] == kept["losses"] == pytest.approx(plain["losses"], abs=1e-5)

@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    bounds = {name: getattr(cpu_linear, name) for name in ("MIN_MULTIPLICATIONS", "MANY_ROWS")}
+    bounds = {name: value for name, value in vars(cpu_linear).items() if name.startswith("MIN_")}
     for name in bounds:
         setattr(cpu_linear, name, 0)
     document = {

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MIN_MULTIPLICATIONS, MANY_ROWS = 1 << 27, 1_024
-"""Below these some products gain and some lose: tools/bench/results/cpu_linear.json. With fewer rows than MANY_ROWS
-gradients always lose, and a product alone gains with twice the multiplications."""
+MIN_MULTIPLICATIONS = 1 << 28
+MIN_MULTIPLICATIONS_WITH_GRADIENTS, MIN_ROWS_WITH_GRADIENTS = 1 << 27, 1_024
+"""Below these some products gain and some lose: tools/bench/results/cpu_linear.json."""
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -40,14 +40,17 @@ def input_gradient(grad_y_NF: Tensor, weight_FD: Tensor, out_ND: Tensor) -> None
 
 def onednn_is_faster(x: Tensor, weight: Tensor) -> bool:
     """Whether this product is one of large plain fp32 matrices, on several threads of a processor with AVX-512."""
-    num_rows = x.numel() // x.shape[-1]
-    is_enough = x.numel() * weight.shape[0] >= MIN_MULTIPLICATIONS * (1 if num_rows >= MANY_ROWS else 2)
+    multiplications = x.numel() * weight.shape[0]
+    if torch.is_grad_enabled():
+        has_enough_rows = x.numel() >= MIN_ROWS_WITH_GRADIENTS * x.shape[-1]
+        is_large = has_enough_rows and multiplications >= MIN_MULTIPLICATIONS_WITH_GRADIENTS
+    else:
+        is_large = multiplications >= MIN_MULTIPLICATIONS
     return (
         not torch.compiler.is_compiling()
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
-        and is_enough
-        and not (torch.is_grad_enabled() and num_rows < MANY_ROWS)
+        and is_large
         and torch.get_num_threads() > 1
         and not torch.is_autocast_enabled("cpu")
         and type(weight.data) is Tensor  # not a DTensor, nor another subclass
