@@ -66,6 +66,7 @@ def _gradients(
     for (queries, _, end), weights_PQS in zip(_blocks(T, q_PQH.shape[1] // T, dtype), kept, strict=True):
         grad_v_PTH[:, :end] += torch.bmm(weights_PQS.transpose(1, 2), grad_y_PQH[:, queries])
         grad_PQS = torch.bmm(grad_y_fp32_PQH[:, queries], v_fp32_PTH[:, :end].transpose(1, 2))
+        # In one pass: (gradient - its mean by these weights) x weights.
         grad_PQS = torch._softmax_backward_data(grad_PQS, weights_PQS.float(), -1, torch.float32).to(dtype)
         grad_q.append(torch.bmm(grad_PQS, k_PTH[:, :end]))
         grad_k_PTH[:, :end] += torch.bmm(grad_PQS.transpose(1, 2), q_PQH[:, queries])
