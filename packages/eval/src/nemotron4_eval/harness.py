@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-
-# lm_eval ships no types: hence what is ignored here and where its classes are used.
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM

@@ -89,11 +89,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
             targets_N = targets_N - shard.first_word
         nll_N = torch.empty(len(x_ND), dtype=torch.float32, device=x_ND.device)
         gradients = None
-        shape = min(chunk_tokens, len(x_ND)), len(weight_VD)
         # The same memory for every chunk, since fresh memory of this size is slow to come by on a processor. oneDNN
         # cannot be told where to write, but finds what the first chunk left behind, as that has a token more (glibc
         # before 2.38 fits no aligned block into a gap of just its size) and the gradients' memory comes after it.
         by_onednn = onednn_is_faster(x_ND[:chunk_tokens], low_weight_VD)
+        shape = min(chunk_tokens, len(x_ND)), len(weight_VD)
         logits = None if by_onednn else x_ND.new_empty(shape)
         logits_fp32 = None if dtype == torch.float32 else x_ND.new_empty(shape, dtype=torch.float32)
         bounds = [0, *range(chunk_tokens + by_onednn, len(x_ND), chunk_tokens), len(x_ND)]

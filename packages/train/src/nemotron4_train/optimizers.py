@@ -53,7 +53,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # no closure
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # torch's returns a closure's loss
         """One update of every matrix that has a gradient. Gathers one matrix at a time."""
         assert closure is None
         for group in self.param_groups:
