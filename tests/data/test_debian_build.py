@@ -22,6 +22,7 @@ from nemotron4_data.debian.rows import Row, load_rows
 from nemotron4_data.debian.shares import Group, fill, kept_shares
 from nemotron4_data.documents import read_lines
 from nemotron4_data.manifest import Manifest
+from nemotron4_data.staging import staged_directory
 
 needs_dpkg = pytest.mark.skipif(
     any(shutil.which(tool) is None for tool in ("dpkg-deb", "apt-get", "apt-cache")), reason="this is not Debian"
@@ -52,6 +53,10 @@ class Serial:
 @contextlib.contextmanager
 def quiet(name, total_bytes):
     yield lambda things, num_bytes: None
+
+
+def replacing(output):
+    return lambda: staged_directory(output, "dir", lambda name: True)
 
 
 def make_deb(folder, name, files):
@@ -89,7 +94,7 @@ def cache(tmp_path):
 
 def build_tiny(cache, output, executor=Serial(), **changed):  # noqa: B008
     settings = {"english_mb": 0.02, "multilingual_mb": 1.0, "code_mb": 1.0, **changed}
-    return build_rows(DebianConfig(cache=str(cache), **settings), ROWS, output, executor, quiet)
+    return build_rows(DebianConfig(cache=str(cache), **settings), ROWS, output, executor, quiet, replacing(output))
 
 
 def contents(folder):
@@ -162,7 +167,7 @@ def test_a_changed_row_is_read_again(cache, tmp_path):
     build_tiny(cache, tmp_path / "out")
     rows = [*ROWS[:3], Row(domain="code", package="tools", category="shell", include="a.py$")]
     settings = DebianConfig(cache=str(cache))
-    files = build_rows(settings, rows, tmp_path / "out", Serial(), quiet)
+    files = build_rows(settings, rows, tmp_path / "out", Serial(), quiet, replacing(tmp_path / "out"))
     assert json.loads(next(read_lines(files[0])))["source"] == "code/shell"
 
 
@@ -179,7 +184,9 @@ def test_a_damaged_archive_is_named(cache, tmp_path):
 @needs_dpkg
 def test_a_domain_without_text_is_refused(cache, tmp_path):
     with pytest.raises(ValueError, match=r"^corpus=debian: no package gave any code text: see "):
-        build_rows(DebianConfig(cache=str(cache)), ROWS[:3], tmp_path / "out", Serial(), quiet)
+        build_rows(
+            DebianConfig(cache=str(cache)), ROWS[:3], tmp_path / "out", Serial(), quiet, replacing(tmp_path / "out")
+        )
 
 
 def fake_apt(folder, monkeypatch, download):

@@ -181,6 +181,7 @@ def test_killed_between_replacing_and_recording(prepared, corpus, raw_directory,
     with pytest.raises(ValueError, match=r"the corpus is not finished: rerun `nemotron4 prepare`$"):
         Corpus.open(prepared)
     (prepared / "tokens.partial").mkdir()  # what a kill while filling leaves behind
+    (prepared / "tokens.partial/lock").touch()
     (prepared / "tokens.partial/half").write_text("half")
     stages_run.clear()
     run_prepare(make_job(raw_directory, prepared))
@@ -250,7 +251,7 @@ def test_a_damaged_manifest_is_refused(prepared):
     (prepared / "manifest.json").write_text("{")
     message = message_of(ValueError, Corpus.open, prepared)
     assert message.startswith(f"{prepared}/manifest.json: not a readable manifest (")
-    assert message.endswith("): delete it and rerun `nemotron4 prepare`")
+    assert message.endswith(f"): move {prepared} away and rerun `nemotron4 prepare`")
 
 
 def test_bad_records_are_kept_apart_and_the_rest_goes_on(tmp_path, make_job, prepared):

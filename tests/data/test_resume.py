@@ -95,6 +95,7 @@ def test_killed_at_random_moments_and_rerun_it_ends_with_the_same_bytes(tmp_path
     assert {name.split("/")[0] for name in expected} == {
         "documents",
         "manifest.json",
+        "prepare.lock",
         "rejected",
         "report.html",
         "tokenizer",

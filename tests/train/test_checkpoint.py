@@ -331,6 +331,32 @@ def test_export_refusals(undisturbed, tmp_path):
         ExportJob(run="x", max_shard_bytes=0)
 
 
+def test_an_export_replaces_its_own_files_only(undisturbed, tmp_path):
+    job, directory = undisturbed
+    export = ExportJob(run=str(directory), directory=str(tmp_path / "export"))
+    (tmp_path / "export").mkdir()
+    export_checkpoint(export, job)
+    written = {path.name for path in (tmp_path / "export").iterdir()}
+    provenance = json.loads((tmp_path / "export/provenance.json").read_text())
+    assert set(provenance.pop("files")) == written
+    (tmp_path / "export/notes.txt").write_text("mine")
+    with pytest.raises(ValueError) as error:
+        export_checkpoint(export, job)
+    assert str(error.value) == (
+        f"directory ({tmp_path}/export): would be replaced, but {tmp_path}/export/notes.txt is not of this program:"
+        " move it elsewhere"
+    )
+    assert {path.name for path in (tmp_path / "export").iterdir()} == {*written, "notes.txt"}
+    (tmp_path / "export/notes.txt").unlink()
+    (tmp_path / "export/provenance.json").write_text(json.dumps(provenance))  # as an older version wrote it
+    export_checkpoint(export, job)
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+    into = checkpoint.checkpoint_directory(directory, 12)
+    with pytest.raises(ValueError) as error:
+        export_checkpoint(ExportJob(run=str(directory), directory=str(into / "export")), job)
+    assert str(error.value) == (f"directory ({into}/export): lies in checkpoint ({into}): choose another directory")
+
+
 def test_export_holds_a_file_and_a_few_tensors_in_memory(undisturbed, prepared, tmp_path):
     """Peak memory of exporting 256 MB of weights in files of 32 MB, beside that of the tiny model."""
     job, directory = undisturbed

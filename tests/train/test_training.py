@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -217,7 +218,7 @@ def test_refusals(prepared, tmp_path, undisturbed):
     ):
         launch(smoke_job(prepared, tmp_path, resume="nowhere"), "")
     same = dataclasses.replace(job, run=RunConfig(dir=str(directory)))
-    with exclusive(directory), pytest.raises(ValueError, match="another launch is running in it"):
+    with exclusive(directory), pytest.raises(ValueError, match=f"in use by process {os.getpid()} on "):
         launch(same, "")
 
 

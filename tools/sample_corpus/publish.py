@@ -148,8 +148,6 @@ def _attribution(origins: dict[str, Any]) -> str:
 def _write_licenses(packages: dict[tuple[str, str], Package], folder: Path) -> None:
     """The copyright files that hold the texts of the licences, named after the licence."""
     folder.mkdir(exist_ok=True)
-    for path in folder.glob("*.txt"):
-        path.unlink()
     for label, name in LICENSE_TEXTS.items():
         members = dict(iterate_members(packages["deb", name], lambda path, n=name: path.endswith(f"doc/{n}/copyright")))
         text = "".join(data.decode("utf-8") for data in members.values())

@@ -33,6 +33,8 @@ class AdoptJob:
     """The same for held-out documents."""
 
     def __post_init__(self) -> None:
+        if not self.dir:
+            raise ValueError("dir ('') must name the directory of the new corpus")
         if not self.train:
             raise ValueError("train ([]) must name at least one shard: pass 'train=[english/web:PATH]'")
         for split, shards in (("train", self.train), ("heldout", self.heldout)):
@@ -48,6 +50,7 @@ class AdoptJob:
 def adopt(job: AdoptJob) -> None:
     """Write the corpus and check it. ValueError for a shard that is not one, or not of this tokenizer."""
     from .manifest import FILE_NAME, TOKENIZER_FILE, Manifest, Stage, hash_files
+    from .ownership import check_apart, check_new_or_ours
     from .staging import staged_directory, value_sha256
     from .tokenizer import Tokenizer
     from .verify import VerifyJob, verify
@@ -55,8 +58,10 @@ def adopt(job: AdoptJob) -> None:
     directory = Path(job.dir)
     if (directory / FILE_NAME).exists():
         raise ValueError(f"dir ({job.dir}): holds a corpus already: give another dir, or remove it")
+    check_new_or_ours(directory, "dir")
+    check_apart(directory, "dir", _inputs(job))
     manifest = Manifest(name=directory.name, settings=asdict(job))
-    with staged_directory(directory, lambda: None) as staged:
+    with staged_directory(directory, "dir") as staged:
         (staged / TOKENIZER_FILE).parent.mkdir()
         shutil.copyfile(job.tokenizer_model, staged / TOKENIZER_FILE)
         tokenizer = Tokenizer(staged / TOKENIZER_FILE)
@@ -78,6 +83,13 @@ def _parse(shard: str) -> tuple[str, str]:
     """(source, path without suffix) of SOURCE:PATH."""
     source, _, stem = shard.partition(":")
     return source, stem
+
+
+def _inputs(job: AdoptJob) -> list[tuple[str, str]]:
+    """(key, path) of every file that the job reads."""
+    shards = [(split, stem) for split in ("train", "heldout") for _, stem in map(_parse, getattr(job, split))]
+    files = [(split, stem + suffix) for split, stem in shards for suffix in (".bin", ".idx")]
+    return [("tokenizer_model", job.tokenizer_model), *files]
 
 
 def _link(job: AdoptJob, directory: Path, tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:

@@ -16,6 +16,7 @@ from .staging import file_sha256, value_sha256, write_file
 
 FILE_NAME = "manifest.json"
 TOKENIZER_FILE = "tokenizer/tokenizer.model"
+REJECTED_FILE = "rejected/records.jsonl.zst"
 FORMAT = 1
 STAGES = ("raw", "documents", "tokenizer", "tokens")
 _OPTIONAL = ("raw",)
@@ -38,11 +39,15 @@ class Stage:
 
 @dataclass(kw_only=True)
 class Manifest:
-    """`manifest.json`. `settings` is the job as it ran; `sources` the table of sizes by source and split."""
+    """`manifest.json`. `settings` is the job as it ran; `sources` the table of sizes by source and split.
+
+    `others` are files that we wrote and no stage lists: rejected records, and those of a stage that is being made anew.
+    """
 
     name: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     stages: dict[str, Stage] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
 
     @classmethod
     def load(cls, directory: Path) -> Manifest:
@@ -58,10 +63,11 @@ class Manifest:
             }
             if content["format"] != FORMAT:
                 raise ValueError(f"format {content['format']}, not {FORMAT}")
-            return cls(name=content["name"], settings=content["settings"], stages=stages)
+            others = list(content.get("others", [REJECTED_FILE]))  # older versions do not say
+            return cls(name=content["name"], settings=content["settings"], stages=stages, others=others)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"{path}: not a readable manifest ({error}): delete it and rerun `nemotron4 prepare`"
+                f"{path}: not a readable manifest ({error}): move {directory} away and rerun `nemotron4 prepare`"
             ) from error
 
     def save(self, directory: Path) -> None:
@@ -71,9 +77,25 @@ class Manifest:
             "name": self.name,
             "digest": self.digest,
             "settings": self.settings,
+            "others": self.others,
         }
         content["stages"] = {name: {"digest": stage.digest, **asdict(stage)} for name, stage in self.stages.items()}
         write_file(directory / FILE_NAME, json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
+
+    @property
+    def owned(self) -> set[str]:
+        """Every file that we wrote and may remove, but for those directly in the directory."""
+        return {*self.others, *(name for stage in self.stages.values() for name in stage.files)}
+
+    def forget(self, name: str) -> None:
+        """Take a stage out. Its files are still ours."""
+        if stage := self.stages.pop(name, None):
+            self.others = sorted({*self.others, *stage.files})
+
+    def record(self, name: str, stage: Stage, directory: Path) -> None:
+        """Put a stage in whose files have taken their place in `directory`."""
+        self.stages[name] = stage
+        self.others = [other for other in self.others if other not in stage.files and (directory / other).exists()]
 
     @property
     def is_complete(self) -> bool:

@@ -7,7 +7,6 @@ is recorded and unchanged is skipped. A rerun hashes the files of finished stage
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,17 +25,21 @@ from .debian.config import DebianConfig
 from .document_stage import write_documents
 from .executor import Executor, open_executor
 from .fertility import fertility, sample_documents
-from .manifest import TOKENIZER_FILE, Manifest, Stage, check_files, hash_files
+from .locks import exclusive
+from .manifest import FILE_NAME, TOKENIZER_FILE, Manifest, Stage, check_files, hash_files
+from .ownership import check_apart, check_new_or_ours, check_replaceable
 from .prepare_job import PrepareJob
 from .prepare_report import write_report
 from .sources import SUFFIXES, RawFile, find_files
-from .staging import file_sha256, open_work, staged_directory, value_sha256
+from .staging import file_sha256, mark_partial, open_work, remove_work, staged_directory, value_sha256
 from .tokenise import tokenise_documents
 from .tokenizer import Tokenizer
 from .train_tokenizer import train_tokenizer
 
 # Raise it when a stage's code changes what it writes: finished stages of older code then run again.
 _CODE_VERSION = 2
+_LOCK = "prepare.lock"
+_FOLDERS = ("raw", "documents", "rejected", "tokenizer", "tokens")
 
 
 def run_prepare(job: PrepareJob) -> None:
@@ -60,12 +63,25 @@ class _Preparation:
         self.console = Console(stderr=True)
 
     def run(self) -> None:
-        debian = self.job.corpus.debian
         files = find_files(self.job.corpus.files, SUFFIXES)
+        raw = [("corpus.files", file.location) for file in files if "://" not in file.location]
+        check_apart(self.directory, "dir", [*raw, *self.job.inputs()])
+        # What is begun has a manifest; what an older version began has a directory of work with its key.
+        check_new_or_ours(self.directory, "dir", (FILE_NAME, _LOCK, "*.work/key"))
+        Manifest.load(self.directory)  # somebody else's is refused before anything is written
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.manifest = Manifest.load(self.directory)
+        with exclusive(self.directory / _LOCK, "dir", self.directory):
+            self.manifest = Manifest.load(self.directory)
+            if not (self.directory / FILE_NAME).exists():
+                for folder in _FOLDERS:
+                    mark_partial(self.directory / folder)
+                self.manifest.save(self.directory)
+            self._run_stages(files)
+
+    def _run_stages(self, files: list[RawFile]) -> None:
+        debian = self.job.corpus.debian
         if debian is None:
-            self.manifest.stages.pop("raw", None)
+            self.manifest.forget("raw")
         else:
             settings = {key: value for key, value in asdict(debian).items() if key != "cache"}
             self._stage("raw", settings, lambda work: self._raw(debian))
@@ -81,10 +97,9 @@ class _Preparation:
     def _raw(self, config: DebianConfig) -> tuple[list[Path], dict[str, Any]]:
         from .debian.builder import build
 
-        self.manifest.stages.pop("raw", None)
-        self.manifest.save(self.directory)
         output = self.directory.absolute() / "raw"
-        build(replace(config, cache=str(Path(config.cache).absolute())), output, self.executor, self._progress)
+        cache = replace(config, cache=str(Path(config.cache).absolute()))
+        build(cache, output, self.executor, self._progress, lambda: self._replacing("raw", "raw"))
         packages = json.loads((output / "packages.json").read_text(encoding="utf-8"))
         files = [path.relative_to(output.parent) for path in sorted(output.rglob("*.*")) if path.is_file()]
         return [self.directory / path for path in files], {"not_served": packages["not_served"]}
@@ -102,13 +117,15 @@ class _Preparation:
             start = time.monotonic()
             if not self.console.is_terminal:  # where no bar is drawn
                 self.console.print(f"{name}: begun")
+            for folder in _FOLDERS:
+                check_replaceable(self.directory / folder, "dir", self._is_ours(folder))
             written, facts = make(open_work(self._work(name), key))
             files = hash_files(self.directory, written)
-            self.manifest.stages[name] = Stage(key=key, upstream=upstream, files=files, facts=facts)
+            stage = Stage(key=key, upstream=upstream, files=files, facts=facts)
+            self.manifest.record(name, stage, self.directory)
             self.manifest.save(self.directory)
             self.console.print(f"{name}: {len(files)} file(s) in {timedelta(seconds=round(time.monotonic() - start))}")
-        if self._work(name).exists():
-            shutil.rmtree(self._work(name))
+        remove_work(self._work(name))
 
     def _work(self, name: str) -> Path:
         # Absolute: workers on other machines have directories of their own to start from.
@@ -118,12 +135,18 @@ class _Preparation:
     def _replacing(self, name: str, folder: str) -> Iterator[Path]:
         """A new `folder` to fill. Stage `name` is forgotten before it takes its place: killed there, it runs again."""
 
-        def forget() -> None:
-            self.manifest.stages.pop(name, None)
+        def forget(new: Path) -> None:
+            self.manifest.forget(name)
+            files = {f"{folder}/{path.relative_to(new).as_posix()}" for path in new.rglob("*") if path.is_file()}
+            self.manifest.others = sorted({*self.manifest.others, *files})
             self.manifest.save(self.directory)
 
-        with staged_directory(self.directory / folder, forget) as output:
+        with staged_directory(self.directory / folder, "dir", self._is_ours(folder), forget) as output:
             yield output
+
+    def _is_ours(self, folder: str) -> Callable[[str], bool]:
+        owned = self.manifest.owned
+        return lambda path: f"{folder}/{path}" in owned
 
     def _is_intact(self, name: str, stage: Stage) -> bool:
         try:

@@ -6,8 +6,11 @@ Light on purpose: composing and printing a job imports nothing but the standard 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from glob import glob
+from pathlib import Path
 
 from .blend import BlendConfig
 from .curation.config import CurationConfig
@@ -134,3 +137,15 @@ class PrepareJob:
     def __post_init__(self) -> None:
         if not self.dir:
             raise ValueError("dir ('') must name the directory of the prepared corpus")
+
+    def inputs(self) -> Iterator[tuple[str, str]]:
+        """(key, path) of every file and directory that is read, but for corpus.files, and of the cache."""
+        if self.tokenizer.model is not None:
+            yield "tokenizer.model", self.tokenizer.model
+        if self.curation.quality.model_dir:
+            yield "curation.quality.model_dir", self.curation.quality.model_dir
+        if self.corpus.debian is not None:
+            yield "corpus.debian.cache", self.corpus.debian.cache
+        for name, patterns in self.curation.decontamination.benchmarks.items():
+            found = (path for pattern in patterns for path in glob(str(Path(pattern).expanduser()), recursive=True))
+            yield from ((f"curation.decontamination.benchmarks.{name}", path) for path in found)

@@ -13,7 +13,9 @@ here; its thread ends with the write, ours with the commit.
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import sys
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import get_state_dict
 
 from nemotron4_data.ledger import FILE_NAME as LEDGER_FILE
+from nemotron4_data.ownership import first_foreign
 from nemotron4_data.staging import commit_directory, file_sha256, partial_path, write_file
 from nemotron4_train.checkpoint import (
     MANIFEST_FILE,
@@ -42,6 +45,9 @@ from nemotron4_train.checkpoint import (
     rank_key,
     step_of,
 )
+
+_FILES = re.compile(rf"__\d+_\d+\.distcp|\.metadata(\.tmp)?|({STATE_FILE}|{LEDGER_FILE}|{MANIFEST_FILE})|\..*\.partial")
+"""Files of a checkpoint, whole or half-written: one that holds others is never removed."""
 
 
 @dataclass(frozen=True)
@@ -168,8 +174,9 @@ class CheckpointWriter:
     def _prepare(self, staged: Path) -> None:
         """An empty directory, and none that a kill left half-written."""
         if rank() == 0:
-            for left in staged.parent.glob(partial_path(Path("step-*")).name):
-                shutil.rmtree(left)
+            for left in staged.parent.glob(partial_path(Path("step-[0-9]*")).name):
+                if first_foreign(left, _is_ours) is None:
+                    shutil.rmtree(left)
             staged.mkdir(parents=True)
 
     def _commit(self, directory: Path, files: dict[str, bytes], digests_by_rank: list[dict[str, str]]) -> None:
@@ -184,13 +191,21 @@ class CheckpointWriter:
             digests |= part
         manifest = json.dumps({"sha256": dict(sorted(digests.items()))}, indent=1) + "\n"
         write_file(staged / MANIFEST_FILE, manifest.encode())
-        commit_directory(directory)
+        commit_directory(directory, "run.dir", _is_ours)
         # A later one, if there is any, was damaged and passed over: it must not push out what the run goes on from.
         so_far = [path for path in list_checkpoints(self._run_directory) if step_of(path) <= step_of(directory)]
         for old in so_far[: -self._keep]:
-            if step_of(old) not in self._keep_steps:
+            if step_of(old) in self._keep_steps:
+                continue
+            if foreign := first_foreign(old, _is_ours):
+                print(f"kept {old}, because {foreign.name} in it is not of the checkpoint", file=sys.stderr)
+            else:
                 doomed = old.replace(partial_path(old))
                 shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _is_ours(name: str) -> bool:
+    return _FILES.fullmatch(name) is not None
 
 
 def _digests_of_own(staged: Path) -> dict[str, str]:

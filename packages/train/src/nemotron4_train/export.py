@@ -6,16 +6,21 @@ Invariant: the model is never whole in memory: a parameter is read, stored under
 from __future__ import annotations
 
 import json
-import shutil
+import re
 import sys
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from nemotron4_data.staging import commit_directory, partial_path
+from nemotron4_data.ownership import IsOurs, check_apart, check_new_or_ours
+from nemotron4_data.staging import staged_directory, write_file
 from nemotron4_train.job import TrainJob
 
 PROVENANCE = "provenance.json"
+_EXPORTED = re.compile(
+    r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|(generation_)?config\.json|provenance\.json|"
+    r"tokenizer\.model|tokenizer(_config)?\.json"
+)
 
 
 class ExportDtype(Enum):
@@ -41,7 +46,9 @@ class ExportJob:
     """Most bytes of weights a file; the export holds no more than that and a few tensors in memory."""
 
     def __post_init__(self) -> None:
-        """Refuse files that hold nothing."""
+        """Refuse files that hold nothing, and a directory that an unset variable leaves empty."""
+        if self.directory == "":
+            raise ValueError("directory (''): must name a directory; leave it out for <run>/export")
         if self.max_shard_bytes < 1:
             raise ValueError(f"max_shard_bytes ({self.max_shard_bytes}): must be at least 1")
 
@@ -60,8 +67,8 @@ def export_checkpoint(job: ExportJob, train_job: TrainJob) -> Path:
         raise ValueError(f"run ({run}): has no complete checkpoint; train first, or give checkpoint=PATH")
     source, state = found
     directory = Path(job.directory) if job.directory else run / "export"
-    if directory.exists() and not (directory / PROVENANCE).is_file():
-        raise ValueError(f"directory ({directory}): exists and is not an export of ours; give directory=PATH")
+    check_new_or_ours(directory, "directory", (PROVENANCE,))
+    check_apart(directory, "directory", [("checkpoint", source), ("data.dir", train_job.data.dir)])
     checkpoint.check_model(source, state, train_job.model)
     with torch.device("meta"):
         shapes = {name: parameter.shape for name, parameter in Transformer(train_job.model).named_parameters()}
@@ -80,16 +87,23 @@ def export_checkpoint(job: ExportJob, train_job: TrainJob) -> Path:
         "tokens": state["tokens"],
         "source_tokens": {name: counts["tokens"] for name, counts in ledger.sources.items()},
     }
-    shutil.rmtree(partial_path(directory), ignore_errors=True)
-    write_pretrained(
-        train_job.model,
-        checkpoint.read_parameters(source, shapes),
-        partial_path(directory),
-        dtype=getattr(torch, job.dtype.name),
-        tokenizer_model=str(corpus.tokenizer.path),
-        max_shard_bytes=job.max_shard_bytes,
-        extra_files={PROVENANCE: json.dumps(provenance, indent=1) + "\n"},
-    )
-    commit_directory(directory)
+    with staged_directory(directory, "directory", _is_exported(directory)) as staged:
+        write_pretrained(
+            train_job.model,
+            checkpoint.read_parameters(source, shapes),
+            staged,
+            dtype=getattr(torch, job.dtype.name),
+            tokenizer_model=str(corpus.tokenizer.path),
+            max_shard_bytes=job.max_shard_bytes,
+        )
+        provenance["files"] = sorted([PROVENANCE, *(path.name for path in staged.iterdir())])
+        write_file(staged / PROVENANCE, (json.dumps(provenance, indent=1) + "\n").encode())
     print(f"exported step {state['step']} to {directory}", file=sys.stderr)
     return directory
+
+
+def _is_exported(directory: Path) -> IsOurs:
+    """Which files of an earlier export are its own; those of older versions do not list them."""
+    path = directory / PROVENANCE
+    files = json.loads(path.read_text(encoding="utf-8")).get("files") if path.is_file() else ()
+    return lambda name: bool(_EXPORTED.fullmatch(name)) if files is None else name in files

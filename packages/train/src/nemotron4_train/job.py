@@ -10,6 +10,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from enum import Enum
+from pathlib import Path
 
 from nemotron4_data.blend import BlendConfig
 from nemotron4_model.config import ModelConfig
@@ -18,6 +19,11 @@ from nemotron4_train.launcher_config import LauncherConfig
 from nemotron4_train.rule import require
 from nemotron4_train.schedule import Phase, Schedule
 from nemotron4_train.topology import Device, TopologyConfig
+
+
+def may_change(key: str) -> bool:
+    """Whether a run may go on with another value of a dotted key, where run.allow_changed says so."""
+    return key.split(".")[0] not in ("seed", "model")
 
 
 @dataclass(kw_only=True)
@@ -34,14 +40,14 @@ class RunConfig:
     """Dotted keys, or groups of them, that may differ from those run.dir was started with."""
 
     def __post_init__(self) -> None:
-        """Refuse to go on as another model, or with other data order."""
+        """Refuse a place that an unset variable leaves empty or that leaves the root, and to go on as another model."""
+        require(self.dir != "", "run.dir", "''", "must name a directory; leave it out for <run.root>/<run.name>/<time>")
+        require(self.root != "", "run.root", "''", "must name a directory, such as runs")
+        parts = Path(self.name).parts
+        inside = bool(parts) and not Path(self.name).is_absolute() and ".." not in parts
+        require(inside, "run.name", repr(self.name), "must stay below run.root; give run.root=DIR for another place")
         for name in self.allow_changed:
-            require(
-                name.split(".")[0] not in ("seed", "model"),
-                "run.allow_changed",
-                name,
-                "weights and data order hang on it; start another run",
-            )
+            require(may_change(name), "run.allow_changed", name, "weights and data order hang on it; start another run")
 
 
 @dataclass(kw_only=True)

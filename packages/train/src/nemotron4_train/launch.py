@@ -19,6 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from nemotron4_data.staging import naming
 from nemotron4_train import checkpoint
 from nemotron4_train.campaign import commands_afterwards, leg_job, legs, legs_left
 from nemotron4_train.job import TrainJob
@@ -58,7 +59,7 @@ def launch(job: TrainJob, job_yaml: str) -> float | None:
     directory = choose_directory(job, timeline.num_steps)
     done_steps = check_checkpoint(job, corpus, directory, timeline)
     on_slurm, elsewhere = job.launcher.kind is LauncherKind.slurm, job.launcher.dry_run
-    with exclusive(directory, wait_seconds=1.0):  # `status` looks at the lock for a moment
+    with naming(directory), exclusive(directory, wait_seconds=1.0):  # `status` looks at the lock for a moment
         record = read_record(directory)
         if record is not None and not job.afterwards and _is_complete(record, job, timeline):
             print(f"run directory: {directory}: complete already, step {record.step}", file=sys.stderr)

@@ -8,23 +8,27 @@ run.allow_changed lets change.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import socket
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from nemotron4_data import locks
+from nemotron4_data.ownership import check_apart, check_new_or_ours
 from nemotron4_data.staging import write_file
-from nemotron4_train.job import TrainJob
+from nemotron4_train.job import TrainJob, may_change
 
 STATES = ("queued", "running", "stopped", "failed", "complete")
 """queued: written, and waiting for its job, or for the job of its next leg."""
+LOCK_FILE = "run.lock"
+_MARKS = ("run.json", LOCK_FILE, "sweep_job.yaml")  # whatever begins a run's directory leaves one of them
+_MOMENT_SECONDS = 60.0
 
 
 @dataclass
@@ -64,6 +68,8 @@ def choose_directory(job: TrainJob, num_steps: int) -> Path:
     root = Path(job.run.root) / job.run.name
     if job.run.dir is not None:
         directory = Path(job.run.dir)
+        check_new_or_ours(directory, "run.dir", _MARKS)
+        check_apart(directory, "run.dir", [("data.dir", job.data.dir)])
         record = read_record(directory)
         if record is not None and record.job_digest != job.digest():
             _check_changes(directory, record, job)
@@ -94,10 +100,20 @@ def _check_changes(directory: Path, record: RunRecord, job: TrainJob) -> None:
     refused = [key for key in changed if not any(_is_within(key, name) for name in job.run.allow_changed)]
     if refused:
         shown = "; ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in refused)
-        raise ValueError(
-            f"run.dir ({directory}): belongs to another job: {shown}; repeat what it was started with,"
-            f" choose another run.dir, or go on all the same with run.allow_changed=[{','.join(refused)}]"
-        )
+        ways = "repeat what it was started with, or choose another run.dir"
+        if all(map(may_change, refused)):
+            ways = (
+                "repeat what it was started with, choose another run.dir, or go on all the same with"
+                f" {_allowing(refused)}"
+            )
+        raise ValueError(f"run.dir ({directory}): belongs to another job: {shown}; {ways}")
+
+
+def _allowing(keys: Sequence[str]) -> str:
+    """The override that lets keys change, as it is typed: a source's name, such as code/c#, needs quotes."""
+    quoted = [key if re.fullmatch(r"[\w./+-]+", key) else f'"{key}"' for key in keys]
+    override = f"run.allow_changed=[{','.join(quoted)}]"
+    return override if quoted == list(keys) else shlex.quote(override)
 
 
 def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -131,12 +147,9 @@ def record_failure(directory: Path, error: BaseException) -> None:
     write_record(directory, record)
 
 
-@contextmanager
-def only_writer(directory: Path) -> Iterator[None]:
+def only_writer(directory: Path) -> AbstractContextManager[None]:
     """One process at a time, of any rank, for a moment."""
-    with open(directory / "record.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    return locks.exclusive(directory / "record.lock", "run.dir", directory, _MOMENT_SECONDS)
 
 
 def newest_step(directory: Path) -> int:
@@ -153,54 +166,28 @@ def _latest(root: Path) -> Path | None:
 
 def create(directory: Path, job: TrainJob, job_yaml: str, num_steps: int, state: str = "running") -> None:
     """Make the directory, its job.yaml and record, and point `latest` at it."""
+    root = Path(job.run.root) / job.run.name
+    link, staged = root / "latest", root / ".latest.partial"
+    if directory.parent == root and link.exists() and not link.is_symlink():
+        raise ValueError(f"run.name ({job.run.name}): {link} is not a link of ours: move it elsewhere")
     directory.mkdir(parents=True, exist_ok=True)
     record = read_record(directory) or RunRecord(job_digest="")
     record.job_digest, record.identity = job.digest(), job.identity()
     record.state, record.num_steps, record.error = state, num_steps, None
     write_file(directory / "job.yaml", job_yaml.encode())
     write_record(directory, record)
-    if directory.parent == Path(job.run.root) / job.run.name:
-        link, staged = directory.parent / "latest", directory.parent / ".latest.partial"
+    if directory.parent == root:
         staged.unlink(missing_ok=True)
         staged.symlink_to(directory.name)
         os.replace(staged, link)
 
 
-@contextmanager
-def exclusive(directory: Path, wait_seconds: float = 0.0) -> Iterator[None]:
-    """Hold the run's lock; raises ValueError when another launch still has it after so long.
-
-    The lock says who holds it, as `cancel` needs to know: host and process.
-    """
+def exclusive(directory: Path, wait_seconds: float = 0.0) -> AbstractContextManager[None]:
+    """Hold the run's lock; raises ValueError when another launch still has it after so long."""
     directory.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + wait_seconds
-    with open(directory / "run.lock", "a+") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() >= deadline:
-                    raise ValueError(
-                        f"run.dir ({directory}): another launch is running in it; wait for it,"
-                        " or choose another run.dir"
-                    ) from error
-            time.sleep(0.2)
-        lock.truncate(0)
-        lock.write(f"{socket.gethostname()} {os.getpid()}\n")
-        lock.flush()
-        yield
+    return locks.exclusive(directory / LOCK_FILE, "run.dir", directory, wait_seconds)
 
 
 def holder(directory: Path) -> tuple[str, int] | None:
-    """Host and process that hold the run's lock; None when nobody does."""
-    path = directory / "run.lock"
-    if not path.is_file():
-        return None
-    with open(path) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            host, _, pid = lock.read().strip().partition(" ")
-            return host, int(pid or 0)
-    return None
+    """Host and process that hold the run's lock, as `cancel` needs to know; None when nobody does."""
+    return locks.holder(directory / LOCK_FILE)

@@ -17,6 +17,8 @@ from typing import TypeVar
 
 from ..documents import FrameWriter, read_lines
 from ..executor import Executor
+from ..locks import exclusive
+from ..ownership import check_new_or_ours
 from ..staging import staged_directory, value_sha256
 from .archives import Package
 from .config import DebianConfig
@@ -27,12 +29,15 @@ from .rows import Row, load_rows
 from .shares import Group, kept_shares, unit_hash
 
 SOURCES_FILE = Path(__file__).with_name("sources.yaml")
+_CACHE_LOCK = "cache.lock"
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int, int], None]]]
 """`progress(step, total_bytes)` is a context whose value is called with numbers of things and bytes done."""
+Replacing = Callable[[], AbstractContextManager[Path]]
+"""A context with an empty directory to fill, which then takes the place of the output."""
 
 
 @dataclass(frozen=True)
@@ -45,24 +50,42 @@ class _Selection:
     output: Path
 
 
-def build(config: DebianConfig, output: Path, executor: Executor, progress: Progress) -> list[Path]:
+def build(
+    config: DebianConfig, output: Path, executor: Executor, progress: Progress, replacing: Replacing
+) -> list[Path]:
     """Build the corpus in `output`; returns its files of documents in their order.
 
     `output` also gets `packages.json` (every package with version, digest, licence and what was taken of it, and
     those that were not served) and `ATTRIBUTION.md`.
 
     Raises:
-        ValueError: apt-get or dpkg-deb are not installed, or a domain has no text at all.
+        ValueError: apt-get or dpkg-deb are not installed, a domain has no text at all, or the cache is in use.
         OSError: no package is served (no network), or an archive is damaged.
     """
-    return build_rows(config, load_rows(SOURCES_FILE, Row), output, executor, progress)
+    return build_rows(config, load_rows(SOURCES_FILE, Row), output, executor, progress, replacing)
 
 
 def build_rows(
-    config: DebianConfig, rows: list[Row], output: Path, executor: Executor, progress: Progress
+    config: DebianConfig, rows: list[Row], output: Path, executor: Executor, progress: Progress, replacing: Replacing
 ) -> list[Path]:
     """`build` with a table of sources of one's own."""
     cache = Path(config.cache).expanduser()
+    check_new_or_ours(cache, "corpus.debian.cache", (_CACHE_LOCK, "resolved.json"))
+    cache.mkdir(parents=True, exist_ok=True)
+    with exclusive(cache / _CACHE_LOCK, "corpus.debian.cache", cache):
+        _build(config, cache, rows, output, executor, progress, replacing)
+    return sorted(output.rglob("*.jsonl.zst"))
+
+
+def _build(
+    config: DebianConfig,
+    cache: Path,
+    rows: list[Row],
+    output: Path,
+    executor: Executor,
+    progress: Progress,
+    replacing: Replacing,
+) -> None:
     names = list(dict.fromkeys((row.registry, row.package) for row in rows))
     with progress("packages", None) as advance:
         packages, missing = fetch_packages([*names, ("deb", "mandoc")], cache, advance)
@@ -77,16 +100,15 @@ def build_rows(
                 advance(documents, num_bytes)
     key = _output_key(config, tasks, missing)
     if read_key(output) == key:
-        return sorted(output.rglob("*.jsonl.zst"))
+        return
     shares = _shares(config, tasks, results)
-    with staged_directory(output, lambda: None) as staged, progress("taking shares", None) as advance:
+    with replacing() as staged, progress("taking shares", None) as advance:
         selections = [_selection(task, result, shares, staged) for task, result in zip(tasks, results, strict=True)]
         taken = list(executor.map(select, selections))
         for counts in taken:
             for documents, num_bytes in counts.values():
                 advance(documents, num_bytes)
         write_manifest(staged, key, config, tasks, results, taken, missing)
-    return sorted(output.rglob("*.jsonl.zst"))
 
 
 def select(task: _Selection) -> dict[str, tuple[int, int]]:
@@ -114,7 +136,7 @@ def select(task: _Selection) -> dict[str, tuple[int, int]]:
 def _extractions(rows: list[Row], packages: dict[Name, Package], folder: Path, mandoc: Path | None) -> list[Extraction]:
     """One task a package that was served, largest archives first so that no worker is left with one at the end."""
     folder.mkdir(parents=True, exist_ok=True)
-    for left_over in folder.glob(f"*{PARTIAL_SUFFIX}"):
+    for left_over in folder.glob(f"*.jsonl.zst.[0-9]*{PARTIAL_SUFFIX}"):
         left_over.unlink()
     grouped: dict[Name, dict[str, Row]] = defaultdict(dict)
     for row in rows:
@@ -152,6 +174,6 @@ def _unpack_mandoc(package: Package | None, cache: Path) -> Path | None:
     folder = cache.resolve() / "tools" / f"mandoc-{package.sha256[:12]}"
     program = folder / "usr" / "bin" / "mandoc"
     if not program.exists():
-        with staged_directory(folder, lambda: None) as staged:
+        with staged_directory(folder, "corpus.debian.cache") as staged:
             subprocess.run(["dpkg-deb", "-x", str(package.path), str(staged)], check=True)
     return program

@@ -1,0 +1,68 @@
+"""Whose files are where: what a command may write into, and what it may remove.
+
+Invariant: a directory that is not empty is written into only where it bears a mark of ours, never where an input of the
+same command lies, and a file is removed only where a record of ours lists it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+
+IsOurs = Callable[[str], bool]
+"""Whether we wrote the file of this path, relative to a directory."""
+
+
+def check_new_or_ours(directory: Path, key: str, marks: Collection[str] = ()) -> None:
+    """ValueError, with the setting `key`, unless `directory` is absent, empty, or has one of `marks` (globs)."""
+    if not directory.exists():
+        return
+    if not directory.is_dir():
+        raise ValueError(f"{key} ({directory}): is not a directory: give one that is empty or does not exist")
+    if any(path for mark in marks for path in directory.glob(mark)):
+        return
+    if found := min(directory.iterdir(), default=None):
+        raise ValueError(
+            f"{key} ({directory}): holds {found.name}, which this program did not make:"
+            " give a directory that is empty or does not exist"
+        )
+
+
+def check_apart(place: Path, key: str, inputs: Iterable[tuple[str, str | Path]]) -> None:
+    """ValueError where `place`, of the setting `key`, contains or lies in an input, given as (its setting, path)."""
+    whole = place.resolve()
+    parents: dict[Path, Path] = {}  # few, where the files are many
+    for other, name in inputs:
+        path = Path(name).expanduser()
+        if path.name == "..":
+            path = path.resolve()
+        if path.parent not in parents:
+            parents[path.parent] = path.parent.resolve()
+        path = parents[path.parent] / path.name
+        # A link and what it leads to: neither may be lost.
+        for found in (path, path.resolve()) if path.is_symlink() else (path,):
+            if found.is_relative_to(whole) or whole.is_relative_to(found):
+                how = "contains" if found.is_relative_to(whole) else "lies in"
+                raise ValueError(f"{key} ({place}): {how} {other} ({name}): choose another {key}")
+
+
+def check_replaceable(directory: Path, key: str, is_ours: IsOurs) -> None:
+    """ValueError naming the first file in `directory`, which is to be replaced, that is not ours."""
+    if foreign := first_foreign(directory, is_ours):
+        raise ValueError(
+            f"{key} ({directory}): would be replaced, but {foreign} is not of this program: move it elsewhere"
+        )
+
+
+def first_foreign(directory: Path, is_ours: IsOurs) -> Path | None:
+    """The first file or link in `directory` that is not ours, in order of its path; itself where it is a file."""
+    if directory.exists() and not directory.is_dir():
+        return directory
+    for folder, folders, names in os.walk(directory):
+        folders.sort()
+        links = [name for name in folders if Path(folder, name).is_symlink()]
+        for path in sorted(Path(folder, name) for name in (*names, *links)):
+            if not is_ours(path.relative_to(directory).as_posix()):
+                return path
+    return None

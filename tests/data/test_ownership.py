@@ -1,0 +1,298 @@
+"""Files of others survive: what is refused before anything is written, what two processes at once get to see."""
+
+import errno
+import json
+import os
+import pickle
+import shutil
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from nemotron4_data import Corpus, CorpusConfig, TokenizerConfig, locks, run_prepare, staging
+from nemotron4_data.adopt import AdoptJob, adopt
+from nemotron4_data.curation import CurationConfig
+from nemotron4_data.curation.config import DecontaminationConfig
+from nemotron4_data.curation.quality_config import QualityConfig
+from nemotron4_data.staging import staged_directory, write_file
+
+RECORDS = "".join(json.dumps({"id": str(n), "text": f"document {n}", "split": "train"}) + "\n" for n in range(3))
+
+
+def content_of(directory):
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def message_of(function, *arguments, error=ValueError):
+    with pytest.raises(error) as caught:
+        function(*arguments)
+    return str(caught.value)
+
+
+def write(path, text="mine"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def job(tmp_path, make_job, tokenizer):
+    """A corpus of three documents, with a tokenizer that is there."""
+    write(tmp_path / "raw/a.jsonl", RECORDS)
+    files = CorpusConfig(name="wiki", files=[f"{tmp_path}/raw/*.jsonl"])
+    model = TokenizerConfig(model=str(tokenizer.path))
+    return make_job(None, tmp_path / "wiki", corpus=files, tokenizer=model)
+
+
+@pytest.fixture
+def prepared(job, tmp_path):
+    run_prepare(job)
+    return tmp_path / "wiki"
+
+
+def test_raw_files_in_the_output_are_refused_and_nothing_is_touched(job, tmp_path):
+    raw = write(tmp_path / "wiki/documents/a.jsonl", RECORDS)
+    for name in ("tokens/notes.txt", "rejected/list.txt"):
+        write(tmp_path / "wiki" / name)
+    before = content_of(tmp_path)
+    job.corpus.files = [f"{tmp_path}/wiki/documents/*.jsonl"]
+    assert message_of(run_prepare, job) == (f"dir ({tmp_path}/wiki): contains corpus.files ({raw}): choose another dir")
+    assert content_of(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("tokenizer", TokenizerConfig(model="wiki/t.model"), "contains tokenizer.model (wiki/t.model)"),
+        (
+            "curation",
+            CurationConfig(quality=QualityConfig(domains=["english"], model_dir=".")),
+            "lies in curation.quality.model_dir (.)",
+        ),
+        (
+            "curation",
+            CurationConfig(decontamination=DecontaminationConfig(benchmarks={"b": ["wiki/*.txt"]})),
+            "contains curation.decontamination.benchmarks.b (wiki/b.txt)",
+        ),
+        ("corpus", CorpusConfig(name="wiki", files=["link/x.jsonl"]), "contains corpus.files ({}/link/x.jsonl)"),
+        ("dir", "link", "contains corpus.files ({}/wiki/x.jsonl)"),
+    ],
+)
+def test_no_output_contains_or_lies_in_an_input(job, tmp_path, monkeypatch, setting, value, message):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "wiki/x.jsonl", RECORDS)
+    write(tmp_path / "wiki/b.txt")
+    (tmp_path / "link").symlink_to("wiki")
+    if setting == "dir":
+        job.corpus.files = ["wiki/*.jsonl"]
+    setattr(job, setting, value)
+    before = content_of(tmp_path)
+    assert message_of(run_prepare, job) == f"dir ({job.dir}): {message.format(tmp_path)}: choose another dir"
+    assert content_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "tokens/notes.txt", "documents.partial/notes.txt", ".git/config"])
+def test_a_directory_of_others_is_refused(job, tmp_path, name):
+    write(tmp_path / "wiki" / name)
+    before = content_of(tmp_path)
+    assert message_of(run_prepare, job) == (
+        f"dir ({tmp_path}/wiki): holds {name.split('/')[0]}, which this program did not make: "
+        "give a directory that is empty or does not exist"
+    )
+    assert content_of(tmp_path) == before
+
+
+def test_a_file_and_the_manifest_of_another_program_are_refused(job, tmp_path):
+    write(tmp_path / "wiki")
+    expected = f"dir ({tmp_path}/wiki): is not a directory: give one that is empty or does not exist"
+    assert message_of(run_prepare, job) == expected
+    (tmp_path / "wiki").unlink()
+    write(tmp_path / "wiki/manifest.json", '{"name": "a web application"}')
+    assert message_of(run_prepare, job) == (
+        f"{tmp_path}/wiki/manifest.json: not a readable manifest ('stages'): "
+        f"move {tmp_path}/wiki away and rerun `nemotron4 prepare`"
+    )
+    assert content_of(tmp_path / "wiki") == {"manifest.json": b'{"name": "a web application"}'}
+
+
+@pytest.mark.parametrize("name", ["tokens/notes.txt", "rejected/a/b", "documents"])
+def test_a_file_added_to_a_corpus_is_kept_and_stops_what_would_replace_it(job, prepared, name):
+    if name == "documents":  # a link in the place of ours
+        shutil.rmtree(prepared / name)
+        write(prepared.parent / "elsewhere/mine")
+        (prepared / name).symlink_to("../elsewhere")
+        folder, foreign = name, "documents/mine"
+    else:
+        write(prepared / name)
+        folder, foreign = name.split("/")[0], name
+        run_prepare(job)  # nothing to do
+    job.corpus.heldout_fraction = 0.5
+    before = content_of(prepared)
+    assert message_of(run_prepare, job) == (
+        f"dir ({prepared}/{folder}): would be replaced, but {prepared}/{foreign} is not of this program: "
+        "move it elsewhere"
+    )
+    assert content_of(prepared) == before
+    shutil.rmtree(prepared.parent / "elsewhere") if name == "documents" else (prepared / name).unlink()
+    if name == "documents":
+        (prepared / name).unlink()
+    run_prepare(job)
+    Corpus.open(prepared, verify=True)
+
+
+@pytest.mark.parametrize("name", ["tokens.partial", "tokens.work"])
+def test_unfinished_work_that_is_not_ours_is_left_alone(job, prepared, name):
+    write(prepared / name / "notes.txt")
+    (prepared / "tokens/english/documents.train.bin").unlink()
+    assert message_of(run_prepare, job) == (
+        f"dir ({prepared}/{name}): is the place of unfinished work, but holds files of others (notes.txt): "
+        "move it elsewhere"
+    )
+    assert (prepared / name / "notes.txt").read_text() == "mine"
+
+
+def test_what_an_older_version_left_when_it_was_killed_goes_on(job, tmp_path):
+    write(tmp_path / "wiki/documents.work/key", "0" * 64)
+    write(tmp_path / "wiki/documents.work/ingest/000000.x.partial/half")
+    write(tmp_path / "wiki/documents.partial/english/half")
+    run_prepare(job)
+    Corpus.open(tmp_path / "wiki", verify=True)
+    assert {path.name for path in (tmp_path / "wiki").iterdir()} == {
+        *("manifest.json", "report.html", ".verified.json", "prepare.lock"),
+        *("documents", "rejected", "tokenizer", "tokens"),
+    }
+
+
+def test_a_corpus_of_an_older_version_is_made_again(job, prepared):
+    manifest = json.loads((prepared / "manifest.json").read_text())
+    assert manifest.pop("others") == ["rejected/records.jsonl.zst"]
+    (prepared / "manifest.json").write_text(json.dumps(manifest))
+    job.corpus.heldout_fraction = 0.5
+    run_prepare(job)
+    Corpus.open(prepared, verify=True)
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(tmp_path):
+    write(tmp_path / "place/old")
+    with staged_directory(tmp_path / "place", "dir", lambda name: name == "old") as new:
+        write(new / "new")
+        shutil.copytree(tmp_path / "place.partial", tmp_path / "kept")
+    assert content_of(tmp_path / "place") == {"new": b"mine"}
+    shutil.move(tmp_path / "kept", tmp_path / "place.partial")
+    shutil.move(tmp_path / "place", tmp_path / "place.partial/old")
+    with pytest.raises(KeyboardInterrupt), staged_directory(tmp_path / "place", "dir", lambda name: True):
+        raise KeyboardInterrupt
+    assert content_of(tmp_path) == {"place/new": b"mine"}
+
+
+def test_adopting_into_the_place_of_the_shards_is_refused(corpus, tmp_path):
+    for suffix in (".bin", ".idx"):
+        (tmp_path / "mega").mkdir(exist_ok=True)
+        shutil.copy(f"{corpus.dir}/tokens/english/web.train{suffix}", tmp_path / f"mega/u16{suffix}")
+    write(tmp_path / "mega/README")
+    before = content_of(tmp_path)
+    shards = {"tokenizer_model": str(corpus.tokenizer.path), "train": [f"english/web:{tmp_path}/mega/u16"]}
+    assert message_of(adopt, AdoptJob(dir=str(tmp_path / "mega"), **shards)) == (
+        f"dir ({tmp_path}/mega): holds README, which this program did not make: "
+        "give a directory that is empty or does not exist"
+    )
+    assert content_of(tmp_path) == before
+    (tmp_path / "empty").mkdir()
+    adopt(AdoptJob(dir=str(tmp_path / "empty"), **shards))
+    assert Corpus.open(tmp_path / "empty", verify=True).source_names == ["english/web"]
+    assert {path.name for path in tmp_path.iterdir()} == {"mega", "empty"}
+
+
+def test_adopting_a_directory_that_an_unset_variable_leaves_empty():
+    assert message_of(lambda: AdoptJob(dir="", tokenizer_model="t", train=["a/b:c"])) == (
+        "dir ('') must name the directory of the new corpus"
+    )
+
+
+def test_a_second_process_is_refused_and_the_lock_of_a_killed_one_is_not(job, tmp_path):
+    """The first waits, in the middle of its work, for what a pipe will bring."""
+    os.mkfifo(tmp_path / "raw/z.jsonl")
+    (tmp_path / "job").write_bytes(pickle.dumps(job))
+    script = (
+        "import pickle, sys; from nemotron4_data import run_prepare; run_prepare(pickle.load(open(sys.argv[1], 'rb')))"
+    )
+    first = subprocess.Popen([sys.executable, "-c", script, tmp_path / "job"], stderr=subprocess.DEVNULL)
+    try:
+        while (held := locks.holder(tmp_path / "wiki/prepare.lock")) is None or not held[1]:
+            assert first.poll() is None
+            time.sleep(0.05)
+        assert message_of(run_prepare, job) == (
+            f"dir ({tmp_path}/wiki): in use by process {first.pid} on {socket.gethostname()}: "
+            "wait for it to end, or choose another dir"
+        )
+    finally:
+        first.kill()
+        first.wait()
+    (tmp_path / "raw/z.jsonl").unlink()
+    run_prepare(job)
+    Corpus.open(tmp_path / "wiki", verify=True)
+
+
+def test_two_that_fill_one_place_see_each_other(tmp_path):
+    with staged_directory(tmp_path / "place", "directory") as new:
+        write(new / "a")
+        with pytest.raises(ValueError) as error, staged_directory(tmp_path / "place", "directory"):
+            pass
+    assert str(error.value) == (
+        f"directory ({tmp_path}/place): in use by process {os.getpid()} on {socket.gethostname()}: "
+        "wait for it to end, or choose another directory"
+    )
+    assert content_of(tmp_path) == {"place/a": b"mine"}
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(locks.fcntl, "flock", flock)
+    with pytest.raises(OSError) as error, locks.exclusive(tmp_path / "lock", "run.dir", tmp_path):
+        pass
+    assert str(error.value) == (
+        f"run.dir ({tmp_path}): its file system has no locks (No locks available): "
+        "mount it with locks, or choose another run.dir"
+    )
+
+
+@pytest.mark.parametrize("answer", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_syncs_no_directory_is_used(job, tmp_path, monkeypatch, answer):
+    original = os.fsync
+
+    def fsync(descriptor):
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(answer, os.strerror(answer))
+        original(descriptor)
+
+    monkeypatch.setattr(staging.os, "fsync", fsync)
+    run_prepare(job)
+    Corpus.open(tmp_path / "wiki", verify=True)
+
+
+def test_a_written_file_leaves_links_and_devices_as_they_are(tmp_path):
+    write(tmp_path / "target", "old")
+    (tmp_path / "link").symlink_to("target")
+    write(tmp_path / "link.partial")
+    write_file(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert content_of(tmp_path) == {"target": b"new", "link": b"new", "link.partial": b"mine"}
+    (tmp_path / "null").symlink_to("/dev/null")
+    write_file(tmp_path / "null", b"new")
+    assert os.path.realpath(tmp_path / "null") == "/dev/null"
+    script = "from pathlib import Path; from nemotron4_data.staging import write_file; print('a', flush=True); "
+    script += "write_file(Path('/dev/stdout'), b'new')"
+    with (tmp_path / "out").open("wb") as out:
+        subprocess.run([sys.executable, "-c", script], stdout=out, check=True)
+    assert (tmp_path / "out").read_bytes() == b"a\nnew"
+
+
+def test_a_full_disk_is_named(tmp_path):
+    (tmp_path / "result.json").symlink_to("/dev/full")
+    error = message_of(write_file, tmp_path / "result.json", b"x", error=OSError)
+    assert error == f"[Errno 28] No space left on device: '{tmp_path}/result.json'"
