@@ -1,5 +1,6 @@
 """The command line in process: composition, refusals in one line, help without heavy imports."""
 
+import errno
 import subprocess
 import sys
 
@@ -125,3 +126,10 @@ def test_an_optional_sweeper_that_is_absent_says_how_to_get_it():
 
 def test_a_missing_file_is_named():
     assert explain(FileNotFoundError(2, "No such file or directory", "a/b")) == "a/b: No such file or directory"
+    full = "No space left on device: make room (`df` shows which disk is full), then run the same command again"
+    assert explain(OSError(errno.ENOSPC, "No space left on device", "a/b")) == f"a/b: {full}"
+    assert explain(OSError(errno.ENOSPC, "No space left on device")) == full
+    assert explain(OSError(errno.EINVAL, "Invalid argument", "a/b")) == (
+        "a/b: Invalid argument: its file system cannot do this: choose a place on another one"
+    )
+    assert explain(OSError("corpus=debian: no network")) == "corpus=debian: no network"

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -186,12 +187,27 @@ def test_a_second_launch_of_the_same_sweep_is_one_line(capsys):
     assert fake_verb("-m", "action=wait", "x=1") == 2
     (directory,) = Path("runs/sweep").glob("sweep_*")
     assert capsys.readouterr().err == (
-        f"nemotron4 fake: hydra.sweep.dir ({directory}): another launch of this sweep is running; wait for it,"
-        " or choose another hydra.sweep.dir\n"
+        f"nemotron4 fake: hydra.sweep.dir ({directory}): in use by process {sweep.pid} on {socket.gethostname()}:"
+        " wait for it to end, or choose another hydra.sweep.dir\n"
     )
     Path("go").touch()
     sweep.communicate(timeout=60)
     assert sweep.returncode == 0
+
+
+def test_a_folder_that_is_no_sweep_is_refused(capsys):
+    Path("mine").mkdir()
+    Path("mine/sweep.csv").write_text("mine")
+    assert fake_verb("-m", "x=1", "hydra.sweep.dir=mine") == 2
+    assert capsys.readouterr().err == (
+        "nemotron4 fake: hydra.sweep.dir (mine): holds sweep.csv, which no sweep made:"
+        " give a directory that is empty or does not exist\n"
+    )
+    assert os.listdir("mine") == ["sweep.csv"]
+    assert fake_verb("-m", "x=1", "hydra.sweep.dir=") == 2
+    assert capsys.readouterr().err == (
+        "nemotron4 fake: hydra.sweep.dir (''): must name a directory; leave it out for one below run.root\n"
+    )
 
 
 def test_jobs_that_run_elsewhere(capsys):

@@ -13,7 +13,7 @@ import torch
 from nemotron4_data import Corpus, PrepareJob, Tokenizer, run_prepare
 from nemotron4_data.prepare_job import CorpusConfig, ExecutorConfig, TokenizerConfig
 from nemotron4_eval import EvalJob, SuiteConfig, run_eval
-from nemotron4_eval.report import write_result
+from nemotron4_eval.report import check_output, write_result
 from nemotron4_model import ModelConfig, Transformer, initialise, save_pretrained
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
@@ -197,3 +197,23 @@ def test_a_result_that_cannot_be_written_leaves_the_old_one(tmp_path):
     with pytest.raises(TypeError):
         write_result({"a": object()}, path)
     assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_a_result_replaces_a_result_only(tmp_path):
+    write_result({"bits_per_byte": {"overall": 1.0}}, tmp_path / "eval.json")
+    check_output(tmp_path / "eval.json")
+    check_output(tmp_path / "new.json")
+    (tmp_path / "null").symlink_to("/dev/null")
+    check_output(tmp_path / "null")
+    (tmp_path / "notes.json").write_text("{}")
+    for name, what in (
+        ("notes.json", "exists and is not a result of eval: give another path, or move it away"),
+        (".", "is a directory: give the path of a file"),
+    ):
+        job = EvalJob(model_dir="nowhere", output=str(tmp_path / name))
+        with pytest.raises(ValueError) as error:
+            run_eval(job)
+        assert str(error.value) == f"output ({tmp_path / name}): {what}"
+    with pytest.raises(ValueError) as error:
+        EvalJob(model_dir="nowhere", output="")
+    assert str(error.value) == "output (''): must name the result file; leave it out for eval.json beside the model"

@@ -34,6 +34,8 @@ class ProcessLauncher(Launcher):
         """Hydra's: called once a sweep; takes the sweep's lock."""
         if self.max_jobs_at_once < 1:
             raise ValueError(f"hydra.launcher.max_jobs_at_once ({self.max_jobs_at_once}): must be at least 1")
+        if not config.hydra.sweep.dir:
+            raise ValueError("hydra.sweep.dir (''): must name a directory; leave it out for one below run.root")
         self.context, self.config = hydra_context, config
         task = cast(Any, task_function)
         self.sweep: Sweep = task.sweep

@@ -6,6 +6,7 @@ cause into one. Anything else is a fault of ours and keeps its traceback.
 
 from __future__ import annotations
 
+import errno
 import re
 
 from hydra.errors import HydraException
@@ -13,6 +14,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 USER_ERRORS = (ValueError, OSError, HydraException, OmegaConfBaseException)
 
+_WAYS_OUT = {
+    errno.ENOSPC: "make room (`df` shows which disk is full), then run the same command again",
+    errno.EDQUOT: "make room in the quota, then run the same command again",
+    errno.EROFS: "choose a place that can be written",
+    errno.EINVAL: "its file system cannot do this: choose a place on another one",
+    errno.ENOLCK: "its file system has no locks: mount it with locks, or choose a place on another one",
+    errno.EIO: "the disk or network failed: run the same command again when it is back",
+}
 _NOT_A_KEY = re.compile(r"Could not override '([^']+)'")
 _NO_OPTION = re.compile(r"Could not find '([^']+)'\s+Available options in '([^']+)':\s+(.*)", re.DOTALL)
 _NO_GROUP = re.compile(r"Could not override '([^']+)'\. No match in the defaults list")
@@ -38,9 +47,15 @@ def explain(error: BaseException) -> str:
         return f"{match[1]}: unknown key; --help lists the keys"
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return _explain_value(error)
-    if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        return _explain_system(error)
     return " ".join(text.split()) or type(error).__name__
+
+
+def _explain_system(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    way_out = _WAYS_OUT.get(error.errno or 0)
+    return " ".join(f"{where}{error.strerror}{f': {way_out}' if way_out else ''}".split())
 
 
 def _explain_value(error: OmegaConfBaseException) -> str:

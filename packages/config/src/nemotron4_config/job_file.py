@@ -35,10 +35,13 @@ def load_job(path: str | Path, job_type: type[Job]) -> Job:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file as a whole: staged, fsynced, renamed."""
+    """Replace a file as a whole: staged, fsynced, renamed. OSError names the path."""
     staged = path.with_name(f".{path.name}.partial")
-    with open(staged, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(staged, path)
+    try:
+        with open(staged, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(staged, path)
+    except OSError as error:  # of a full disk: it names no file
+        raise OSError(error.errno, error.strerror, str(path)) from error

@@ -10,8 +10,10 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import re
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -82,16 +84,31 @@ class Sweep:
         self._lock: IO[str] | None = None
 
     def open(self, directory: Path) -> None:
-        """Make the directory and take its lock; raises ValueError when another launch has it."""
+        """Make the directory and take its lock; raises ValueError when another launch has it, or it is not ours."""
+        file = directory / "sweep.lock"
+        if directory.exists() and not file.exists() and (found := min(directory.iterdir(), default=None)):
+            raise ValueError(
+                f"hydra.sweep.dir ({directory}): holds {found.name}, which no sweep made:"
+                " give a directory that is empty or does not exist"
+            )
         directory.mkdir(parents=True, exist_ok=True)
-        self._directory, self._lock = directory, open(directory / "sweep.lock", "w")  # noqa: SIM115 (held until close)
+        self._directory, self._lock = directory, open(file, "a+")  # noqa: SIM115 (held until close)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            host, _, pid = file.read_text().strip().partition(" ")
             raise ValueError(
-                f"hydra.sweep.dir ({directory}): another launch of this sweep is running; wait for it,"
+                f"hydra.sweep.dir ({directory}): in use by process {pid} on {host}: wait for it to end,"
                 " or choose another hydra.sweep.dir"
             ) from error
+        except OSError as error:
+            raise OSError(
+                f"hydra.sweep.dir ({directory}): its file system has no locks ({error.strerror}):"
+                " mount it with locks, or choose another hydra.sweep.dir"
+            ) from error
+        self._lock.truncate(0)
+        self._lock.write(f"{socket.gethostname()} {os.getpid()}\n")
+        self._lock.flush()
 
     def close(self) -> None:
         """Write the last table, where there is anything to tell, and give the lock back."""

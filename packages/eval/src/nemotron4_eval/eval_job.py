@@ -68,6 +68,8 @@ class EvalJob:
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit ({self.limit}) must be at least 1, or null for all items")
+        if self.output == "":
+            raise ValueError("output (''): must name the result file; leave it out for eval.json beside the model")
 
     @property
     def output_path(self) -> Path:

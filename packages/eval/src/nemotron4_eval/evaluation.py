@@ -20,7 +20,7 @@ from nemotron4_eval.compressors import compressor_table, gzip_bits_per_byte, xz_
 from nemotron4_eval.eval_job import EvalJob, SuiteConfig
 from nemotron4_eval.heldout import HeldoutText, read_heldout
 from nemotron4_eval.heldout_continuation import NUM_CHOICES, make_items, write_task
-from nemotron4_eval.report import print_result, write_result
+from nemotron4_eval.report import check_output, print_result, write_result
 from nemotron4_infer import LoadedModel, load_model_directory
 from nemotron4_infer.likelihood import Progress as ProgressCallback
 
@@ -31,6 +31,7 @@ def run_eval(job: EvalJob) -> float:
     """Measure, print a table, write the result file; returns bits per byte of all held-out text."""
     started = time.perf_counter()
     _check_tasks(job.suite.tasks)
+    check_output(job.output_path)
     corpus = Corpus.open(job.corpus_dir)
     loaded = load_model_directory(job.model_dir, job.dtype)
     _check_same_tokenizer(job, loaded, corpus)

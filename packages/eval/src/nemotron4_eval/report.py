@@ -10,8 +10,21 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from nemotron4_data.staging import write_file
+from nemotron4_data.staging import is_stream, write_file
 from nemotron4_eval.heldout import domain_of
+
+_FIRST_KEY = b'"bits_per_byte"'
+
+
+def check_output(path: Path) -> None:
+    """ValueError where the result would replace something that is no result: a device or pipe is written to."""
+    if is_stream(path) or not path.exists():
+        return
+    if path.is_dir():
+        raise ValueError(f"output ({path}): is a directory: give the path of a file")
+    with path.open("rb") as file:
+        if _FIRST_KEY not in file.read(100):
+            raise ValueError(f"output ({path}): exists and is not a result of eval: give another path, or move it away")
 
 
 def write_result(result: dict[str, Any], path: Path) -> None:

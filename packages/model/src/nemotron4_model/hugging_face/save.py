@@ -5,6 +5,7 @@ holds one weight file at a time.
 Source: the layout of Hugging Face model repositories (safetensors with an index when sharded).
 """
 
+import errno
 import json
 import os
 import shutil
@@ -153,5 +154,8 @@ def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)):
+            raise  # some file systems sync no directory
     finally:
         os.close(descriptor)
