@@ -311,6 +311,9 @@ def test_prepare_builds_it_as_its_first_stage(cache, tmp_path, monkeypatch, make
         *("code/python", "english/books", "multilingual/de"),
     }
     before = contents(tmp_path / "out")
+    (tmp_path / "out/raw/english/deb-book.jsonl.zst").write_bytes(b"damaged")
+    run_prepare(job)
+    assert contents(tmp_path / "out") == before
     shutil.rmtree(cache)  # a rerun of what is there asks for no package
     run_prepare(job)
     assert "raw: unchanged, kept" in capsys.readouterr().err

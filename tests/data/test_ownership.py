@@ -259,6 +259,7 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
         f"run.dir ({tmp_path}): its file system has no locks (No locks available): "
         "mount it with locks, or choose another run.dir"
     )
+    assert locks.holder(tmp_path / "lock") is None
 
 
 @pytest.mark.parametrize("answer", [errno.EINVAL, errno.ENOTSUP])

@@ -49,6 +49,8 @@ def holder(file: Path) -> tuple[str, int] | None:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return _written_in(file)
+        except OSError:  # of a file system without locks, where nobody has one
+            return None
     return None
 
 

@@ -79,7 +79,8 @@ class Manifest:
             "settings": self.settings,
             "others": self.others,
         }
-        content["stages"] = {name: {"digest": stage.digest, **asdict(stage)} for name, stage in self.stages.items()}
+        stages = [(name, self.stages[name]) for name in STAGES if name in self.stages]
+        content["stages"] = {name: {"digest": stage.digest, **asdict(stage)} for name, stage in stages}
         write_file(directory / FILE_NAME, json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
 
     @property

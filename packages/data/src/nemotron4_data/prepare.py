@@ -98,6 +98,8 @@ class _Preparation:
         from .debian.builder import build
 
         output = self.directory.absolute() / "raw"
+        if "raw" in self.manifest.stages:  # it is not as recorded, so its own word for it does not count
+            (output / "packages.json").unlink(missing_ok=True)
         cache = replace(config, cache=str(Path(config.cache).absolute()))
         build(cache, output, self.executor, self._progress, lambda: self._replacing("raw", "raw"))
         packages = json.loads((output / "packages.json").read_text(encoding="utf-8"))
