@@ -24,7 +24,7 @@ class AdoptJob:
     """Which shards become a corpus, and the tokenizer that they were made with."""
 
     dir: str
-    """Directory of the new corpus."""
+    """Directory of the new corpus: absent or empty, and apart from the shards."""
     tokenizer_model: str
     """The SentencePiece tokenizer.model that the shards were made with."""
     train: list[str]

@@ -130,7 +130,7 @@ class PrepareJob:
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
     """Where the work is done."""
     dir: str
-    """Directory of the prepared corpus."""
+    """Directory of the prepared corpus: new, empty or one of `prepare`, and apart from all that is read."""
     seed: int = 1234
     """Draws the lines that the tokenizer is trained on."""
 

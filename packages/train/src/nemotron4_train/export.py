@@ -39,7 +39,7 @@ class ExportJob:
     checkpoint: str | None = None
     """A checkpoint directory of the run; null takes the newest complete one."""
     directory: str | None = None
-    """The Hugging Face directory to write; null writes <run>/export."""
+    """The Hugging Face directory to write: new, empty or an export without other files; null writes <run>/export."""
     dtype: ExportDtype = ExportDtype.float32
     """float32 or bfloat16."""
     max_shard_bytes: int = 5_000_000_000

@@ -35,7 +35,7 @@ class RunConfig:
     root: str = "runs"
     """Directory of all runs."""
     dir: str | None = None
-    """The run's own directory; null makes <root>/<name>/<time>, or goes on in the one that resume=auto finds."""
+    """Its directory: new, empty or of a run; null makes <root>/<name>/<time>, or takes what resume=auto finds."""
     allow_changed: list[str] = field(default_factory=list)
     """Dotted keys, or groups of them, that may differ from those run.dir was started with."""
 
