@@ -36,8 +36,8 @@ class _Header(tarfile.TarInfo):
             raise Damaged(f"tar archive without end mark: {error}") from error
 
 
-def tar_members(stream: Any) -> Iterator[tuple[str, IO[bytes] | Refusal]]:
-    """Name and bytes of each member, in order; read each before asking for the next. Raises on damage."""
+def tar_members(stream: Any) -> Iterator[tuple[str, IO[bytes] | Refusal, int]]:
+    """Name, bytes and size of each member, in order; read each before asking for the next. Raises on damage."""
     with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as archive:
         for member in archive:
             archive.members.clear()  # type: ignore[attr-defined]  # it would keep every header
@@ -45,31 +45,33 @@ def tar_members(stream: Any) -> Iterator[tuple[str, IO[bytes] | Refusal]]:
             if member.isdir():
                 continue
             if is_unsafe(member.name):
-                yield name, Refusal(name, UNSAFE_NAME)
+                yield name, Refusal(name, UNSAFE_NAME), member.size
             elif not member.isreg() or member.issparse():
-                yield name, Refusal(name, "not a plain file in an archive")
+                yield name, Refusal(name, "not a plain file in an archive"), member.size
             else:
-                yield name, cast(IO[bytes], archive.extractfile(member))
+                yield name, cast(IO[bytes], archive.extractfile(member)), member.size
 
 
-def zip_members(file: Any) -> Iterator[tuple[str, IO[bytes] | Refusal]]:
-    """Name and bytes of each member, in the order of the directory. Raises when that is damaged."""
+def zip_members(file: Any) -> Iterator[tuple[str, IO[bytes] | Refusal, int]]:
+    """Name, bytes and size of each member, in the order of the directory. Raises when that is damaged."""
     with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             name = member.filename.encode("utf-8", errors="backslashreplace").decode()
             if member.is_dir():
                 continue
             if is_unsafe(member.filename):
-                yield name, Refusal(name, UNSAFE_NAME)
+                yield name, Refusal(name, UNSAFE_NAME), member.file_size
             elif member.flag_bits & 1:
-                yield name, Refusal(name, "encrypted in an archive")
+                yield name, Refusal(name, "encrypted in an archive"), member.file_size
             else:
                 try:
                     opened = archive.open(member)
                 except DAMAGE as error:
                     if not is_damage(error):
                         raise
-                    yield name, Refusal(name, "damaged file", str(error).encode("utf-8", errors="backslashreplace"))
+                    detail = str(error).encode("utf-8", errors="backslashreplace")
+                    unread = (member.file_size, member.file_size)
+                    yield name, Refusal(name, "damaged file", detail, unread), member.file_size
                     continue
                 with opened:
-                    yield name, opened
+                    yield name, opened, member.file_size

@@ -1,12 +1,15 @@
 """Parquet by pyarrow: only the columns that become a document are read, a few rows at a time.
 
-Invariant: a row that cannot be read is refused alone; a damaged page ends the file there.
+Invariant: a row that cannot be read is refused alone, a damaged page ends its row group there; and a value becomes the
+same text on every machine, whatever is installed and whichever time zones are known.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import IO, Any
+
+import numpy as np
 
 from ..documents import SIDE_FIELDS
 from ..prepare_job import CorpusConfig
@@ -21,28 +24,92 @@ def read_parquet(file: IO[bytes], budget: Budget, config: CorpusConfig) -> Itera
     """One record a row. Damaged when the file is no Parquet or has no column `corpus.text_column`."""
     import pyarrow.parquet as pq
 
-    number = 0
     try:
         table = pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
         columns = [name for name in (config.text_column, *_COLUMNS) if name in table.schema_arrow.names]
         if config.text_column not in columns:
             raise Damaged(f"no column {config.text_column} (corpus.text_column)")
-        for group in range(table.num_row_groups):
-            budget.spend(max(0, table.metadata.row_group(group).total_byte_size))
-        for batch in table.iter_batches(_ROWS_AT_A_TIME, columns=columns):
-            for row in range(batch.num_rows):
-                number += 1
-                yield _row(batch, row, f"row {number}")
-    except Damaged:
-        raise
+        groups = [_Group(table, number, columns) for number in range(table.num_row_groups)]
+        for group in groups:
+            budget.spend(group.unpacked_bytes)
     except Exception as error:  # a damaged file makes pyarrow raise errors of many kinds
+        raise _as_damage(error) from error
+    first = 1
+    for group in groups:
+        yield from group.read(first)
+        first += group.num_rows
+
+
+class _Group:
+    """A row group, of which `columns` are read."""
+
+    def __init__(self, table: Any, number: int, columns: list[str]) -> None:
+        self._table, self._number, self._columns = table, number, columns
+        facts = table.metadata.row_group(number)
+        chunks = [facts.column(index) for index in range(facts.num_columns)]
+        read = [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] in columns]
+        self.num_rows = max(0, facts.num_rows)
+        self.unpacked_bytes = sum(max(0, chunk.total_uncompressed_size) for chunk in read)
+        self._bytes = sum(max(0, chunk.total_compressed_size) for chunk in read)
+
+    def read(self, first: int) -> Iterator[Record | Refusal]:
+        """Its rows, the first of which is row `first` of the file."""
+        done = 0
+        try:
+            for batch in self._table.iter_batches(_ROWS_AT_A_TIME, row_groups=[self._number], columns=self._columns):
+                for row in range(batch.num_rows):
+                    done += 1
+                    yield _row(batch, row, f"row {first + done - 1}")
+        except Exception as error:
+            damage = _as_damage(error)
+            unread = self._bytes - self._bytes * done // max(1, self.num_rows)
+            detail = f"{damage} ({self.num_rows - done} of {self.num_rows} rows of row group {self._number} not read)"
+            place = f"after row {first + done - 1}" if first + done > 1 else "after the beginning"
+            yield Refusal(place, "damaged file", detail.encode(errors="backslashreplace"), (unread, self._bytes))
+
+
+def _as_damage(error: Exception) -> Damaged:
+    """What pyarrow made of a damaged file; raises what is no damage."""
+    if not isinstance(error, Damaged):
         if not is_damage(error):
-            raise
-        raise Damaged(f"{type(error).__name__}: {error}") from error
+            raise error
+        return Damaged(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _row(batch: Any, row: int, position: str) -> Record | Refusal:
-    try:
-        return Record(position, {name: batch.column(name)[row].as_py() for name in batch.schema.names})
-    except UnicodeDecodeError:
-        return Refusal(position, "invalid UTF-8")
+    value = {}
+    for name in batch.schema.names:
+        try:
+            value[name] = _value(batch.column(name)[row])
+        except UnicodeDecodeError:
+            return Refusal(position, "invalid UTF-8")
+        except (ValueError, OverflowError, ArithmeticError, NotImplementedError, TypeError, LookupError) as error:
+            detail = f"{name}: {type(error).__name__}: {error}"
+            return Refusal(position, "value that cannot be read", detail.encode(errors="backslashreplace"))
+    return Record(position, value)
+
+
+def _value(cell: Any) -> Any:
+    """A cell as a plain value; a point in time as ISO 8601, in UTC where it has a zone."""
+    import pyarrow as pa
+
+    kind = cell.type
+    if pa.types.is_string(kind) or not cell.is_valid:
+        return cell.as_py()
+    if isinstance(cell, pa.DictionaryScalar | pa.ExtensionScalar):
+        return _value(cell.value)
+    if pa.types.is_timestamp(kind):
+        # Not by `as_py`: it needs pandas for nanoseconds, the zone's rules, and a year below 10000.
+        whole, _, fraction = str(np.datetime64(cell.value, kind.unit)).partition(".")
+        fraction = fraction.rstrip("0")
+        return f"{whole}{'.' if fraction else ''}{fraction}{'Z' if kind.tz else ''}"
+    if pa.types.is_date(kind):
+        return str(np.datetime64(cell.value, "D" if pa.types.is_date32(kind) else "ms")).partition("T")[0]
+    if pa.types.is_time(kind) or pa.types.is_duration(kind):
+        return cell.cast(pa.string()).as_py()
+    if pa.types.is_struct(kind):
+        return {key: _value(item) for key, item in cell.items()}
+    if pa.types.is_nested(kind):
+        return [_value(item) for item in cell.values]
+    return cell.as_py()

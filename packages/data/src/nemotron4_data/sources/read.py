@@ -1,5 +1,7 @@
 """One raw file of any format as records: the format is chosen by the file's name.
 
+How a file is compressed, and whether it is Parquet or a zip archive, its first bytes say, whatever its name.
+
 | suffix | records |
 |---|---|
 | .jsonl .ndjson | one a line |
@@ -15,7 +17,8 @@ Invariant: whatever the bytes, reading ends, in bounded memory, and damage is an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import IO
@@ -48,65 +51,88 @@ def read_raw(file: RawFile, config: CorpusConfig) -> Iterator[Record | Refusal]:
         yield from hub.read_dataset(file.location)
         return
     budget = Budget(file.size, config.max_expansion)
-    position = "the beginning"
     with file.open() as opened:
-        try:
-            for item in _read(opened, file.path, budget, config):
-                position = item.position
-                yield item
-        except DAMAGE as error:
-            if not is_damage(error):
-                raise
-            yield _damage(f"after {position}", error)
+        yield from _read(opened, file, budget, config)
 
 
-def _read(opened: IO[bytes], path: str, budget: Budget, config: CorpusConfig) -> Iterator[Record | Refusal]:
-    suffix = PurePosixPath(path.lower()).suffix
-    if suffix == ".parquet":
-        yield from parquet.read_parquet(opened, budget, config)
-    elif suffix == ".zip":
-        for name, member in archives.zip_members(opened):
-            yield from _read_member(name, member, budget, config)
+def _read(opened: IO[bytes], file: RawFile, budget: Budget, config: CorpusConfig) -> Iterator[Record | Refusal]:
+    kind = _kind(opened, file.path)
+    if kind == ".parquet":
+        yield from _to_damage(parquet.read_parquet(opened, budget, config), "", file.size, opened.tell)
+    elif kind == ".zip":
+        yield from _to_damage(_read_zip(opened, budget, config), "", file.size, opened.tell)
     else:
-        stream, name = unpack(opened, path, budget)
+        stream, name = unpack(opened, file.path, budget, file.size)
         if name.lower().endswith(".tar"):
-            try:
-                for name, member in archives.tar_members(stream):
-                    yield from _read_member(name, member, budget, config)
-                while rest := stream.read(1 << 20):
-                    if rest.strip(b"\0"):
-                        raise Damaged("data after the end mark of a tar archive")
-            finally:
-                stream.check()  # what is wrong below the archive tells more than what the archive makes of it
+            items = _read_tar(stream, budget, config)
         else:
-            yield from _STREAMED[PurePosixPath(name.lower()).suffix](stream, PurePosixPath(name).name, config)
+            items = _STREAMED[PurePosixPath(name.lower()).suffix](stream, PurePosixPath(name).name, config)
+        yield from _to_damage(items, "", file.size, lambda: stream.source_bytes)
+
+
+def _read_zip(opened: IO[bytes], budget: Budget, config: CorpusConfig) -> Iterator[Record | Refusal]:
+    for name, member, size in archives.zip_members(opened):
+        yield from _read_member(name, member, size, budget, config)
+
+
+def _read_tar(stream: Unpacked, budget: Budget, config: CorpusConfig) -> Iterator[Record | Refusal]:
+    try:
+        for name, member, size in archives.tar_members(stream):
+            yield from _read_member(name, member, size, budget, config)
+        while rest := stream.read(1 << 20):
+            if rest.strip(b"\0"):
+                raise Damaged("data after the end mark of a tar archive")
+    finally:
+        stream.check()  # what is wrong below the archive tells more than what the archive makes of it
+
+
+def _kind(opened: IO[bytes], path: str) -> str:
+    """The suffix of a file's format; a Parquet file or a zip archive is known by its content, whatever its name."""
+    suffix = PurePosixPath(path.lower()).suffix
+    if suffix in (".parquet", ".zip") or not opened.seekable():
+        return suffix
+    head = opened.read(4)
+    if head == b"PAR1":
+        opened.seek(-4, os.SEEK_END)
+        suffix = ".parquet" if opened.read(4) == b"PAR1" else suffix  # which a text might begin with, too
+    elif head == b"PK\3\4":
+        suffix = ".zip"
+    opened.seek(0)
+    return suffix
 
 
 def _read_member(
-    name: str, member: IO[bytes] | Refusal, budget: Budget, config: CorpusConfig
+    name: str, member: IO[bytes] | Refusal, size: int, budget: Budget, config: CorpusConfig
 ) -> Iterator[Record | Refusal]:
-    """Records of one member of an archive; its damage does not end the archive."""
+    """Records of one member of an archive; its damage does not end the archive, unless it is a bomb."""
     if isinstance(member, Refusal):
         yield member
         return
-    position = "the beginning"
+    stream, inner = unpack(Unpacked(member, budget), name, budget, size)  # type: ignore[arg-type]  # it reads, which is all
+    read = _STREAMED.get(PurePosixPath(inner.lower()).suffix)
+    if read is None:
+        yield Refusal(name, "unsupported format in an archive")
+        return
+    yield from _to_damage(read(stream, inner, config), name, size, lambda: stream.source_bytes)
+
+
+def _to_damage(
+    items: Iterator[Record | Refusal], name: str, size: int | None, tell: Callable[[], int]
+) -> Iterator[Record | Refusal]:
+    """The items of a file, or of the member `name` of an archive; damage that ends them becomes the last of them."""
+    last = None
     try:
-        stream, inner = unpack(Unpacked(member, budget), name, budget)  # type: ignore[arg-type]  # it reads, which is all
-        read = _STREAMED.get(PurePosixPath(inner.lower()).suffix)
-        if read is None:
-            yield Refusal(name, "unsupported format in an archive")
-            return
-        for item in read(stream, inner, config):
-            position = item.position
-            yield replace(item, position=f"{name} {position}".rstrip())
-    except Bomb:
-        raise
+        for last in items:
+            yield replace(last, position=f"{name} {last.position}".rstrip()) if name else last
     except DAMAGE as error:
-        if not is_damage(error):
+        if not is_damage(error) or (name and isinstance(error, Bomb)):
             raise
-        yield _damage(f"{name} after {position}", error)
-
-
-def _damage(position: str, error: BaseException) -> Refusal:
-    reason = "decompression bomb" if isinstance(error, Bomb) else "damaged file"
-    return Refusal(position, reason, f"{type(error).__name__}: {error}".encode("utf-8", errors="backslashreplace"))
+        detail = f"{type(error).__name__}: {error}"
+        unread = None
+        if size is not None:
+            read = tell() * (1 - getattr(error, "lost", 0.0)) if last else 0  # a cut text or page gave nothing
+            unread = (max(0, size - round(read)), size)
+            detail += f" ({unread[0]} of {size} bytes not read)"
+        reason = "decompression bomb" if isinstance(error, Bomb) else "damaged file"
+        place = f"{name} after {last.position if last else 'the beginning'}".lstrip()
+        yield Refusal(place, reason, detail.encode("utf-8", errors="backslashreplace"), unread)

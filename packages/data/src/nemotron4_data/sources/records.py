@@ -29,6 +29,8 @@ class Refusal:
     position: str
     reason: str
     raw: bytes = b""
+    unread: tuple[int, int] | None = None
+    """Of a damaged file or member of an archive: bytes that were not read or gave nothing, and its size, if known."""
 
 
 def shown(item: Record | Refusal) -> str:

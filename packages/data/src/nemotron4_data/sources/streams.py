@@ -11,24 +11,42 @@ import errno
 import gzip
 import io
 import lzma
+import re
 import struct
+import sys
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from ..zstd import ZstdError, open_zstd
 
 COMPRESSIONS = (".gz", ".xz", ".zst", ".bz2")
+_MAGIC = {
+    ".gz": re.compile(rb"\x1f\x8b"),
+    ".xz": re.compile(rb"\xfd7zXZ\0"),
+    ".zst": re.compile(rb"\x28\xb5\x2f\xfd"),
+    ".bz2": re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"),
+}
+_HEAD_BYTES = 16
+_CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")
 _CHUNK_BYTES = 1 << 20
 _FREE_EXPANSION_BYTES = 100_000_000
 
 
 class Damaged(Exception):  # noqa: N818  it is what the file is
-    """A file, or a member of an archive, that cannot be read on; the text says why."""
+    """A file, or a member of an archive, that cannot be read on; the text says why.
+
+    `lost` is the share of what was read until then that gave nothing.
+    """
+
+    def __init__(self, reason: str, lost: float = 0.0) -> None:
+        super().__init__(reason)
+        self.lost = lost
 
 
 class Bomb(Damaged):
@@ -65,12 +83,16 @@ class Budget:
 class Unpacked(io.RawIOBase):
     """Unpacked bytes of `file`, which reads from `below`. Where either is damaged they end, and `check` says so."""
 
-    def __init__(self, file: IO[bytes], budget: Budget | None, below: object = None) -> None:
+    def __init__(self, file: IO[bytes], budget: Budget | None, below: object = None, most: int = sys.maxsize) -> None:
         self._file = file
         self._below = below
         self._budget = budget
+        self.most = most  # bytes of a read, so that the position of `file` tells where damage was met
         self._damage: BaseException | None = None
         self._position = 0
+        self._ahead = b""
+        self.source_bytes = 0
+        """Bytes of the packed file that had been read when this stream last gave something."""
 
     def readable(self) -> bool:
         """It is made to be read."""
@@ -78,22 +100,35 @@ class Unpacked(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Fill `buffer` from one read of what lies below."""
+        chunk = self._ahead[: len(buffer)] or self._read(min(len(buffer), self.most))
+        self._ahead = self._ahead[len(chunk) :]
+        buffer[: len(chunk)] = chunk
+        self._position += len(chunk)
+        if chunk:
+            self.source_bytes = self._below.tell() if isinstance(self._below, Unpacked) else self._position
+        return len(chunk)
+
+    def head(self) -> bytes:
+        """The first bytes of an unread stream, by which its format is known; they are still to be read."""
+        while len(self._ahead) < _HEAD_BYTES and (chunk := self._read(_HEAD_BYTES - len(self._ahead))):
+            self._ahead += chunk
+        return self._ahead
+
+    def _read(self, num_bytes: int) -> bytes:
         if self._damage:
-            return 0
+            return b""
         try:
             # read1: a longer read would lose what it already has when it meets the damage.
             read = getattr(self._file, "read1", self._file.read)
-            chunk: bytes = read(len(buffer))
+            chunk: bytes = read(num_bytes)
             if self._budget:
                 self._budget.spend(len(chunk))
         except DAMAGE as error:
             if not is_damage(error):
                 raise
             self._damage = error
-            return 0
-        buffer[: len(chunk)] = chunk
-        self._position += len(chunk)
-        return len(chunk)
+            return b""
+        return chunk
 
     def tell(self) -> int:
         """Bytes read so far."""
@@ -107,17 +142,57 @@ class Unpacked(io.RawIOBase):
             raise self._damage
 
 
-def unpack(file: IO[bytes], name: str, budget: Budget) -> tuple[Unpacked, str]:
-    """Undo the compression that `name` ends in; returns the stream and the name without that suffix."""
+def unpack(file: IO[bytes], name: str, budget: Budget, size: int | None) -> tuple[Unpacked, str]:
+    """Undo the compression of a file of `size` bytes; returns the stream and the name without the suffix it has for it.
+
+    Its first bytes tell how it is compressed: names do not always, as after a download that unpacked a file.
+    """
     lower = name.lower()
-    if lower.endswith(".tgz"):
-        return Unpacked(cast(IO[bytes], gzip.open(file)), budget, file), name[: -len(".tgz")] + ".tar"
-    suffix = PurePosixPath(lower).suffix
-    if suffix not in COMPRESSIONS:
-        return Unpacked(file, None, file), name
-    openers: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open, ".zst": open_zstd}
-    opened = openers[suffix](file)
-    return Unpacked(opened, budget, file), name[: -len(suffix)]
+    suffix = ".gz" if lower.endswith(".tgz") else PurePosixPath(lower).suffix
+    bare = name[: -len(suffix)] if suffix in COMPRESSIONS else name
+    bare = f"{name[: -len('.tgz')]}.tar" if lower.endswith(".tgz") else bare
+    packed = Unpacked(file, None, file, most=min(_CHUNK_BYTES // 16, max(256, (size or sys.maxsize) // 100)))
+    head = packed.head()
+    found = next((known for known, magic in _MAGIC.items() if magic.match(head)), None)
+    if found is None and (suffix not in COMPRESSIONS or (head and is_plain(head))):
+        if not bare.lower().endswith((".tar", ".warc", ".wet")):  # nothing else can be damaged where it is plain
+            packed.most = sys.maxsize
+        return packed, bare
+    openers: dict[str, Any] = {
+        ".gz": gzip.open,
+        ".xz": partial(_Streams, lzma.LZMADecompressor),
+        ".bz2": partial(_Streams, bz2.BZ2Decompressor),
+        ".zst": open_zstd,
+    }
+    return Unpacked(openers[found or suffix](packed), budget, packed), bare
+
+
+class _Streams:
+    """The streams of an xz or bzip2 file; unlike `lzma` and `bz2`, it takes no damaged one for the end of the file."""
+
+    def __init__(self, new: Callable[[], Any], file: IO[bytes]) -> None:
+        self._new, self._file = new, file
+        self._unpacker = new()
+
+    def read(self, num_bytes: int) -> bytes:
+        """Some unpacked bytes; none at the end. EOFError when the file is cut."""
+        while True:
+            packed = b""
+            if self._unpacker.eof:
+                packed = self._unpacker.unused_data or self._file.read(_CHUNK_BYTES)
+                if not packed:
+                    return b""
+                packed = packed.lstrip(b"\0")  # padding
+                self._unpacker = self._new() if packed else self._unpacker
+            elif self._unpacker.needs_input and not (packed := self._file.read(_CHUNK_BYTES)):
+                raise EOFError("Compressed file ended before the end-of-stream marker was reached")
+            if content := bytes(self._unpacker.decompress(packed, num_bytes)):
+                return content
+
+
+def is_plain(content: bytes) -> bool:
+    """Whether bytes are text in an encoding that keeps ASCII: they have no control characters but white space."""
+    return _CONTROL.search(content) is None
 
 
 @dataclass(slots=True)

@@ -69,10 +69,15 @@ def page(
     from resiliparse.parse.html import HTMLTree
 
     encoding = map_encoding_to_html5(charset) if charset else detect_encoding(content, from_html_meta=True)
-    tree = HTMLTree.parse(bytes_to_str(content, encoding or "utf-8", errors="replace"))
-    if content.count(b"<") > _TAGS_WORTH_A_LOOK and _is_too_deep(tree):
-        return Refusal(position, "HTML nested too deeply", content)
-    text = extract_plain_text(tree, main_content=True, preserve_formatting=True)
+    try:
+        tree = HTMLTree.parse(bytes_to_str(content, encoding or "utf-8", errors="replace"))
+        if content.count(b"<") > _TAGS_WORTH_A_LOOK and _is_too_deep(tree):
+            return Refusal(position, "HTML nested too deeply", content)
+        text = extract_plain_text(tree, main_content=True, preserve_formatting=True)
+    except BaseException as error:  # resiliparse is written in Rust, whose panics are not even an `Exception`
+        if type(error).__name__ != "PanicException":
+            raise
+        return Refusal(position, "HTML that cannot be parsed", content)
     if not text.strip():
         return Refusal(position, "HTML without text", content)
     return Record(position, {config.text_column: text, **fields}, content)

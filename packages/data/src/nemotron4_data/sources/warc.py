@@ -1,82 +1,150 @@
-"""Web archives (ISO 28500): the pages of responses, resources and conversions, read by FastWARC.
+"""Web archives (ISO 28500): the pages of responses, resources and conversions.
 
-Invariant: a record whose bytes stop before its declared length is damage, not a shorter page.
+Invariant: what is wrong with a record ends that record; reading goes on at the next line that begins one. A record
+whose bytes stop before its declared length is damage, not a shorter page.
 """
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Iterator
-from typing import Any
 
 from ..prepare_job import CorpusConfig
+from .http_response import parse_response
 from .records import Record, Refusal
 from .streams import Damaged, Unpacked
 from .text import TOO_LONG, page
 
 _HTML_TYPES = ("text/html", "application/xhtml+xml")
+_KINDS = ("response", "resource", "conversion")
+_VERSION = re.compile(rb"WARC/\d+\.\d+\s*$")
+_NEXT_RECORD = re.compile(rb"\n\r?\n(?=WARC/\d+\.\d+\r?\n)")
+_LENGTH = re.compile(r"\d{1,18}", re.ASCII)
+_DAMAGED_RECORD = "damaged web record"
+_MAX_LINE_BYTES = 1 << 16
+_MAX_HEADERS = 1000
+_CHUNK_BYTES = 1 << 20
+
+
+class _Lines:
+    """The bytes of a stream by lines or by number; some may be given back."""
+
+    def __init__(self, stream: Unpacked) -> None:
+        self._ahead = io.BytesIO()
+        self._file = io.BufferedReader(stream)
+
+    def readline(self) -> bytes:
+        """The next line; of one that is too long for a header a part."""
+        line = self._ahead.readline(_MAX_LINE_BYTES)
+        return line if line[-1:] == b"\n" else line + self._file.readline(_MAX_LINE_BYTES)
+
+    def read(self, num_bytes: int) -> bytes:
+        """The next bytes, fewer at the end."""
+        part = self._ahead.read(num_bytes)
+        return part if len(part) == num_bytes else part + self._file.read(num_bytes - len(part))
+
+    def give_back(self, content: bytes) -> None:
+        """Read `content` next."""
+        self._ahead = io.BytesIO(content + self._ahead.read())
 
 
 def read_warc(stream: Unpacked, name: str, config: CorpusConfig) -> Iterator[Record | Refusal]:
     """One record a page. Requests, metadata and revisits hold none."""
-    from fastwarc.warc import ArchiveIterator, WarcRecordType
-
-    kinds = (WarcRecordType.response, WarcRecordType.resource, WarcRecordType.conversion)
-    records = ArchiveIterator(
-        stream, record_types=WarcRecordType.any_type, parse_http=False, fsspec_args=False, stream_detect=False
-    )
-    for number, record in enumerate(_without_panic(records), start=1):
+    lines = _Lines(stream)
+    number = 0
+    while line := lines.readline():
+        if not _VERSION.match(line):
+            if stray := _skip_to_record(lines, line):
+                yield Refusal(f"after record {number}", _DAMAGED_RECORD, stray)
+            continue
+        number += 1
         position = f"record {number}"
-        if "Content-Length" not in record.headers:
-            raise Damaged(f"the header of {position} is cut or has no Content-Length")
-        if record.record_type not in kinds:
-            continue
-        if record.content_length > config.max_document_bytes:
-            yield Refusal(position, TOO_LONG)
-            continue
-        block = record.reader.read(record.content_length) if record.content_length else b""
-        if len(block) < record.content_length:
+        headers = _headers(lines)
+        length = headers.get("content-length", "")
+        if not _LENGTH.fullmatch(length):
             stream.check()
-            raise Damaged(f"{position} ends after {len(block)} of {record.content_length} bytes")
-        yield _page(record, block, position, config)
+            yield Refusal(position, _DAMAGED_RECORD, b"its header is cut or has no Content-Length")
+            continue
+        wanted = headers.get("warc-type", "").lower() in _KINDS
+        fits = int(length) <= config.max_document_bytes
+        block, num_bytes = _block(lines, int(length), wanted and fits)
+        line = lines.readline()
+        if _VERSION.match(line):
+            lines.give_back(line)
+        elif num_bytes < int(length) or line.strip():
+            stream.check()
+            next_record = _NEXT_RECORD.search(block := block + line)
+            if next_record is None and num_bytes < int(length):
+                reason = f"{position} ends after {num_bytes} of {length} bytes"
+                raise Damaged(reason, lost=num_bytes / max(1, stream.tell()))
+            yield Refusal(position, _DAMAGED_RECORD, b"it is longer or shorter than its Content-Length")
+            lines.give_back(block[next_record.end() :] if next_record else line)
+            continue
+        if wanted:
+            yield _page(headers, block, position, config) if fits else Refusal(position, TOO_LONG)
     stream.check()
 
 
-def _without_panic(records: Iterator[Any]) -> Iterator[Any]:
-    """The records; FastWARC is written in Rust, whose panics are not even an `Exception`."""
-    try:
-        yield from records
-    except BaseException as error:
-        if type(error).__name__ != "PanicException":
-            raise
-        raise Damaged(f"FastWARC cannot read on: {error}") from None
+def _skip_to_record(lines: _Lines, line: bytes) -> bytes:
+    """What lies before the next record, in words; empty when it is blank."""
+    first, num_bytes = line.strip(), 0
+    while line and not _VERSION.match(line):
+        first = first or line.strip()
+        num_bytes += len(line)
+        line = lines.readline()
+    lines.give_back(line)
+    return b"%d bytes that are no web record: %s" % (num_bytes, first) if first else b""
 
 
-def _page(record: Any, block: bytes, position: str, config: CorpusConfig) -> Record | Refusal:
-    headers = record.headers
+def _headers(lines: _Lines) -> dict[str, str]:
+    """The headers of a record by their names in lower case; none when they do not end."""
+    headers: dict[str, str] = {}
+    for _ in range(_MAX_HEADERS):
+        line = lines.readline()
+        if not line.endswith(b"\n"):
+            break
+        if not line.strip():
+            return headers
+        name, _, value = line.decode("utf-8", errors="replace").partition(":")
+        headers[name.strip().lower()] = value.strip()
+    return {}
+
+
+def _block(lines: _Lines, length: int, keep: bool) -> tuple[bytes, int]:
+    """The next `length` bytes, where they are to be kept, and how many there were."""
+    parts: list[bytes] = []
+    left = length
+    while left and (part := lines.read(min(left, _CHUNK_BYTES))):
+        left -= len(part)
+        if keep:
+            parts.append(part)
+    return b"".join(parts), length - left
+
+
+def _page(headers: dict[str, str], block: bytes, position: str, config: CorpusConfig) -> Record | Refusal:
     fields = {
-        "id": headers.get("WARC-Record-ID"),
-        "origin": headers.get("WARC-Target-URI"),
-        "date": headers.get("WARC-Date"),
+        "id": headers.get("warc-record-id"),
+        "origin": headers.get("warc-target-uri"),
+        "date": headers.get("warc-date"),
     }
-    charset, content_type, content = None, headers.get("Content-Type", ""), block
-    if record.is_http:
+    content_type, charset, content = headers.get("content-type", "").lower(), None, block
+    kind = content_type.split(";")[0].strip()
+    if kind == "application/http":
         try:
-            record.set_bytes_content(block)
-            record.parse_http(auto_decode="all")
-            if not 200 <= int(record.http_headers.status_code or 0) < 300:
-                return Refusal(position, "HTTP status is not 2xx", block)
-            content = record.reader.read(config.max_document_bytes + 1)
-        except (OSError, ValueError):
-            return Refusal(position, "broken HTTP message", block)
-        charset, content_type = record.http_charset, record.http_content_type or ""
+            response = parse_response(block, config.max_document_bytes)
+        except ValueError as error:
+            return Refusal(position, str(error), block)
+        if not 200 <= response.status < 300:
+            return Refusal(position, "HTTP status is not 2xx", block)
+        kind, charset, content = response.media_type, response.charset, response.body
     if len(content) > config.max_document_bytes:
         return Refusal(position, TOO_LONG, block)
-    kind = content_type.split(";")[0].strip().lower()
     if kind in _HTML_TYPES:
         return page(content, charset, position, fields, config)
     if kind != "text/plain":
         return Refusal(position, "neither HTML nor plain text", block)
     try:
-        return Record(position, {config.text_column: content.decode(charset or "utf-8"), **fields}, content)
+        return Record(position, {**fields, config.text_column: content.decode(charset or "utf-8")}, content)
     except (UnicodeDecodeError, LookupError):
         return Refusal(position, "invalid UTF-8" if charset is None else "invalid in its declared encoding", content)
