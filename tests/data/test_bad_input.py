@@ -210,7 +210,7 @@ def test_encodings(tmp_path):
     number = b'{"text": "x", "n": ' + b"9" * 5000 + b"}"
     assert refusals(read(write(tmp_path / "b.jsonl", number + b"\n" + b"[" * 100_000))) == [
         ("line 1", "broken JSON"),
-        ("line 2", "broken JSON"),
+        ("line 2", "JSON nested too deeply"),
     ]
 
 

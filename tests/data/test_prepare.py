@@ -268,7 +268,7 @@ def test_bad_records_are_kept_apart_and_the_rest_goes_on(tmp_path, make_job, pre
         {"text": "a\0b"},
         b'{"text": "\\ud800"}',
         {"text": "x", "source": "../../etc/passwd"},
-        {"text": "x", "split": "test"},
+        {"text": "x", "split": "third"},
         {"text": "file by default"},
     )
     tokenizer = TokenizerConfig(model=str(prepared / "tokenizer/tokenizer.model"))
@@ -283,7 +283,7 @@ def test_bad_records_are_kept_apart_and_the_rest_goes_on(tmp_path, make_job, pre
         ("line 7", "empty text"),
         ("line 8", "NUL in text"),
         ("line 9", "invalid UTF-8"),
-        ("line 10", "source is not domain/category"),
+        ("line 10", "source is not domain/category of at most 100 characters each"),
         ("line 11", "split is neither train nor heldout"),
     ]
     assert rejected[0]["record"] == '{"text": "cut'
@@ -324,8 +324,8 @@ def test_splits_follow_the_id(tmp_path, make_job, prepared):
 def test_an_empty_corpus_is_refused(tmp_path, make_job):
     write_raw(tmp_path / "raw/a.jsonl", b"", {"text": ""})
     assert message_of(ValueError, run_prepare, make_job(tmp_path / "raw", tmp_path / "out")) == (
-        "corpus.files: 1 file(s) hold no document for training and 1 rejected record(s): "
-        "give records with a non-empty corpus.text_column (text)"
+        "corpus.files: 1 file(s) hold no document for training; 1 of 1 record(s): empty text "
+        f'(first: {tmp_path}/raw/a.jsonl line 2: {{"text": ""}}): correct the files'
     )
 
 

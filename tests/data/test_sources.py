@@ -12,7 +12,7 @@ import fsspec
 import pytest
 from raw_files import COMPRESS, html, jsonl, parquet, tar, warc, zipped
 
-from nemotron4_data import CorpusConfig
+from nemotron4_data import ColumnsConfig, CorpusConfig
 from nemotron4_data.documents import to_document
 from nemotron4_data.sources import SUFFIXES, RawFile, Refusal, find_files, read_raw
 
@@ -85,7 +85,7 @@ def test_columns_of_parquet_become_fields(tmp_path):
         [*TEXTS, None], content=["a", "b", "c", "d"], id=[1, 2, 3, 4], language=["en", "nl", None, "ja"], unused=[0] * 4
     )
     (tmp_path / "a.parquet").write_bytes(content)
-    assert [item.value for item in read(tmp_path / "a.parquet", text_column="content")][:2] == [
+    assert [item.value for item in read(tmp_path / "a.parquet", columns=ColumnsConfig(text="content"))][:2] == [
         {"content": "a", "id": 1, "language": "en"},
         {"content": "b", "id": 2, "language": "nl"},
     ]
@@ -104,16 +104,9 @@ def test_columns_of_parquet_become_fields(tmp_path):
 
 def test_a_missing_column_is_named(tmp_path):
     (tmp_path / "a.parquet").write_bytes(parquet(TEXTS))
-    (refusal,) = read(tmp_path / "a.parquet", text_column="body")
-    detail = b"Damaged: no column body (corpus.text_column) (487 of 487 bytes not read)"
+    (refusal,) = read(tmp_path / "a.parquet", columns=ColumnsConfig(text="body"))
+    detail = b"Damaged: no column body (corpus.columns.text); it has text (487 of 487 bytes not read)"
     assert (refusal.reason, refusal.raw) == ("damaged file", detail)
-
-
-def test_a_text_column_of_json(tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"body": "one", "text": "other", "license": "MIT", "date": 2020}\n')
-    (item,) = read(tmp_path / "a.jsonl", text_column="body")
-    document = to_document(item.value, config(text_column="body"))
-    assert (document["text"], document["license"], document["date"]) == ("one", "MIT", "2020")
 
 
 def test_web_pages_carry_their_origin_and_lose_their_navigation(tmp_path):

@@ -3,12 +3,13 @@
 from .blend import BlendConfig, Distribution, EpochsRow, Sampling, epochs_table, expand, phase_weights, render_epochs
 from .corpus import Corpus, HeldOut
 from .prepare import run_prepare
-from .prepare_job import CorpusConfig, ExecutorConfig, ExecutorKind, PrepareJob, TokenizerConfig
+from .prepare_job import ColumnsConfig, CorpusConfig, ExecutorConfig, ExecutorKind, PrepareJob, TokenizerConfig
 from .stream import SampleBatch, StreamPhase, TokenStream
 from .tokenizer import StreamDecoder, Tokenizer
 
 __all__ = [
     "BlendConfig",
+    "ColumnsConfig",
     "Corpus",
     "CorpusConfig",
     "Distribution",

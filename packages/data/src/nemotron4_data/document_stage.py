@@ -24,6 +24,7 @@ from .executor import Executor
 from .filtering import DedupReport, FilterReport, FilterTask, count_license, file_by_source, filter_shard
 from .ingest import REJECTED_FILE, IngestReport, IngestTask, ingest, plan_ingest, shard_path
 from .prepare_job import CorpusConfig
+from .rejections import Rejections, why_nothing_is_left
 from .sources import RawFile
 
 Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int, int], None]]]
@@ -43,7 +44,7 @@ class DocumentsReport:
     """What the stage found: sizes by source and split, rejected records by reason, and what curation did."""
 
     sources: dict[str, dict[str, SplitCount]] = field(default_factory=dict)
-    rejected: Counter[str] = field(default_factory=Counter)
+    rejected: Rejections = field(default_factory=Rejections)
     curation: CurationReport = field(default_factory=CurationReport)
     dedup: DedupReport = field(default_factory=DedupReport)
     licenses: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -51,6 +52,15 @@ class DocumentsReport:
     """Thresholds and buckets of the language model's filter, where it is on."""
     benchmarks: dict[str, dict[str, int]] = field(default_factory=dict)
     """Texts of each benchmark that documents were compared with, and how many were too short to find."""
+
+    def why_nothing_is_left(self, num_files: int, corpus: CorpusConfig) -> str:
+        """The line for a corpus without a document for training."""
+        dropped = {
+            name: sum(size.documents for sizes in step.dropped.values() for size in sizes.values())
+            for name, step in self.curation.steps.items()
+        }
+        held_out = sum(splits["heldout"].documents for splits in self.sources.values())
+        return why_nothing_is_left(num_files, self.rejected, Counter(dropped), held_out, corpus)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the manifest."""
@@ -60,7 +70,8 @@ class DocumentsReport:
         }
         return {
             "sources": sources,
-            "rejected": dict(sorted(self.rejected.items())),
+            "rejected": dict(sorted(self.rejected.counts.items())),
+            **({"unread": dict(sorted(self.rejected.unread.items()))} if self.rejected.unread else {}),
             "curation": self.curation.to_json(),
             "dedup": self.dedup.to_json(),
             "licenses": dict(sorted(self.licenses.items())),
@@ -145,7 +156,7 @@ def _ingest(
     with progress("ingest", total) as advance, (rejected / "records.jsonl.zst").open("wb") as rejects:
         for task, _ in zip(tasks, _run_missing(executor, ingest, tasks), strict=True):
             part = IngestReport.load(task.output)
-            report.rejected += part.rejected
+            report.rejected.merge(part.rejected)
             report.curation.merge(part.curation)
             for number, (count, size) in enumerate(part.shards):
                 shards.append(_Shard(shard_path(task.output, number), count, size))

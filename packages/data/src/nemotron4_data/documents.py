@@ -22,6 +22,16 @@ from .prepare_job import SOURCE_PATTERN, CorpusConfig
 from .zstd import ZstdError, open_zstd
 
 SPLITS = ("train", "heldout")
+_SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("heldout", "validation", "valid", "val", "dev", "test", "eval"), "heldout"),
+}
+_MAX_KEY_CHARACTERS = 1000
+NO_TEXT = "no text"
+TOO_LONG = "longer than corpus.max_document_bytes"
+BAD_SOURCE = "source is not domain/category of at most 100 characters each"
+BAD_SPLIT = "split is neither train nor heldout"
+OTHER_FIELDS = ("origin", "license", "path")  # of raw records: those that corpus.columns does not name
 SIDE_FIELDS = ("language", "origin", "license", "date", "path")
 _FRAME_BYTES = 1 << 20
 _ZSTD_LEVEL = 6
@@ -62,27 +72,52 @@ def document_path(directory: Path, source: str, split: str) -> Path:
 
 def to_document(record: Any, config: CorpusConfig) -> dict[str, Any]:
     """A raw record as a document, its id, source and split filled in. ValueError: the reason for rejecting it."""
-    text = record.get(config.text_column) if isinstance(record, dict) else None
+    if not isinstance(record, dict):
+        raise ValueError(NO_TEXT)
+    if not config.columns.as_they_are:
+        record = config.columns.to_document(record)
+    text, encoded = _text(record.get("text"), config.max_document_bytes)
+    source = record.get("source")
+    source = config.source if source is None else source
+    if not isinstance(source, str) or not SOURCE_PATTERN.fullmatch(source):
+        raise ValueError(BAD_SOURCE)
+    kept = {key: value for key in SIDE_FIELDS if (value := _printable(record.get(key)))}
+    record_id = _printable(record.get("id")) or hashlib.sha256(encoded).hexdigest()[:24]
+    for name, key in (("id", record_id), ("language", kept.get("language", "")), ("license", kept.get("license", ""))):
+        if len(key) > _MAX_KEY_CHARACTERS:  # the report lists them
+            raise ValueError(f"{name} is longer than {_MAX_KEY_CHARACTERS} characters")
+    return {
+        "id": record_id,
+        "text": text,
+        **kept,
+        "source": source,
+        "split": _split(record.get("split"), record_id, config),
+    }
+
+
+def _text(text: Any, max_bytes: int) -> tuple[str, bytes]:
     if not isinstance(text, str):
-        raise ValueError("no text")
+        raise ValueError(NO_TEXT)
     if not text:
         raise ValueError("empty text")
     try:
         encoded = text.encode("utf-8")
     except UnicodeEncodeError:  # an escaped lone surrogate, as in "\ud800"
         raise ValueError("invalid UTF-8") from None
+    if len(encoded) > max_bytes:
+        raise ValueError(TOO_LONG)
     if b"\0" in encoded:
         raise ValueError("NUL in text")
-    source = record.get("source")
-    source = config.source if source is None else source
-    if not isinstance(source, str) or not SOURCE_PATTERN.fullmatch(source):
-        raise ValueError("source is not domain/category")
-    record_id = _printable(record.get("id")) or hashlib.sha256(encoded).hexdigest()[:24]
-    split = record.get("split") or ("heldout" if _unit_hash(record_id) < config.heldout_fraction else "train")
-    if split not in SPLITS:
-        raise ValueError("split is neither train nor heldout")
-    kept = {key: value for key in SIDE_FIELDS if (value := _printable(record.get(key)))}
-    return {"id": record_id, "text": text, **kept, "source": source, "split": split}
+    return text, encoded
+
+
+def _split(split: Any, record_id: str, config: CorpusConfig) -> str:
+    if not split:
+        return "heldout" if _unit_hash(record_id) < config.heldout_fraction else "train"
+    found = _SPLIT_NAMES.get(split.lower()) if isinstance(split, str) else None
+    if found is None:
+        raise ValueError(BAD_SPLIT)
+    return found
 
 
 def _printable(value: object) -> str:

@@ -10,15 +10,15 @@ of an early step; a task's directory under its final name is whole.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .curation import CurationConfig, CurationReport, early_steps, run_steps
 from .documents import FrameWriter, to_document
 from .prepare_job import CorpusConfig
+from .rejections import Rejections
 from .sources import RawFile, Refusal, read_raw
 from .sources.records import shown
 from .staging import task_directory
@@ -49,12 +49,12 @@ class IngestReport:
     """What a task gave: its shards with the documents and text bytes in each, and what it refused, by reason."""
 
     shards: list[tuple[int, int]] = field(default_factory=list)
-    rejected: Counter[str] = field(default_factory=Counter)
+    rejected: Rejections = field(default_factory=Rejections)
     curation: CurationReport = field(default_factory=CurationReport)
 
     def save(self, directory: Path) -> None:
         """Write it into the directory of its task."""
-        content = {"shards": self.shards, "rejected": self.rejected, "curation": self.curation.to_json()}
+        content = {"shards": self.shards, "rejected": asdict(self.rejected), "curation": self.curation.to_json()}
         (directory / "report.json").write_text(json.dumps(content), encoding="utf-8")
 
     @classmethod
@@ -62,7 +62,8 @@ class IngestReport:
         """Read it back."""
         content = json.loads((directory / "report.json").read_text(encoding="utf-8"))
         curation = CurationReport.from_json(content["curation"])
-        return cls([(count, size) for count, size in content["shards"]], Counter(content["rejected"]), curation)
+        rejected = Rejections(**content["rejected"])
+        return cls([(count, size) for count, size in content["shards"]], rejected, curation)
 
 
 def plan_ingest(files: list[RawFile], corpus: CorpusConfig, curation: CurationConfig, work: Path) -> list[IngestTask]:
@@ -99,16 +100,18 @@ def shard_path(directory: Path, number: int) -> Path:
 def _documents(task: IngestTask, rejects: FrameWriter, report: IngestReport) -> Iterator[dict[str, Any]]:
     for file in task.files:
         for item in read_raw(file, task.corpus):
+            unread = None
             if isinstance(item, Refusal):
-                reason = item.reason
+                reason, unread = item.reason, item.unread
             else:
                 try:
                     yield to_document(item.value, task.corpus)
                     continue
                 except ValueError as error:
                     reason = str(error)
-            report.rejected[reason] += 1
-            rejects.write({"file": file.name, "position": item.position, "reason": reason, "record": shown(item)})
+            record = {"file": file.name, "position": item.position, "reason": reason, "record": shown(item)}
+            report.rejected.add(record, unread)
+            rejects.write(record if unread is None else {**record, "bytes_not_read": unread[0], "bytes": unread[1]})
 
 
 def _write_shards(documents: Iterable[dict[str, Any]], output: Path, report: IngestReport) -> None:

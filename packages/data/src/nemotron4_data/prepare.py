@@ -180,14 +180,9 @@ class _Preparation:
                 files, job.corpus, job.curation, work, documents, rejected, self.executor, self._progress
             )
             if not any("train" in splits for splits in report.sources.values()):
-                raise ValueError(
-                    f"corpus.files: {len(files)} file(s) hold no document for training"
-                    f"{f' and {sum(report.rejected.values())} rejected record(s)' if report.rejected else ''}: "
-                    f"give records with a non-empty corpus.text_column ({job.corpus.text_column})"
-                )
-        if report.rejected:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in report.rejected.most_common())
-            self.console.print(f"documents: rejected {reasons} (kept in {self.directory / 'rejected'})")
+                raise ValueError(report.why_nothing_is_left(len(files), job.corpus))
+        if report.rejected.counts:
+            self.console.print(f"documents: rejected {report.rejected} (kept in {self.directory / 'rejected'})")
         return sorted((self.directory / "documents").rglob("*.zst")), report.to_json()
 
     def _tokenizer_inputs(self) -> dict[str, Any]:

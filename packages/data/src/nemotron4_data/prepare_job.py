@@ -7,16 +7,78 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
+from functools import cached_property
 from glob import glob
 from pathlib import Path
+from typing import Any
 
 from .blend import BlendConfig
 from .curation.config import CurationConfig
 from .debian.config import DebianConfig
 
-SOURCE_PATTERN = re.compile(r"[A-Za-z0-9_][\w.+#-]*/[A-Za-z0-9_][\w.+#-]*", re.ASCII)
+# Both halves become names of files, which hold 255 bytes with their suffixes.
+SOURCE_PATTERN = re.compile(r"[A-Za-z0-9_][\w.+#-]{0,99}/[A-Za-z0-9_][\w.+#-]{0,99}", re.ASCII)
+CONSTANT = "constant:"
+
+
+@dataclass(kw_only=True)
+class ColumnsConfig:
+    """Which field of a raw record (JSON, Parquet, a Hugging Face data set) holds what. null: none does, so that a field
+    of this name is not looked at; constant:VALUE: it is VALUE for every document."""
+
+    text: str = "text"
+    """The text."""
+    id: str | None = "id"
+    """A name of the document; without one it is a digest of the text."""
+    source: str | None = "source"
+    """domain/category; without one it is corpus.source."""
+    split: str | None = "split"
+    """train or heldout (train, training; heldout, validation, valid, val, dev, test, eval); without one
+    corpus.heldout_fraction decides."""
+    language: str | None = "language"
+    """Code of the language, natural or programming."""
+    date: str | None = "date"
+    """When it was written; of duplicates the older one stays."""
+
+    def __post_init__(self) -> None:
+        for name, column in vars(self).items():
+            if column == "" or column == CONSTANT:
+                raise ValueError(f"corpus.columns.{name} ({column!r}) must name a field, or be null or {CONSTANT}VALUE")
+        if self.text.startswith(CONSTANT):
+            raise ValueError(f"corpus.columns.text ({self.text}) must name the field that holds the text")
+
+    @property
+    def names(self) -> list[str]:
+        """The fields of raw records that are looked at."""
+        columns = [getattr(self, item.name) for item in fields(self)]
+        return [column for column in columns if column is not None and not column.startswith(CONSTANT)]
+
+    @cached_property
+    def as_they_are(self) -> bool:
+        """Whether every field has the name that it has in a document."""
+        return self == ColumnsConfig()
+
+    def to_document(self, record: dict[str, Any]) -> dict[str, Any]:
+        """A raw record by the names of a document."""
+        own = [item.name for item in fields(self)]
+        found = {name: value for name, value in record.items() if name not in own and name not in self.names}
+        for name in own:
+            column = getattr(self, name)
+            if column is not None:
+                constant = column.startswith(CONSTANT)
+                found[name] = column.removeprefix(CONSTANT) if constant else record.get(column)
+        return found
+
+    def to_record(self, document: dict[str, Any]) -> dict[str, Any]:
+        """The raw record that `to_document` makes `document` of, of formats whose fields have no names of their own."""
+        columns = {item.name: getattr(self, item.name) for item in fields(self)}
+        renamed = {name: value for name, value in document.items() if name not in columns}
+        for name, column in columns.items():
+            if name in document and column is not None and not column.startswith(CONSTANT):
+                renamed[column] = document[name]
+        return renamed
 
 
 @dataclass(kw_only=True)
@@ -30,8 +92,10 @@ class CorpusConfig:
     package://sample is the shipped corpus."""
     debian: DebianConfig | None = None
     """Or: built from distribution packages."""
-    text_column: str = "text"
-    """Field of JSON records, or column of Parquet files and Hugging Face datasets, that holds the text."""
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    """Which fields of the records hold what."""
+    text_column: str | None = None
+    """Is corpus.columns.text now."""
     source: str = "english/documents"
     """domain/category of records that name no source."""
     heldout_fraction: float = 0.01
@@ -52,8 +116,11 @@ class CorpusConfig:
             raise ValueError(f"corpus.source ({self.source!r}) must be domain/category, as in english/documents")
         if not 0 <= self.heldout_fraction < 1:
             raise ValueError(f"corpus.heldout_fraction ({self.heldout_fraction}) must be at least 0 and below 1")
-        if not self.text_column:
-            raise ValueError("corpus.text_column ('') must name the field that holds the text")
+        if self.text_column is not None:
+            raise ValueError(
+                f"corpus.text_column ({self.text_column}) is corpus.columns.text now: "
+                f"write corpus.columns.text={self.text_column}"
+            )
         if self.max_document_bytes < 1:
             raise ValueError(f"corpus.max_document_bytes ({self.max_document_bytes}) must be at least 1")
         if self.max_expansion < 1:

@@ -3,7 +3,8 @@
 Built from the manifest alone, so it can be written again at any time. A section appears where there are facts for it:
 
 - stage documents: `sources`, `rejected`, `curation` (`CurationReport.to_json`), `dedup` (`DedupReport.to_json`), and
-  where given `quality` (`quality_facts`), `benchmarks` {name: {texts, short}}, `licenses` {name: {documents, bytes}};
+  where given `unread` {reason: [bytes not read, bytes]}, `quality` (`quality_facts`), `benchmarks` {name: {texts,
+  short}}, `licenses` {name: {documents, bytes}};
 - stage tokenizer: `vocab_size` and the special ids;
 - stage tokens: `sources`, and where given `fertility` (rows as dicts) and `blend` {name, tokens, sources: {source:
   {weight, epochs}}}.
@@ -22,6 +23,7 @@ from typing import Any
 from .fertility import FertilityRow, fertility_chart
 from .html_page import bar, details, page, table
 from .manifest import STAGES, Manifest
+from .rejections import in_words
 from .staging import write_file
 
 REPORT_FILE = "report.html"
@@ -54,7 +56,7 @@ def write_report(manifest: Manifest, directory: Path) -> Path:
         *_corpus(manifest, documents, tokens),
         *_funnel(documents),
         *_duplicates(documents.get("dedup", {})),
-        *_rejected(documents.get("rejected", {})),
+        *_rejected(documents.get("rejected", {}), documents.get("unread", {})),
         *_decontamination(documents),
         *_quality(documents.get("quality")),
         *_tokenizer(manifest, tokenizer, tokens),
@@ -178,10 +180,14 @@ def _duplicates(dedup: Mapping[str, Any]) -> Iterator[str]:
         yield table(header, rows)
 
 
-def _rejected(rejected: Mapping[str, int]) -> Iterator[str]:
+def _rejected(rejected: Mapping[str, int], unread: Mapping[str, tuple[int, int]]) -> Iterator[str]:
     if rejected:
         yield "<h2>Rejected records</h2><p class=lead>Kept aside in <code>rejected/</code>, with place and reason.</p>"
-        yield table(("reason", "records"), [(reason, f"{count:,}") for reason, count in sorted(rejected.items())])
+        rows = [
+            (reason, f"{count:,}", in_words(unread[reason]) if reason in unread else "")
+            for reason, count in sorted(rejected.items())
+        ]
+        yield table(("reason", "records", "of damaged files"), rows)
 
 
 def _decontamination(documents: Mapping[str, Any]) -> Iterator[str]:

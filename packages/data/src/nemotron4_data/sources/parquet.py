@@ -11,24 +11,25 @@ from typing import IO, Any
 
 import numpy as np
 
-from ..documents import SIDE_FIELDS
+from ..documents import OTHER_FIELDS
 from ..prepare_job import CorpusConfig
 from .records import Record, Refusal
 from .streams import Budget, Damaged, is_damage
 
-_COLUMNS = ("id", "source", "split", *SIDE_FIELDS)
 _ROWS_AT_A_TIME = 64  # times the longest document is what is held
 
 
 def read_parquet(file: IO[bytes], budget: Budget, config: CorpusConfig) -> Iterator[Record | Refusal]:
-    """One record a row. Damaged when the file is no Parquet or has no column `corpus.text_column`."""
+    """One record a row. Damaged when the file is no Parquet or has no column `corpus.columns.text`."""
     import pyarrow.parquet as pq
 
     try:
         table = pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
-        columns = [name for name in (config.text_column, *_COLUMNS) if name in table.schema_arrow.names]
-        if config.text_column not in columns:
-            raise Damaged(f"no column {config.text_column} (corpus.text_column)")
+        wanted = dict.fromkeys((*config.columns.names, *OTHER_FIELDS))
+        columns = [name for name in wanted if name in table.schema_arrow.names]
+        if config.columns.text not in columns:
+            has = ", ".join(table.schema_arrow.names)[:300]
+            raise Damaged(f"no column {config.columns.text} (corpus.columns.text); it has {has}")
         groups = [_Group(table, number, columns) for number in range(table.num_row_groups)]
         for group in groups:
             budget.spend(group.unpacked_bytes)

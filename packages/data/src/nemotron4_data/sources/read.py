@@ -92,9 +92,9 @@ def _kind(opened: IO[bytes], path: str) -> str:
     if suffix in (".parquet", ".zip") or not opened.seekable():
         return suffix
     head = opened.read(4)
-    if head == b"PAR1":
-        opened.seek(-4, os.SEEK_END)
-        suffix = ".parquet" if opened.read(4) == b"PAR1" else suffix  # which a text might begin with, too
+    if head == b"PAR1":  # which a text might begin with, but not also end with
+        is_parquet = opened.seek(-4, os.SEEK_END) >= 8 and opened.read(4) == b"PAR1"
+        suffix = ".parquet" if is_parquet else suffix
     elif head == b"PK\3\4":
         suffix = ".zip"
     opened.seek(0)

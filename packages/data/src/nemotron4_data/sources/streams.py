@@ -32,7 +32,7 @@ _MAGIC = {
     ".zst": re.compile(rb"\x28\xb5\x2f\xfd"),
     ".bz2": re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"),
 }
-_HEAD_BYTES = 16
+_HEAD_BYTES = 512
 _CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")
 _CHUNK_BYTES = 1 << 20
 _FREE_EXPANSION_BYTES = 100_000_000
@@ -154,7 +154,8 @@ def unpack(file: IO[bytes], name: str, budget: Budget, size: int | None) -> tupl
     packed = Unpacked(file, None, file, most=min(_CHUNK_BYTES // 16, max(256, (size or sys.maxsize) // 100)))
     head = packed.head()
     found = next((known for known, magic in _MAGIC.items() if magic.match(head)), None)
-    if found is None and (suffix not in COMPRESSIONS or (head and is_plain(head))):
+    unpacked = bool(head) and (is_plain(head) or head[257:262] == b"ustar")  # the mark of a tar archive
+    if found is None and (unpacked or suffix not in COMPRESSIONS):
         if not bare.lower().endswith((".tar", ".warc", ".wet")):  # nothing else can be damaged where it is plain
             packed.most = sys.maxsize
         return packed, bare

@@ -7,14 +7,19 @@ nesting: pages nested deeper than browsers allow are refused.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
+from ..documents import TOO_LONG
 from ..prepare_job import CorpusConfig
 from .records import Record, Refusal
 from .streams import Unpacked, read_lines_of, read_whole
 
-TOO_LONG = "longer than corpus.max_document_bytes"
+TOO_DEEP = "JSON nested too deeply"
+# Lists and objects in each other. What Python reads of deeper ones depends on its version and the stack that is left.
+MAX_JSON_DEPTH = 200
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\(?:.|\Z))*+(?:"|\Z)|([\[{])|[\]}]', re.DOTALL)
 _MAX_HTML_DEPTH = 512  # of browsers
 _TAGS_WORTH_A_LOOK = 2_000
 
@@ -31,12 +36,44 @@ def read_jsonl(stream: Unpacked, name: str, config: CorpusConfig) -> Iterator[Re
         try:
             # A byte order mark may stand at the beginning of a file.
             text = line.content.decode("utf-8-sig" if line.number == 1 else "utf-8")
-            yield Record(position, json.loads(text), line.content)
+            value = json.loads(text)
         except UnicodeDecodeError:
             yield Refusal(position, "invalid UTF-8", line.content)
-        except (ValueError, RecursionError):  # ValueError: also a number of more digits than Python reads
-            yield Refusal(position, "broken JSON", line.content)
+            continue
+        except (ValueError, RecursionError) as error:  # ValueError: also a number of more digits than Python reads
+            too_deep = _depth_as_written(line.content) > MAX_JSON_DEPTH
+            if isinstance(error, RecursionError) and not too_deep:
+                raise
+            yield Refusal(position, TOO_DEEP if too_deep else "broken JSON", line.content)
+            continue
+        if len(text) > 2 * MAX_JSON_DEPTH and _is_deep(value):
+            yield Refusal(position, TOO_DEEP, line.content)
+        else:
+            yield Record(position, value, line.content)
     stream.check()
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether lists and objects lie in each other more than MAX_JSON_DEPTH deep."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(MAX_JSON_DEPTH):
+        inner = (item for outer in level for item in (outer.values() if isinstance(outer, dict) else outer))
+        level = [item for item in inner if isinstance(item, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+def _depth_as_written(line: bytes) -> int:
+    """How deep brackets are open at most, of JSON that may be broken; no more than just above the limit."""
+    depth = deepest = 0
+    for match in _BRACKETS.finditer(line):
+        if match[0][:1] != b'"':
+            depth += 1 if match[1] else -1
+            deepest = max(deepest, depth)
+            if deepest > MAX_JSON_DEPTH:
+                break
+    return deepest
 
 
 def read_text(stream: Unpacked, name: str, config: CorpusConfig) -> Iterator[Record | Refusal]:
@@ -46,7 +83,7 @@ def read_text(stream: Unpacked, name: str, config: CorpusConfig) -> Iterator[Rec
         yield Refusal("", TOO_LONG, content)
         return
     try:
-        yield Record("", {config.text_column: content.decode("utf-8-sig"), "path": name}, content)
+        yield Record("", config.columns.to_record({"text": content.decode("utf-8-sig"), "path": name}), content)
     except UnicodeDecodeError:
         yield Refusal("", "invalid UTF-8", content)
 
@@ -80,7 +117,7 @@ def page(
         return Refusal(position, "HTML that cannot be parsed", content)
     if not text.strip():
         return Refusal(position, "HTML without text", content)
-    return Record(position, {config.text_column: text, **fields}, content)
+    return Record(position, config.columns.to_record({**fields, "text": text}), content)
 
 
 def _is_too_deep(tree: Any) -> bool:

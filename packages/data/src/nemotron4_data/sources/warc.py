@@ -10,11 +10,12 @@ import io
 import re
 from collections.abc import Iterator
 
+from ..documents import TOO_LONG
 from ..prepare_job import CorpusConfig
 from .http_response import parse_response
 from .records import Record, Refusal
 from .streams import Damaged, Unpacked
-from .text import TOO_LONG, page
+from .text import page
 
 _HTML_TYPES = ("text/html", "application/xhtml+xml")
 _KINDS = ("response", "resource", "conversion")
@@ -145,6 +146,7 @@ def _page(headers: dict[str, str], block: bytes, position: str, config: CorpusCo
     if kind != "text/plain":
         return Refusal(position, "neither HTML nor plain text", block)
     try:
-        return Record(position, {**fields, config.text_column: content.decode(charset or "utf-8")}, content)
+        text = content.decode(charset or "utf-8")
+        return Record(position, config.columns.to_record({**fields, "text": text}), content)
     except (UnicodeDecodeError, LookupError):
         return Refusal(position, "invalid UTF-8" if charset is None else "invalid in its declared encoding", content)
