@@ -377,10 +377,14 @@ def test_files_that_settings_name_are_inputs(tmp_path):
     (tmp_path / "a.txt").write_text("2")
     settings = {
         "quality": {"model": f"{tmp_path}/model"},
-        "benchmarks": [{"a": [f"{tmp_path}/*.txt", "none/x"]}],
+        "benchmarks": [{"a": [f"{tmp_path}/*.txt", "none/x", f"{tmp_path}/b[1].csv", f"{tmp_path}/**/*.deep"]}],
         "n": 1,
     }
+    (tmp_path / "b[1].csv").write_text("3")
+    (tmp_path / "model/below").mkdir()
+    (tmp_path / "model/below/a.deep").write_text("4")
     before = prepare_module.hash_named_files(settings)
-    assert list(before) == [f"{tmp_path}/model/weights", f"{tmp_path}/a.txt"]
+    weights = [f"{tmp_path}/model/below/a.deep", f"{tmp_path}/model/weights"]
+    assert list(before) == [*weights, f"{tmp_path}/a.txt", f"{tmp_path}/b[1].csv"]
     (tmp_path / "model/weights").write_text("3")
     assert prepare_module.hash_named_files(settings) != before

@@ -81,7 +81,11 @@ class Manifest:
         }
         stages = [(name, self.stages[name]) for name in STAGES if name in self.stages]
         content["stages"] = {name: {"digest": stage.digest, **asdict(stage)} for name, stage in stages}
-        write_file(directory / FILE_NAME, json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
+        write_file(
+            directory / FILE_NAME,
+            json.dumps(content, indent=1, ensure_ascii=False).encode(errors="backslashreplace") + b"
+",
+        )
 
     @property
     def owned(self) -> set[str]:

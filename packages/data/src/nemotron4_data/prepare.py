@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import timedelta
-from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from .fertility import fertility, sample_documents
 from .locks import exclusive
 from .manifest import FILE_NAME, TOKENIZER_FILE, Manifest, Stage, check_files, hash_files
 from .ownership import check_apart, check_new_or_ours, check_replaceable
+from .paths import matching_paths
 from .prepare_job import PrepareJob
 from .prepare_report import write_report
 from .sources import SUFFIXES, RawFile, find_files
@@ -63,7 +63,7 @@ class _Preparation:
         self.console = Console(stderr=True)
 
     def run(self) -> None:
-        files = find_files(self.job.corpus.files, SUFFIXES)
+        files = find_files(self.job.corpus.files, SUFFIXES, lambda text: self.console.print(text, soft_wrap=True))
         raw = [("corpus.files", file.location) for file in files if "://" not in file.location]
         check_apart(self.directory, "dir", [*raw, *self.job.inputs()])
         # What is begun has a manifest; what an older version began has a directory of work with its key.
@@ -85,7 +85,7 @@ class _Preparation:
         else:
             settings = {key: value for key, value in asdict(debian).items() if key != "cache"}
             self._stage("raw", settings, lambda work: self._raw(debian))
-            files = find_files([str(self.directory / "raw/**/*.jsonl.zst")], SUFFIXES)
+            files = find_files([str(self.directory / "raw")], SUFFIXES)
         self._stage("documents", self._documents_inputs(files), lambda work: self._documents(files, work))
         self._stage("tokenizer", self._tokenizer_inputs(), self._tokenizer)
         self._stage("tokens", {"blend": None if self.job.blend is None else asdict(self.job.blend)}, self._tokens)
@@ -281,7 +281,10 @@ def hash_named_files(settings: Any) -> dict[str, str]:
         return {path: digest for value in values for path, digest in hash_named_files(value).items()}
     if not isinstance(settings, str) or not {"/", "."} & set(settings):
         return {}
-    found = [Path(path) for path in glob(str(Path(settings).expanduser()))]
+    try:
+        found = matching_paths(settings)
+    except (ValueError, OSError):  # a text that is no path, or longer than one may be
+        return {}
     files = [file for path in found for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
     return {str(file): file_sha256(file) for file in sorted(files)}
 

@@ -10,13 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from functools import cached_property
-from glob import glob
-from pathlib import Path
 from typing import Any
 
 from .blend import BlendConfig
 from .curation.config import CurationConfig
 from .debian.config import DebianConfig
+from .paths import matching_paths
 
 # Both halves become names of files, which hold 255 bytes with their suffixes.
 SOURCE_PATTERN = re.compile(r"[A-Za-z0-9_][\w.+#-]{0,99}/[A-Za-z0-9_][\w.+#-]{0,99}", re.ASCII)
@@ -89,6 +88,7 @@ class CorpusConfig:
     """Name of the corpus; by default also of its directory."""
     files: list[str] = field(default_factory=list)
     """Paths, globs, URLs (https://, s3://, hf://datasets/NAME?split=train) of files in any format that `sources` reads;
+    a folder stands for the files below it that have one, but for names in _ or .; a name that exists is no glob;
     package://sample is the shipped corpus."""
     debian: DebianConfig | None = None
     """Or: built from distribution packages."""
@@ -110,6 +110,8 @@ class CorpusConfig:
             raise ValueError(f"corpus.name ({self.name!r}) must be letters, digits, '_', '-' and '.': rename it")
         if not self.files and self.debian is None:
             raise ValueError("corpus.files ([]) must name at least one file or glob: pass corpus.files=[PATH,...]")
+        if not all(pattern.strip() for pattern in self.files):
+            raise ValueError(f"corpus.files ({self.files}) has an empty name: write a path, a glob or a URL")
         if self.files and self.debian is not None:
             raise ValueError(f"corpus.files ({self.files}) cannot stand beside corpus.debian: choose one")
         if not SOURCE_PATTERN.fullmatch(self.source):
@@ -214,5 +216,5 @@ class PrepareJob:
         if self.corpus.debian is not None:
             yield "corpus.debian.cache", self.corpus.debian.cache
         for name, patterns in self.curation.decontamination.benchmarks.items():
-            found = (path for pattern in patterns for path in glob(str(Path(pattern).expanduser()), recursive=True))
-            yield from ((f"curation.decontamination.benchmarks.{name}", path) for path in found)
+            found = (path for pattern in patterns for path in matching_paths(pattern))
+            yield from ((f"curation.decontamination.benchmarks.{name}", str(path)) for path in found)

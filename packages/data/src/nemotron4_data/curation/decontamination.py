@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..documents import read_lines
+from ..paths import matching_paths
 from .config import DecontaminationConfig
 from .words import normalised_words
 
@@ -44,8 +45,7 @@ def benchmark_files(config: DecontaminationConfig) -> dict[str, list[Path]]:
     for name, patterns in sorted(config.benchmarks.items()):
         key = f"curation.decontamination.benchmarks.{name}"
         for pattern in patterns:
-            path = Path(pattern).expanduser()
-            matches = list(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
+            matches = matching_paths(pattern)
             if not matches:
                 raise ValueError(f"{key} ({pattern}) matches no file: correct the path or the glob")
             for match in matches:

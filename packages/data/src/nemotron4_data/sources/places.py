@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import errno
 import io
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files as package_files
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any, cast
 from urllib.parse import urlsplit
 
+from ..paths import matching_paths
 from ..staging import file_sha256
 
 HUB_SCHEME = "hf://datasets/"
 _PACKAGE_SCHEME = "package://"
+_LEFT_OUT = ("_", ".")
 _TAGS = ("size", "ETag", "etag", "mtime", "LastModified", "last_modified", "created", "sha256")
 
 
@@ -39,7 +43,7 @@ class RawFile:
     @property
     def identity(self) -> list[Any]:
         """What a stage made from this file depends on: its base name (it tells the format) and its content."""
-        base = PurePosixPath(self.path).name
+        base = printable_path(Path(self.path)).rpartition("/")[2]
         if "://" not in self.location:
             return [base, file_sha256(Path(self.location))]
         if self.location.startswith(HUB_SCHEME):
@@ -98,11 +102,17 @@ class _Remote(io.RawIOBase):
             raise OSError(errno.EIO, f"cannot be read ({_one_line(error)})", self._name) from error
 
 
-def find_files(patterns: list[str], suffixes: tuple[str, ...]) -> list[RawFile]:
-    """The raw files of `corpus.files`, sorted within each pattern. ValueError for one that matches no file."""
+def find_files(
+    patterns: list[str], suffixes: tuple[str, ...], warn: Callable[[str], None] = lambda text: None
+) -> list[RawFile]:
+    """The raw files of `corpus.files`, sorted within each pattern. ValueError for one that matches no file.
+
+    A folder stands for all files below it that end in one of `suffixes`, but for those whose name, or a folder of
+    theirs, begins with `_` or `.`, as Spark's _SUCCESS. `warn` is told of what a glob matches and cannot be read.
+    """
     found: dict[str, RawFile] = {}
     for pattern in patterns:
-        matches = _matches(pattern, suffixes)
+        matches = _matches(pattern, suffixes, warn)
         if not matches:
             raise ValueError(f"corpus.files ({pattern}) matches no file: correct the path or the glob")
         for file in matches:
@@ -112,7 +122,7 @@ def find_files(patterns: list[str], suffixes: tuple[str, ...]) -> list[RawFile]:
     return list(found.values())
 
 
-def _matches(pattern: str, suffixes: tuple[str, ...]) -> list[RawFile]:
+def _matches(pattern: str, suffixes: tuple[str, ...], warn: Callable[[str], None]) -> list[RawFile]:
     if pattern.startswith(_PACKAGE_SCHEME):
         folder = Path(str(package_files("nemotron4_data"))) / pattern.removeprefix(_PACKAGE_SCHEME)
         paths = sorted(path for path in folder.glob("*") if path.name.endswith(suffixes))
@@ -122,23 +132,87 @@ def _matches(pattern: str, suffixes: tuple[str, ...]) -> list[RawFile]:
     if pattern.startswith(HUB_SCHEME):
         return [RawFile(pattern, pattern, None)]
     if "://" in pattern:
-        return _remote_matches(pattern)
-    path = Path(pattern).expanduser()
-    paths = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
-    return [RawFile(str(path), str(path.absolute()), path.stat().st_size) for path in paths]
+        return _remote_matches(pattern, suffixes)
+    return _local_matches(pattern, suffixes, warn)
 
 
-def _remote_matches(pattern: str) -> list[RawFile]:
+def _local_matches(pattern: str, suffixes: tuple[str, ...], warn: Callable[[str], None]) -> list[RawFile]:
+    try:
+        paths = matching_paths(pattern)
+    except ValueError as error:
+        raise ValueError(f"corpus.files ({pattern!r}) is {error}: correct it") from None
+    is_literal = paths == [Path(pattern).expanduser()]
+    found: list[Path] = []
+    folders: set[Path] = set()
+    for path in paths:
+        if path.is_file():
+            if is_literal or _is_meant(path.name, suffixes):
+                found.append(path)
+        elif not path.is_dir():
+            what = f"a broken link to {os.readlink(path)}" if path.is_symlink() else "no plain file"
+            if is_literal:
+                raise ValueError(f"corpus.files ({pattern}) is {what}: name another file")
+            warn(f"corpus.files ({printable_path(path)}) is {what}: left out")
+        elif is_literal or (_is_meant(path.name, suffixes) and not folders.intersection(path.parents)):
+            folders.add(path)
+            found += _files_below(path, suffixes, warn)
+    return [RawFile(printable_path(path), str(path.absolute()), path.stat().st_size) for path in found]
+
+
+def _is_meant(name: str, suffixes: tuple[str, ...]) -> bool:
+    """Whether a glob that matches `name` means it: of marks such as _SUCCESS it does not."""
+    return not name.startswith(_LEFT_OUT) or name.lower().endswith(suffixes)
+
+
+def _files_below(folder: Path, suffixes: tuple[str, ...], warn: Callable[[str], None]) -> list[Path]:
+    """The files of a folder and of those in it, links followed, each folder once. OSError for one that is closed."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    found: list[Path] = []
+    seen: set[str] = set()
+    for directory, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        real = os.path.realpath(directory)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith(_LEFT_OUT))
+        for name in names:
+            path = Path(directory, name)
+            if name.startswith(_LEFT_OUT) or not name.lower().endswith(suffixes):
+                continue
+            if path.is_file():
+                found.append(path)
+            else:
+                warn(f"corpus.files ({printable_path(path)}) is a broken link or no plain file: left out")
+    return sorted(found)
+
+
+def printable_path(path: Path) -> str:
+    """A path as text; the bytes of a name that is not UTF-8 as `\\xe9`."""
+    return os.fsencode(path).decode("utf-8", errors="backslashreplace")
+
+
+def _remote_matches(pattern: str, suffixes: tuple[str, ...]) -> list[RawFile]:
     system, path = _file_system(pattern)
     try:
         paths = sorted(system.glob(path)) if "*" in pattern else [path]
-        infos = [system.info(path) for path in paths]
+        paths = [path for path in paths if "*" not in pattern or _is_meant(path.rpartition("/")[2], suffixes)]
+        infos = {path: system.info(path) for path in paths}
+        for folder in [path for path, info in infos.items() if info.get("type") == "directory"]:
+            del infos[folder]
+            for path, info in sorted(system.find(folder, detail=True).items()):
+                parts = path.removeprefix(folder).strip("/").split("/")
+                if path.lower().endswith(suffixes) and not any(part.startswith(_LEFT_OUT) for part in parts):
+                    infos[path] = info
     except FileNotFoundError:
         return []
     except Exception as error:  # each store raises errors of its own kind
         raise OSError(errno.EIO, f"cannot be read ({_one_line(error)})", pattern) from error
-    names = [system.unstrip_protocol(path) for path in paths]
-    return [RawFile(name, name, info.get("size")) for name, info in zip(names, infos, strict=True)]
+    names = [system.unstrip_protocol(path) for path in infos]
+    return [RawFile(name, name, info.get("size")) for name, info in zip(names, infos.values(), strict=True)]
 
 
 def _file_system(url: str) -> tuple[Any, str]:

@@ -1,0 +1,20 @@
+"""Names of files as users write them: a path, or a glob."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def matching_paths(pattern: str) -> list[Path]:
+    """The paths that a glob matches, sorted; a name that exists is that path, whatever brackets it has.
+
+    ValueError when it can be neither.
+    """
+    try:
+        path = Path(pattern).expanduser()
+        if os.path.lexists(path):
+            return [path]
+        return sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
+    except (ValueError, RuntimeError, NotImplementedError, IndexError) as error:
+        raise ValueError(f"no path and no glob ({str(error).rstrip('.')})") from None
