@@ -11,10 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 from fastwarc.stream_io import BrotliWriter
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from raw_files import COMPRESS, html, jsonl, tar, warc, zipped
 
 from nemotron4_data import CorpusConfig
 from nemotron4_data.sources import RawFile, Record, Refusal, read_raw
+from nemotron4_data.sources.http_response import parse_response
 
 MANY = [f"text number {number} " + "filler " * (number % 50) for number in range(3000)]
 
@@ -49,6 +52,7 @@ def brotli(body):
     return out.getvalue()
 
 
+CODINGS = ["gzip", "deflate", "br", "zstd", "chunked, gzip", "none"]
 PAGE = html("The page in the middle.")
 BODIES = {
     "chunked": (["Transfer-Encoding: chunked"], chunked(PAGE)),
@@ -107,6 +111,23 @@ def test_a_page_that_unpacks_to_too_much_is_refused_and_the_archive_goes_on(tmp_
         items = read(tmp_path / "a.warc", between(body(bytes(1 << 20)), headers), max_document_bytes=10_000)
         assert texts(items) == ["first", "last"]
         assert refusals(items) == [("record 2", "longer than corpus.max_document_bytes")]
+
+
+@settings(max_examples=100)
+@given(
+    head=st.sampled_from([b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 404\n", b""]),
+    coding=st.sampled_from(["Transfer-Encoding: chunked", *(f"Content-Encoding: {name}" for name in CODINGS)]),
+    body=st.binary(max_size=200),
+)
+def test_any_message_is_a_response_or_a_reason(head, coding, body):
+    reason = ""
+    try:
+        response = parse_response(head + coding.encode() + b"\r\n\r\n" + body, 100)
+    except ValueError as error:
+        reason = str(error)
+    else:
+        assert len(response.body) <= max(101, len(body))
+    assert reason in ("", "broken HTTP message", "HTTP body is cut or not in its declared coding")
 
 
 def length_plus(number, archive):
@@ -214,6 +235,11 @@ def test_the_bytes_not_read_of_a_damaged_file_are_counted(tmp_path, suffix):
     assert abs(unread - (size - where)) <= max(256, size / 100) + 40
     assert items[-1].raw.endswith(f" ({unread} of {size} bytes not read)".encode())
     assert 500 <= len(texts(items)) <= 600
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.txt.xz", "a.tar.bz2", "a.warc.zst", "a.tgz"])
+def test_an_empty_compressed_file_is_damaged(tmp_path, name):
+    assert refusals(read(tmp_path / name, b"")) == [("after the beginning", "damaged file")]
 
 
 def test_a_damaged_text_gives_nothing_and_counts_whole(tmp_path):

@@ -70,8 +70,11 @@ def _undo(coding: str, body: bytes, max_bytes: int) -> bytes:
                 return _join_chunks(body)
             case "gzip" | "x-gzip":
                 return _inflate(body, 31, max_bytes)
-            case "deflate":  # of zlib, or what some servers take it for: bare
-                return _inflate(body, 15 if body[:1] == b"\x78" else -15, max_bytes)
+            case "deflate":
+                try:
+                    return _inflate(body, 15, max_bytes)
+                except zlib.error:  # some servers leave out the zlib header
+                    return _inflate(body, -15, max_bytes)
             case "br":
                 from fastwarc.stream_io import BrotliReader
 

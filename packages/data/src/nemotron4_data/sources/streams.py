@@ -114,6 +114,10 @@ class Unpacked(io.RawIOBase):
             self._ahead += chunk
         return self._ahead
 
+    def fail(self, error: BaseException) -> None:
+        """Let the stream end here, damaged."""
+        self._damage = self._damage or error
+
     def _read(self, num_bytes: int) -> bytes:
         if self._damage:
             return b""
@@ -159,6 +163,8 @@ def unpack(file: IO[bytes], name: str, budget: Budget, size: int | None) -> tupl
         if not bare.lower().endswith((".tar", ".warc", ".wet")):  # nothing else can be damaged where it is plain
             packed.most = sys.maxsize
         return packed, bare
+    if not head:
+        packed.fail(EOFError("it is empty, which no compressed file is"))
     openers: dict[str, Any] = {
         ".gz": gzip.open,
         ".xz": partial(_Streams, lzma.LZMADecompressor),
