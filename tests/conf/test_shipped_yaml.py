@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from nemotron4_config.application import to_job
 from nemotron4_config.command import command_loaders, load_attribute
+from nemotron4_data import ColumnsConfig
 from nemotron4_model import ModelConfig
 from nemotron4_train.budget import training_flops
 from nemotron4_train.campaign import legs
@@ -59,6 +60,13 @@ def job_of(verb, *overrides):
     ConfigStore.instance().store(name=f"{verb}_job", node=job_type)
     with initialize_config_module("nemotron4_config.conf", version_base="1.3"):
         return to_job(compose(verb, [*REQUIRED.get(verb, []), *overrides]), job_type)
+
+
+def test_columns_are_composed():
+    columns = "corpus.columns={text: body, source: null, language: constant:nl}"
+    job = job_of("prepare", *COMPANIONS["corpus=files"], "corpus=files", columns)
+    mapped = ColumnsConfig(text="body", source=None, language="constant:nl")
+    assert job.corpus.columns == mapped
 
 
 def options():

@@ -227,8 +227,8 @@ def test_how_deep_json_may_be_depends_on_no_stack(tmp_path, frames):
             b'{"text": "one", "source": "OSCAR-2109"}',
             {},
             "1 of 1 record(s): source is not domain/category of at most 100 characters each (first: {place} line 1: "
-            '{{"text": "one", "source": "OSCAR-2109"}}): name another field in corpus.columns.source, or null to file '
-            "all under english/documents",
+            '{{"text": "one", "source": "OSCAR-2109"}}): set corpus.columns.source=null to file all under '
+            "english/documents, or to a field that has it",
         ),
         (
             b'{"text": "one", "split": "test"}\n{"text": "two", "split": "dev"}\nnonsense',

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,12 @@ class _Preparation:
         self.console = Console(stderr=True)
 
     def run(self) -> None:
-        files = find_files(self.job.corpus.files, SUFFIXES, lambda text: self.console.print(text, soft_wrap=True))
-        raw = [("corpus.files", file.location) for file in files if "://" not in file.location]
+        warn = partial(self.console.print, soft_wrap=True, markup=False)
+        names = self.job.corpus.files
+        files = find_files(names, SUFFIXES, warn)
+        # A folder that is read may not hold what is written, or the next run would read that too.
+        read = [*(file.location for file in files), *(name for name in names if Path(name).is_dir())]
+        raw = [("corpus.files", name) for name in read if "://" not in name]
         check_apart(self.directory, "dir", [*raw, *self.job.inputs()])
         # What is begun has a manifest; what an older version began has a directory of work with its key.
         check_new_or_ours(self.directory, "dir", (FILE_NAME, _LOCK, "*.work/key"))

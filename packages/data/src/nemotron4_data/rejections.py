@@ -72,8 +72,8 @@ def why_nothing_is_left(
     reason, count = causes.most_common(1)[0]
     ways_out = {
         NO_TEXT: f"set corpus.columns.text ({corpus.columns.text}) to the field that holds the text",
-        BAD_SOURCE: f"name another field in corpus.columns.source, or null to file all under {corpus.source}",
-        BAD_SPLIT: "name another field in corpus.columns.split, or null to choose by corpus.heldout_fraction",
+        BAD_SOURCE: f"set corpus.columns.source=null to file all under {corpus.source}, or to a field that has it",
+        BAD_SPLIT: "set corpus.columns.split=null to choose by corpus.heldout_fraction, or to a field that has it",
         TOO_LONG: f"raise corpus.max_document_bytes ({corpus.max_document_bytes})",
         "decompression bomb": f"raise corpus.max_expansion ({corpus.max_expansion}) if you trust the files",
         "held out": f"lower corpus.heldout_fraction ({corpus.heldout_fraction}) or correct corpus.columns.split",
