@@ -1,6 +1,8 @@
 """What the paper asks of its tokenizer: exact whitespace, single digits, byte fallback; and exact round trips."""
 
+import html
 import io
+import json
 
 import pytest
 import sentencepiece as spm
@@ -9,7 +11,26 @@ from hypothesis import strategies as st
 from sentencepiece import sentencepiece_model_pb2
 
 from nemotron4_data import Corpus, StreamDecoder, Tokenizer, TokenizerConfig, run_prepare
+from nemotron4_data.tokenise import encode_chunk
 from nemotron4_data.train_tokenizer import source_rates, train_tokenizer, training_lines
+
+EXACT = {
+    "model_type": "bpe",
+    "vocab_size": 300,
+    "normalization_rule_name": "identity",
+    "remove_extra_whitespaces": False,
+    "add_dummy_prefix": False,
+    "byte_fallback": True,
+}
+
+
+def train_foreign(lines, **settings):
+    model = io.BytesIO()
+    spm.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_writer=model, hard_vocab_limit=False, minloglevel=2, **settings
+    )
+    return model
+
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=60)
 
@@ -110,10 +131,47 @@ def test_special_ids_and_markers(tokenizer):
     assert (tokenizer.pad_id, tokenizer.unk_id, tokenizer.bos_id, tokenizer.eos_id) == (0, 1, 2, 3)
     assert tokenizer.vocab_size == 1024
     markers = [tokenizer.id_of("<extra_id_0>"), tokenizer.id_of("<extra_id_1>")]
-    assert tokenizer.encode("<extra_id_0>System") == [markers[0], *tokenizer.encode("System")]
-    assert markers[1] in tokenizer.encode("a<extra_id_1>b")
+    assert tokenizer.decode([*markers, 5]) == "<extra_id_0><extra_id_1>" + tokenizer.decode([5])
     assert tokenizer.decode([2, *tokenizer.encode("a b"), 3, 0]) == "a b"
     assert not {0, 1, 2, 3} & set(tokenizer.encode("<s></s><unk><pad>"))
+
+
+@settings(max_examples=100)
+@given(st.lists(TEXT | st.sampled_from(["<extra_id_0>", "<extra_id_1>", "<s>", "</s>", "<pad>", "<unk>"])).map("".join))
+def test_no_text_makes_a_control_piece(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert not set(range(6)) & set(ids)
+    assert tokenizer.decode(ids) == text
+
+
+def test_text_that_spells_a_control_piece_is_known(tokenizer):
+    assert tokenizer.spells_control("a<extra_id_1>b")
+    assert tokenizer.spells_control("</s>")
+    assert not tokenizer.spells_control("<extra_id_2> </ s> [INST]")
+
+
+def test_documents_that_spell_control_pieces_are_counted(tokenizer):
+    texts = ["In HTML <s> strikes out", "<extra_id_0>System", "neither"]
+    lines = [json.dumps({"id": "x", "text": text}).encode() for text in texts]
+    assert encode_chunk(lines, tokenizer).control_text == 2
+
+
+def test_turn_markers_of_others_are_text_and_their_other_symbols_stay(tmp_path):
+    markers = ["<|im_start|>", "[INST]", "<start_of_turn>", "\u2581<extra>"]
+    symbols = ["\n\n", "\u2581\u2581\u2581", "1984", "[0]", "<->", "Human:"]
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(train_foreign(["the red fox"] * 9, user_defined_symbols=markers + symbols, **EXACT).getvalue())
+    tokenizer = Tokenizer(path)
+    ids = {piece: tokenizer.id_of(piece) for piece in markers + symbols}
+    for marker in markers:
+        text = f"the fox{marker}red{marker}".replace("\u2581", " ")
+        assert ids[marker] not in tokenizer.encode(text)
+        assert tokenizer.spells_control(text)
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+        assert tokenizer.decode([ids[marker]]) == marker.replace("\u2581", " ")
+    for symbol in symbols:
+        assert tokenizer.encode(symbol.replace("\u2581", " ")) == [ids[symbol]]
+        assert not tokenizer.spells_control(symbol)
 
 
 def test_wrong_pieces_and_ids_are_refused(tokenizer):
@@ -190,23 +248,12 @@ def test_training_lines_follow_the_rate(corpus):
 def foreign(tmp_path_factory):
     """As others train them: unigram, NFKC, a dummy prefix, no byte pieces, and ids of another order."""
     path = tmp_path_factory.mktemp("foreign") / "tokenizer.model"
-    model = io.BytesIO()
-    spm.SentencePieceTrainer.train(
-        sentence_iterator=iter(f"the {a} fox and {b} dogs" for a in ("red", "old", "shy") for b in range(90)),
-        model_writer=model,
-        vocab_size=60,
-        hard_vocab_limit=False,
-        bos_id=1,
-        eos_id=2,
-        unk_id=0,
-        pad_id=-1,
-        minloglevel=2,
-    )
-    path.write_bytes(model.getvalue())
+    lines = [f"the {a} fox and {b} dogs" for a in ("red", "old", "shy") for b in range(90)]
+    path.write_bytes(train_foreign(lines, vocab_size=60, bos_id=1, eos_id=2, unk_id=0, pad_id=-1).getvalue())
     return path
 
 
-def test_a_foreign_tokenizer_is_taken_as_it_is(foreign, raw_directory, tmp_path, make_job):
+def test_a_foreign_tokenizer_is_taken_as_it_is(foreign, raw_directory, tmp_path, make_job, capsys):
     run_prepare(make_job(raw_directory, tmp_path / "corpus", tokenizer=TokenizerConfig(model=str(foreign))))
     prepared = Corpus.open(tmp_path / "corpus", verify=True)
     taken = prepared.tokenizer
@@ -218,20 +265,31 @@ def test_a_foreign_tokenizer_is_taken_as_it_is(foreign, raw_directory, tmp_path,
     assert held_out.tokens[held_out.offsets[1] - 1] == 2
     table = prepared.manifest.stages["tokens"].facts["sources"]
     assert table["multilingual/ja"]["train"]["not_exact"] == table["multilingual/ja"]["train"]["documents"]
+    # Said as a warning, with the cause, in the terminal and in the report.
+    (found,) = prepared.manifest.stages["tokens"].facts["not_exact"].items()
+    assert (found[0], found[1]["documents"]) == ("characters without a piece", 240)
+    assert [example["id"] for example in found[1]["examples"]] == ["code/c/7", "code/c/15", "code/c/23"]
+    line = (
+        f"characters without a piece (240 documents; {found[1]['examples'][0]['detail']}; "
+        "'code/c/7', 'code/c/15', 'code/c/23')"
+    )
+    assert (
+        f"warning: 240 of 240 documents do not come back from their tokens exactly: {line}: train a tokenizer on this "
+        "corpus (tokenizer.model=null) or give another\n"
+    ) in capsys.readouterr().err
+    assert html.escape(line) in (tmp_path / "corpus/report.html").read_text(encoding="utf-8")
+
+
+def test_why_a_text_does_not_come_back(foreign):
+    tokenizer = Tokenizer(foreign)
+    assert tokenizer.why_not_exact("the 日 fox Ω日") == ("characters without a piece", "'日' 'Ω'")
+    assert tokenizer.why_not_exact("the  red fox") == ("white space", "'the  ' becomes ' the '")
+    assert tokenizer.why_not_exact("the \uff46ox") == ("normalisation", "'\uff46ox' becomes 'fox'")
 
 
 def test_a_foreign_tokenizer_without_an_end_is_refused(tmp_path):
-    model = io.BytesIO()
-    spm.SentencePieceTrainer.train(
-        sentence_iterator=iter(["a b c d"] * 9),
-        model_writer=model,
-        vocab_size=20,
-        hard_vocab_limit=False,
-        eos_id=-1,
-        minloglevel=2,
-    )
     path = tmp_path / "tokenizer.model"
-    path.write_bytes(model.getvalue())
+    path.write_bytes(train_foreign(["a b c d"] * 9, vocab_size=20, eos_id=-1).getvalue())
     with pytest.raises(ValueError) as error:
         Tokenizer(path)
     assert str(error.value) == (f"{path}: the tokenizer has no EOS piece, which ends each document: train it with one")

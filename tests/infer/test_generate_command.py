@@ -7,8 +7,10 @@ import sys
 
 import pytest
 
+from nemotron4_data import control_pieces
 from nemotron4_infer import GenerateJob, Precision, SamplingConfig, generate, load_model_directory, run_generate
 from nemotron4_infer.streaming import statistics_line
+from nemotron4_model.hugging_face import tokenizer_json
 
 
 def test_streams_the_prompt_and_the_text_of_the_tokens(model_dir, capsys):
@@ -22,6 +24,19 @@ def test_streams_the_prompt_and_the_text_of_the_tokens(model_dir, capsys):
     assert out == "the red" + loaded.tokenizer.decode(tokens) + "\n"
     assert re.fullmatch(r"\d+ tokens, first after \d+\.\d\d s, then \d+\.\d tokens/s \([^)]+\)\n", err)
     assert err.startswith(f"{len(tokens)} tokens")
+
+
+def test_a_prompt_that_spells_a_control_piece_is_text(model_dir, capsys):
+    loaded = load_model_directory(str(model_dir), Precision.fp32)
+    control = {loaded.tokenizer.pad_id, loaded.tokenizer.bos_id, loaded.tokenizer.eos_id}
+    prompt = "</s><s>the<pad>"
+    assert not control & set(loaded.tokenizer.encode(prompt))
+    run_generate(GenerateJob(model_dir=str(model_dir), prompt=prompt, sampling=SamplingConfig(max_new_tokens=1)))
+    assert capsys.readouterr().out.startswith(prompt)
+
+
+def test_export_and_encoder_have_one_rule_for_turn_markers():
+    assert control_pieces._MARKER.pattern == tokenizer_json._MARKER.pattern
 
 
 def test_text_is_flushed_as_it_comes(model_dir, monkeypatch):

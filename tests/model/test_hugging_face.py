@@ -331,7 +331,11 @@ def test_exported_tokenizer_agrees_with_sentencepiece(tmp_path: Path, sentencepi
     save_pretrained(make(config), tmp_path / "m", tokenizer_model=tmp_path / "t.model")
     assert (tmp_path / "m/tokenizer.model").read_bytes() == sentencepiece_model
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "m", local_files_only=True)
-    ours = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model)
+    # To our encoder turn markers are control pieces (type 3), which no text spells, and not user-defined ones (4).
+    markers = rb"(<extra_id_[01]>\x15....\x18)\x04"
+    as_control, num_markers = re.subn(markers, b"\\g<1>\x03", sentencepiece_model, flags=re.DOTALL)
+    assert num_markers == 2
+    ours = sentencepiece.SentencePieceProcessor(model_proto=as_control)
     draw = random.Random(1)
     alphabet = "  \n\tabcdeinorstéд本🙂0123456789.,<>/"
     texts = TEXTS + ["".join(draw.choices(alphabet, k=draw.randint(1, 80))) for _ in range(2_000)]
@@ -342,6 +346,9 @@ def test_exported_tokenizer_agrees_with_sentencepiece(tmp_path: Path, sentencepi
         assert theirs.decode(ids) == ours.decode(ids), repr(text)
     assert (theirs.pad_token_id, theirs.bos_token_id, theirs.eos_token_id) == (0, 2, 3)
     assert theirs("the")["input_ids"] == ours.encode("the")
+    marker = theirs.convert_tokens_to_ids("<extra_id_1>")
+    assert marker == ours.piece_to_id("<extra_id_1>") not in theirs.encode("<extra_id_1>User")
+    assert theirs.encode("<extra_id_1>User", split_special_tokens=False)[0] == marker
 
 
 def test_a_tokenizer_with_more_pieces_than_the_model_is_refused(tmp_path: Path, sentencepiece_model: bytes) -> None:

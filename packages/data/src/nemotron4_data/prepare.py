@@ -30,7 +30,7 @@ from .manifest import FILE_NAME, TOKENIZER_FILE, Manifest, Stage, check_files, h
 from .ownership import check_apart, check_new_or_ours, check_replaceable
 from .paths import matching_paths
 from .prepare_job import PrepareJob
-from .prepare_report import write_report
+from .prepare_report import cause_line, write_report
 from .sources import SUFFIXES, RawFile, find_files
 from .staging import file_sha256, mark_partial, open_work, remove_work, staged_directory, value_sha256
 from .tokenise import tokenise_documents
@@ -38,7 +38,7 @@ from .tokenizer import Tokenizer
 from .train_tokenizer import train_tokenizer
 
 # Raise it when a stage's code changes what it writes: finished stages of older code then run again.
-_CODE_VERSION = 2
+_CODE_VERSION = 3
 _LOCK = "prepare.lock"
 _FOLDERS = ("raw", "documents", "rejected", "tokenizer", "tokens")
 
@@ -231,7 +231,9 @@ class _Preparation:
         total = sum(count["bytes"] for splits in facts.values() for count in splits.values())
         model = self.directory / TOKENIZER_FILE
         with self._progress("tokens", total) as advance, self._replacing("tokens", "tokens") as output:
-            counts = tokenise_documents(self.directory / "documents", shards, model, output, self.executor, advance)
+            counts, causes = tokenise_documents(
+                self.directory / "documents", shards, model, output, self.executor, advance
+            )
         table: dict[str, dict[str, Any]] = {}
         for (source, split), count in counts.items():
             table.setdefault(source, {})[split] = asdict(count)
@@ -239,6 +241,7 @@ class _Preparation:
         rows = [asdict(row) for row in fertility(sampled, Tokenizer(model))]
         return sorted((self.directory / "tokens").rglob("*.*")), {
             "sources": table,
+            "not_exact": causes,
             "fertility": rows,
             **({"blend": _blend_facts(self.job.blend, table)} if self.job.blend else {}),
         }
@@ -266,17 +269,31 @@ class _Preparation:
         table = Table("source", title=f"{self.job.corpus.name} in {self.directory}", title_justify="left")
         for column in ("documents", "MB", "tokens", "bytes/token"):
             table.add_column(column, justify="right")
-        totals, not_exact = [0, 0, 0], 0
-        for source, splits in self.manifest.stages["tokens"].facts["sources"].items():
+        facts = self.manifest.stages["tokens"].facts
+        totals, not_exact, control_text = [0, 0, 0], 0, 0
+        for source, splits in facts["sources"].items():
             sizes = [sum(count[field] for count in splits.values()) for field in ("documents", "bytes", "tokens")]
             totals = [total + size for total, size in zip(totals, sizes, strict=True)]
             not_exact += sum(count["not_exact"] for count in splits.values())
+            control_text += sum(count["control_text"] for count in splits.values())
             table.add_row(source, *_cells(sizes))
         table.add_section()
         table.add_row("all", *_cells(totals))
         self.console.print(table)
-        exact = totals[0] - not_exact
-        self.console.print(f"{exact:,} of {totals[0]:,} documents come back from their tokens exactly")
+        if not not_exact:
+            self.console.print(f"all {totals[0]:,} documents come back from their tokens exactly")
+        else:
+            causes = "; ".join(cause_line(cause, found) for cause, found in facts["not_exact"].items())
+            message = (
+                f"warning: {not_exact:,} of {totals[0]:,} documents do not come back from their tokens exactly: "
+                f"{causes}: train a tokenizer on this corpus (tokenizer.model=null) or give another"
+            )
+            self.console.print(message, style="bold red", soft_wrap=True, markup=False, highlight=False)
+        if control_text:
+            message = (
+                f"{control_text:,} documents spell control pieces such as </s>: they are text there, and stay text"
+            )
+            self.console.print(message, markup=False)
 
 
 def hash_named_files(settings: Any) -> dict[str, str]:

@@ -6,8 +6,8 @@ Built from the manifest alone, so it can be written again at any time. A section
   where given `unread` {reason: [bytes not read, bytes]}, `quality` (`quality_facts`), `benchmarks` {name: {texts,
   short}}, `licenses` {name: {documents, bytes}};
 - stage tokenizer: `vocab_size` and the special ids;
-- stage tokens: `sources`, and where given `fertility` (rows as dicts) and `blend` {name, tokens, sources: {source:
-  {weight, epochs}}}.
+- stage tokens: `sources`, and where given `not_exact` (as of `tokenise_documents`), `fertility` (rows as dicts) and
+  `blend` {name, tokens, sources: {source: {weight, epochs}}}.
 
 Invariant: text of documents, ids and reasons comes from the wild and is escaped.
 """
@@ -67,6 +67,12 @@ def write_report(manifest: Manifest, directory: Path) -> Path:
     path = directory / REPORT_FILE
     write_file(path, page(f"nemotron4: {manifest.name}", sections).encode("utf-8", errors="backslashreplace"))
     return path
+
+
+def cause_line(cause: str, found: Mapping[str, Any]) -> str:
+    """Why documents do not come back exactly, as "cause (3 documents; x becomes y; the ids of the first)"."""
+    ids = ", ".join(repr(example["id"][:80]) for example in found["examples"])
+    return f"{cause} ({found['documents']:,} documents; {found['examples'][0]['detail']}; {ids})"
 
 
 def _corpus(manifest: Manifest, documents: Mapping[str, Any], tokens: Mapping[str, Any]) -> Iterator[str]:
@@ -237,7 +243,11 @@ def _tokenizer(manifest: Manifest, tokenizer: Mapping[str, Any], tokens: Mapping
         whole = _total(splits)
         exact = whole["documents"] - whole.get("not_exact", 0)
         lead += f"; {exact:,} of {whole['documents']:,} documents come back from their tokens exactly"
+        if control_text := whole.get("control_text"):
+            lead += f"; {control_text:,} spell control pieces such as </s>, which are text there and stay text"
     yield f"<p class=lead>{html.escape(lead)}.</p>"
+    for cause, found in tokens.get("not_exact", {}).items():
+        yield f"<p>Not exact: {html.escape(cause_line(cause, found))}.</p>"
     ids = [(name.removesuffix("_id"), str(value)) for name, value in tokenizer.items() if name.endswith("_id")]
     yield details("Special ids", table(("piece", "id"), ids))
     if found := tokens.get("fertility"):

@@ -24,6 +24,7 @@ from .staging import file_sha256
 from .tokenizer import Tokenizer
 
 _CHUNK_BYTES = 1 << 20
+_EXAMPLES = 3
 
 
 @dataclass
@@ -33,18 +34,21 @@ class EncodedChunk:
     tokens: NDArray[Any]
     lengths: NDArray[np.int32]
     num_bytes: int
-    not_exact: list[str]
-    """Ids of documents that do not come back from their tokens exactly."""
+    not_exact: list[tuple[str, str, str]]
+    """Documents that do not come back from their tokens exactly: id, cause, and what becomes of them."""
+    control_text: int = 0
+    """Documents in whose text a control piece or turn marker stands, spelled out: it is text like any other."""
 
 
 @dataclass
 class ShardCount:
-    """What one shard holds; `not_exact` counts documents that did not come back exactly."""
+    """What one shard holds; the last two are numbers of documents, as `EncodedChunk` says."""
 
     documents: int = 0
     bytes: int = 0
     tokens: int = 0
     not_exact: int = 0
+    control_text: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,10 +67,14 @@ def tokenise_documents(
     output: Path,
     executor: Executor,
     advance: Callable[[int, int], None],
-) -> dict[tuple[str, str], ShardCount]:
-    """Encode `shards`, pairs of source and split, from `directory` into `output`; return their sizes."""
+) -> tuple[dict[tuple[str, str], ShardCount], dict[str, dict[str, Any]]]:
+    """Encode `shards`, pairs of source and split, from `directory` into `output`.
+
+    Returns their sizes, and why documents do not come back exactly: by cause their number and the first of them.
+    """
     dtype = token_dtype(Tokenizer(tokenizer_path).vocab_size)
     counts = {shard: ShardCount() for shard in shards}
+    causes: dict[str, dict[str, Any]] = {}
     writers: dict[tuple[str, str], ShardWriter] = {}
     sha256 = file_sha256(tokenizer_path)
     in_flight: deque[tuple[str, str]] = deque()
@@ -90,9 +98,15 @@ def tokenise_documents(
         count.bytes += chunk.num_bytes
         count.tokens += len(chunk.tokens)
         count.not_exact += len(chunk.not_exact)
+        count.control_text += chunk.control_text
+        for document, cause, detail in chunk.not_exact:
+            found = causes.setdefault(cause, {"documents": 0, "examples": []})
+            found["documents"] += 1
+            if len(found["examples"]) < _EXAMPLES:
+                found["examples"].append({"id": document, "source": shard[0], "detail": detail})
         advance(len(chunk.lengths), chunk.num_bytes)
     _close_all(writers)
-    return counts
+    return counts, dict(sorted(causes.items()))
 
 
 def _close_all(writers: dict[tuple[str, str], ShardWriter]) -> None:
@@ -128,16 +142,17 @@ def encode_chunk(lines: list[bytes], tokenizer: Tokenizer) -> EncodedChunk:
     """Encode documents given as JSON lines, append EOS to each and check that each comes back exactly."""
     ids: list[int] = []
     lengths, not_exact = [], []
-    num_bytes = 0
+    num_bytes = control_text = 0
     for line in lines:
         record = json.loads(line)
         encoded = record["text"].encode()
         document = tokenizer.encode(record["text"])
         if tokenizer.decode_bytes(document) != encoded:
-            not_exact.append(record["id"])
+            not_exact.append((record["id"], *tokenizer.why_not_exact(record["text"])))
+        control_text += tokenizer.spells_control(record["text"])
         ids += document
         ids.append(tokenizer.eos_id)
         lengths.append(len(document) + 1)
         num_bytes += len(encoded)
     tokens = np.array(ids, dtype=token_dtype(tokenizer.vocab_size))
-    return EncodedChunk(tokens, np.array(lengths, dtype=np.int32), num_bytes, not_exact)
+    return EncodedChunk(tokens, np.array(lengths, dtype=np.int32), num_bytes, not_exact, control_text)

@@ -1,8 +1,8 @@
 """The SentencePiece tokenizer as the rest of the project sees it: exact text to ids, ids to exact text, and streaming.
 
-Invariant: `decode(encode(text)) == text` for every string that UTF-8 can hold and that has no NUL. SentencePiece
-writes a space as U+2581 inside pieces, so a literal U+2581 would come back as a space; here it is spelled in byte
-pieces instead.
+Invariants: `decode(encode(text)) == text` for every string that UTF-8 can hold and that has no NUL; and no text
+encodes to a control piece or a turn marker, which `id_of` alone gives. SentencePiece writes a space as U+2581 inside
+pieces, so a literal U+2581 would come back as a space; here it is spelled in byte pieces instead.
 
 Source: Nemotron-4 15B Technical Report, arXiv 2402.16819, section 2 (BPE, whitespace kept, digits split, byte
 fallback).
@@ -12,15 +12,20 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 import sentencepiece as spm
 from numpy.typing import NDArray
 
+from .control_pieces import with_markers_as_control
+
 _SPACE_MARK = "\u2581"
+_SHOWN_CHARACTERS = 5
 
 
 class Tokenizer:
@@ -32,9 +37,11 @@ class Tokenizer:
         model = self.path.read_bytes()
         self.sha256 = hashlib.sha256(model).hexdigest()
         try:
+            model, self._markers = with_markers_as_control(model)
             self._processor = spm.SentencePieceProcessor(model_proto=model)
-        except RuntimeError as error:
+        except (RuntimeError, IndexError, KeyError) as error:
             raise ValueError(f"{path}: not a SentencePiece model: {_last_words(error)}") from error
+        self._unknown: dict[str, bool] = {}  # by character, of the texts that did not come back
         if self._processor.eos_id() < 0:
             raise ValueError(f"{path}: the tokenizer has no EOS piece, which ends each document: train it with one")
 
@@ -64,7 +71,7 @@ class Tokenizer:
         return int(self._processor.eos_id())
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, with neither BOS nor EOS."""
+        """Ids of `text`, with neither BOS nor EOS; `</s>` or `<extra_id_0>` written in it is text like any other."""
         ids: list[int] = []
         for number, part in enumerate(text.split(_SPACE_MARK)):
             if number:
@@ -72,13 +79,34 @@ class Tokenizer:
             ids += self._processor.encode(part)
         return ids
 
+    def spells_control(self, text: str) -> bool:
+        """Whether a control piece or turn marker stands in `text`, spelled out."""
+        return self._control_text.search(text) is not None
+
     def decode(self, ids: list[int]) -> str:
-        """The text of `ids`; control pieces (pad, BOS, EOS) have none, bytes that are no UTF-8 become U+FFFD."""
+        """The text of `ids`; pad, BOS and EOS have none, turn markers theirs; bytes that are no UTF-8 become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The UTF-8 bytes of `ids`, exact also where they stop inside a character."""
         return b"".join([self._bytes_of[token] for token in ids])
+
+    def why_not_exact(self, text: str) -> tuple[str, str]:
+        """Why a text does not come back from its tokens: the cause, and an example of what becomes of it."""
+        ids = self.encode(text)
+        found = self.decode(ids)
+        words, others = text.split(), found.split()
+        if self.unk_id in ids:
+            lost = [character for character in dict.fromkeys(text) if self._is_unknown(character)]
+            return "characters without a piece", " ".join(map(repr, lost[:_SHOWN_CHARACTERS]))
+        if words == others:
+            at = next(at for at, pair in enumerate(zip_longest(text, found)) if pair[0] != pair[1])
+            return (
+                "white space",
+                f"{text[at : at + _SHOWN_CHARACTERS]!r} becomes {found[at : at + _SHOWN_CHARACTERS]!r}",
+            )
+        word, other = next(pair for pair in zip_longest(words, others, fillvalue="") if pair[0] != pair[1])
+        return "normalisation", f"{word[:40]!r} becomes {other[:40]!r}"
 
     @cached_property
     def num_bytes(self) -> NDArray[np.int64]:
@@ -98,13 +126,18 @@ class Tokenizer:
             raise ValueError(f"{self.path}: the vocabulary has no piece {piece!r}")
         return token
 
+    def _is_unknown(self, character: str) -> bool:
+        if character not in self._unknown:
+            self._unknown[character] = self.unk_id in self.encode(character)
+        return self._unknown[character]
+
     @cached_property
     def _bytes_of(self) -> list[bytes]:
         processor = self._processor
         table = []
         for token in range(self.vocab_size):
             if processor.is_control(token):
-                table.append(b"")
+                table.append(self._markers.get(token, "").replace(_SPACE_MARK, " ").encode())
             elif processor.is_byte(token):
                 table.append(bytes([int(processor.id_to_piece(token)[1:-1], 16)]))
             elif processor.is_unknown(token):
@@ -112,6 +145,13 @@ class Tokenizer:
             else:
                 table.append(processor.id_to_piece(token).replace(_SPACE_MARK, " ").encode())
         return table
+
+    @cached_property
+    def _control_text(self) -> re.Pattern[str]:
+        processor = self._processor
+        control = [token for token in range(self.vocab_size) if processor.is_control(token)]
+        texts = [processor.id_to_piece(token).replace(_SPACE_MARK, " ") for token in control]
+        return re.compile("|".join(map(re.escape, texts)))
 
     @cached_property
     def _space_mark_ids(self) -> list[int]:
@@ -144,6 +184,8 @@ class StreamDecoder:
             yield text
 
 
-def _last_words(error: RuntimeError) -> str:
+def _last_words(error: Exception) -> str:
+    if not isinstance(error, RuntimeError):
+        return "the file is damaged"
     # SentencePiece puts its own source file and the failed check in front of the reason.
     return str(error).rsplit("] ", 1)[-1].strip() or "the file is damaged"

@@ -1,10 +1,13 @@
 """tokenizer.json for transformers, derived from a SentencePiece BPE model without either library.
 
-Invariant: transformers' AutoTokenizer gives the ids SentencePiece gives (held by a test); where the SentencePiece
-model uses settings the tokenizers library cannot repeat exactly, no tokenizer.json is written.
+Invariant: transformers' AutoTokenizer gives the ids that nemotron4_data's Tokenizer gives (held by a test): neither
+makes a control piece or a turn marker of what is written in a text. Templates make theirs by `convert_tokens_to_ids`,
+or by `split_special_tokens=False`. Where the SentencePiece model uses settings that the tokenizers library cannot
+repeat exactly, no tokenizer.json is written.
 Source: sentencepiece_model.proto for the wire format (field numbers below); the tokenizers library's JSON format.
 """
 
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +18,8 @@ from nemotron4_model.config import ModelConfig
 _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6
 _BPE = 2
 _SPACE = "\u2581"
+# User-defined pieces that steer the model: the rule of nemotron4_data's control_pieces.py.
+_MARKER = re.compile(r"\u2581?(?:<\S*[^\W\d_]\S*>|\[\S*[^\W\d_]\S*\])")
 
 
 class _Piece(NamedTuple):
@@ -57,7 +62,7 @@ def _tokenizer_json(pieces: list[_Piece]) -> dict[str, Any]:
             "lstrip": False,
             "rstrip": False,
             "normalized": False,
-            "special": piece.kind != _USER_DEFINED,
+            "special": piece.kind != _USER_DEFINED or bool(_MARKER.fullmatch(piece.text)),
         }
         for index, piece in enumerate(pieces)
         if piece.kind in (_UNKNOWN, _CONTROL, _USER_DEFINED)
@@ -117,7 +122,7 @@ def _tokenizer_config(pieces: list[_Piece], max_sequence_length: int) -> dict[st
         "add_eos_token": False,
         "clean_up_tokenization_spaces": False,
         "model_max_length": max_sequence_length,
-        # As in SentencePiece, "</s>" written in a document is text and does not end it.
+        # "</s>" written in a document is text and does not end it; nor does "<extra_id_1>" begin a turn.
         "split_special_tokens": True,
     }
 
