@@ -52,7 +52,7 @@ def test_a_short_bin_is_refused(tmp_path):
     (tmp_path / "x.bin").write_bytes(b"1234")
     with pytest.raises(ValueError) as error:
         Shard(tmp_path / "x")
-    assert str(error.value) == f"{tmp_path}/x.bin: 4 bytes where its .idx says 6: rerun `nemotron4 prepare`"
+    assert str(error.value) == f"{tmp_path}/x.bin: 4 bytes where its .idx says 6: cut or changed; make or copy it again"
 
 
 @pytest.mark.parametrize(

@@ -287,6 +287,13 @@ def test_why_a_text_does_not_come_back(foreign):
     assert tokenizer.why_not_exact("the \uff46ox") == ("normalisation", "'\uff46ox' becomes 'fox'")
 
 
+def test_an_unusable_tokenizer_is_refused_by_its_own_name(raw_directory, tmp_path, make_job):
+    (tmp_path / "x.model").write_bytes(b"no model at all")
+    job = make_job(raw_directory, tmp_path / "corpus", tokenizer=TokenizerConfig(model=str(tmp_path / "x.model")))
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/x\.model: not a SentencePiece model: "):
+        run_prepare(job)
+
+
 def test_a_foreign_tokenizer_without_an_end_is_refused(tmp_path):
     path = tmp_path / "tokenizer.model"
     path.write_bytes(train_foreign(["a b c d"] * 9, vocab_size=20, eos_id=-1).getvalue())

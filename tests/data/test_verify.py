@@ -1,13 +1,17 @@
 """Corpora that changed after they were prepared, and corpora made of the shards of others."""
 
+import io
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
+import sentencepiece as spm
 
-from nemotron4_data import Corpus
+from nemotron4_data import Corpus, Tokenizer
 from nemotron4_data.adopt import AdoptJob, adopt
+from nemotron4_data.documents import read_lines
 from nemotron4_data.shards import ShardWriter
 from nemotron4_data.staging import file_sha256
 from nemotron4_data.verify import VerifyJob, verify
@@ -118,17 +122,133 @@ def test_shards_of_others_become_a_corpus_as_they_are(corpus, tmp_path):
     assert str(error.value) == f"dir ({job.dir}): holds a corpus already: give another dir, or remove it"
 
 
+def adopt_one(corpus, tmp_path, documents, **settings):
+    """Adopt documents, given as ids, as english/web; returns the directory."""
+    write_shard(tmp_path / "a", documents)
+    settings.setdefault("tokenizer_model", str(corpus.tokenizer.path))
+    adopt(AdoptJob(dir=str(tmp_path / "adopted"), train=[f"english/web:{tmp_path}/a"], **settings))
+    return tmp_path / "adopted"
+
+
+def refusal(corpus, tmp_path, documents, **settings):
+    """The message, behind the shard as it was named; nothing was written."""
+    with pytest.raises(ValueError) as error:
+        adopt_one(corpus, tmp_path, documents, **settings)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+    name, _, message = str(error.value).partition(f"{tmp_path}/a): ")
+    assert name == "train (english/web:"
+    return message
+
+
+def texts(corpus, source="english/web"):
+    path = corpus.dir / f"documents/{source}.train.jsonl.zst"
+    return [json.loads(line)["text"] for line in read_lines(path)]
+
+
 def test_shards_of_another_tokenizer_are_refused(corpus, tmp_path):
-    write_shard(tmp_path / "a", [[5, corpus.vocab_size]])
-    with pytest.raises(ValueError, match=rf"token ids from 5 to {corpus.vocab_size}, outside the {corpus.vocab_size}"):
-        adopt(
-            AdoptJob(
-                dir=str(tmp_path / "adopted"),
-                tokenizer_model=str(corpus.tokenizer.path),
-                train=[f"english/web:{tmp_path}/a"],
-            )
-        )
-    assert not (tmp_path / "adopted").exists()
+    outside = f"token ids from 5 to {corpus.vocab_size}, outside the {corpus.vocab_size} pieces of its tokenizer: "
+    message = refusal(corpus, tmp_path, [[5, corpus.vocab_size]])
+    assert message == outside + "it was made with another one"
+
+
+@pytest.mark.parametrize("source", ["english/web", "multilingual/ja", "multilingual/el", "code/python"])
+@pytest.mark.parametrize("settings", [{"model_type": "bpe", "byte_fallback": True}, {"model_type": "unigram"}])
+def test_tokens_that_another_tokenizer_made_show_in_their_text(corpus, tmp_path, source, settings):
+    other = tmp_path / "other.model"
+    spm.SentencePieceTrainer.train(
+        sentence_iterator=iter([line for text in texts(corpus, source) for line in text.split("\n") if line]),
+        model_writer=(writer := io.BytesIO()),
+        vocab_size=600,
+        hard_vocab_limit=False,
+        pad_id=0,
+        unk_id=1,
+        bos_id=2,
+        eos_id=3,
+        **settings,
+        character_coverage=1.0,
+        minloglevel=2,
+    )
+    other.write_bytes(writer.getvalue())
+    tokenizer = Tokenizer(other)
+    made = [[*tokenizer.encode(text), tokenizer.eos_id] for text in texts(corpus, source)]
+    message = refusal(corpus, tmp_path, made)
+    found = re.fullmatch(
+        rf"of {len(made)} sampled documents (\d+) do not come back when their text is encoded again, such as .+: give "
+        r"the tokenizer\.model that the shard was made with, or check_text=false where its tokens were sampled "
+        r"\(BPE dropout\)",
+        message,
+        re.DOTALL,
+    )
+    assert int(found[1]) > len(made) / 2
+    assert (
+        Corpus.open(adopt_one(corpus, tmp_path, made, tokenizer_model=str(other))).tokenizer.sha256 == tokenizer.sha256
+    )
+    shutil.rmtree(tmp_path / "adopted")
+    adopt_one(corpus, tmp_path, made, check_text=False)
+
+
+def test_code_cjk_and_marked_up_documents_are_plausible(corpus, tmp_path):
+    tokenizer = corpus.tokenizer
+    turn = tokenizer.id_of("<extra_id_0>")
+    made = [
+        [tokenizer.bos_id, turn, *tokenizer.encode(text), turn, *tokenizer.encode("0x1f 🙂 #!/;\n\t"), tokenizer.eos_id]
+        for source in corpus.source_names
+        for text in texts(corpus, source)
+    ]
+    Corpus.open(adopt_one(corpus, tmp_path, made), verify=True)
+
+
+def test_documents_without_eos_are_refused_or_given_one(corpus, tmp_path, monkeypatch):
+    """Shards of Megatron's preprocessing without --append-eod."""
+    monkeypatch.setattr("nemotron4_data.adopt._TOKENS_AT_ONCE", 50)
+    tokenizer = corpus.tokenizer
+    ids = [tokenizer.encode(text)[:70] for text in texts(corpus)[:9]]
+    made = [*ids[:5], [*ids[5], tokenizer.eos_id], [], *ids[6:]]
+    last = made[0][-1]
+    assert refusal(corpus, tmp_path, made) == (
+        f"9 of 10 documents do not end in the tokenizer's EOS, id 3 ('</s>'); document 0 ends in id {last} "
+        f"({tokenizer.piece(last)!r}): pass append_eos=true to copy the shard with EOS appended to them"
+    )
+    before = (tmp_path / "a.bin").read_bytes()
+    directory = adopt_one(corpus, tmp_path, made, append_eos=True)
+    verify(VerifyJob(dir=str(directory)))
+    shard = Corpus.open(directory, verify=True).shard("english/web", "train")
+    ended = [document if document[-1:] == [3] else [*document, 3] for document in made]
+    assert [shard[number].tolist() for number in range(len(shard))] == ended
+    assert (tmp_path / "a.bin").read_bytes() == before
+    assert not (directory / "tokens/english/web.train.bin").is_symlink()
+
+
+def test_verify_names_documents_without_an_end(copy):
+    corpus = Corpus.open(copy)
+    tokens = [
+        (document[:-1] if number == 4 else document).tolist()
+        for number, document in enumerate(corpus.shard("english/web", "train"))
+    ]
+    write_shard(copy / SHARD, tokens)
+
+    def change(manifest):
+        manifest["stages"]["tokens"]["facts"]["sources"]["english/web"]["train"]["tokens"] -= 1
+
+    rewrite(copy, change)
+    assert refused(copy).startswith(
+        f"{copy}/{SHARD}: 1 of 27 documents do not end in the tokenizer's EOS, id 3 ('</s>'); document 4 ends in id "
+    )
+
+
+def test_errors_name_the_files_that_were_given(corpus, tmp_path):
+    job = {"dir": str(tmp_path / "adopted"), "train": [f"english/web:{tmp_path}/a"]}
+    with pytest.raises(ValueError) as error:
+        adopt(AdoptJob(**job, tokenizer_model="none.model"))
+    assert str(error.value) == "tokenizer_model (none.model): no such file: give a SentencePiece tokenizer.model"
+    (tmp_path / "a.model").write_bytes(b"no model")
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/a.model: not a SentencePiece model: "):
+        adopt(AdoptJob(**job, tokenizer_model=str(tmp_path / "a.model")))
+    write_shard(tmp_path / "a", [[5, 3]])
+    (tmp_path / "a.bin").write_bytes(b"cut")
+    with pytest.raises(ValueError) as error:
+        adopt(AdoptJob(**job, tokenizer_model=str(corpus.tokenizer.path)))
+    assert str(error.value) == f"{tmp_path}/a.bin: 3 bytes where its .idx says 4: cut or changed; make or copy it again"
 
 
 @pytest.mark.parametrize(

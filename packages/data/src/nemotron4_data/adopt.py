@@ -1,12 +1,15 @@
 """`nemotron4 data adopt`: make a corpus of token shards that Megatron-LM or NeMo wrote, as they are.
 
-Links to the shards and a manifest with their digests are written; nothing is tokenised or copied. Such a corpus has
-no documents: held-out text is what its tokens decode to.
+Links to the shards and a manifest with their digests are written; nothing is tokenised, and nothing copied but shards
+that lack EOS, where that is asked for. Such a corpus has no documents: held-out text is what its tokens decode to.
+
+Invariant: shards are checked where they lie before anything is written, so that errors name the user's own paths.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +17,10 @@ from typing import TYPE_CHECKING, Any
 from .prepare_job import SOURCE_PATTERN
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from .shards import Shard
     from .tokenizer import Tokenizer
 
 _TOKENS_AT_ONCE = 1 << 22
@@ -31,6 +38,10 @@ class AdoptJob:
     """SOURCE:PATH of each shard, without .bin and .idx; a source is domain/category, or deeper."""
     heldout: list[str] = field(default_factory=list)
     """The same for held-out documents."""
+    append_eos: bool = False
+    """Copy shards that have documents without EOS at their end, and append it to those."""
+    check_text: bool = True
+    """Refuse shards whose text shows that another tokenizer made them."""
 
     def __post_init__(self) -> None:
         if not self.dir:
@@ -47,25 +58,42 @@ class AdoptJob:
                     raise ValueError(f"{split} names {source} twice: give each shard a source such as {source}/1")
 
 
+@dataclass
+class _Found:
+    source: str
+    split: str
+    stem: Path
+    shard: Shard
+    missing_eos: NDArray[np.int64]
+
+
 def adopt(job: AdoptJob) -> None:
-    """Write the corpus and check it. ValueError for a shard that is not one, or not of this tokenizer."""
+    """Check the shards and write the corpus. ValueError for a shard that is not one, or not of this tokenizer."""
+    from rich.console import Console
+
+    from .corpus import Corpus
     from .manifest import FILE_NAME, TOKENIZER_FILE, Manifest, Stage, hash_files
     from .ownership import check_apart, check_new_or_ours
     from .staging import staged_directory, value_sha256
     from .tokenizer import Tokenizer
-    from .verify import VerifyJob, verify
+    from .verify import print_table
 
     directory = Path(job.dir)
     if (directory / FILE_NAME).exists():
         raise ValueError(f"dir ({job.dir}): holds a corpus already: give another dir, or remove it")
     check_new_or_ours(directory, "dir")
     check_apart(directory, "dir", _inputs(job))
+    if not Path(job.tokenizer_model).is_file():
+        raise ValueError(f"tokenizer_model ({job.tokenizer_model}): no such file: give a SentencePiece tokenizer.model")
+    tokenizer = Tokenizer(job.tokenizer_model)
+    shards = [_check(job, split, shard, tokenizer) for split, shard in _named(job)]
     manifest = Manifest(name=directory.name, settings=asdict(job))
     with staged_directory(directory, "dir") as staged:
         (staged / TOKENIZER_FILE).parent.mkdir()
         shutil.copyfile(job.tokenizer_model, staged / TOKENIZER_FILE)
-        tokenizer = Tokenizer(staged / TOKENIZER_FILE)
-        table = _link(job, staged, tokenizer)
+        table: dict[str, dict[str, Any]] = {}
+        for shard in shards:
+            table.setdefault(shard.source, {})[shard.split] = _put(shard, staged / "tokens", tokenizer)
         found: dict[str, tuple[list[Path], dict[str, Any]]] = {
             "documents": ([], {}),
             "tokenizer": ([staged / TOKENIZER_FILE], {"vocab_size": tokenizer.vocab_size}),
@@ -76,7 +104,13 @@ def adopt(job: AdoptJob) -> None:
             key = value_sha256({"adopted": files, "upstream": upstream})
             manifest.stages[name] = Stage(key=key, upstream=upstream, files=files, facts=facts)
         manifest.save(staged)
-        verify(VerifyJob(dir=str(staged)))
+    print_table(Corpus.open(directory), None, Console())
+
+
+def _named(job: AdoptJob) -> Iterator[tuple[str, str]]:
+    for split, shards in (("train", job.train), ("heldout", job.heldout)):
+        for shard in shards:
+            yield split, shard
 
 
 def _parse(shard: str) -> tuple[str, str]:
@@ -92,26 +126,65 @@ def _inputs(job: AdoptJob) -> list[tuple[str, str]]:
     return [("tokenizer_model", job.tokenizer_model), *files]
 
 
-def _link(job: AdoptJob, directory: Path, tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
-    """Link every shard into `directory`/tokens; returns the manifest's table of sizes."""
+def _check(job: AdoptJob, split: str, named: str, tokenizer: Tokenizer) -> _Found:
+    """The shard that SOURCE:PATH names, fit for this tokenizer."""
+    from .shard_checks import check_end, check_ids, check_text, without_end
     from .shards import Shard
 
-    table: dict[str, dict[str, Any]] = {}
-    for split, shards in (("train", job.train), ("heldout", job.heldout)):
-        for source, stem in map(_parse, shards):
-            link = directory / "tokens" / f"{source}.{split}"
-            link.parent.mkdir(parents=True, exist_ok=True)
-            for suffix in (".bin", ".idx"):
-                target = Path(stem + suffix).absolute()
-                if not target.is_file():
-                    raise ValueError(f"{split} ({source}:{stem}): no such shard: {target} is missing")
-                link.with_name(link.name + suffix).symlink_to(target)
-            shard = Shard(link)
-            num_bytes = sum(
-                # Clipped: verifying, below, refuses an id that this tokenizer does not have, and names it.
-                int(tokenizer.num_bytes.take(shard.tokens[first : first + _TOKENS_AT_ONCE], mode="clip").sum())
-                for first in range(0, len(shard.tokens), _TOKENS_AT_ONCE)
-            )
-            sizes = {"documents": len(shard), "tokens": len(shard.tokens), "bytes": num_bytes}
-            table.setdefault(source, {})[split] = sizes
-    return table
+    source, stem = _parse(named)
+    name = f"{split} ({named})"
+    for suffix in (".bin", ".idx"):
+        target = Path(stem + suffix).absolute()
+        if not target.is_file():
+            raise ValueError(f"{name}: no such shard: {target} is missing")
+    shard = Shard(Path(stem))
+    check_ids(shard, name, tokenizer.vocab_size)
+    if job.check_text:
+        check_text(shard, name, tokenizer)
+    if not job.append_eos:
+        check_end(shard, name, tokenizer, "pass append_eos=true to copy the shard with EOS appended to them")
+    return _Found(source, split, Path(stem).absolute(), shard, without_end(shard, tokenizer.eos_id))
+
+
+def _put(found: _Found, directory: Path, tokenizer: Tokenizer) -> dict[str, int]:
+    """Link a shard into `directory`, or copy it with EOS where it lacks some; returns its sizes for the manifest."""
+    from .shards import Shard
+
+    place = directory / f"{found.source}.{found.split}"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if len(found.missing_eos):
+        _copy_with_eos(found, place, tokenizer)
+    else:
+        for suffix in (".bin", ".idx"):
+            place.with_name(place.name + suffix).symlink_to(found.stem.with_name(found.stem.name + suffix))
+    shard = Shard(place)
+    num_bytes = sum(
+        int(tokenizer.num_bytes[shard.tokens[first : first + _TOKENS_AT_ONCE]].sum())
+        for first in range(0, len(shard.tokens), _TOKENS_AT_ONCE)
+    )
+    return {"documents": len(shard), "tokens": len(shard.tokens), "bytes": num_bytes}
+
+
+def _copy_with_eos(found: _Found, place: Path, tokenizer: Tokenizer) -> None:
+    """Write the shard, some documents at a time, with EOS behind those that lack it."""
+    import numpy as np
+
+    from .shards import ShardWriter, token_dtype
+
+    dtype = token_dtype(tokenizer.vocab_size)
+    writer = ShardWriter(place, dtype)
+    offsets = found.shard.offsets
+    first = 0
+    while first < len(found.shard):
+        # At least one document, else as many as lie within so many tokens.
+        last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + _TOKENS_AT_ONCE, side="right")) - 1)
+        start, end = np.searchsorted(found.missing_eos, (first, last))
+        missing = found.missing_eos[start:end]
+        tokens = found.shard.tokens[offsets[first] : offsets[last]].astype(dtype)
+        lengths = np.diff(offsets[first : last + 1])
+        lengths[missing - first] += 1
+        writer.append(
+            np.insert(tokens, offsets[missing + 1] - offsets[first], tokenizer.eos_id), lengths.astype(np.int32)
+        )
+        first = last
+    writer.close()

@@ -201,6 +201,7 @@ class _Preparation:
         documents = self.manifest.stages["documents"]
         with self._replacing("tokenizer", "tokenizer") as output:
             if config.model is not None:
+                Tokenizer(config.model)  # an unusable one is refused by its own name
                 model = Path(config.model).read_bytes()
             else:
                 num_bytes = {
@@ -211,9 +212,7 @@ class _Preparation:
                 self.executor.rest()  # training takes some eleven times tokenizer.train_bytes
                 with self.console.status(f"tokenizer: training {config.vocab_size} pieces"):
                     model = train_tokenizer(self.directory / "documents", num_bytes, config, self.job.seed)
-            staged = output / Path(TOKENIZER_FILE).name
-            staged.write_bytes(model)
-            Tokenizer(staged)  # an unusable one is refused before it takes its place
+            (output / Path(TOKENIZER_FILE).name).write_bytes(model)
         path = self.directory / TOKENIZER_FILE
         tokenizer = Tokenizer(path)
         facts = {

@@ -93,7 +93,9 @@ class Shard:
         expected = int(self._pointers[-1]) + int(self._sizes[-1]) * dtype.itemsize if num_sequences else 0
         found = bin_path.stat().st_size
         if found != expected:
-            raise ValueError(f"{bin_path}: {found} bytes where its .idx says {expected}: rerun `nemotron4 prepare`")
+            raise ValueError(
+                f"{bin_path}: {found} bytes where its .idx says {expected}: cut or changed; make or copy it again"
+            )
         # An empty file cannot be mapped.
         self.tokens: NDArray[Any] = (
             np.asarray(np.memmap(bin_path, dtype=dtype, mode="r")) if expected else np.zeros(0, dtype=dtype)

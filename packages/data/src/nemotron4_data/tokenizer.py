@@ -79,6 +79,15 @@ class Tokenizer:
             ids += self._processor.encode(part)
         return ids
 
+    def is_control(self, token: int) -> bool:
+        """Whether an id is a control piece or a turn marker."""
+        return bool(self._processor.is_control(token))
+
+    @cached_property
+    def prefix(self) -> str:
+        """The space that a foreign tokenizer may put before every text; empty where it puts none."""
+        return " " if self.decode(self.encode("x")).startswith(" ") else ""
+
     def spells_control(self, text: str) -> bool:
         """Whether a control piece or turn marker stands in `text`, spelled out."""
         return self._control_text.search(text) is not None

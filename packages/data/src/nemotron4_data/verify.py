@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from .corpus import Corpus
 
-_SCAN_TOKENS = 1 << 24
-
 
 @dataclass(kw_only=True)
 class VerifyJob:
@@ -51,7 +49,7 @@ def verify(job: VerifyJob) -> None:
         _check_shards(corpus, progress)
         if ledger is not None:
             _check_ledger(corpus, ledger, progress)
-    _print_table(corpus, ledger, Console())
+    print_table(corpus, ledger, Console())
 
 
 def _ledger_path(job: VerifyJob) -> Path | None:
@@ -66,24 +64,20 @@ def _ledger_path(job: VerifyJob) -> Path | None:
 
 
 def _check_shards(corpus: Corpus, progress: Progress) -> None:
-    """Index, counts and token ids of every shard."""
+    """Index, counts, token ids and ends of the documents of every shard."""
+    from .shard_checks import check_end, check_ids
+
     shards = [(source, split) for split in ("train", "heldout") for source in corpus.names(split)]
     for source, split in progress.track(shards, description="shards"):
         shard, recorded = corpus.shard(source, split), corpus.sizes(source, split)
-        shard.check_index()
+        name = f"{corpus.dir}/tokens/{source}.{split}"
+        check_ids(shard, name, corpus.vocab_size)
+        check_end(shard, name, corpus.tokenizer, "prepare the corpus again, or adopt the shards with append_eos=true")
         found = {"documents": len(shard), "tokens": len(shard.tokens)}
-        for name, count in found.items():
-            if count != recorded[name]:
+        for field, count in found.items():
+            if count != recorded[field]:
                 raise ValueError(
-                    f"{corpus.dir}/tokens/{source}.{split}: {count} {name}, but the manifest says {recorded[name]}: "
-                    f"prepare the corpus again"
-                )
-        for first in range(0, len(shard.tokens), _SCAN_TOKENS):
-            part = shard.tokens[first : first + _SCAN_TOKENS]
-            if part.min() < 0 or part.max() >= corpus.vocab_size:
-                raise ValueError(
-                    f"{corpus.dir}/tokens/{source}.{split}: token ids from {part.min()} to {part.max()}, outside the "
-                    f"{corpus.vocab_size} pieces of its tokenizer: it was made with another one"
+                    f"{name}: {count} {field}, but the manifest says {recorded[field]}: prepare the corpus again"
                 )
 
 
@@ -100,7 +94,8 @@ def _check_ledger(corpus: Corpus, path: Path, progress: Progress) -> None:
         raise ValueError(f"{path}: {difference}")
 
 
-def _print_table(corpus: Corpus, ledger_path: Path | None, console: Console) -> None:
+def print_table(corpus: Corpus, ledger_path: Path | None, console: Console) -> None:
+    """The sizes of the sources, and what the ledger read of each."""
     from rich.table import Table
 
     from .ledger import Ledger
