@@ -82,7 +82,7 @@ def test_every_kind_of_curation_in_one_run(make_job, tmp_path):
     assert facts["benchmarks"] == {"exam": {"texts": 1, "short": 0}}
     assert facts["licenses"]["MIT"]["documents"] == 1
     assert sum(facts["quality"]["languages"]["en"]["documents"].values()) > 80
-    shown = Manifest.load(tmp_path / "out").stages["tokens"].facts["blend"]
+    shown = Manifest.load(tmp_path / "out").blend
     assert abs(sum(row["weight"] for row in shown["sources"].values()) - 1) < 1e-9
     page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
     for part in ("near duplicates", "decontamination", "Fertility", "Blend", "MIT"):

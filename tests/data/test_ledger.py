@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 
 from nemotron4_data import StreamPhase, TokenStream, ledger
 from nemotron4_data.ledger import Ledger, first_difference, make_ledger
+from nemotron4_data.manifest import Manifest
+from nemotron4_data.staging import file_sha256
 from nemotron4_data.verify import VerifyJob, verify
 
 WEB, DE = "english/web", "multilingual/de"
@@ -115,14 +118,42 @@ def test_verify_names_the_first_difference(corpus, tmp_path, change, message):
 
 def test_a_ledger_of_another_corpus_or_tokenizer_is_refused(corpus, tmp_path):
     found = make_ledger(stream_of(corpus), corpus, 300)
-    for name in ("corpus", "tokenizer"):
+    digests = {"corpus": corpus.digest, "tokenizer": corpus.tokenizer_digest, "manifest": corpus.manifest_digest}
+    for name, here in digests.items():
         with pytest.raises(ValueError) as error:
             dataclasses.replace(found, **{name: "f" * 64}).stream(corpus)
-        here = corpus.digest if name == "corpus" else corpus.tokenizer_digest
         assert str(error.value) == (
             f"{corpus.dir}: digest of the {name} is {here[:12]}, but the ledger was made with ffffffffffff: "
             f"give the directory of the corpus that the run read"
         )
+
+
+def test_a_corpus_that_was_forged_whole_is_known_by_the_ledger(corpus, tmp_path):
+    """Tokens, their SHA-256 and every digest in the manifest changed together: nothing in the directory tells."""
+    shutil.copytree(corpus.dir, tmp_path / "copy")
+    path = tmp_path / "ledger.json"
+    path.write_bytes(make_ledger(stream_of(corpus), corpus, 300).to_json())
+    manifest = Manifest.load(tmp_path / "copy")
+    name = f"tokens/{WEB}.train.bin"
+    content = (corpus.dir / name).read_bytes()
+    (tmp_path / "copy" / name).write_bytes(content[2:4] + content[:2] + content[4:])
+    manifest.stages["tokens"].files[name] = file_sha256(tmp_path / "copy" / name)
+    manifest.save(tmp_path / "copy")
+    verify(VerifyJob(dir=str(tmp_path / "copy")))
+    with pytest.raises(ValueError, match=r"digest of the corpus is .*, but the ledger was made with"):
+        verify(VerifyJob(dir=str(tmp_path / "copy"), ledger=str(path)))
+
+
+def test_older_ledgers_are_verified_and_what_they_lack_is_said(corpus, tmp_path, capsys):
+    path = tmp_path / "ledger.json"
+    content = dataclasses.asdict(make_ledger(stream_of(corpus), corpus, 300))
+    del content["manifest"]
+    path.write_text(json.dumps(content))
+    verify(VerifyJob(dir=str(corpus.dir), ledger=str(path)))
+    assert capsys.readouterr().err.endswith(
+        f"{path} is of an older version, without the manifest's digest: counts were compared with the corpus alone\n"
+    )
+    assert make_ledger(stream_of(corpus), corpus, 300, Ledger.load(path)).manifest == corpus.manifest_digest
 
 
 def test_what_is_no_ledger_is_refused(corpus, tmp_path):

@@ -22,8 +22,11 @@ from nemotron4_data import (
     run_prepare,
 )
 from nemotron4_data import prepare as prepare_module
-from nemotron4_data.blend import Distribution
+from nemotron4_data.blend import BlendConfig, Distribution
+from nemotron4_data.curation.config import CurationConfig
+from nemotron4_data.curation.dedup_config import DedupConfig
 from nemotron4_data.documents import read_lines
+from nemotron4_data.manifest import Manifest
 
 STAGES = ["documents", "tokenizer", "tokens"]
 SPIED = ("write_documents", "train_tokenizer", "tokenise_documents")
@@ -135,6 +138,45 @@ def test_a_changed_setting_reruns_from_its_stage(prepared, raw_directory, make_j
     run_prepare(make_job(raw_directory, prepared, **change))
     assert stages_run == expected
     Corpus.open(prepared, verify=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"blend": {"english": 0.5, "multilingual": 0.2, "code/c": 0.3}},
+        {"curation": CurationConfig(dedup=DedupConfig(memory_megabytes=256))},
+    ],
+)
+def test_a_setting_that_changes_no_byte_reruns_nothing(prepared, raw_directory, make_job, stages_run, change):
+    if weights := change.get("blend"):
+        change = {"blend": BlendConfig(distributions={"main": Distribution(weights=weights)})}
+    run_prepare(make_job(raw_directory, prepared, **change))
+    assert stages_run == []
+    manifest = Manifest.load(prepared)
+    assert manifest.settings["curation"]["dedup"]["memory_megabytes"] == (1024 if weights else 256)
+    if weights:
+        rows = manifest.blend["sources"]
+        assert rows["code/c"]["weight"] == 0.3
+        total = manifest.blend["tokens"]
+        assert rows["code/c"]["epochs"] == 0.3 * total / Corpus.open(prepared).num_train_tokens["code/c"]
+        assert "code/python" not in rows
+        assert "<h2>Blend</h2><p class=lead>main" in (prepared / "report.html").read_text(encoding="utf-8")
+        run_prepare(make_job(raw_directory, prepared))
+        assert stages_run == []
+        assert Manifest.load(prepared).blend is None
+        assert "<h2>Blend</h2>" not in (prepared / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_wrong_source_of_a_blend_is_refused_before_tokenising(tmp_path, raw_directory, make_job, stages_run):
+    good = Distribution(weights={"english": 0.5, "multilingual": 0.2, "code": 0.3})
+    wrong = Distribution(weights={"english": 0.5, "multilingual": 0.2, "code": 0.2, "math": 0.1})
+    job = make_job(raw_directory, tmp_path / "out", blend=BlendConfig(distributions={"main": good, "later": wrong}))
+    assert message_of(ValueError, run_prepare, job) == (
+        "blend.distributions.later.weights.math (0.1) matches no source of the corpus that no other key names: remove "
+        "it or name one of code/c, code/python, english/books, english/encyclopedia, english/web, multilingual/de, "
+        "multilingual/el, multilingual/ja"
+    )
+    assert stages_run == ["documents"]
 
 
 def test_changed_text_reruns_everything(prepared, corpus, raw_directory, make_job, stages_run, tmp_path):
@@ -388,8 +430,23 @@ def test_files_that_settings_name_are_inputs(tmp_path):
     (tmp_path / "b[1].csv").write_text("3")
     (tmp_path / "model/below").mkdir()
     (tmp_path / "model/below/a.deep").write_text("4")
-    before = prepare_module.hash_named_files(settings)
-    weights = [f"{tmp_path}/model/below/a.deep", f"{tmp_path}/model/weights"]
-    assert list(before) == [*weights, f"{tmp_path}/a.txt", f"{tmp_path}/b[1].csv"]
+    before = prepare_module.by_content(settings)
+    one, two, three, four = (hashlib.sha256(content).hexdigest() for content in (b"1", b"2", b"3", b"4"))
+    assert before == {
+        "quality": {"model": {"files": [["below/a.deep", four], ["weights", one]]}},
+        "benchmarks": [
+            {
+                "a": [
+                    {"files": [["a.txt", two]]},
+                    "none/x",
+                    {"files": [["b[1].csv", three]]},
+                    {"files": [["a.deep", four]]},
+                ]
+            }
+        ],
+        "n": 1,
+    }
+    moved = shutil.copytree(tmp_path, tmp_path / "moved")
+    assert prepare_module.by_content(json.loads(json.dumps(settings).replace(str(tmp_path), str(moved)))) == before
     (tmp_path / "model/weights").write_text("3")
-    assert prepare_module.hash_named_files(settings) != before
+    assert prepare_module.by_content(settings) != before

@@ -98,12 +98,13 @@ def full_manifest():
             }
         },
         fertility=[asdict(FertilityRow(kind="natural", language=WILD, documents=1, bytes=9, words=2, tokens=3))],
-        blend={"name": WILD, "tokens": 5_000, "sources": {"english/web": {"weight": 1.0, "epochs": 2.17}}},
     )
     tokenizer = stage(vocab_size=1_024, eos_id=3)
-    settings = {"tokenizer": {"model": WILD}}
     return Manifest(
-        name=WILD, settings=settings, stages={"documents": documents, "tokenizer": tokenizer, "tokens": tokens}
+        name=WILD,
+        settings={"tokenizer": {"model": WILD}},
+        stages={"documents": documents, "tokenizer": tokenizer, "tokens": tokens},
+        blend={"name": WILD, "tokens": 5_000, "sources": {"english/web": {"weight": 1.0, "epochs": 2.17}}},
     )
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import sentencepiece as spm
 
-from nemotron4_data import Corpus, Tokenizer
+from nemotron4_data import Corpus, Tokenizer, run_prepare
 from nemotron4_data.adopt import AdoptJob, adopt
 from nemotron4_data.documents import read_lines
+from nemotron4_data.manifest import Manifest
 from nemotron4_data.shards import ShardWriter
 from nemotron4_data.staging import file_sha256
 from nemotron4_data.verify import VerifyJob, verify
@@ -32,12 +33,16 @@ def refused(directory, **fields):
 
 
 def rewrite(directory, change):
-    """Change the manifest, with new digests of its files."""
-    manifest = json.loads((directory / "manifest.json").read_text())
-    change(manifest)
-    for stage in manifest["stages"].values():
-        stage["files"] = {name: file_sha256(directory / name) for name in stage["files"]}
-    (directory / "manifest.json").write_text(json.dumps(manifest))
+    """Change the manifest's stages, with new digests of its files and of itself."""
+    manifest = Manifest.load(directory)
+    change(manifest.stages)
+    for stage in manifest.stages.values():
+        stage.files = {name: file_sha256(directory / name) for name in stage.files}
+    manifest.save(directory)
+
+
+def counts_of(stages):
+    return stages["tokens"].facts["sources"]["english/web"]["train"]
 
 
 def flip_a_byte(path):
@@ -78,14 +83,76 @@ def test_another_tokenizer_is_refused_without_hashing_the_shards(copy):
 
 
 def test_a_manifest_of_another_count_is_refused(copy):
-    def change(manifest):
-        manifest["stages"]["tokens"]["facts"]["sources"]["english/web"]["train"]["documents"] += 1
+    found = Corpus.open(copy).sizes("english/web")
+    for field in ("documents", "tokens", "bytes"):
+        rewrite(copy, lambda stages, field=field: counts_of(stages).update({**found, field: found[field] + 1}))
+        assert refused(copy) == (
+            f"{copy}/{SHARD}: {found[field]} {field}, but the manifest says {found[field] + 1}: prepare the corpus"
+            " again"
+        )
 
-    rewrite(copy, change)
-    documents = len(Corpus.open(copy).shard("english/web", "train"))
+
+def edit_manifest(directory, change):
+    """As someone would who knows what a manifest says of its files, but not that it says it of itself."""
+    manifest = json.loads((directory / "manifest.json").read_text())
+    change(manifest["stages"]["tokens"])
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+
+
+def change_a_count(stage):
+    stage["facts"]["sources"]["english/web"]["train"]["bytes"] += 1
+
+
+@pytest.mark.parametrize("what", ["tokens and their SHA-256", "bytes"])
+def test_a_manifest_that_was_changed_is_refused_and_made_again(copy, corpus, raw_directory, make_job, what, capsys):
+    if what == "bytes":
+        edit_manifest(copy, change_a_count)
+    else:
+        flip_a_byte(copy / f"{SHARD}.bin")
+        digest = file_sha256(copy / f"{SHARD}.bin")
+        edit_manifest(copy, lambda stage: stage["files"].update({f"{SHARD}.bin": digest}))
     assert refused(copy) == (
-        f"{copy}/{SHARD}: {documents} documents, but the manifest says {documents + 1}: prepare the corpus again"
+        f"{copy}/manifest.json: stage tokens was changed after it was written, its digests say: put the file back, or "
+        "make the corpus again"
     )
+    with pytest.raises(ValueError, match="stage tokens was changed"):
+        Corpus.open(copy)
+    run_prepare(make_job(raw_directory, copy))
+    assert "tokens: made again, because its part of the manifest was changed" in capsys.readouterr().err
+    assert Corpus.open(copy, verify=True).manifest_digest == corpus.manifest_digest
+
+
+def test_older_manifests_without_a_digest_of_counts_are_read(copy, corpus):
+    manifest = json.loads((copy / "manifest.json").read_text())
+    for stage in manifest["stages"].values():
+        del stage["content"]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    verify(VerifyJob(dir=str(copy)))
+    assert Corpus.open(copy).digest == corpus.digest
+
+
+def test_the_corpus_of_a_model_is_known_by_its_provenance(copy, corpus, tmp_path, capsys):
+    path = tmp_path / "export" / "provenance.json"
+    job = VerifyJob(dir=str(copy), model_dir=str(path.parent))
+    with pytest.raises(ValueError) as error:
+        verify(job)
+    assert str(error.value) == (
+        f"model_dir ({path.parent}): has no provenance.json: give a directory that `nemotron4 export` made"
+    )
+    path.parent.mkdir()
+    provenance = {"corpus_digest": corpus.digest, "manifest_digest": corpus.manifest_digest}
+    path.write_text(json.dumps(provenance))
+    verify(job)
+    path.write_text(json.dumps({"corpus_digest": corpus.digest}))
+    capsys.readouterr()
+    verify(job)
+    assert f"{path} is of an older version, without the manifest's digest" in capsys.readouterr().err
+    for name in provenance:
+        path.write_text(json.dumps({**provenance, name: "f" * 64}))
+        assert refused(copy, model_dir=str(path.parent)) == (
+            f"{path}: digest of the {name[:-7]} is ffffffffffff, but that of {copy} is {provenance[name][:12]}: give "
+            f"the directory of the corpus that the model was trained on"
+        )
 
 
 def write_shard(stem, documents):
@@ -227,10 +294,7 @@ def test_verify_names_documents_without_an_end(copy):
     ]
     write_shard(copy / SHARD, tokens)
 
-    def change(manifest):
-        manifest["stages"]["tokens"]["facts"]["sources"]["english/web"]["train"]["tokens"] -= 1
-
-    rewrite(copy, change)
+    rewrite(copy, lambda stages: counts_of(stages).update(tokens=counts_of(stages)["tokens"] - 1))
     assert refused(copy).startswith(
         f"{copy}/{SHARD}: 1 of 27 documents do not end in the tokenizer's EOS, id 3 ('</s>'); document 4 ends in id "
     )

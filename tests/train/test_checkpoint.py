@@ -19,7 +19,9 @@ from distributed import run_distributed
 from safetensors.torch import load_file
 from smoke import smoke_job
 
+from nemotron4_data import Corpus
 from nemotron4_data.staging import partial_path
+from nemotron4_data.verify import VerifyJob, verify
 from nemotron4_model import ModelConfig, Transformer, save_pretrained
 from nemotron4_train import checkpoint
 from nemotron4_train.checkpoint_writer import CheckpointWriter
@@ -318,6 +320,8 @@ def test_export_equals_the_model_in_memory(undisturbed, tmp_path):
         assert torch.equal(tensor, whole[name]), name
     provenance = json.loads((tmp_path / "sharded" / "provenance.json").read_text())
     assert (provenance["step"], provenance["job_digest"]) == (8, job.digest())
+    assert provenance["manifest_digest"] == Corpus.open(job.data.dir).manifest_digest
+    verify(VerifyJob(dir=job.data.dir, model_dir=str(tmp_path / "sharded")))
 
 
 def test_export_refusals(undisturbed, tmp_path):

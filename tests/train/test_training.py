@@ -12,7 +12,7 @@ from smoke import smoke_job
 
 from nemotron4_data import Corpus
 from nemotron4_data.adopt import AdoptJob, adopt
-from nemotron4_data.manifest import TOKENIZER_FILE
+from nemotron4_data.manifest import TOKENIZER_FILE, Manifest
 from nemotron4_data.staging import file_sha256
 from nemotron4_data.verify import VerifyJob, verify
 from nemotron4_model import Recompute
@@ -29,7 +29,9 @@ from nemotron4_train.job import (
 )
 from nemotron4_train.launch import launch
 from nemotron4_train.metrics import STEP_COLUMNS
+from nemotron4_train.preflight import check_checkpoint
 from nemotron4_train.run_directory import exclusive, read_record, write_record
+from nemotron4_train.schedule import Timeline
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*LeafSpec.*:FutureWarning",
@@ -117,11 +119,11 @@ def test_a_corpus_made_again_under_a_run_is_refused(prepared, tmp_path, undistur
     shutil.copytree(prepared, copy)
     job = smoke_job(copy, tmp_path)
     first = run(dataclasses.replace(job, trainer=dataclasses.replace(job.trainer, max_steps=4)))
-    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest = Manifest.load(copy)
     shard = copy / "tokens" / "english" / "books.train.bin"
     shard.write_bytes(shard.read_bytes()[2:] + shard.read_bytes()[:2])
-    manifest["stages"]["tokens"]["files"]["tokens/english/books.train.bin"] = file_sha256(shard)
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    manifest.stages["tokens"].files["tokens/english/books.train.bin"] = file_sha256(shard)
+    manifest.save(copy)
     with pytest.raises(ValueError) as caught:
         launch(job, "")
     old, new = (Corpus.open(directory).digest[:12] for directory in (prepared, copy))
@@ -129,6 +131,23 @@ def test_a_corpus_made_again_under_a_run_is_refused(prepared, tmp_path, undistur
         f"data.dir ({copy}): digest of the corpus is {new}, but {first}/checkpoints/step-00000004 was trained with "
         f"{old}: put that corpus back, or start anew with resume=never"
     )
+
+
+def test_other_counts_of_the_same_tokens_are_said(prepared, tmp_path, undisturbed, capsys):
+    job, directory = undisturbed
+    shutil.copytree(prepared, tmp_path / "corpus")
+    manifest = Manifest.load(tmp_path / "corpus")
+    manifest.stages["documents"].facts["rejected"] = {"no text": 1}
+    manifest.save(tmp_path / "corpus")
+    timeline = Timeline(job.schedule, 99)
+    for corpus_directory, said in ((prepared, False), (tmp_path / "corpus", True)):
+        other = dataclasses.replace(job, data=dataclasses.replace(job.data, dir=str(corpus_directory)))
+        assert check_checkpoint(other, Corpus.open(corpus_directory), directory, timeline) == 12
+        assert capsys.readouterr().err == said * (
+            f"data.dir ({corpus_directory}): its tokens are those that {directory}/checkpoints/step-00000012 was"
+            " trained with, but not all that its manifest says of them (documents or counts): see `nemotron4 data"
+            " verify`\n"
+        )
 
 
 def test_stopped_and_resumed_equals_undisturbed_bit_for_bit(prepared, tmp_path, undisturbed):

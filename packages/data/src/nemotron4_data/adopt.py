@@ -148,6 +148,7 @@ def _check(job: AdoptJob, split: str, named: str, tokenizer: Tokenizer) -> _Foun
 
 def _put(found: _Found, directory: Path, tokenizer: Tokenizer) -> dict[str, int]:
     """Link a shard into `directory`, or copy it with EOS where it lacks some; returns its sizes for the manifest."""
+    from .shard_checks import text_bytes
     from .shards import Shard
 
     place = directory / f"{found.source}.{found.split}"
@@ -158,11 +159,7 @@ def _put(found: _Found, directory: Path, tokenizer: Tokenizer) -> dict[str, int]
         for suffix in (".bin", ".idx"):
             place.with_name(place.name + suffix).symlink_to(found.stem.with_name(found.stem.name + suffix))
     shard = Shard(place)
-    num_bytes = sum(
-        int(tokenizer.num_bytes[shard.tokens[first : first + _TOKENS_AT_ONCE]].sum())
-        for first in range(0, len(shard.tokens), _TOKENS_AT_ONCE)
-    )
-    return {"documents": len(shard), "tokens": len(shard.tokens), "bytes": num_bytes}
+    return {"documents": len(shard), "tokens": len(shard.tokens), "bytes": text_bytes(shard, tokenizer)}
 
 
 def _copy_with_eos(found: _Found, place: Path, tokenizer: Tokenizer) -> None:

@@ -105,17 +105,10 @@ def expand(
     errors. ValueError when a key of a positive weight has no source left, or its sources too few tokens for UniMax.
     """
     check_distribution(distribution, key)
-    claimed = _claims(distribution.weights, num_train_tokens)
+    claimed = _claims(distribution.weights, num_train_tokens, key)
     expanded: dict[str, float] = {}
     for name, weight in distribution.weights.items():
         sizes = {source: num_train_tokens[source] for source in claimed[name]}
-        if not sizes:
-            domains = sorted({source.split("/")[0] for source in num_train_tokens})
-            known = ", ".join(sorted(num_train_tokens) if len(num_train_tokens) < 20 else domains)
-            raise ValueError(
-                f"{key}.weights.{name} ({weight}) matches no source of the corpus that no other key names: "
-                f"remove it or name one of {known}"
-            )
         sampling = distribution.sampling.get(name, Sampling(exponent=1.0))
         if sampling.exponent is not None:
             shares = {source: float(size) ** sampling.exponent for source, size in sizes.items()}
@@ -141,13 +134,30 @@ def _unimax(sizes: Mapping[str, int], budget: float, max_epochs: float, key: str
     return drawn
 
 
-def _claims(keys: Mapping[str, float], sources: Mapping[str, int]) -> dict[str, list[str]]:
-    """The sources each key speaks for: a source belongs to the longest key that names it or a folder above it."""
+def check_sources(blend: BlendConfig, train_sizes: Mapping[str, int]) -> None:
+    """ValueError when a key of any distribution has no source left; sizes may be of any unit."""
+    for name, distribution in blend.distributions.items():
+        _claims(distribution.weights, train_sizes, f"blend.distributions.{name}")
+
+
+def _claims(keys: Mapping[str, float], sources: Mapping[str, int], distribution: str) -> dict[str, list[str]]:
+    """The sources each key speaks for: a source belongs to the longest key that names it or a folder above it.
+
+    ValueError for a key that speaks for none.
+    """
     claimed: dict[str, list[str]] = {key: [] for key in keys}
     for source, size in sources.items():
         owners = [key for key in keys if source == key or source.startswith(f"{key}/")]
         if size and owners:
             claimed[max(owners, key=len)].append(source)
+    for key, weight in keys.items():
+        if not claimed[key]:
+            domains = sorted({source.split("/")[0] for source in sources})
+            known = ", ".join(sorted(sources) if len(sources) < 20 else domains)
+            raise ValueError(
+                f"{distribution}.weights.{key} ({weight}) matches no source of the corpus that no other key names: "
+                f"remove it or name one of {known}"
+            )
     return claimed
 
 

@@ -58,6 +58,11 @@ class Corpus:
         manifest = Manifest.load(directory)
         if not manifest.is_complete:
             raise ValueError(f"{directory}: the corpus is not finished: rerun `nemotron4 prepare`")
+        if manifest.changed:
+            raise ValueError(
+                f"{directory / FILE_NAME}: stage {manifest.changed[0]} was changed after it was written, its digests "
+                f"say: put the file back, or make the corpus again"
+            )
         check_files(directory, manifest.stages["tokenizer"].files)
         corpus = cls(directory, manifest)
         if verify:
@@ -99,6 +104,11 @@ class Corpus:
     def digest(self) -> str:
         """Digest of all shards, for ledgers and provenance."""
         return self.manifest.digest
+
+    @property
+    def manifest_digest(self) -> str:
+        """Digest of all that the manifest says of the corpus, for ledgers and provenance."""
+        return self.manifest.content_digest
 
     @property
     def tokenizer_digest(self) -> str:

@@ -44,6 +44,8 @@ class Ledger:
     """Digest of the whole chunks of samples: what the next ledger goes on from."""
     sequence: str
     """Digest of all samples: source and position of each, in order."""
+    manifest: str | None = None
+    """Digest of all that the corpus's manifest says; older ledgers have none."""
 
     def to_json(self) -> bytes:
         """The ledger as a file."""
@@ -61,8 +63,9 @@ class Ledger:
 
     def stream(self, corpus: Corpus) -> TokenStream:
         """The order that led here. ValueError when the corpus is another."""
-        for name, found in (("tokenizer", corpus.tokenizer_digest), ("corpus", corpus.digest)):
-            if found != getattr(self, name):
+        digests = {"tokenizer": corpus.tokenizer_digest, "corpus": corpus.digest, "manifest": corpus.manifest_digest}
+        for name, found in digests.items():
+            if getattr(self, name) not in (found, None):
                 raise ValueError(
                     f"{corpus.dir}: digest of the {name} is {found[:12]}, but the ledger was made with "
                     f"{getattr(self, name)[:12]}: give the directory of the corpus that the run read"
@@ -104,6 +107,7 @@ def make_ledger(
         sources=_sources(stream, corpus, samples),
         chunks=chunks,
         sequence=sequence,
+        manifest=corpus.manifest_digest,
     )
 
 

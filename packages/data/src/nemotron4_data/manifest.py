@@ -2,7 +2,8 @@
 
 Invariant: a stage counts as done only while its recorded key equals the key computed from its inputs now, and the key
 of each stage holds the digest of the ones before: raw -> documents -> tokenizer -> tokens. Only a corpus that builds
-its own raw text has the stage raw.
+its own raw text has the stage raw. Nor does a stage count that was changed after it was written: its digests are in the
+manifest too, and the digest of all content, files and counts, is in the ledgers of runs and in what they export.
 """
 
 from __future__ import annotations
@@ -36,6 +37,11 @@ class Stage:
         """One digest of all its files."""
         return value_sha256(self.files)
 
+    @property
+    def content(self) -> str:
+        """One digest of its files and of all that it found, counts included."""
+        return value_sha256({"files": self.files, "facts": self.facts})
+
 
 @dataclass(kw_only=True)
 class Manifest:
@@ -48,6 +54,10 @@ class Manifest:
     settings: dict[str, Any] = field(default_factory=dict)
     stages: dict[str, Stage] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    """Stages that are not as they were written, by their recorded digests; older manifests record those of files."""
+    blend: dict[str, Any] | None = None
+    """What the blend that the corpus was prepared with makes of it: no stage depends on it."""
 
     @classmethod
     def load(cls, directory: Path) -> Manifest:
@@ -63,8 +73,20 @@ class Manifest:
             }
             if content["format"] != FORMAT:
                 raise ValueError(f"format {content['format']}, not {FORMAT}")
-            others = list(content.get("others", [REJECTED_FILE]))  # older versions do not say
-            return cls(name=content["name"], settings=content["settings"], stages=stages, others=others)
+            changed = [
+                name
+                for name, stage in stages.items()
+                if content["stages"][name]["digest"] != stage.digest
+                or content["stages"][name].get("content", stage.content) != stage.content
+            ]
+            return cls(
+                name=content["name"],
+                settings=content["settings"],
+                stages=stages,
+                others=list(content.get("others", [REJECTED_FILE])),  # older versions do not say
+                changed=changed,
+                blend=content.get("blend"),
+            )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{path}: not a readable manifest ({error}): move {directory} away and rerun `nemotron4 prepare`"
@@ -76,15 +98,18 @@ class Manifest:
             "format": FORMAT,
             "name": self.name,
             "digest": self.digest,
+            "content_digest": self.content_digest,
             "settings": self.settings,
             "others": self.others,
+            "blend": self.blend,
         }
-        stages = [(name, self.stages[name]) for name in STAGES if name in self.stages]
-        content["stages"] = {name: {"digest": stage.digest, **asdict(stage)} for name, stage in stages}
+        content["stages"] = {
+            name: {"digest": stage.digest, "content": stage.content, **asdict(stage)}
+            for name, stage in sorted(self.stages.items(), key=lambda item: STAGES.index(item[0]))
+        }
         write_file(
             directory / FILE_NAME,
-            json.dumps(content, indent=1, ensure_ascii=False).encode(errors="backslashreplace") + b"
-",
+            json.dumps(content, indent=1, ensure_ascii=False).encode(errors="backslashreplace") + b"\n",
         )
 
     @property
@@ -119,6 +144,11 @@ class Manifest:
     def digest(self) -> str:
         """Identifies the token content of the corpus; empty until it is complete."""
         return self.stages["tokens"].digest if self.is_complete else ""
+
+    @property
+    def content_digest(self) -> str:
+        """Identifies all files of the corpus and all that was found of them; neither settings nor code show in it."""
+        return value_sha256({name: stage.content for name, stage in self.stages.items()})
 
 
 def hash_files(directory: Path, paths: list[Path]) -> dict[str, str]:

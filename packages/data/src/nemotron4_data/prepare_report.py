@@ -6,8 +6,8 @@ Built from the manifest alone, so it can be written again at any time. A section
   where given `unread` {reason: [bytes not read, bytes]}, `quality` (`quality_facts`), `benchmarks` {name: {texts,
   short}}, `licenses` {name: {documents, bytes}};
 - stage tokenizer: `vocab_size` and the special ids;
-- stage tokens: `sources`, and where given `not_exact` (as of `tokenise_documents`), `fertility` (rows as dicts) and
-  `blend` {name, tokens, sources: {source: {weight, epochs}}}.
+- stage tokens: `sources`, and where given `not_exact` (as of `tokenise_documents`) and `fertility` (rows as dicts);
+- where given the manifest's `blend` {name, tokens, sources: {source: {weight, epochs}}}.
 
 Invariant: text of documents, ids and reasons comes from the wild and is escaped.
 """
@@ -60,7 +60,7 @@ def write_report(manifest: Manifest, directory: Path) -> Path:
         *_decontamination(documents),
         *_quality(documents.get("quality")),
         *_tokenizer(manifest, tokenizer, tokens),
-        *_blend(tokens.get("blend")),
+        *_blend(manifest.blend),
     ]
     settings = html.escape(json.dumps(manifest.settings, indent=1, ensure_ascii=False))
     sections.append(details("Settings", f"<pre>{settings}</pre>"))

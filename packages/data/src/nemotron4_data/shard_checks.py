@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from .shards import Shard
 from .tokenizer import Tokenizer
 
-_SCAN_TOKENS = 1 << 24
+_SCAN_TOKENS = 1 << 22
 _SAMPLED_DOCUMENTS = 64
 _SAMPLED_TOKENS = 256
 _CUT_TOKENS = 16  # before a cut that is not the end of the document, tokens may differ
@@ -59,6 +59,14 @@ def check_end(shard: Shard, name: str, tokenizer: Tokenizer, way_out: str) -> No
             f"{name}: {len(missing):,} of {len(shard):,} documents do not end in the tokenizer's EOS, id "
             f"{tokenizer.eos_id} ({tokenizer.piece(tokenizer.eos_id)!r}); document {document} {ending}: {way_out}"
         )
+
+
+def text_bytes(shard: Shard, tokenizer: Tokenizer) -> int:
+    """The UTF-8 bytes that its tokens stand for."""
+    return sum(
+        int(tokenizer.num_bytes[shard.tokens[first : first + _SCAN_TOKENS]].sum())
+        for first in range(0, len(shard.tokens), _SCAN_TOKENS)
+    )
 
 
 def check_text(shard: Shard, name: str, tokenizer: Tokenizer) -> None:

@@ -1,11 +1,12 @@
-"""`nemotron4 data verify`: a corpus against its manifest, and the ledger of a run against the corpus.
+"""`nemotron4 data verify`: a corpus against its manifest, the ledger of a run and the provenance of a model against it.
 
 Invariant: what is checked is computed from the files, never read back from where an earlier check left it.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import json
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ class VerifyJob:
     """The ledger.json of a checkpoint that read this corpus, to be computed again."""
     run: str | None = None
     """A run directory, such as runs/demo/latest: the ledger of its newest checkpoint."""
+    model_dir: str | None = None
+    """An exported model, whose provenance.json names the corpus that it was trained on."""
 
     def __post_init__(self) -> None:
         if self.ledger is not None and self.run is not None:
@@ -41,6 +44,7 @@ def verify(job: VerifyJob) -> None:
 
     ledger = _ledger_path(job)
     corpus = Corpus.open(job.dir)
+    notes = [] if job.model_dir is None else _check_provenance(corpus, Path(job.model_dir) / "provenance.json")
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         total = sum((corpus.dir / name).stat().st_size for name in corpus.files if (corpus.dir / name).is_file())
@@ -48,8 +52,10 @@ def verify(job: VerifyJob) -> None:
         corpus.verify(everything=True, advance=lambda num_bytes: progress.advance(task, num_bytes))
         _check_shards(corpus, progress)
         if ledger is not None:
-            _check_ledger(corpus, ledger, progress)
+            notes += _check_ledger(corpus, ledger, progress)
     print_table(corpus, ledger, Console())
+    for note in notes:
+        console.print(note, soft_wrap=True, markup=False)
 
 
 def _ledger_path(job: VerifyJob) -> Path | None:
@@ -65,7 +71,7 @@ def _ledger_path(job: VerifyJob) -> Path | None:
 
 def _check_shards(corpus: Corpus, progress: Progress) -> None:
     """Index, counts, token ids and ends of the documents of every shard."""
-    from .shard_checks import check_end, check_ids
+    from .shard_checks import check_end, check_ids, text_bytes
 
     shards = [(source, split) for split in ("train", "heldout") for source in corpus.names(split)]
     for source, split in progress.track(shards, description="shards"):
@@ -74,6 +80,8 @@ def _check_shards(corpus: Corpus, progress: Progress) -> None:
         check_ids(shard, name, corpus.vocab_size)
         check_end(shard, name, corpus.tokenizer, "prepare the corpus again, or adopt the shards with append_eos=true")
         found = {"documents": len(shard), "tokens": len(shard.tokens)}
+        if not recorded.get("not_exact"):  # else tokens do not tell the bytes of the texts
+            found["bytes"] = text_bytes(shard, corpus.tokenizer)
         for field, count in found.items():
             if count != recorded[field]:
                 raise ValueError(
@@ -81,7 +89,29 @@ def _check_shards(corpus: Corpus, progress: Progress) -> None:
                 )
 
 
-def _check_ledger(corpus: Corpus, path: Path, progress: Progress) -> None:
+def _check_provenance(corpus: Corpus, path: Path) -> list[str]:
+    """The model was trained on this corpus. Returns what could not be compared."""
+    if not path.is_file():
+        raise ValueError(
+            f"model_dir ({path.parent}): has no {path.name}: give a directory that `nemotron4 export` made"
+        )
+    provenance = json.loads(path.read_text(encoding="utf-8"))
+    for name, found in (("corpus", corpus.digest), ("manifest", corpus.manifest_digest)):
+        recorded = provenance.get(f"{name}_digest")
+        if recorded not in (found, None):
+            raise ValueError(
+                f"{path}: digest of the {name} is {recorded[:12]}, but that of {corpus.dir} is {found[:12]}: give the "
+                f"directory of the corpus that the model was trained on"
+            )
+    return [] if provenance.get("manifest_digest") else [_older(path)]
+
+
+def _older(path: Path) -> str:
+    return f"{path} is of an older version, without the manifest's digest: counts were compared with the corpus alone"
+
+
+def _check_ledger(corpus: Corpus, path: Path, progress: Progress) -> list[str]:
+    """The ledger is that of this corpus, computed again. Returns what could not be compared."""
     from .ledger import Ledger, first_difference, make_ledger
 
     recorded = Ledger.load(path)
@@ -90,8 +120,11 @@ def _check_ledger(corpus: Corpus, path: Path, progress: Progress) -> None:
         raise ValueError(f"{path}: samples is {recorded.samples}, but its timeline has {stream.num_samples}")
     task = progress.add_task("ledger", total=recorded.samples)
     found = make_ledger(stream, corpus, recorded.samples, advance=lambda samples: progress.advance(task, samples))
+    if recorded.manifest is None:
+        found = replace(found, manifest=None)
     if difference := first_difference(asdict(recorded), asdict(found)):
         raise ValueError(f"{path}: {difference}")
+    return [_older(path)] if recorded.manifest is None else []
 
 
 def print_table(corpus: Corpus, ledger_path: Path | None, console: Console) -> None:

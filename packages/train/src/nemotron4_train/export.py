@@ -82,6 +82,7 @@ def export_checkpoint(job: ExportJob, train_job: TrainJob) -> Path:
     provenance = {
         "job_digest": state.get("job_digest", train_job.digest()),  # an older checkpoint does not say
         "corpus_digest": ledger.corpus,
+        "manifest_digest": ledger.manifest,
         "checkpoint": source.name,
         "step": state["step"],
         "tokens": state["tokens"],

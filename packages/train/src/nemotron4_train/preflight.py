@@ -6,6 +6,7 @@ Rules between settings are the job's own (job.py). Everything here raises ValueE
 from __future__ import annotations
 
 import os
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -96,6 +97,12 @@ def check_checkpoint(job: TrainJob, corpus: Corpus, directory: Path, timeline: T
         raise ValueError(
             f"data.dir ({job.data.dir}): digest of the {name} is {here[:12]}, but {path} was trained with "
             f"{read[:12]}: put that corpus back, or start anew with resume=never"
+        )
+    if name == "corpus" and ledger.manifest not in (None, corpus.manifest_digest):
+        print(
+            f"data.dir ({job.data.dir}): its tokens are those that {path} was trained with, but not all that its"
+            " manifest says of them (documents or counts): see `nemotron4 data verify`",
+            file=sys.stderr,
         )
     if job.resume != "auto" or job.run.allow_changed:
         _check_position(path, state["step"], ledger.tokens, timeline)
