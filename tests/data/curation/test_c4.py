@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from nemotron4_data.curation.c4 import C4, count_sentences
 from nemotron4_data.curation.heuristics_config import C4Config
+from nemotron4_data.curation.wrapped import unwrapped
 
 REMOVING = C4(C4Config(domains=["english"]))
 JUDGING = C4(C4Config(domains=["english"], remove_lines=False))
@@ -43,6 +44,50 @@ def test_bad_lines_leave_the_text_or_only_do_not_count(document, prose, bad):
 def test_documents_are_dropped(document, prose, text, reason):
     text = text if reason == "min_sentences" else prose + text
     assert REMOVING(document(text)) == JUDGING(document(text)) == reason
+
+
+REST = """\
+cache
+=====
+
+Values that are costly to compute can be kept in a cache, which is asked
+first whenever one of them is needed again. The size of a cache is set
+by :option:`--size` and may be changed at any time, as
+described below; it is counted in entries and not in bytes of their
+values.
+
+Usage
+-----
+
+* ``get`` gives the value of a key, or computes it by the function that
+  was given when the cache was made. A value that was computed is kept
+  until the cache is full.
+* ``drop`` removes the value of one key, whether it was used or not, and
+  tells its size. See also
+  :doc:`removal`.
+"""
+
+
+def test_lines_of_wrapped_paragraphs_are_no_lines(document):
+    """Of the fourteen lines two end in a sentence, with two sentences; the five paragraphs hold six in good ones."""
+    wrapped = document(REST)
+    assert JUDGING(wrapped) is None
+    assert wrapped["text"] == REST
+    assert JUDGING(document(REST.replace(". ", ", "))) == "min_sentences"
+    removed = document(REST)
+    assert REMOVING(removed) is None
+    first, *_ = removed["text"].split("\n")
+    assert first.startswith("Values that are costly to compute can be kept in a cache, which is asked first whenever")
+    assert first.endswith("and not in bytes of their values.")
+    assert unwrapped(REST).split("\n")[:2] == ["cache =====", ""]
+
+
+def test_other_texts_are_judged_line_by_line_as_published(document, prose):
+    menu = "Home and away\nabout the shop\ncontact us\n" * 20
+    listing = "\n".join(f"value_{i} = compute(value_{i - 1}, limit={i})" for i in range(40))
+    for text in (prose, menu, listing, "\n".join("one two three four " * 12 for _ in range(9))):
+        assert unwrapped(text) == text
+    assert JUDGING(document(menu)) == "min_sentences"
 
 
 def test_rules_can_be_switched_off(document, prose):

@@ -27,6 +27,12 @@ def test_limits(document, prose, change, reason):
     assert STEP(document(change(prose))) == reason
 
 
+def test_indentation_is_layout(document, prose):
+    indented = "\n".join(" " * 30 + line for line in prose.split("\n"))
+    assert STEP(document(indented)) is None
+    assert STEP(document(indented.replace(" the ", " " * 20))) == "max_non_alphanumeric"
+
+
 def test_letters_of_every_script_are_alphanumeric(document):
     hindi = "मानव परिवार के सभी सदस्यों के जन्मजात गौरव और समान तथा अविच्छिन्न अधिकार की स्वीकृति " * 4
     assert STEP(document(hindi, "hi", "multilingual/hi")) is None

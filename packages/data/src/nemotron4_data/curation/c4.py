@@ -6,7 +6,8 @@ markers; with `remove_lines: false` they only decide about the document.
 
 Differences: the list of bad words is not applied, repeated three-sentence spans are left to deduplication, sentences
 are counted by their ends instead of by a trained splitter, and the punctuation of other scripts counts. Thai and Lao
-have none, and languages without spaces no count of words: those rules are not applied to them.
+have none, and languages without spaces no count of words: those rules are not applied to them. A text with too few
+sentences in its lines is judged by its paragraphs where lines are wrapped at a fixed width: there few lines end in one.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from .heuristics_config import C4Config, rules_by_language
 from .words import UNSPACED, language_of
+from .wrapped import unwrapped
 
 _UNPUNCTUATED = frozenset({"lo", "th"})
 # Latin, CJK, Arabic and Urdu, Devanagari, Armenian, Ethiopic, Khmer, Burmese; then closing marks that may follow them.
@@ -45,36 +47,44 @@ class C4:
 
     def __call__(self, document: dict[str, Any]) -> str | None:
         """Judge the text by the rules of its declared language."""
-        language = language_of(document)
+        language, text = language_of(document), document["text"]
         rules = self._by_language.get(language, self._config)
-        kept: list[str] = []
-        num_sentences = 0
-        for line in document["text"].splitlines():
-            line = line.strip()
-            words = line.split()
-            if any(len(word) > rules.max_word_length for word in words):
-                continue
-            line = _CITATION.sub("", line)
-            if rules.terminal_punctuation and language not in _UNPUNCTUATED and not _is_terminated(line):
-                continue
-            if language not in UNSPACED and len(words) < rules.min_words_per_line:
-                continue
-            lowered = line.lower()
-            if "lorem ipsum" in lowered:
-                return "lorem_ipsum"
-            if "javascript" in lowered:
-                continue
-            if rules.curly_brackets and "{" in line:
-                return "curly_brackets"
-            if _POLICIES.search(lowered):
-                continue
-            num_sentences += count_sentences(line)
-            kept.append(line)
-        if language not in _UNPUNCTUATED and num_sentences < rules.min_sentences:
-            return "min_sentences"
-        if rules.remove_lines:
-            document["text"] = "\n".join(kept).strip()
-        return None
+        reason, lines = _judge(text, language, rules)
+        if reason == "min_sentences" and (paragraphs := unwrapped(text)) != text:
+            reason, lines = _judge(paragraphs, language, rules)
+        if reason is None and rules.remove_lines:
+            document["text"] = "\n".join(lines).strip()
+        return reason
+
+
+def _judge(text: str, language: str, rules: C4Config) -> tuple[str | None, list[str]]:
+    """The reason to drop the text, and its good lines."""
+    kept: list[str] = []
+    num_sentences = 0
+    for line in text.splitlines():
+        line = line.strip()
+        words = line.split()
+        if any(len(word) > rules.max_word_length for word in words):
+            continue
+        line = _CITATION.sub("", line)
+        if rules.terminal_punctuation and language not in _UNPUNCTUATED and not _is_terminated(line):
+            continue
+        if language not in UNSPACED and len(words) < rules.min_words_per_line:
+            continue
+        lowered = line.lower()
+        if "lorem ipsum" in lowered:
+            return "lorem_ipsum", []
+        if "javascript" in lowered:
+            continue
+        if rules.curly_brackets and "{" in line:
+            return "curly_brackets", []
+        if _POLICIES.search(lowered):
+            continue
+        num_sentences += count_sentences(line)
+        kept.append(line)
+    if language not in _UNPUNCTUATED and num_sentences < rules.min_sentences:
+        return "min_sentences", []
+    return None, kept
 
 
 def _is_terminated(line: str) -> bool:

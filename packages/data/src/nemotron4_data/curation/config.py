@@ -62,7 +62,7 @@ class CodeConfig:
     max_digits: float = 0.5
     """Greatest share of digits among the characters that are not space: tables of numbers are data."""
     generated: bool = True
-    """Drop files that say near their beginning that a program wrote them, and minified files by their path."""
+    """Drop files that bear a generator's signature near their beginning, and minified files by their path."""
     licenses: list[str] = field(default_factory=list)
     """SPDX identifiers that are kept; a document without `license` is kept, and an empty list keeps all."""
 

@@ -1,8 +1,9 @@
 """Limits of "Data, Data Everywhere" (arXiv 2407.06380): documents of symbols, numbers, links or no prose are dropped.
 
 Characters are counted as by the authors' NeMo Curator: letters, digits, line ends and `?!,.` are alphanumeric, so that
-spaces are not; here the letters (with their combining marks) and digits of every script count. Words lie between white
-space; languages written without spaces are judged by their characters alone.
+spaces are not; here the letters (with their combining marks) and digits of every script count, and indentation, which
+is layout, counts as nothing. Words lie between white space; languages written without spaces are judged by their
+characters alone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from .heuristics_config import DataEverywhereConfig, rules_by_language
 from .words import UNSPACED, is_alphanumeric, language_of
 
 _URL = re.compile(r"https?://[\w$\-.&+!*(),%/:=?#~;@]+")
+_INDENTATION = re.compile(r"\n[ \t]+")
 _ALSO_ALPHANUMERIC = frozenset("\n?!,.")
 
 
@@ -38,7 +40,8 @@ class DataEverywhere:
 def _judge_characters(text: str, rules: DataEverywhereConfig) -> str | None:
     counts = Counter(text)
     alphanumeric = sum(n for c, n in counts.items() if c in _ALSO_ALPHANUMERIC or is_alphanumeric(c))
-    if (len(text) - alphanumeric) / max(1, len(text)) > rules.max_non_alphanumeric:
+    length = len(text) - sum(len(found) - 1 for found in _INDENTATION.findall(text))
+    if (length - alphanumeric) / max(1, length) > rules.max_non_alphanumeric:
         return "max_non_alphanumeric"
     if sum(n for c, n in counts.items() if c.isdigit()) / max(1, len(text)) > rules.max_numbers:
         return "max_numbers"

@@ -5,8 +5,9 @@ public grammar and a checksum is found here: e-mail (RFC 5322's dot-atom), IP by
 and Luhn's checksum (ISO/IEC 7812), bank accounts by the checksum of IBAN (ISO 13616). Names and places are not looked
 for: that takes a model.
 
-Addresses that belong to no one stay: those reserved for documentation and private use, and `git@`. Replacing twice is
-replacing once.
+Addresses that belong to no one stay: those reserved for documentation and private use, and `git@`. So does what is only
+written alike: `icon@2x.png` and `name@1.2.3.tgz`, numbers of sections and versions, `in 2008::` before a listing, codes
+that no country's bank issues. Replacing twice is replacing once.
 """
 
 from __future__ import annotations
@@ -25,15 +26,41 @@ _EMAIL = re.compile(r"[\w.+%-](?<![\w.+%-].)[\w.+%-]*+@((?:[\w-]++\.)+[^\W\d_]{2
 _RESERVED_HOST = re.compile(
     r"(?:^|\.)(?:example\.(?:com|org|net)|example|test|invalid|localhost|local)$", re.IGNORECASE
 )
+# Endings of files that are no top-level domains; systemd's units too, as getty@tty1.service. A 2x is an image's scale.
+_FILE_NAME = re.compile(
+    r"(?:^\d+(?:\.\d+)?x|^v?\d+(?:\.v?\d+)+|\.(?:avif|bak|bmp|bz|conf|cpp|css|csv|deb|dll|exe|gif|gz|hpp|html?|ico|jar"
+    r"|java|jpe?g|jsx?|json|log|lst|mjs|patch|pdf|php|plist|png|pot?|rpm|rst|scope|service|slice|socket|svgz?|tar|tgz"
+    r"|tiff?|timer|toml|tsx?|txt|war|wav|webp|woff|xml|xz|ya?ml))$",
+    re.IGNORECASE,
+)
 _IPV4 = re.compile(r"\d(?<![\w.-]\d)\d{0,2}\.(?:\d{1,3}\.){2}\d{1,3}(?![\w-]|\.\d)")
+# What stands before a number of a section, a version or an object (OID), perhaps after others of its kind.
+_NUMBERED = re.compile(
+    r"(?:§|\b(?:section|sect?\.|chapter|clause|article|appendix|annex|rule|paragraph|figure|table|version|release|build"
+    r"|revision|rev\.|firmware|driver|oid)s?\b|\bv\.?|(?:upgrade|update|downgrade|patch|bump)(?:[ds]|ed)?(?: \w+)? to)"
+    r"[\s:#(§]*(?:[\d.]+\d(?:,? (?:and|or|to|from|-) |[,;] ))*$|(?<![\w./-])(?-i:[A-Z])\w+/$",
+    re.IGNORECASE,
+)
 _IPV6 = re.compile(r"[0-9A-Fa-f:](?<![\w:.-].)[0-9A-Fa-f]{0,3}:[0-9A-Fa-f:]*+(?![\w:])")
 _SEVEN_DIGITS = re.compile(r"\d(?:[\s().\-/]{0,3}\d){6}")
+_CLAUSE = re.compile(r"\d\.\d+-\d")  # 252.227-7013: nobody divides one number by both
 _INTERNATIONAL = re.compile(r"\+\s?\(?\d")
 _CARD = re.compile(r"\d(?<![\w.-]\d)\d{3}(?:([ -])\d{4}\1\d{4}\1\d{4}|([ -])\d{6}\2\d{5}|\d{9,12})(?![\w-]|\.\d)")
 _ISSUED = re.compile(r"4(?:\d{12}|\d{15})|(?:5[1-5]|2[2-7])\d{14}|3[47]\d{13}|(?:6011|65\d\d|64[4-9]\d|35\d\d)\d{12}")
 _CARD_CONTEXT = re.compile(r"card|visa|master|amex|american express|\bcc\b", re.IGNORECASE)
 _CONTEXT_CHARACTERS = 40
 _IBAN = re.compile(r"[A-Z](?<!\w[A-Z])[A-Z]\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
+# Of the registry of ISO 13616: every hundredth code passes the checksum.
+_IBAN_LENGTHS = {
+    country: length
+    for length, countries in {
+        15: "NO", 16: "BE", 18: "DK FI FO GL NL SD", 19: "MK SI", 20: "AT BA EE KZ LT LU MN XK", 21: "CH HR LI LV",
+        22: "BG BH CR DE GB GE IE ME RS VA", 23: "AE GI IL IQ OM SO TL", 24: "AD CZ ES MD PK RO SA SE SK TN VG",
+        25: "LY PT ST", 26: "IS TR", 27: "BI DJ FR GR IT MC MR SM", 28: "AL AZ BY CY DO GT HN HU LB NI PL SV",
+        29: "BR EG PS QA UA", 30: "JO KW MU YE", 31: "MT SC", 32: "LC", 33: "RU",
+    }.items()
+    for country in countries.split()
+}  # fmt: skip
 
 
 class Pii:
@@ -87,7 +114,9 @@ def _replaced(accept: Callable[[re.Match[str]], bool], placeholder: str, match: 
 
 
 def _is_personal_email(match: re.Match[str]) -> bool:
-    return not match[0].startswith("git@") and not _RESERVED_HOST.search(match[1])
+    host = match[1]
+    is_file = _FILE_NAME.search(host) or _FILE_NAME.search(host.rpartition(".")[0])
+    return not (match[0].startswith("git@") or is_file or _RESERVED_HOST.search(host))
 
 
 def _is_public_ipv4(match: re.Match[str]) -> bool:
@@ -95,8 +124,12 @@ def _is_public_ipv4(match: re.Match[str]) -> bool:
         is_global = IPv4Address(match[0]).is_global
     except ValueError:
         return False
-    # Of real addresses 98 % have a part of three digits; of four-part section and version numbers next to none.
-    return is_global and any(len(part) == 3 for part in match[0].split("."))
+    # Of real addresses 98 % have a part of three digits; of four-part section and version numbers few.
+    return is_global and any(len(part) == 3 for part in match[0].split(".")) and not _is_numbered(match)
+
+
+def _is_numbered(match: re.Match[str]) -> bool:
+    return _NUMBERED.search(match.string[max(0, match.start() - _CONTEXT_CHARACTERS) : match.start()]) is not None
 
 
 def _is_public_ipv6(match: re.Match[str]) -> bool:
@@ -104,8 +137,11 @@ def _is_public_ipv6(match: re.Match[str]) -> bool:
         address = IPv6Address(match[0])
     except ValueError:
         return False
-    # Only 2000::/3 is given out (RFC 4291): `a::b` is C++, and 12:30:45 a time.
-    return address.is_global and address.packed[0] >> 5 == 1
+    # Only 2000::/3 is given out (RFC 4291): `a::b` is C++, and 12:30:45 a time. With two groups, as in `in 2008::` or
+    # `face::1`, it would be the first of a whole registry's.
+    return (
+        address.is_global and address.packed[0] >> 5 == 1 and len(match[0].replace("::", ":").strip(":").split(":")) > 2
+    )
 
 
 def _is_card(match: re.Match[str]) -> bool:
@@ -124,6 +160,8 @@ def _passes_luhn(digits: str) -> bool:
 
 def _is_iban(match: re.Match[str]) -> bool:
     account = match[0].replace(" ", "")
+    if _IBAN_LENGTHS.get(account[:2]) != len(account):
+        return False
     moved = account[4:] + account[:4]
     return account.isascii() and int("".join(str(int(character, 36)) for character in moved)) % 97 == 1
 
@@ -138,7 +176,11 @@ def _without_phones(line: str, region: str | None, placeholder: str) -> str:
         spans += [(found.start, found.end) for found in PhoneNumberMatcher(line, None, Leniency.VALID)]
     if region is not None:  # only as its people group the digits: bare ones may be any number
         national = PhoneNumberMatcher(line, region, Leniency.STRICT_GROUPING)
-        spans += [(found.start, found.end) for found in national if not found.raw_string.isdigit()]
+        spans += [
+            (found.start, found.end)
+            for found in national
+            if not found.raw_string.isdigit() and not _CLAUSE.search(found.raw_string)
+        ]
     end = len(line)
     for start, stop in sorted(set(spans), reverse=True):
         if stop <= end:
