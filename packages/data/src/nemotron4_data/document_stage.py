@@ -22,11 +22,13 @@ from .curation.quality import quality_facts, score_shards, thresholds
 from .documents import SplitCount
 from .executor import Executor
 from .filtering import DedupReport, FilterReport, FilterTask, count_license, file_by_source, filter_shard
-from .ingest import REJECTED_FILE, IngestReport, IngestTask, ingest, plan_ingest, shard_path
+from .ingest import DROPPED_FILE, REJECTED_FILE, IngestReport, IngestTask, ingest, plan_ingest, shard_path
 from .prepare_job import CorpusConfig
 from .rejections import Rejections, why_nothing_is_left
 from .sources import RawFile
 
+DROPPED_NAME = "documents.jsonl.zst"
+"""The file in `dropped/`."""
 Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int, int], None]]]
 """progress(name, total bytes) shows a bar while its context is open, moved by advance(documents, bytes)."""
 
@@ -94,17 +96,21 @@ def write_documents(
     work: Path,
     documents: Path,
     rejected: Path,
+    dropped: Path | None,
     executor: Executor,
     progress: Progress,
 ) -> DocumentsReport:
     """Turn `files` into documents by source below `documents` and records in `rejected`, with finished tasks in `work`.
 
-    Raises OSError when a place or the disk fails.
+    What curation drops goes to `dropped`, which is given where `curation.keep_dropped` asks for it. Raises OSError when
+    a place or the disk fails.
     """
     report = DocumentsReport()
-    shards = _ingest(
-        plan_ingest(files, corpus, curation, _folder(work, "ingest")), rejected, executor, progress, report
-    )
+    if dropped is not None:
+        (dropped / DROPPED_NAME).touch()
+        work = _folder(work, "keep_dropped")  # tasks that were done without it kept nothing
+    ingested = plan_ingest(files, corpus, curation, _folder(work, "ingest"))
+    shards = _ingest(ingested, rejected, dropped, executor, progress, report)
     with progress("dedup", None):
         drops = deduplicate([shard.path for shard in shards], curation.dedup, _folder(work, "dedup"), executor)
     scores, limits = _scores(shards, curation, _folder(work, "scores"), executor, progress, report)
@@ -124,6 +130,8 @@ def write_documents(
         for number, shard in enumerate(shards):
             part = FilterReport.load(filtered / f"{number:06}")
             file_by_source(filtered / f"{number:06}", part, documents)
+            if dropped is not None:
+                _append(filtered / f"{number:06}" / DROPPED_FILE, dropped / DROPPED_NAME)
             _count(part, report)
             advance(shard.documents, shard.bytes)
     return report
@@ -148,22 +156,34 @@ def _scores(
 
 
 def _ingest(
-    tasks: list[IngestTask], rejected: Path, executor: Executor, progress: Progress, report: DocumentsReport
+    tasks: list[IngestTask],
+    rejected: Path,
+    dropped: Path | None,
+    executor: Executor,
+    progress: Progress,
+    report: DocumentsReport,
 ) -> list[_Shard]:
     shards = []
     sizes = [file.size for task in tasks for file in task.files]
     total = None if None in sizes else sum(task.num_bytes for task in tasks)
-    with progress("ingest", total) as advance, (rejected / "records.jsonl.zst").open("wb") as rejects:
+    (rejected / "records.jsonl.zst").touch()
+    with progress("ingest", total) as advance:
         for task, _ in zip(tasks, _run_missing(executor, ingest, tasks), strict=True):
             part = IngestReport.load(task.output)
             report.rejected.merge(part.rejected)
             report.curation.merge(part.curation)
             for number, (count, size) in enumerate(part.shards):
                 shards.append(_Shard(shard_path(task.output, number), count, size))
-            with (task.output / REJECTED_FILE).open("rb") as file:
-                shutil.copyfileobj(file, rejects)
+            _append(task.output / REJECTED_FILE, rejected / "records.jsonl.zst")
+            if dropped is not None:
+                _append(task.output / DROPPED_FILE, dropped / DROPPED_NAME)
             advance(sum(count for count, _ in part.shards), task.num_bytes)
     return shards
+
+
+def _append(frames: Path, target: Path) -> None:
+    with frames.open("rb") as source, target.open("ab") as file:
+        shutil.copyfileobj(source, file)
 
 
 def _count(part: FilterReport, report: DocumentsReport) -> None:

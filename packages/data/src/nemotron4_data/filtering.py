@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from .curation import CurationConfig, CurationReport, late_steps, run_steps
 from .curation.dedup import Drop
 from .curation.quality import QualityFilter, ShardScores
 from .documents import FrameBuffer, document_path, read_lines
+from .ingest import DROPPED_FILE
 from .staging import task_directory
 
 _DOCUMENTS_FILE = "documents.zst"
@@ -137,12 +138,18 @@ class FilterReport:
 def filter_shard(task: FilterTask) -> int:
     """Do a task; returns the documents it kept."""
     report = FilterReport()
+    dropped, dropped_frames = FrameBuffer(), []
+
+    def keep_dropped(record: dict[str, Any]) -> None:
+        if task.curation.keep_dropped:
+            dropped_frames.append(dropped.add(record))
+
     frames: dict[tuple[str, str], tuple[FrameBuffer, list[bytes], Group]] = {}
-    documents = _undropped(task, report.dedup)
+    documents = _undropped(task, report.dedup, keep_dropped)
     steps = late_steps(task.curation)
     if task.scores is not None:
         steps.insert(0, QualityFilter(task.score_limits, task.curation.quality))
-    for document in run_steps(documents, steps, report.curation):
+    for document in run_steps(documents, steps, report.curation, keep_dropped):
         key = document.pop("source"), document.pop("split")
         if key not in frames:
             frames[key] = FrameBuffer(), [], Group(*key)
@@ -158,6 +165,8 @@ def filter_shard(task: FilterTask) -> int:
             for _, (buffer, parts, group) in sorted(frames.items()):
                 group.frame_bytes = file.write(b"".join([*parts, buffer.finish()]))
                 report.groups.append(group)
+        if task.curation.keep_dropped:
+            (output / DROPPED_FILE).write_bytes(b"".join([*dropped_frames, dropped.finish()]))
         report.save(output)
     return sum(group.documents for group in report.groups)
 
@@ -179,12 +188,15 @@ def count_license(licenses: dict[str, dict[str, int]], name: str, documents: int
     known["bytes"] += num_bytes
 
 
-def _undropped(task: FilterTask, report: DedupReport) -> Iterator[dict[str, Any]]:
+def _undropped(
+    task: FilterTask, report: DedupReport, keep_dropped: Callable[[dict[str, Any]], object]
+) -> Iterator[dict[str, Any]]:
     scores = None if task.scores is None else ShardScores.load(task.scores)
     for number, line in enumerate(read_lines(task.shard)):
         document = json.loads(line)
         if drop := task.drops.get(number):
             report.add(document, drop)
+            keep_dropped({"step": "dedup", "reason": drop.reason, "kept_id": drop.kept_id, **document})
         else:
             if scores is not None:
                 scores.annotate(number, document)

@@ -24,6 +24,8 @@ from .sources.records import shown
 from .staging import task_directory
 
 REJECTED_FILE = "rejected.jsonl.zst"
+DROPPED_FILE = "dropped.jsonl.zst"
+"""What the steps of a task dropped; there only where `curation.keep_dropped` asks for it."""
 _TASK_BYTES = 32_000_000
 _SHARD_BYTES = 32_000_000
 _WORK_ZSTD_LEVEL = 1  # read once or twice, then removed
@@ -85,9 +87,13 @@ def ingest(task: IngestTask) -> int:
     report = IngestReport()
     with task_directory(task.output) as output:
         rejects = FrameWriter(output / REJECTED_FILE)
-        documents = run_steps(_documents(task, rejects, report), early_steps(task.curation), report.curation)
+        dropped = FrameWriter(output / DROPPED_FILE) if task.curation.keep_dropped else None
+        keep = [] if dropped is None else [dropped.write]
+        documents = run_steps(_documents(task, rejects, report), early_steps(task.curation), report.curation, *keep)
         _write_shards(documents, output, report)
         rejects.close()
+        if dropped is not None:
+            dropped.close()
         report.save(output)
     return sum(count for count, _ in report.shards)
 

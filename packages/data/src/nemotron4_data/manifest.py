@@ -21,6 +21,8 @@ REJECTED_FILE = "rejected/records.jsonl.zst"
 FORMAT = 1
 STAGES = ("raw", "documents", "tokenizer", "tokens")
 _OPTIONAL = ("raw",)
+DROPPED = "dropped/"
+"""Where files lie that are kept beside the corpus: no stage is made from them, so that no key holds them."""
 
 
 @dataclass(kw_only=True)
@@ -34,8 +36,8 @@ class Stage:
 
     @property
     def digest(self) -> str:
-        """One digest of all its files."""
-        return value_sha256(self.files)
+        """One digest of all its files that a stage may be made from."""
+        return value_sha256({name: digest for name, digest in self.files.items() if not name.startswith(DROPPED)})
 
     @property
     def content(self) -> str:
@@ -148,7 +150,7 @@ class Manifest:
     @property
     def content_digest(self) -> str:
         """Identifies all files of the corpus and all that was found of them; neither settings nor code show in it."""
-        return value_sha256({name: stage.content for name, stage in self.stages.items()})
+        return value_sha256({name: [stage.digest, stage.facts] for name, stage in self.stages.items()})
 
 
 def hash_files(directory: Path, paths: list[Path]) -> dict[str, str]:

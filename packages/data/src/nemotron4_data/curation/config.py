@@ -145,3 +145,5 @@ class CurationConfig:
     """Scrubbing of personal data."""
     decontamination: DecontaminationConfig = field(default_factory=DecontaminationConfig)
     """Removal of evaluation items."""
+    keep_dropped: bool = False
+    """Write what the steps and deduplication drop to `dropped/`, each document with its step and the reason."""

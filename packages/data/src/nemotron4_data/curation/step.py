@@ -140,20 +140,32 @@ class CurationReport:
 
 
 def run_steps(
-    documents: Iterable[dict[str, Any]], steps: Iterable[Step], report: CurationReport
+    documents: Iterable[dict[str, Any]],
+    steps: Iterable[Step],
+    report: CurationReport,
+    keep_dropped: Callable[[dict[str, Any]], object] = lambda record: None,
 ) -> Iterator[dict[str, Any]]:
-    """The documents that every step keeps, changed in place; what happened is counted in `report`."""
+    """The documents that every step keeps, changed in place; what happened is counted in `report`.
+
+    `keep_dropped` is given each of the others, with its step and the reason.
+    """
     steps = list(steps)
     for step in steps:  # steps that see no document are part of the report too
         report.steps.setdefault(step.name, StepReport())
     for document in documents:
-        if all(_keeps(step, document, report.steps[step.name]) for step in steps):
+        for step in steps:
+            reason = _judge(step, document, report.steps[step.name])
+            if reason is not None:
+                keep_dropped({"step": step.name, "reason": reason, **document})
+                break
+        else:
             yield document
 
 
-def _keeps(step: Step, document: dict[str, Any], report: StepReport) -> bool:
+def _judge(step: Step, document: dict[str, Any], report: StepReport) -> str | None:
+    """What the step says of a document, which may change in place, counted."""
     if domain_of(document) not in step.domains:
-        return True
+        return None
     source, text = document["source"], document["text"]
     size = Size(1, len(text.encode()))
     report.seen.setdefault(source, Size()).add(size)
@@ -165,7 +177,7 @@ def _keeps(step: Step, document: dict[str, Any], report: StepReport) -> bool:
         report.add_example(reason, {"id": document["id"], "source": source, "text": shown})
     elif document != before:
         report.changed.setdefault(source, Size()).add(Size(1, len(document["text"].encode())))
-    return reason is None
+    return reason
 
 
 def _example_order(example: dict[str, str]) -> tuple[bytes, str]:
