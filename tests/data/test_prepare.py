@@ -26,6 +26,7 @@ from nemotron4_data.blend import BlendConfig, Distribution
 from nemotron4_data.curation.config import CurationConfig
 from nemotron4_data.curation.dedup_config import DedupConfig
 from nemotron4_data.documents import read_lines
+from nemotron4_data.inputs import by_content
 from nemotron4_data.manifest import Manifest
 
 STAGES = ["documents", "tokenizer", "tokens"]
@@ -430,7 +431,7 @@ def test_files_that_settings_name_are_inputs(tmp_path):
     (tmp_path / "b[1].csv").write_text("3")
     (tmp_path / "model/below").mkdir()
     (tmp_path / "model/below/a.deep").write_text("4")
-    before = prepare_module.by_content(settings)
+    before = by_content(settings)
     one, two, three, four = (hashlib.sha256(content).hexdigest() for content in (b"1", b"2", b"3", b"4"))
     assert before == {
         "quality": {"model": {"files": [["below/a.deep", four], ["weights", one]]}},
@@ -447,6 +448,6 @@ def test_files_that_settings_name_are_inputs(tmp_path):
         "n": 1,
     }
     moved = shutil.copytree(tmp_path, tmp_path / "moved")
-    assert prepare_module.by_content(json.loads(json.dumps(settings).replace(str(tmp_path), str(moved)))) == before
+    assert by_content(json.loads(json.dumps(settings).replace(str(tmp_path), str(moved)))) == before
     (tmp_path / "model/weights").write_text("3")
-    assert prepare_module.by_content(settings) != before
+    assert by_content(settings) != before

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from rich.table import Table
 
@@ -138,6 +139,18 @@ def check_sources(blend: BlendConfig, train_sizes: Mapping[str, int]) -> None:
     """ValueError when a key of any distribution has no source left; sizes may be of any unit."""
     for name, distribution in blend.distributions.items():
         _claims(distribution.weights, train_sizes, f"blend.distributions.{name}")
+
+
+def blend_facts(blend: BlendConfig, sizes: dict[str, int]) -> dict[str, Any]:
+    """The first distribution over as many tokens as the corpus has: the weight and the epochs of each source."""
+    name, distribution = next(iter(blend.distributions.items()))
+    total = sum(sizes.values())
+    weights = expand(distribution, sizes, total, f"blend.distributions.{name}")
+    rows = {
+        source: {"weight": weight, "epochs": weight * total / max(1, sizes[source])}
+        for source, weight in weights.items()
+    }
+    return {"name": name, "tokens": total, "sources": rows}
 
 
 def _claims(keys: Mapping[str, float], sources: Mapping[str, int], distribution: str) -> dict[str, list[str]]:

