@@ -4,15 +4,17 @@ import subprocess
 import sys
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from smoke import smoke_job
 from training_process import metric_rows
 
 from nemotron4_config import render_job
-from nemotron4_train.campaign import leg_job, legs
+from nemotron4_train.campaign import commands_afterwards, leg_job, legs
 from nemotron4_train.job import RunConfig, TrainerConfig
 from nemotron4_train.launch import launch
 from nemotron4_train.launcher_config import LauncherConfig
@@ -60,6 +62,14 @@ def test_a_run_of_three_legs_gives_the_losses_of_one(prepared, tmp_path):
     assert [float(row["loss"]) for row in rows] == pytest.approx([float(row["loss"]) for row in expected], rel=1e-5)
     record = read_record(run)
     assert (record.state, record.step, record.objective) == ("complete", 12, objective)
+
+
+def test_places_in_what_follows_a_run_stay_as_they_are():
+    job = smoke_job("{run}", "runs", afterwards=["data verify dir={data} 'run={run}/a b'"])
+    run = r"runs/${x}\\${y}"
+    (command,) = commands_afterwards(job, Path(run), python="python")
+    assert command[3:6] == ("data", "verify", "dir={run}")
+    assert OmegaConf.create([command[6]])[0] == f"run={run}/a b"
 
 
 def test_torchrun_by_hand_joins_a_run_that_was_written(prepared, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """What is handed to Slurm, and what is refused before: no Slurm is needed for it."""
 
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -62,6 +63,17 @@ def test_a_script_asks_for_what_the_topology_and_the_launcher_say(tmp_path):
         f"--container-image=image.sqsh --no-container-mount-home {workdir} --container-mounts=/data:/data python3 -m"
         in srun
     )
+
+
+def test_what_is_written_is_what_the_shell_and_sbatch_read(tmp_path):
+    note = "one\n\n\x0btwo ${HOME} %j"
+    config = LauncherConfig(environment={"NOTE": note}, setup=["cat <<END\n\nx\nEND"])
+    script = leg_script(config, TopologyConfig(), tmp_path / "100%j", "main", 0)
+    assert f"--output={tmp_path}/100%%j/slurm/%j.log" in directives(script)
+    assert "\ncat <<END\n\nx\nEND\n" in script
+    (export,) = re.findall(r"^export NOTE='[^']*'$", script, re.MULTILINE)
+    said = subprocess.run(["bash", "-c", f'{export}; printf %s "$NOTE"'], capture_output=True, text=True, check=True)
+    assert said.stdout == note
 
 
 def test_an_array_gives_each_task_its_directory(tmp_path):

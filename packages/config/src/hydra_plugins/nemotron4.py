@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from nemotron4_config.errors import explain
 from nemotron4_config.job_file import render_job, write_text
@@ -55,7 +55,8 @@ class ProcessLauncher(Launcher):
 
     def _compose(self, number: int, overrides: list[str]) -> tuple[SweepRow, Any]:
         """The row and the job; a job that cannot be composed is a row that has failed, without one."""
-        fixed = set(self.config.hydra.overrides.task)
+        fixed = OmegaConf.to_container(self.config.hydra.overrides.task)  # as typed: `${...}` is text there
+        assert isinstance(fixed, list)
         row = SweepRow(number, overrides, " ".join(text for text in overrides if text not in fixed))
         original = HydraConfig.instance().cfg
         try:

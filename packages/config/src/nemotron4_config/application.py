@@ -94,8 +94,7 @@ def _adapt_optuna() -> None:
 def to_job(config: DictConfig, job_type: type[Any]) -> Any:
     """The validated dataclass of a composed config; raises ValueError for keys the schema does not have."""
     _refuse_unknown_keys(config, "")
-    OmegaConf.resolve(config)
-    job = OmegaConf.to_object(config)
+    job = OmegaConf.to_object(config)  # which interpolates, once: text may hold `${...}` from here on
     assert isinstance(job, job_type)
     return job
 

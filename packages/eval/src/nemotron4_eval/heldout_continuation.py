@@ -71,8 +71,10 @@ def write_task(items: list[Item], directory: Path) -> Path:
     task = directory / "heldout_continuation.yaml"
     kwargs = {"data_files": {"test": str(data)}, "cache_dir": str(directory / "cache")}
     shipped = Path(__file__).parent / "tasks" / "heldout_continuation.yaml"
-    # JSON is YAML, so paths with any character are quoted correctly.
-    task.write_text(f"include: {json.dumps(str(shipped))}\ndataset_kwargs: {json.dumps(kwargs)}\n", encoding="utf-8")
+    # JSON is YAML, so paths are quoted correctly; but YAML knows no surrogate pairs, which ASCII JSON would write.
+    lines = {"include": str(shipped), "dataset_kwargs": kwargs}
+    text = "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in lines.items())
+    task.write_text(text, encoding="utf-8")
     return task
 
 

@@ -6,6 +6,7 @@ one, up to the order of sums; each ends at a phase's end, where a checkpoint is 
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -61,9 +62,8 @@ def commands_afterwards(job: TrainJob, directory: Path, python: str = sys.execut
     places = {"{run}": str(directory), "{data}": job.data.dir}
 
     def filled(word: str) -> str:
-        for name, place in places.items():
-            word = word.replace(name, place)
-        return word
+        # Each place stays the text that it is: its own `${...}` is not for the command line to interpolate.
+        return re.sub(r"\{run\}|\{data\}", lambda name: re.sub(r"(\\*)\$\{", r"\1\1\\${", places[name[0]]), word)
 
     program = (python, "-m", "nemotron4_config.main")
     return [(*program, *map(filled, shlex.split(line))) for line in job.afterwards]

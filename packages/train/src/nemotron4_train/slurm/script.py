@@ -74,16 +74,17 @@ def _render(
         *config.sbatch_options,
     ]
     text = files("nemotron4_train.launchers").joinpath("slurm/job.sbatch").read_text(encoding="utf-8")
-    filled = _Template(text).substitute(
-        directives="\n".join(f"#SBATCH {_quoted(option)}" for option in options),
-        environment="\n".join((*_exports(config), *environment)),
-        setup="\n".join(config.setup),
-        run=_run_line(run),
-        attempt=shlex.join([_python(config), "-m", "nemotron4_train.slurm.attempt"])
+    values = {
+        "directives": "\n".join(f"#SBATCH {_quoted(option)}" for option in options),
+        "environment": "\n".join((*_exports(config), *environment)),
+        "setup": "\n".join(config.setup),
+        "run": _run_line(run),
+        "attempt": shlex.join([_python(config), "-m", "nemotron4_train.slurm.attempt"])
         + ("" if leg is None else f" --leg={leg}"),
-        command=command,
-    )
-    return "\n".join(line for line in filled.splitlines() if line) + "\n"
+        "command": command,
+    }
+    filled = (_Template(line).substitute(values) for line in text.splitlines())
+    return "\n".join(line for line in filled if line) + "\n"
 
 
 def _placement(config: LauncherConfig) -> list[str]:
@@ -116,8 +117,9 @@ def _run_line(run: Path | Sequence[Path]) -> str:
 
 
 def _log_pattern(run: Path | Sequence[Path], root: Path) -> Path:
-    """One file a job, through all its restarts."""
-    return (root / "slurm" / "%j.log" if isinstance(run, Path) else root / "slurm" / "%A_%a.log").resolve()
+    """One file a job, through all its restarts; in a path, sbatch takes %% for %."""
+    logs = Path(str((root / "slurm").resolve()).replace("%", "%%"))
+    return logs / ("%j.log" if isinstance(run, Path) else "%A_%a.log")
 
 
 def _quoted(option: str) -> str:
