@@ -23,11 +23,11 @@ def refused(capsys, *arguments):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("optimizer.lrr=3", "nemotron4 train: optimizer.lrr: unknown key; --help lists the keys"),
         (
-            "optimizer.lr=abc",
-            "nemotron4 train: optimizer.lr: Value 'abc' of type 'str' could not be converted to Float",
+            "data.dirr=3",
+            "nemotron4 train: data.dirr: unknown key; data has: dir, num_workers, mask_documents, verify",
         ),
+        ("optimizer.lr=abc", "nemotron4 train: optimizer.lr (abc): must be a number"),
         ("optimizer.lr=-1", "nemotron4 train: optimizer.lr (-1.0): must be greater than 0"),
         (
             "+optimizer.foo=3",

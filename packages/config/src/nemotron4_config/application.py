@@ -17,9 +17,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from nemotron4_config.command import Command, load_attribute
-from nemotron4_config.help_text import help_text
+from nemotron4_config.help_text import config_groups, help_text
+from nemotron4_config.options import split_options
+from nemotron4_config.overrides import typed_overrides
 from nemotron4_config.sweep import Sweep, sweep_name
 
 CONFIG_PATH = "pkg://nemotron4_config.conf"
@@ -50,25 +53,31 @@ class Task:
 
 def run_application(verb: str, command: Command, overrides: list[str]) -> int:
     """Compose and run one verb with Hydra's own command line; returns the exit status."""
-    ConfigStore.instance().store(name=f"{verb}_job", node=load_attribute(command.job))
+    job_type: type[Any] = load_attribute(command.job)
+    ConfigStore.instance().store(name=f"{verb}_job", node=job_type)
     if set(overrides) & {"-h", "--help"}:
-        print(help_text(verb, [text for text in overrides if "=" in text and text[0] != "-"]))
+        given = [text for text in overrides if "=" in text and text[0] != "-"]
+        print(help_text(verb, typed_overrides(given, job_type, config_groups(), False)))
         return 0
     name = sweep_name(verb, overrides)
+    options, given = split_options(overrides)
+    is_sweep = "--multirun" in options
+    typed = typed_overrides(given, job_type, config_groups(), is_sweep)
     OmegaConf.register_new_resolver("sweep_name", lambda: name, replace=True)
     _adapt_optuna()
     task = Task(command)
-    ordered = sorted(overrides, key=lambda text: text not in ("-m", "--multirun"))  # argparse takes none in the middle
-    sys.argv = [f"nemotron4 {verb.replace('_', ' ')}", *ordered]
-    given = os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = [f"nemotron4 {verb.replace('_', ' ')}", *options, *typed]
+    full_error = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and main.py writes the one line
     try:
         hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=verb)(task)()
     finally:
-        os.environ.pop("HYDRA_FULL_ERROR") if given is None else os.environ.update(HYDRA_FULL_ERROR=given)
+        os.environ.pop("HYDRA_FULL_ERROR") if full_error is None else os.environ.update(HYDRA_FULL_ERROR=full_error)
         task.sweep.close()
     if task.failure:
         raise task.failure
+    if is_sweep and not task.sweep.rows:
+        raise ValueError(f"-m ({' '.join(given)}): names no job; one of its lists is empty")
     return 1 if any(row.error for row in task.sweep.rows) else 0
 
 
@@ -92,27 +101,36 @@ def _adapt_optuna() -> None:
 
 
 def to_job(config: DictConfig, job_type: type[Any]) -> Any:
-    """The validated dataclass of a composed config; raises ValueError for keys the schema does not have."""
-    _refuse_unknown_keys(config, "")
+    """The validated dataclass of a composed config; raises ValueError for what the schema does not have."""
+    _check_node(config, "")
     job = OmegaConf.to_object(config)  # which interpolates, once: text may hold `${...}` from here on
     assert isinstance(job, job_type)
     return job
 
 
-def _refuse_unknown_keys(node: Any, path: str) -> None:
-    """`+key=value` opens a structured node: refuse what its dataclass does not declare."""
-    if isinstance(node, ListConfig):
-        children = [(f"{path}[{i}]", node._get_node(i)) for i in range(len(node))] if not node._is_none() else []
-    elif isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
-        node_type = OmegaConf.get_type(node)
-        if dataclasses.is_dataclass(node_type):
-            known = [field.name for field in dataclasses.fields(node_type)]
-            for key in map(str, node):
-                if key not in known:
-                    full_key = f"{path}.{key}".lstrip(".")
-                    raise ValueError(f"{full_key}: unknown key; {path or 'the job'} has: {', '.join(known)}")
-        children = [(f"{path}.{key}".lstrip("."), node._get_node(key)) for key in map(str, node)]
-    else:
+def _check_node(node: Any, path: str) -> None:
+    """What OmegaConf lets pass: a key that `+` added to a dataclass, a mapping where text is due, a bad reference."""
+    if node._is_interpolation():
+        _check_reference(node, path)
+    if node._is_none() or node._is_missing() or not isinstance(node, DictConfig | ListConfig):
         return
-    for child_path, child in children:
-        _refuse_unknown_keys(child, child_path)
+    node_type = OmegaConf.get_type(node)
+    known = [field.name for field in dataclasses.fields(node_type)] if dataclasses.is_dataclass(node_type) else None
+    of_scalars = node._metadata.element_type in (str, int, float, bool)
+    for key in range(len(node)) if isinstance(node, ListConfig) else list(node):
+        child_path = f"{path}[{key}]" if isinstance(node, ListConfig) else f"{path}.{key}".lstrip(".")
+        if known is not None and key not in known:
+            raise ValueError(f"{child_path}: unknown key; {path or 'the job'} has: {', '.join(known)}")
+        child = node._get_node(key)
+        if of_scalars and isinstance(child, DictConfig | ListConfig):
+            raise ValueError(f"{child_path} ({child}): must be one value, no list or mapping; put text into quotes")
+        _check_node(child, child_path)
+
+
+def _check_reference(node: Any, path: str) -> None:
+    try:
+        node._dereference_node()
+    except OmegaConfBaseException as error:
+        reason = str(error.msg or error).split("\n")[0]
+        way_out = "write \\${ for text that is no reference"
+        raise ValueError(f"{path} ({node._value()}): {reason}; {way_out}") from error

@@ -24,6 +24,28 @@ _WAYS_OUT = {
 }
 _NOT_A_KEY = re.compile(r"Could not override '([^']+)'")
 _NO_OPTION = re.compile(r"Could not find '([^']+)'\s+Available options in '([^']+)':\s+(.*)", re.DOTALL)
+_SAYINGS = (
+    (re.compile(r"Cannot find primary config '([^']+)'"), "--config-name ({}): no such file in conf/ or --config-dir"),
+    (re.compile(r"Additional config directory '([^']+)' not found"), "--config-dir ({}): no such directory"),
+    (re.compile(r"Primary config directory not found.*'([^']+)'"), "--config-path ({}): no such directory"),
+    (re.compile(r"Could not delete from config. '([^']+)' does not exist"), "~{}: unknown key; --help lists the keys"),
+    (re.compile(r"sweep type : (\w+)"), "{}: only hydra/sweeper=optuna takes one; name the values, as in KEY=1,2"),
+)
+"""What Hydra says, and what we say instead."""
+_RULES = (
+    (re.compile(r"could not be converted to Integer"), "must be a whole number"),
+    (re.compile(r"could not be converted to Float"), "must be a number"),
+    (re.compile(r"is not a valid bool"), "must be true or false"),
+    (re.compile(r"expected one of \[(.*)\]"), "must be one of: {}"),
+    (re.compile(r"is not Optional"), "must have a value"),
+    (re.compile(r"is not a ListConfig"), "must be a list, as in [A, B]"),
+    (
+        re.compile(r"(?:Cannot assign|is not a subclass of|Cannot merge|is incompatible)"),
+        "must be what --help shows it is",
+    ),
+    (re.compile(r"does not support deletion"), "cannot be removed; give it another value"),
+)
+_IN_FILE = re.compile(r"In '([^']+)': \w+ raised while composing config")
 _NO_GROUP = re.compile(r"Could not override '([^']+)'\. No match in the defaults list")
 
 
@@ -38,7 +60,12 @@ def explain(error: BaseException) -> str:
         return f"{group}={option.removeprefix(group + '/')}: no such option; choose one of: {choices}"
     if match := _NO_GROUP.search(text):
         return f"{match[1]}: not a config group of this verb; --help lists the groups and keys"
-    cause = error.__cause__
+    for pattern, saying in _SAYINGS:
+        if match := pattern.search(text):
+            return saying.format(match[1])
+    cause = error.__cause__ or error.__context__
+    if isinstance(cause, OmegaConfBaseException) and (match := _IN_FILE.match(text)):
+        return f"{match[1]}.yaml: {explain(cause)}"
     if isinstance(cause, OmegaConfBaseException) and cause.full_key and cause.msg:
         if match := _NOT_A_KEY.search(text):
             return f"{match[1]}: unknown key; --help lists the keys"
@@ -64,4 +91,9 @@ def _explain_value(error: OmegaConfBaseException) -> str:
         return f"{error.full_key}: required; give it as {error.full_key}=VALUE"
     if "not in" in message and error.key is not None:
         return f"{error.full_key}: unknown key; --help lists the keys"
+    for pattern, rule in _RULES:
+        if match := pattern.search(message):
+            value = "null" if "Optional" in message else "" if error.value is None else repr(error.value)
+            shown = f" ({value.strip(chr(39)) or value})" if value else ""
+            return f"{error.full_key}{shown}: {rule.format(*match.groups())}"
     return f"{error.full_key}: {message}"

@@ -26,9 +26,12 @@ def help_text(verb: str, overrides: Sequence[str]) -> str:
     return Template(template).substitute(APP_CONFIG_GROUPS=_groups(), CONFIG=OmegaConf.to_yaml(config))
 
 
-def _groups() -> str:
+def config_groups() -> dict[str, list[str]]:
+    """The groups of conf/ and their options."""
     root = Path(str(nemotron4_config.conf.__file__)).parent
     folders = sorted(path for path in root.iterdir() if path.is_dir() and path.name not in ("hydra", "__pycache__"))
-    return "\n".join(
-        f"{folder.name}: {', '.join(sorted(file.stem for file in folder.glob('*.yaml')))}" for folder in folders
-    )
+    return {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in folders}
+
+
+def _groups() -> str:
+    return "\n".join(f"{group}: {', '.join(options)}" for group, options in config_groups().items())

@@ -1,0 +1,244 @@
+"""The overrides of a command line as Hydra is to read them, by the types of the job's keys.
+
+Invariants: a key of text takes the text that was typed (in a list or a sweep: what stands between commas), unless it
+is in quotes, which Hydra takes away; `${...}` interpolates and `\\${` does not. What cannot be read is one line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import is_dataclass
+from enum import Enum
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException
+from omegaconf.errors import GrammarParseError
+from omegaconf.grammar_parser import parse as parse_interpolations
+
+_OVERRIDE = re.compile(r"(\+\+|\+|~)?([^=]*)(?:=(.*))?", re.DOTALL)
+_KEY = re.compile(r"[\w$/@:-]+(\.[\w$/@:-]+)*", re.ASCII)
+_QUOTED = re.compile(r"""(["'])(?:\\.|(?!\1)[^\\])*\1(?=\s*(?:,|$))""", re.DOTALL)
+_SWEEP = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag)\(.*\)", re.DOTALL)
+_RULES = {str: "must be text", int: "must be a whole number", float: "must be a number", bool: "must be true or false"}
+
+
+def typed_overrides(
+    overrides: Sequence[str], job_type: type, groups: Mapping[str, Sequence[str]], is_sweep: bool
+) -> list[str]:
+    """Each override as Hydra is to read it; `groups`: the options of each config group.
+
+    Raises ValueError for one that Hydra cannot read, or that a key of the job cannot take.
+    """
+    chosen = {text.lstrip("+").partition("=")[0] for text in overrides if "={" not in text}
+    return [_typed_override(text, job_type, groups, chosen, is_sweep) for text in overrides]
+
+
+def _typed_override(
+    text: str, job_type: type, groups: Mapping[str, Sequence[str]], chosen: Set[str], is_sweep: bool
+) -> str:
+    match = _OVERRIDE.fullmatch(text)
+    assert match
+    prefix, key, raw = match.groups()
+    if not key or (raw is None and prefix != "~"):
+        raise ValueError(f"{text!r}: neither KEY=VALUE nor an option; --help lists the keys")
+    raw, parts = raw or "", key.split(".")
+    if key in groups and prefix != "~" and not raw.lstrip().startswith("{"):
+        return _group_choice(text, key, raw, groups[key], is_sweep)
+    if prefix == "~" or parts[0] not in get_type_hints(job_type):
+        return _readable(text, key, raw, None, is_sweep)
+    kinds = _kinds(job_type, parts, "")
+    if _is_optional_part(kinds[1]) and parts[0] not in chosen:
+        rule = f"{parts[0]} is null until an option is chosen; add {parts[0]}=OPTION ({', '.join(groups[parts[0]])})"
+        raise ValueError(f"{key} ({raw}): {rule}")
+    values = [raw] if not is_sweep else [] if _SWEEP.fullmatch(raw) else _split(raw)
+    typed = _joined([_typed(kinds[-1], each, key, len(values) > 1) for each in values], values, raw)
+    if len(values) != 1:  # of a sweep
+        is_new = prefix or get_origin(kinds[-2]) is dict
+        return _readable(f"{'++' if is_new else ''}{key}={typed}", key, raw, kinds[-1], is_sweep)
+    value = _read(_readable(f"x={typed}", key, raw, kinds[-1], is_sweep)).value()
+    _check_shape(kinds[-1], value, key, raw)
+    return _spelled_out(prefix, parts, kinds, typed, isinstance(value, dict))
+
+
+def _group_choice(text: str, group: str, raw: str, options: Sequence[str], is_sweep: bool) -> str:
+    value = _read(_readable(text, group, raw, None, is_sweep)).value()
+    if value is None or isinstance(value, bool | int | float):
+        raise ValueError(f"{group} ({raw}): must be one of: {', '.join(options)}")
+    return text
+
+
+def _read(override: str) -> Override:
+    return OverridesParser.create().parse_override(override)
+
+
+def _readable(override: str, key: str, raw: str, kind: Any, is_sweep: bool) -> str:
+    """The override; raises ValueError when Hydra cannot read it, or reads a sweep that was not asked for."""
+    try:
+        several = _read(override).is_sweep_override() and not is_sweep
+    except HydraException as error:
+        if kind in _RULES or _is_enum(kind):
+            rule = _rule(kind)
+        elif not _KEY.fullmatch(key):
+            raise ValueError(f"{key}: unknown key; --help lists the keys") from error
+        else:
+            rule = f"cannot be read; put text into quotes of its own, as in '{key}=\"TEXT\"'"
+        raise ValueError(f"{key} ({raw}): {rule}") from error
+    if several:
+        raise ValueError(f"{key} ({raw}): takes one value; add -m to run a job for each")
+    return override
+
+
+def _kinds(whole: Any, parts: Sequence[str], root: str) -> list[Any]:
+    """The types of what the key `root` names, of its key parts[0], of the key parts[1] of that, and so on."""
+    kinds: list[Any] = [whole]
+    for number, name in enumerate(parts):
+        kind = _required(kinds[-1])
+        if is_dataclass(kind):
+            hints = get_type_hints(kind)
+            if name not in hints:
+                where = ".".join((*([root] if root else []), *parts[:number]))
+                key = f"{where}.{name}".lstrip(".")
+                raise ValueError(f"{key}: unknown key; {where or 'the job'} has: {', '.join(hints)}")
+            kinds.append(hints[name])
+        elif get_origin(kind) in (dict, list):
+            kinds.append(get_args(kind)[-1])
+        else:
+            raise ValueError(f"{'.'.join(parts)}: unknown key; {'.'.join(parts[:number])} has no keys")
+    return kinds
+
+
+def _required(kind: Any) -> Any:
+    """The type, without None."""
+    given = [each for each in get_args(kind) if each is not NoneType] if get_origin(kind) in (Union, UnionType) else []
+    return given[0] if given else kind
+
+
+def _is_optional_part(kind: Any) -> bool:
+    """Whether it may be null, or else has keys of its own."""
+    return _required(kind) is not kind and is_dataclass(_required(kind))
+
+
+def _is_enum(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Enum)
+
+
+def _split(text: str, separator: str = ",") -> list[str]:
+    """The parts of a list or a sweep: separators in quotes, in brackets and after a backslash are text."""
+    parts, begin, depth, at = [], 0, 0, 0
+    while at < len(text):
+        if text[at] in "'\"" and not text[begin:at].strip() and (quoted := _QUOTED.match(text, at)):
+            at = quoted.end()
+            continue
+        if text[at] in "([{":
+            depth += 1
+        elif text[at] in ")]}":
+            depth = max(0, depth - 1)
+        elif text[at] == separator and depth == 0:
+            parts.append(text[begin:at].strip())
+            begin = at + 1
+        at += 2 if text[at] == "\\" else 1
+    return [*parts, text[begin:].strip()] if parts else [text]
+
+
+def _joined(typed: list[str], parts: list[str], raw: str) -> str:
+    """The parts of a list, a mapping or a sweep as a whole; as it was typed, where that is read as it was meant."""
+    return raw if typed == parts else ",".join(typed)
+
+
+def _typed(kind: Any, raw: str, key: str, is_part: bool) -> str:
+    """A value as Hydra is to read it; `is_part`: of a list, a mapping or a sweep."""
+    if _required(kind) is not kind and raw.strip().lower() == "null":
+        return raw
+    kind, inner = _required(kind), raw.strip()[1:-1]
+    if kind is str:
+        return _typed_text(raw, key, is_part)
+    if get_origin(kind) is list and _is_enclosed(raw, "[]") and inner.strip():
+        parts = _split(inner)
+        return f"[{_joined([_typed(get_args(kind)[0], part, key, True) for part in parts], parts, inner)}]"
+    if (is_dataclass(kind) or get_origin(kind) is dict) and _is_enclosed(raw, "{}") and inner.strip():
+        parts = _split(inner)
+        return f"{{{_joined([_typed_entry(kind, part, key) for part in parts], parts, inner)}}}"
+    return raw
+
+
+def _is_enclosed(raw: str, brackets: str) -> bool:
+    return raw.strip().startswith(brackets[0]) and raw.strip().endswith(brackets[1])
+
+
+def _typed_entry(kind: Any, entry: str, key: str) -> str:
+    name, colon, value = entry.partition(":")
+    if not colon:
+        return entry
+    typed = _typed(_kinds(kind, [name.strip()], key)[-1], value.strip(), f"{key}.{name.strip()}", True)
+    return entry if typed == value.strip() else f"{name}: {typed}"
+
+
+def _typed_text(raw: str, key: str, is_part: bool) -> str:
+    if "${" in raw:
+        try:
+            parse_interpolations(raw)
+        except GrammarParseError as error:
+            rule = "`${` begins a reference to another key, as in ${run.name}; write \\${ for the text itself"
+            raise ValueError(f"{key} ({raw}): {rule}") from error
+    try:
+        read = _read(f"x={raw}").value()
+    except HydraException:
+        read = None
+    if isinstance(read, str):
+        in_quotes = _QUOTED.fullmatch(raw.strip()) is not None
+        if read == raw or in_quotes or (is_part and "\\" in raw):  # a part may hold commas after a backslash
+            return raw
+    return QuotedString(text=raw, quote=Quote.single).with_quotes()
+
+
+def _rule(kind: Any) -> str:
+    return f"must be one of: {', '.join(kind.__members__)}" if _is_enum(kind) else _RULES[kind]
+
+
+def _check_shape(kind: Any, value: Any, key: str, raw: str) -> None:
+    """Raise ValueError for null, a list or a mapping where another is due; OmegaConf checks numbers and choices."""
+    if value is None:
+        if _required(kind) is kind:
+            raise ValueError(f"{key} (null): must have a value")
+        return
+    kind = _required(kind)
+    is_reference = isinstance(value, str) and "${" in value
+    if kind in _RULES or _is_enum(kind):
+        if isinstance(value, dict | list):
+            raise ValueError(f"{key} ({raw}): {_rule(kind)}")
+    elif is_reference:
+        return
+    elif get_origin(kind) is list:
+        if not isinstance(value, list):
+            raise ValueError(
+                f"{key} ({raw}): must be a list; write {key}=[{'VALUE' if isinstance(value, dict) else raw}]"
+            )
+        for number, each in enumerate(value):
+            _check_shape(get_args(kind)[0], each, f"{key}[{number}]", raw)
+    elif not isinstance(value, dict):
+        raise ValueError(f"{key} ({raw}): must hold keys of its own; write {key}={{KEY: VALUE}}")
+    else:
+        for name, each in value.items():
+            _check_shape(_kinds(kind, [str(name)], key)[-1], each, f"{key}.{name}", raw)
+
+
+def _spelled_out(prefix: str | None, parts: Sequence[str], kinds: Sequence[Any], value: str, is_dict: bool) -> str:
+    """An override that may add a key. Hydra cannot add one that holds others, but merges a mapping into the one above.
+
+    That is done for `+`, for a whole entry of a mapping by name, and below what may be null.
+    """
+    tables = [number for number, kind in enumerate(kinds[:-1]) if get_origin(kind) is dict]
+    optional = [number - 1 for number, kind in enumerate(kinds) if number > 1 and _is_optional_part(kind)]
+    is_new = (
+        bool(prefix) or bool(optional) or (get_origin(kinds[-2]) is dict and (is_dict or not is_dataclass(kinds[-1])))
+    )
+    if is_new and (tables or optional):
+        begin = min(*tables, *optional, len(parts))
+        for name in reversed(parts[begin:]):
+            value = f"{{{name}: {value}}}"
+        return f"++{'.'.join(parts[:begin])}={value}"
+    return f"{'++' if prefix or is_dict else ''}{'.'.join(parts)}={value}"
