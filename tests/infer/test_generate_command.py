@@ -1,5 +1,6 @@
 """`nemotron4 generate`: what goes to standard output, what to standard error, and what is refused."""
 
+import io
 import re
 import shutil
 import subprocess
@@ -132,10 +133,54 @@ def test_a_prompt_longer_than_the_context_is_refused(model_dir, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_an_empty_prompt_is_refused():
-    message = "prompt ('') must not be empty; give it as 'prompt=Once upon a time'"
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"prompt": ""},
+            "prompt (''): must not be empty; give it as 'prompt=Once upon a time', or as prompt_file=PATH"
+            " (- is standard input)",
+        ),
+        (
+            {"prompt": "a", "prompt_file": "b"},
+            "prompt ('a'): cannot stand beside prompt_file; give it as 'prompt=Once upon a time', or as"
+            " prompt_file=PATH (- is standard input)",
+        ),
+        ({"prompt": "caf\udce9"}, r"prompt ('caf\udce9'): not UTF-8 at character 3; correct it"),
+    ],
+)
+def test_a_prompt_that_is_none_is_refused(fields, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        GenerateJob(model_dir="m", prompt="")
+        GenerateJob(model_dir="m", **fields)
+
+
+def test_a_prompt_from_a_file_or_standard_input(model_dir, tmp_path, capsys, monkeypatch):
+    text = "the ${red} 'fox'!\n\n it is"
+    path = tmp_path / "prompt.txt"
+    path.write_bytes(text.encode() + b"\r\n")
+    sampling = SamplingConfig(max_new_tokens=3)
+    outputs = []
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    for fields in ({"prompt": text}, {"prompt_file": str(path)}, {"prompt_file": "-"}):
+        run_generate(GenerateJob(model_dir=str(model_dir), sampling=sampling, **fields))
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0].startswith(text)
+    assert set(outputs) == {outputs[0]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\n", "prompt_file ({}): holds no text; write the prompt into it"),
+        (b"caf\xe9", "prompt_file ({}): not UTF-8 at byte 3; convert it"),
+    ],
+)
+def test_a_file_that_holds_no_prompt(tmp_path, content, message):
+    path = tmp_path / "prompt.txt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError) as error:
+        GenerateJob(model_dir="m", prompt_file=str(path)).text()
+    assert str(error.value) == message.format(path)
 
 
 def test_describing_the_job_does_not_import_torch():

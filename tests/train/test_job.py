@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from nemotron4_train.job import (
     TopologyConfig,
     TrainerConfig,
 )
-from nemotron4_train.preflight import check_machine
+from nemotron4_train.preflight import check_machine, num_threads
 
 FP8 = PrecisionConfig(compute=Precision.fp8)
 
@@ -100,6 +101,32 @@ def test_float8_needs_dimensions_that_its_products_take(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("vocab_size", 9_000_000_000_000, r"model \([\d,]+ parameters\): weights, gradients and optimiser state"),
+        ("max_sequence_length", 4_000_000_000_000, r"model\.max_sequence_length \(4000000000000\): the tables of its"
+         " positions"),
+    ],
+)  # fmt: skip
+def test_a_model_that_no_machine_holds(tmp_path, key, value, message):
+    job = smoke_job(tmp_path, tmp_path)
+    with pytest.raises(ValueError) as caught:
+        check_machine(dataclasses.replace(job, model=dataclasses.replace(job.model, **{key: value})))
+    rest = r" take [\d,]+ GB, and this machine has [\d,]+; make it smaller, or choose another topology=OPTION"
+    assert re.fullmatch(message + rest, str(caught.value))
+
+
+def test_threads_of_nested_regions_are_not_ours(tmp_path, monkeypatch):
+    job = smoke_job(tmp_path, tmp_path, launcher=LauncherConfig(), topology=TopologyConfig(shard=2))
+    monkeypatch.setenv("OMP_NUM_THREADS", "4,2")
+    assert num_threads(job) == 2
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    with pytest.raises(ValueError) as caught:
+        check_machine(job)
+    assert str(caught.value) == "OMP_NUM_THREADS (many): must be a number from 1 to 1024; correct or unset it"
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the machine has the GPU that is missing here")
 def test_a_machine_without_gpus_is_said_before_anything_starts(tmp_path):
     job = smoke_job(tmp_path, tmp_path, topology=TopologyConfig(device=Device.cuda, shard=2))
@@ -130,6 +157,10 @@ def test_a_machine_without_gpus_is_said_before_anything_starts(tmp_path):
         ),
         (lambda: DataConfig(num_workers=-1), "data.num_workers (-1): must be at least 0"),
         (lambda: LauncherConfig(num_threads=0), "launcher.num_threads (0): must be at least 1, or null"),
+        (
+            lambda: LauncherConfig(num_threads=99_999_999),
+            "launcher.num_threads (99999999): must be at most 1024, or null",
+        ),
         (lambda: PrecisionConfig(reduce=Precision.fp8), "precision.reduce (fp8): must be fp32 or bf16"),
         (lambda: TrainerConfig(spike_sigma=0.0), "trainer.spike_sigma (0.0): must be above 0, or null"),
         (lambda: TrainerConfig(spike_window_steps=0), "trainer.spike_window_steps (0): must be at least 1"),

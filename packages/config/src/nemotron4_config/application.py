@@ -109,9 +109,11 @@ def to_job(config: DictConfig, job_type: type[Any]) -> Any:
 
 
 def _check_node(node: Any, path: str) -> None:
-    """What OmegaConf lets pass: a key that `+` added to a dataclass, a mapping where text is due, a bad reference."""
+    """What OmegaConf lets pass: unknown keys by `+`, a mapping where text is due, bad references, vast numbers."""
     if node._is_interpolation():
         _check_reference(node, path)
+    elif isinstance(value := node._value(), int) and abs(value) >= 2**63:
+        raise ValueError(f"{path} ({value}): must be below 2^63")
     if node._is_none() or node._is_missing() or not isinstance(node, DictConfig | ListConfig):
         return
     node_type = OmegaConf.get_type(node)

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -33,6 +32,7 @@ from .prepare_job import PrepareJob
 from .prepare_report import cause_line, write_report
 from .sources import SUFFIXES, RawFile, find_files
 from .staging import file_sha256, mark_partial, open_work, remove_work, staged_directory, value_sha256
+from .terminal import plain_console
 from .tokenise import tokenise_documents
 from .tokenizer import Tokenizer
 from .train_tokenizer import train_tokenizer
@@ -61,10 +61,10 @@ class _Preparation:
         self.job = job
         self.executor = executor
         self.directory = Path(job.dir)
-        self.console = Console(stderr=True)
+        self.console = plain_console(stderr=True)
 
     def run(self) -> None:
-        warn = partial(self.console.print, soft_wrap=True, markup=False)
+        warn = partial(self.console.print, soft_wrap=True)
         names = self.job.corpus.files
         files = find_files(names, SUFFIXES, warn)
         # A folder that is read may not hold what is written, or the next run would read that too.
@@ -306,12 +306,12 @@ class _Preparation:
                 f"warning: {not_exact:,} of {totals[0]:,} documents do not come back from their tokens exactly: "
                 f"{causes}: train a tokenizer on this corpus (tokenizer.model=null) or give another"
             )
-            self.console.print(message, style="bold red", soft_wrap=True, markup=False, highlight=False)
+            self.console.print(message, style="bold red", soft_wrap=True)
         if control_text:
             message = (
                 f"{control_text:,} documents spell control pieces such as </s>: they are text there, and stay text"
             )
-            self.console.print(message, markup=False)
+            self.console.print(message)
 
 
 def _dropped_files(stage: Stage) -> list[str]:

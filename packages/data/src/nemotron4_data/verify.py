@@ -37,15 +37,15 @@ class VerifyJob:
 
 def verify(job: VerifyJob) -> None:
     """Check, and print a table. ValueError names the first thing that is wrong."""
-    from rich.console import Console
     from rich.progress import Progress
 
     from .corpus import Corpus
+    from .terminal import plain_console
 
     ledger = _ledger_path(job)
     corpus = Corpus.open(job.dir)
     notes = [] if job.model_dir is None else _check_provenance(corpus, Path(job.model_dir) / "provenance.json")
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         total = sum((corpus.dir / name).stat().st_size for name in corpus.files if (corpus.dir / name).is_file())
         task = progress.add_task("files", total=total)
@@ -53,9 +53,9 @@ def verify(job: VerifyJob) -> None:
         _check_shards(corpus, progress)
         if ledger is not None:
             notes += _check_ledger(corpus, ledger, progress)
-    print_table(corpus, ledger, Console())
+    print_table(corpus, ledger, plain_console())
     for note in notes:
-        console.print(note, soft_wrap=True, markup=False)
+        console.print(note, soft_wrap=True)
 
 
 def _ledger_path(job: VerifyJob) -> Path | None:

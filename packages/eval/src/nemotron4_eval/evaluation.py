@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from nemotron4_data import Corpus
+from nemotron4_data.terminal import plain_console
 from nemotron4_eval.bits_per_byte import score_heldout
 from nemotron4_eval.compressors import compressor_table, gzip_bits_per_byte, xz_bits_per_byte
 from nemotron4_eval.eval_job import EvalJob, SuiteConfig
@@ -61,7 +61,7 @@ def run_eval(job: EvalJob) -> float:
         "seconds": round(time.perf_counter() - started, 1),
     }
     write_result(result, job.output_path)
-    console = Console()
+    console = plain_console()
     print_result(result, console)
     console.print(f"written to {job.output_path} after {result['seconds']} s")
     return measured.overall
@@ -107,12 +107,12 @@ def _run_tasks(
 @contextmanager
 def _progress_bar(description: str) -> Iterator[ProgressCallback]:
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=plain_console(stderr=True), transient=True) as bar:
         task = bar.add_task(description, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -17,8 +17,10 @@ def next_token_distribution(logits_BV: Tensor, sampling: SamplingConfig) -> Tens
     """Probabilities p_BV, fp32, that sampling draws from; temperature must be above 0."""
     assert sampling.temperature > 0, "greedy decoding draws from nothing"
     logits_BV = logits_BV.float()
-    # The largest logit is subtracted first: a tiny temperature then underflows to greedy, not overflows to nan.
-    p_BV = torch.softmax((logits_BV - logits_BV.amax(-1, keepdim=True)) / sampling.temperature, dim=-1)
+    # The largest logit is subtracted first: a tiny temperature then underflows to greedy, not overflows to nan. One
+    # below the least number that fp32 holds in full would divide by zero.
+    temperature = max(sampling.temperature, torch.finfo(torch.float32).tiny)
+    p_BV = torch.softmax((logits_BV - logits_BV.amax(-1, keepdim=True)) / temperature, dim=-1)
     if sampling.top_k is None and sampling.top_p >= 1:
         return p_BV
     sorted_BV, order_BV = p_BV.sort(dim=-1, descending=True, stable=True)

@@ -1,6 +1,8 @@
 """What `nemotron4 generate` is asked to do."""
 
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from nemotron4_infer.precision import Precision
 from nemotron4_infer.sampling import SamplingConfig
@@ -13,8 +15,11 @@ class GenerateJob:
     model_dir: str
     """Model directory, e.g. runs/demo/latest/export: config.json, *.safetensors, tokenizer.model."""
 
-    prompt: str
+    prompt: str = ""
     """Text to continue; it is read as the start of a document."""
+
+    prompt_file: str | None = None
+    """Or: a file that holds it, UTF-8, whose last line end is left out; `-` is standard input."""
 
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How the next token is chosen."""
@@ -23,5 +28,36 @@ class GenerateJob:
     """Format of the weights: auto, fp32 or bf16."""
 
     def __post_init__(self) -> None:
-        if not self.prompt:
-            raise ValueError("prompt ('') must not be empty; give it as 'prompt=Once upon a time'")
+        if bool(self.prompt) == (self.prompt_file is not None):
+            both = "cannot stand beside prompt_file" if self.prompt else "must not be empty"
+            raise ValueError(
+                f"prompt ({self.prompt!r}): {both}; give it as 'prompt=Once upon a time', or as prompt_file=PATH"
+                " (- is standard input)"
+            )
+        if not self.prompt.isascii() and (place := _not_unicode(self.prompt)) is not None:
+            raise ValueError(f"prompt ({self.prompt!r}): not UTF-8 at character {place}; correct it")
+
+    def text(self) -> str:
+        """The prompt, read from its file where it has one. ValueError, OSError."""
+        if self.prompt_file is None:
+            return self.prompt
+        content = sys.stdin.buffer.read() if self.prompt_file == "-" else Path(self.prompt_file).read_bytes()
+        try:
+            text = content.decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"prompt_file ({self.prompt_file}): not UTF-8 at byte {error.start}; convert it"
+            ) from error
+        text = text.removesuffix("\n").removesuffix("\r")
+        if not text:
+            raise ValueError(f"prompt_file ({self.prompt_file}): holds no text; write the prompt into it")
+        return text
+
+
+def _not_unicode(text: str) -> int | None:
+    """Where the text has what no encoding can hold: bytes of the command line that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return error.start
+    return None

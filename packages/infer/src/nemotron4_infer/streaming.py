@@ -15,14 +15,15 @@ from nemotron4_infer.model_directory import load_model_directory
 
 def run_generate(job: GenerateJob) -> None:
     """Load the model, stream the text as it comes; Ctrl-C ends the line and reports what was generated."""
+    prompt = job.text()
     loaded = load_model_directory(job.model_dir, job.dtype)
     eos_id = loaded.tokenizer.eos_id
     # In training every document follows an end-of-sequence token, so the prompt does too.
-    prompt_ids = [eos_id, *loaded.tokenizer.encode(job.prompt)]
+    prompt_ids = [eos_id, *loaded.tokenizer.encode(prompt)]
     decoder = StreamDecoder(loaded.tokenizer)
     arrivals_seconds: list[float] = []
     stream = generate(loaded.model, prompt_ids, job.sampling, eos_id, loaded.tokenizer.vocab_size)
-    _write(job.prompt)
+    _write(prompt)
     try:
         reason = _stream_text(stream, decoder, arrivals_seconds).value
     except KeyboardInterrupt:

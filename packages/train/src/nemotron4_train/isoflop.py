@@ -183,8 +183,9 @@ def _place_15b(
 
 
 def _print(found: Mapping[str, Any], directory: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from nemotron4_data.terminal import plain_console
 
     table = Table("FLOPs", "best parameters", "tokens", "tokens a parameter", "bits per byte", title="IsoFLOP")
     for budget in found["budgets"]:
@@ -194,10 +195,10 @@ def _print(found: Mapping[str, Any], directory: Path) -> None:
             cells = [f"{minimum['parameters']:,.0f}", f"{minimum['tokens']:,.0f}", f"{ratio:.1f}"]
             cells.append(f"{minimum['bits_per_byte']:.4f}")
         table.add_row(f"{budget['budget_flops']:.3g}", *cells)
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     console.print(table)
     for line in (*law_lines(found), str(directory / "isoflop.png")):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        console.print(line, soft_wrap=True, highlight=False)
 
 
 def law_lines(found: Mapping[str, Any]) -> list[str]:

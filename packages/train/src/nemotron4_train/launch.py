@@ -25,7 +25,7 @@ from nemotron4_train.campaign import commands_afterwards, leg_job, legs, legs_le
 from nemotron4_train.job import TrainJob
 from nemotron4_train.launcher_config import LauncherKind
 from nemotron4_train.metrics import read_rows
-from nemotron4_train.preflight import check_checkpoint, check_corpus, check_machine
+from nemotron4_train.preflight import check_checkpoint, check_corpus, check_machine, num_threads
 from nemotron4_train.run_directory import (
     RunRecord,
     choose_directory,
@@ -118,7 +118,7 @@ def _run_here(job: TrainJob, directory: Path, done_steps: int) -> None:
         import torch
 
         with StopSignal() as stop:
-            torch.set_num_threads(_num_threads(job))
+            torch.set_num_threads(num_threads(job))
             run_worker(leg_job(job, chain[0]), directory, stop)
         return
     for number, leg in legs_left(job, done_steps):
@@ -196,7 +196,7 @@ def _launch_workers(job: TrainJob, directory: Path, leg: int) -> None:
         # Of the others it would tell whole process groups, data loaders too, and kill who still saves after 30 seconds.
         signals_to_handle="SIGHUP,SIGQUIT",
     )
-    inherited = _environment(**{"OMP_NUM_THREADS": str(_num_threads(job)), LAUNCHER_PID: str(os.getpid())})
+    inherited = _environment(**{"OMP_NUM_THREADS": str(num_threads(job)), LAUNCHER_PID: str(os.getpid())})
     with inherited, StopSignal(_send_to_workers) as stop, TemporaryDirectory() as log_dir:
         config.logs_specs = DefaultLogsSpecs(log_dir=log_dir)
         try:
@@ -244,12 +244,6 @@ def _first_failure(failures: dict[int, ProcessFailure]) -> str:
     if os.path.isfile(failure.error_file):
         return f"rank {rank} failed: {failure.error_file_data['message']['message']}"
     return f"rank {rank} exited with {failure.exitcode}"
-
-
-def _num_threads(job: TrainJob) -> int:
-    """A rank's share of this machine's cores, unless told otherwise: oversubscribed OpenMP pools fight."""
-    cores = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
-    return job.launcher.num_threads or max(1, cores // job.topology.num_ranks_per_node)
 
 
 @contextmanager

@@ -8,6 +8,9 @@ from enum import Enum
 
 from nemotron4_train.rule import require
 
+MAX_THREADS = 1024
+"""Of a rank: beyond what any machine has, threads take the process down."""
+
 
 class LauncherKind(Enum):
     """Where the workers run."""
@@ -71,6 +74,8 @@ class LauncherConfig:
 
     def __post_init__(self) -> None:
         """Refuse what no launcher can do."""
+        threads = self.num_threads or 1
+        require(threads <= MAX_THREADS, "launcher.num_threads", threads, f"must be at most {MAX_THREADS}, or null")
         for key in ("num_threads", "wall_time_minutes", "cpus_per_task"):
             value = getattr(self, key)
             require(value is None or value >= 1, f"launcher.{key}", value, "must be at least 1, or null")

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nemotron4_data.staging import write_file
+from nemotron4_data.terminal import plain_console
 from nemotron4_train.budget import training_flops
 from nemotron4_train.campaign import legs
 from nemotron4_train.job import TrainJob
@@ -22,7 +23,7 @@ from nemotron4_train.schedule import Timeline
 
 def show(job: TrainJob) -> None:
     """Print the job's tables, and draw learning rate, batch and blend over tokens."""
-    console = Console()
+    console = plain_console()
     if not console.is_terminal:
         console.width = max(console.width, 130)
     timeline = Timeline(job.schedule, job.trainer.max_steps)

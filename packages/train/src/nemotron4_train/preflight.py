@@ -12,10 +12,11 @@ from pathlib import Path
 
 from nemotron4_data import Corpus
 from nemotron4_data.blend import phase_weights
+from nemotron4_model.config import ModelConfig
 from nemotron4_train import checkpoint
 from nemotron4_train.campaign import legs
 from nemotron4_train.job import Precision, TrainJob
-from nemotron4_train.launcher_config import LauncherKind
+from nemotron4_train.launcher_config import MAX_THREADS, LauncherKind
 from nemotron4_train.schedule import Timeline
 from nemotron4_train.slurm.client import check_cluster
 from nemotron4_train.topology import Device, TopologyConfig
@@ -24,8 +25,10 @@ from nemotron4_train.topology import Device, TopologyConfig
 def check_machine(job: TrainJob) -> None:
     """What starts the job is here, and so are the packages that the precision and the loggers need."""
     if job.launcher.kind is LauncherKind.local:
+        num_threads(job)
         for leg in legs(job):
             _check_devices(leg.topology)
+            _check_memory(job.model, leg.topology)
     elif not job.launcher.dry_run:
         check_cluster(job.launcher)
     if job.precision.compute is Precision.fp8:
@@ -40,6 +43,15 @@ def check_machine(job: TrainJob) -> None:
     for name in ("wandb", "mlflow"):
         if getattr(job.logger, name) and find_spec(name) is None:
             raise ValueError(f"logger.{name} (true): needs the {name} package; pip install 'nemotron4-train[{name}]'")
+
+
+def num_threads(job: TrainJob) -> int:
+    """A rank's share of this machine's cores, unless told otherwise: oversubscribed OpenMP pools fight."""
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # the others are for nested regions
+    if given and not (given.isdecimal() and 1 <= int(given) <= MAX_THREADS):
+        raise ValueError(f"OMP_NUM_THREADS ({given}): must be a number from 1 to {MAX_THREADS}; correct or unset it")
+    cores = int(given or len(os.sched_getaffinity(0)))
+    return job.launcher.num_threads or max(1, cores // job.topology.num_ranks_per_node)
 
 
 def _check_devices(topology: TopologyConfig) -> None:
@@ -57,6 +69,29 @@ def _check_devices(topology: TopologyConfig) -> None:
             raise ValueError(
                 f"topology.device (cuda): this machine has {found} GPUs, and {asked} ranks would run on it;"
                 " choose another topology=OPTION"
+            )
+
+
+def _check_memory(model: ModelConfig, topology: TopologyConfig) -> None:
+    """What a rank holds whatever its batch fits in this machine's memory, or in that of one of its GPUs."""
+    if topology.device is Device.cuda:
+        import torch
+
+        ranks, available, place = 1, torch.cuda.get_device_properties(0).total_memory, "a GPU"
+    else:
+        ranks, available = topology.num_ranks_per_node, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        place = "this machine"
+    # In fp32: weights, gradients and at least one moment over the ranks that share them; all of RoPE's table on each.
+    weights = 12 * model.num_parameters // (topology.shard * topology.tensor) * ranks
+    table = 4 * model.max_sequence_length * model.rotary_dim * ranks
+    for key, value, needed, what in (
+        ("model", f"{model.num_parameters:,} parameters", weights, "weights, gradients and optimiser state"),
+        ("model.max_sequence_length", f"{model.max_sequence_length}", table, "the tables of its positions"),
+    ):
+        if needed > available:
+            raise ValueError(
+                f"{key} ({value}): {what} take {needed / 1e9:,.0f} GB, and {place} has {available / 1e9:,.0f};"
+                " make it smaller, or choose another topology=OPTION"
             )
 
 

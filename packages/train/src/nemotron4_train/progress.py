@@ -10,9 +10,9 @@ import time
 from datetime import timedelta
 from typing import NamedTuple
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from nemotron4_data.terminal import plain_console
 from nemotron4_train.mfu import NAME, Utilisation
 from nemotron4_train.schedule import StepPlan, Timeline
 
@@ -36,11 +36,11 @@ class TrainingProgress:
         self._tokens = tokens_done = timeline.tokens_before(first_step)
         self._time = time.perf_counter()
         self._speed: float | None = None
-        self._console = Console(stderr=True)
+        self._console = plain_console(stderr=True)
         self._bar = Progress(
-            TextColumn("[bold]{task.fields[phase]}"),
+            TextColumn("{task.fields[phase]}", style="bold", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
             TimeElapsedColumn(),
             console=self._console,
             disable=not self._console.is_terminal,

@@ -115,17 +115,17 @@ def _short(directory: Path) -> Path:
 
 def show_status(directories: Sequence[Path], jobs: Sequence[TrainJob | None]) -> None:
     """Print the table."""
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
+    from nemotron4_data.terminal import plain_console
+
     queue = _queue()
-    console = Console()
+    console = plain_console()
     if not console.is_terminal:
         console.width = max(console.width, 200)
     table = Table(*COLUMNS)
     for directory, job in zip(directories, jobs, strict=True):
-        table.add_row(*map(escape, status_row(directory, job, queue)))
+        table.add_row(*status_row(directory, job, queue))
     console.print(table)
 
 

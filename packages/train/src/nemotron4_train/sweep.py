@@ -64,13 +64,13 @@ def _draw(directory: Path, rows: Sequence[SweepRow], settings: Sequence[dict[str
 
 
 def _print(directory: Path, lines: Sequence[Sequence[str]], varied: Sequence[str]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+
+    from nemotron4_data.terminal import plain_console
 
     header = lines[0]
     shown = [header.index(name) for name in ("job", *varied, "objective", "state", "seconds", "error")]
-    table = Table(*[escape(header[index]) for index in shown], title=escape(str(directory / "sweep.csv")))
+    table = Table(*[header[index] for index in shown], title=str(directory / "sweep.csv"))
     for line in lines[1:]:
-        table.add_row(*[escape(line[index]) for index in shown])
-    Console(stderr=True).print(table)
+        table.add_row(*[line[index] for index in shown])
+    plain_console(stderr=True).print(table)
