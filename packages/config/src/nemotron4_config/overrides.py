@@ -61,7 +61,8 @@ def _typed_override(
         return _readable(f"{'++' if is_new else ''}{key}={typed}", key, raw, kinds[-1], is_sweep)
     value = _read(_readable(f"x={typed}", key, raw, kinds[-1], is_sweep)).value()
     _check_shape(kinds[-1], value, key, raw)
-    return _spelled_out(prefix, parts, kinds, typed, isinstance(value, dict))
+    whole = _spelled_out(prefix, parts, kinds, typed, isinstance(value, dict))
+    return _readable(whole, key, raw, None, is_sweep)
 
 
 def _group_choice(text: str, group: str, raw: str, options: Sequence[str], is_sweep: bool) -> str:
