@@ -161,7 +161,13 @@ MALFORMED = [
     ("train", "optimizer=null", "optimizer (null): must be one of: adamw, muon"),
     ("train", "launcher=3", "launcher (3): must be one of: local, slurm"),
     ("train", "launcher=local,slurm", "launcher (local,slurm): takes one value; add -m to run a job for each"),
-    ("train", "~data.dir", "data.dir: cannot be removed; give it another value"),
+    ("train", "~data.dir", "~data.dir: data.dir cannot be removed; give it another value"),
+    ("train", "data=${run}", "data (${run}): refers to something of another type; name a key like data"),
+    ("train", "afterwards.0=x", "afterwards.0: unknown key; afterwards has no keys"),
+    ("train", "trainer=[null]", "trainer ([null]): must be one of: default"),
+    ("train", "seed=${.}", "seed (${.}): `${` begins a reference to another key, as in ${run.name}; write \\${ for the"
+     " text itself"),
+    ("train", "seed=99999999999999999999", "seed (99999999999999999999): must be below 2^63"),
     ("train", "~nosuch", "~nosuch: unknown key; --help lists the keys"),
     ("train", "nosuch=3", "nosuch: unknown key; --help lists the keys"),
     ("train", "ü=3", "ü: unknown key; --help lists the keys"),
@@ -197,8 +203,7 @@ MALFORMED = [
     ("train", "--cfg=jobs", "--cfg (jobs): no such choice; choose one of: job, hydra, all"),
     ("train", "--config-dir=/nosuch", "--config-dir (/nosuch): no such directory"),
     ("prepare", "corpus.files=x", "corpus.files (x): must be a list; write corpus.files=[x]"),
-    ("prepare", "corpus.files=[", "corpus.files ([): cannot be read; put text into quotes of its own, as in"
-     " 'corpus.files=\"TEXT\"'"),
+    ("prepare", "corpus.files=[", "corpus.files ([): must be a list; write corpus.files=[VALUE]"),
     ("prepare", "corpus.files=null", "corpus.files (null): must have a value"),
     ("prepare", "blend={max_epochs: 9}", "blend ({max_epochs: 9}): blend is null until an option is chosen; add"
      " blend=OPTION (debian, english, nemotron4, reference, sample)"),

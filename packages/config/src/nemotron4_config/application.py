@@ -130,9 +130,11 @@ def _check_node(node: Any, path: str) -> None:
 
 
 def _check_reference(node: Any, path: str) -> None:
+    reference = f"{path} ({node._value()})"
     try:
-        node._dereference_node()
+        found = node._dereference_node()
     except OmegaConfBaseException as error:
         reason = str(error.msg or error).split("\n")[0]
-        way_out = "write \\${ for text that is no reference"
-        raise ValueError(f"{path} ({node._value()}): {reason}; {way_out}") from error
+        raise ValueError(f"{reference}: {reason}; write \\${{ for text that is no reference") from error
+    if isinstance(node, DictConfig | ListConfig) and found._metadata.ref_type != node._metadata.ref_type:
+        raise ValueError(f"{reference}: refers to something of another type; name a key like {path}")

@@ -14,7 +14,7 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.override_parser.types import Override, Quote, QuotedString, Sweep
 from hydra.errors import HydraException
 from omegaconf.errors import GrammarParseError
 from omegaconf.grammar_parser import parse as parse_interpolations
@@ -24,6 +24,10 @@ _KEY = re.compile(r"[\w$/@:-]+(\.[\w$/@:-]+)*", re.ASCII)
 _QUOTED = re.compile(r"""(["'])(?:\\.|(?!\1)[^\\])*\1(?=\s*(?:,|$))""", re.DOTALL)
 _SWEEP = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag)\(.*\)", re.DOTALL)
 _RULES = {str: "must be text", int: "must be a whole number", float: "must be a number", bool: "must be true or false"}
+
+
+_MAX_SHOWN = 200
+"""Characters of a value that an error repeats."""
 
 
 def typed_overrides(
@@ -46,14 +50,19 @@ def _typed_override(
     if not key or (raw is None and prefix != "~"):
         raise ValueError(f"{text!r}: neither KEY=VALUE nor an option; --help lists the keys")
     raw, parts = raw or "", key.split(".")
+    _check_references(key, raw)
     if key in groups and prefix != "~" and not raw.lstrip().startswith("{"):
         return _group_choice(text, key, raw, groups[key], is_sweep)
-    if prefix == "~" or parts[0] not in get_type_hints(job_type):
+    if parts[0] not in get_type_hints(job_type) or (prefix == "~" and len(parts) == 1):
         return _readable(text, key, raw, None, is_sweep)
     kinds = _kinds(job_type, parts, "")
+    if prefix == "~":
+        if get_origin(kinds[-2]) is not dict:
+            raise ValueError(f"{text}: {key} cannot be removed; give it another value")
+        return _readable(text, key, raw, None, is_sweep)
     if _is_optional_part(kinds[1]) and parts[0] not in chosen:
         rule = f"{parts[0]} is null until an option is chosen; add {parts[0]}=OPTION ({', '.join(groups[parts[0]])})"
-        raise ValueError(f"{key} ({raw}): {rule}")
+        raise _refusal(key, raw, rule)
     values = [raw] if not is_sweep else [] if _SWEEP.fullmatch(raw) else _split(raw)
     typed = _joined([_typed(kinds[-1], each, key, len(values) > 1) for each in values], values, raw)
     if len(values) != 1:  # of a sweep
@@ -67,8 +76,8 @@ def _typed_override(
 
 def _group_choice(text: str, group: str, raw: str, options: Sequence[str], is_sweep: bool) -> str:
     value = _read(_readable(text, group, raw, None, is_sweep)).value()
-    if value is None or isinstance(value, bool | int | float):
-        raise ValueError(f"{group} ({raw}): must be one of: {', '.join(options)}")
+    if not all(isinstance(each, str | Sweep) for each in (value if isinstance(value, list) else [value])):
+        raise _refusal(group, raw, f"must be one of: {', '.join(options)}")
     return text
 
 
@@ -81,16 +90,38 @@ def _readable(override: str, key: str, raw: str, kind: Any, is_sweep: bool) -> s
     try:
         several = _read(override).is_sweep_override() and not is_sweep
     except HydraException as error:
-        if kind in _RULES or _is_enum(kind):
-            rule = _rule(kind)
-        elif not _KEY.fullmatch(key):
+        if kind is None and not _KEY.fullmatch(key):
             raise ValueError(f"{key}: unknown key; --help lists the keys") from error
-        else:
-            rule = f"cannot be read; put text into quotes of its own, as in '{key}=\"TEXT\"'"
-        raise ValueError(f"{key} ({raw}): {rule}") from error
+        raise _refusal(key, raw, _rule(kind, key, "VALUE")) from error
     if several:
-        raise ValueError(f"{key} ({raw}): takes one value; add -m to run a job for each")
+        raise _refusal(key, raw, "takes one value; add -m to run a job for each")
     return override
+
+
+def _refusal(key: str, raw: str, rule: str) -> ValueError:
+    shown = raw if len(raw) <= _MAX_SHOWN else f"{raw[:_MAX_SHOWN]}..."
+    return ValueError(f"{key} ({shown or repr(shown)}): {rule}")
+
+
+def _rule(kind: Any, key: str, value: str) -> str:
+    """What a value of a type must be; `value`: what a list would hold instead."""
+    kind = _required(kind)
+    if kind is None:
+        return f"cannot be read; put text into quotes of its own, as in '{key}=\"TEXT\"'"
+    if _is_enum(kind):
+        return f"must be one of: {', '.join(kind.__members__)}"
+    if get_origin(kind) is list:
+        return f"must be a list; write {key}=[{value}]"
+    return _RULES.get(kind, f"must hold keys of its own; write {key}={{KEY: VALUE}}")
+
+
+def _check_references(key: str, raw: str) -> None:
+    try:
+        if "${" in raw:
+            parse_interpolations(raw)
+    except GrammarParseError as error:
+        rule = "`${` begins a reference to another key, as in ${run.name}; write \\${ for the text itself"
+        raise _refusal(key, raw, rule) from error
 
 
 def _kinds(whole: Any, parts: Sequence[str], root: str) -> list[Any]:
@@ -105,7 +136,7 @@ def _kinds(whole: Any, parts: Sequence[str], root: str) -> list[Any]:
                 key = f"{where}.{name}".lstrip(".")
                 raise ValueError(f"{key}: unknown key; {where or 'the job'} has: {', '.join(hints)}")
             kinds.append(hints[name])
-        elif get_origin(kind) in (dict, list):
+        elif get_origin(kind) is dict:
             kinds.append(get_args(kind)[-1])
         else:
             raise ValueError(f"{'.'.join(parts)}: unknown key; {'.'.join(parts[:number])} has no keys")
@@ -127,8 +158,8 @@ def _is_enum(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, Enum)
 
 
-def _split(text: str, separator: str = ",") -> list[str]:
-    """The parts of a list or a sweep: separators in quotes, in brackets and after a backslash are text."""
+def _split(text: str) -> list[str]:
+    """The parts of a list or a sweep: commas in quotes, in brackets and after a backslash are text."""
     parts, begin, depth, at = [], 0, 0, 0
     while at < len(text):
         if text[at] in "'\"" and not text[begin:at].strip() and (quoted := _QUOTED.match(text, at)):
@@ -138,7 +169,7 @@ def _split(text: str, separator: str = ",") -> list[str]:
             depth += 1
         elif text[at] in ")]}":
             depth = max(0, depth - 1)
-        elif text[at] == separator and depth == 0:
+        elif text[at] == "," and depth == 0:
             parts.append(text[begin:at].strip())
             begin = at + 1
         at += 2 if text[at] == "\\" else 1
@@ -179,12 +210,6 @@ def _typed_entry(kind: Any, entry: str, key: str) -> str:
 
 
 def _typed_text(raw: str, key: str, is_part: bool) -> str:
-    if "${" in raw:
-        try:
-            parse_interpolations(raw)
-        except GrammarParseError as error:
-            rule = "`${` begins a reference to another key, as in ${run.name}; write \\${ for the text itself"
-            raise ValueError(f"{key} ({raw}): {rule}") from error
     try:
         read = _read(f"x={raw}").value()
     except HydraException:
@@ -196,10 +221,6 @@ def _typed_text(raw: str, key: str, is_part: bool) -> str:
     return QuotedString(text=raw, quote=Quote.single).with_quotes()
 
 
-def _rule(kind: Any) -> str:
-    return f"must be one of: {', '.join(kind.__members__)}" if _is_enum(kind) else _RULES[kind]
-
-
 def _check_shape(kind: Any, value: Any, key: str, raw: str) -> None:
     """Raise ValueError for null, a list or a mapping where another is due; OmegaConf checks numbers and choices."""
     if value is None:
@@ -207,22 +228,16 @@ def _check_shape(kind: Any, value: Any, key: str, raw: str) -> None:
             raise ValueError(f"{key} (null): must have a value")
         return
     kind = _required(kind)
-    is_reference = isinstance(value, str) and "${" in value
-    if kind in _RULES or _is_enum(kind):
-        if isinstance(value, dict | list):
-            raise ValueError(f"{key} ({raw}): {_rule(kind)}")
-    elif is_reference:
+    is_single = kind in _RULES or _is_enum(kind)
+    if isinstance(value, str) and "${" in value and not is_single:
         return
-    elif get_origin(kind) is list:
-        if not isinstance(value, list):
-            raise ValueError(
-                f"{key} ({raw}): must be a list; write {key}=[{'VALUE' if isinstance(value, dict) else raw}]"
-            )
+    fits = list if get_origin(kind) is list else dict
+    if isinstance(value, dict | list) if is_single else not isinstance(value, fits):
+        raise _refusal(key, raw, _rule(kind, key, raw if raw and not isinstance(value, dict) else "VALUE"))
+    if isinstance(value, list):
         for number, each in enumerate(value):
             _check_shape(get_args(kind)[0], each, f"{key}[{number}]", raw)
-    elif not isinstance(value, dict):
-        raise ValueError(f"{key} ({raw}): must hold keys of its own; write {key}={{KEY: VALUE}}")
-    else:
+    if isinstance(value, dict):
         for name, each in value.items():
             _check_shape(_kinds(kind, [str(name)], key)[-1], each, f"{key}.{name}", raw)
 
