@@ -260,3 +260,30 @@ def test_a_sweep_of_four_writes_its_table_and_survives_a_failure(workspace):
     assert rows[1]["error"] == "optimizer.lr (-1.0): must be greater than 0"
     assert 0 < float(rows[0]["objective"]) != float(rows[2]["objective"])
     assert all((workspace / row["run_dir"] / "metrics.csv").is_file() for row in rows[::2])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_200)
+def test_a_schedule_of_nine_lengths_trains_compiled_as_it_does_plain(workspace):
+    """With a real backend, and with validation after each length. torch itself gives up at the ninth."""
+    first = {"learning_rate": {"shape": "constant", "end_fraction": 1.0}}
+    common = {"blend": "pretraining", "global_batch_size": 2}
+    phases = {
+        f"length_{length}": {
+            **common,
+            **(first if length == 8 else {}),
+            "sequence_length": length,
+            "tokens": 2 * length,
+        }
+        for length in range(8, 26, 2)
+    }
+    schedule = workspace / "conf" / "schedule" / "lengths.yaml"
+    schedule.parent.mkdir(parents=True)
+    schedule.write_text(json.dumps({"shuffle_block_tokens": 64, "phases": phases}))
+    found = {}
+    for name, how in (("plain", []), ("compiled", ["topology.compile=true"])):
+        overrides = ("schedule=lengths", f"run.name={name}", "trainer.validation_interval_steps=1", *how)
+        nemotron4(*TRAIN, f"hydra.searchpath=[file://{workspace}/conf]", *overrides, cwd=workspace)
+        found[name] = [loss for _, loss, _ in metrics(workspace / "runs" / name / "latest")]
+    assert len(found["plain"]) == 9
+    assert found["compiled"] == pytest.approx(found["plain"], abs=1e-4)

@@ -1,5 +1,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 import torch.testing._internal.distributed.fake_pg
 from distributed import run_distributed
 from parallel_worker import CONFIG, train, train_all
+from torch._dynamo.utils import counters
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from nemotron4_model import (
@@ -15,10 +18,12 @@ from nemotron4_model import (
     Transformer,
     global_grad_norm_and_clip,
     grad_norms,
+    initialise,
     parallelise,
 )
 from nemotron4_model.parallel.recipe import MESH_AXES
 from nemotron4_model.parallel.tensor import check_tensor_parallel
+from nemotron4_model.transformer import attend
 
 
 @contextmanager
@@ -125,6 +130,55 @@ def test_compiled_and_recomputed_blocks_give_the_same_gradients(recompute: Recom
     assert result["losses"] == pytest.approx(alone["losses"], abs=1e-5)
     for name, grad in alone["grads"].items():
         torch.testing.assert_close(result["grads"][name], grad, atol=1e-5, rtol=1e-5)
+
+
+@pytest.fixture
+def compiled_eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a backend compiles, but for the code, which costs most of the time."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    torch.compiler.reset()
+
+
+def built(**options: Any) -> Transformer:
+    with torch.device("meta"):
+        model = Transformer(replace(CONFIG, num_layers=1))
+    parallelise(model, None, **options)
+    model.to_empty(device="cpu")
+    initialise(model, 7, model.config)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("low", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("recompute", Recompute)
+def test_compiled_blocks_take_every_length_of_a_schedule_and_of_validation(
+    recompute: Recompute, low: bool, compiled_eagerly: None
+) -> None:
+    lengths = [16, 9]
+    with torch._dynamo.config.patch(recompile_limit=1):
+        plain, compiled = built(), built(compile=True, recompute=recompute)
+        text = torch.randint(CONFIG.vocab_size, (2, 17), generator=torch.Generator().manual_seed(3))
+        counters["stats"].clear()
+        for length in lengths:
+            for model in (plain, compiled):
+                model.zero_grad()
+                with torch.autocast("cpu", torch.bfloat16, enabled=low):
+                    model(text[:, :length], text[:, 1 : length + 1]).mean.backward()
+                    with torch.no_grad():
+                        model(text[:1, :length])
+            for name, parameter in plain.named_parameters():
+                found, expected = compiled.get_parameter(name).grad, parameter.grad
+                assert (found - expected).norm() <= (5e-3 if low else 1e-5) * expected.norm(), (name, length)
+    assert counters["stats"]["unique_graphs"] == len(lengths), "one graph a length, and none for validation"
+
+
+def test_attention_compiles_where_a_length_is_a_symbol(compiled_eagerly: None) -> None:
+    compiled = torch.compile(attend, fullgraph=True)
+    for length in (5, 7):
+        q, k, v = torch.randn(3, 1, 2, length, 8)
+        for tensor in (q, k, v):
+            torch._dynamo.mark_dynamic(tensor, 2)
+        torch.testing.assert_close(compiled(q, k, v, 0), attend(q, k, v, 0))
 
 
 def test_compile_over_tensor_parallelism_is_refused() -> None:

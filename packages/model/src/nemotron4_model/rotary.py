@@ -75,8 +75,9 @@ class _SplitAndRotate(torch.autograd.Function):
         ctx.save_for_backward(cos_TR, sin_TR)
         ctx.shape = qkv_BTKGH.shape
         turn = _Turn(cos_TR, sin_TR, qkv_BTKGH.shape[-1])
-        q_BTNH = turn(qkv_BTKGH[..., :-2, :]).to(qkv_BTKGH.dtype).flatten(2, 3)
-        k_BTKH = turn(qkv_BTKGH[..., -2, :]).to(qkv_BTKGH.dtype)
+        q_BTNH, k_BTKH = turn(qkv_BTKGH[..., :-2, :]).flatten(2, 3), turn(qkv_BTKGH[..., -2, :])
+        if k_BTKH.dtype != qkv_BTKGH.dtype:  # a cast to the same dtype is an alias, whose gradient torch 2.11 loses
+            q_BTNH, k_BTKH = q_BTNH.to(qkv_BTKGH.dtype), k_BTKH.to(qkv_BTKGH.dtype)
         return q_BTNH, k_BTKH, qkv_BTKGH[..., -1, :].clone()  # a copy: backward's keeping it must not hold the others
 
     @staticmethod

@@ -171,11 +171,12 @@ def attend(q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, start: int, mask: Ten
     T, S = q_BNTH.shape[2], k_BKSH.shape[2]
     if mask is None and (start + T < S or (T > 1 and start > 0)):
         mask = torch.ones(T, S, dtype=torch.bool, device=q_BNTH.device).tril(start)
-    causal = mask is None and T > 1
-    if causal and q_BNTH.device.type == "cpu" and q_BNTH.requires_grad and T <= MAX_TOKENS:
-        return blocked_causal_attention(q_BNTH, k_BKSH, v_BKSH)
     grouped = q_BNTH.shape[1] != k_BKSH.shape[1]
-    return F.scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, mask, is_causal=causal, enable_gqa=grouped)
+    if mask is None and T > 1:  # not a value: where sizes are symbols, is_causal must still be a bool
+        if q_BNTH.device.type == "cpu" and q_BNTH.requires_grad and T <= MAX_TOKENS:
+            return blocked_causal_attention(q_BNTH, k_BKSH, v_BKSH)
+        return F.scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, is_causal=True, enable_gqa=grouped)
+    return F.scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, mask, enable_gqa=grouped)
 
 
 def separate_documents(tokens_BT: Tensor, end_of_document: int) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,7 @@ class TopologyConfig:
     recompute: Recompute = Recompute.none
     """Activations computed again in backward: none, selective (cheap ones: not matrix products), or full (blocks)."""
     compile: bool = False
-    """torch.compile of each block; refused with tensor > 1."""
+    """torch.compile of each block, once a sequence length; validation is not compiled. Refused with tensor > 1."""
     peak_teraflops: float | None = None
     """Dense bf16 peak of one device, TFLOP/s, that MFU is a share of; null looks the device up (see mfu.py)."""
 

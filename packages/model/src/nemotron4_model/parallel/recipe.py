@@ -8,7 +8,12 @@ Source: FSDP2 (PyTorch's `fully_shard`, arXiv 2304.11277 for the idea), hybrid s
 sequence parallelism (Megatron-LM, arXiv 1909.08053 section 3 and arXiv 2205.05198 section 4).
 """
 
+import sys
+from collections.abc import Callable
+from typing import Any
+
 import torch
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -61,9 +66,23 @@ def parallelise(
 
 def _wrap_forward(block: Block, recompute: Recompute, compile_block: bool) -> None:
     """Replace the forward method alone: parameter names stay, and FSDP's hooks stay outside the compiled graph."""
-    block.forward = recomputed(block.forward, recompute)  # type: ignore[method-assign]  # wrapped
-    if compile_block:
-        block.forward = torch.compile(block.forward, fullgraph=True)  # type: ignore[method-assign]  # wrapped
+    forward = recomputed(block.forward, recompute)
+    block.forward = _compiled(forward, block.forward) if compile_block else forward  # type: ignore[method-assign]  # wrapped
+
+
+def _compiled(forward: Callable[..., Tensor], plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`forward` compiled once for each shape that trains, and `plain` where no gradients are taken.
+
+    A schedule has few shapes, of which each is worth a graph of its own; validation has a new one in each batch.
+    """
+    # torch's limits (8 for a function, 256 in all) are for shapes that nobody foresaw.
+    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = sys.maxsize
+    compiled = torch.compile(forward, fullgraph=True, dynamic=False)
+
+    def choose(*arguments: Any) -> Tensor:
+        return compiled(*arguments) if torch.is_grad_enabled() else plain(*arguments)
+
+    return choose
 
 
 def _shard(model: Transformer, mesh: DeviceMesh, policy: MixedPrecisionPolicy, reshard: bool) -> None:
