@@ -1,8 +1,10 @@
 """Every YAML that ships and every command of a guide composes into a valid job; the tree holds what the schema says."""
 
 import itertools
+import math
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from hydra import compose, initialize_config_module
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, FloatNode, ListConfig, OmegaConf
 
 from nemotron4_config.application import to_job
 from nemotron4_config.command import command_loaders, load_attribute
@@ -19,8 +21,10 @@ from nemotron4_data import ColumnsConfig
 from nemotron4_model import ModelConfig
 from nemotron4_train.budget import training_flops
 from nemotron4_train.campaign import legs
+from nemotron4_train.job import OptimizerConfig
 from nemotron4_train.launcher_config import LauncherConfig
 from nemotron4_train.schedule import Timeline
+from nemotron4_train.topology import TopologyConfig
 
 CONF = Path(__file__).parents[2] / "conf"
 VERBS = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "common")
@@ -55,11 +59,14 @@ COMPANIONS = {
 
 
 def job_of(verb, *overrides):
-    command = command_loaders()[verb]()
-    job_type = load_attribute(command.job)
-    ConfigStore.instance().store(name=f"{verb}_job", node=job_type)
+    config = composed(verb, *REQUIRED.get(verb, []), *overrides)
+    return to_job(config, load_attribute(command_loaders()[verb]().job))
+
+
+def composed(verb, *overrides):
+    ConfigStore.instance().store(name=f"{verb}_job", node=load_attribute(command_loaders()[verb]().job))
     with initialize_config_module("nemotron4_config.conf", version_base="1.3"):
-        return to_job(compose(verb, [*REQUIRED.get(verb, []), *overrides]), job_type)
+        return compose(verb, list(overrides))
 
 
 def test_columns_are_composed():
@@ -186,3 +193,59 @@ def test_a_command_of_a_guide_composes(command):
         verb = f"{verb}_{arguments.pop(0)}"
     for job in jobs_of(arguments) if "-m" in arguments else [arguments]:
         job_of(verb, *job)
+
+
+def numbers_with_fractions(node, key=""):
+    """Dotted keys of every float in a composed job, as dictionaries and lists hold them too."""
+    children = []
+    if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
+        children = [(f"{key}.{name}".lstrip("."), node._get_node(name)) for name in node]
+    elif isinstance(node, ListConfig) and not node._is_none():
+        children = [(f"{key}.{index}", node._get_node(index)) for index in range(len(node))]
+    for child_key, child in children:
+        if isinstance(child, FloatNode):
+            yield child_key
+        yield from numbers_with_fractions(child, child_key)
+
+
+def test_no_number_of_any_verb_may_be_nan_or_infinite():
+    job_types = {verb: load_attribute(command_loaders()[verb]().job) for verb in VERBS if verb != "plan"}  # as train
+    num_found = 0
+    for verb, job_type in job_types.items():
+        required = ["corpus=debian", "curation=nemotron4"] if verb == "prepare" else REQUIRED.get(verb, [])
+        config = composed(verb, *required)
+        for key in list(numbers_with_fractions(config)):
+            if key.endswith(".unimax_epochs"):  # an exponent stands beside it, which is refused first
+                continue
+            before = OmegaConf.select(config, key)
+            for value in (math.nan, math.inf):
+                OmegaConf.update(config, key, value)
+                with pytest.raises(ValueError) as refusal:
+                    to_job(config, job_type)
+                # With the key, or as the other end of a range that its group's own rule names.
+                text, (group, name) = str(refusal.value), re.sub(r"\.\d+$", "", key).rsplit(".", 1)
+                assert text.startswith((f"{group}.", re.sub(r"phases\.\w+", "phases.*", group))), text
+                assert re.search(rf"\b{name}( \([^)]*|=){value}", text), text
+            OmegaConf.update(config, key, before)
+            num_found += 1
+    assert num_found > 60
+
+
+def test_a_job_built_in_python_may_not_hold_nan_or_infinity_either():
+    job = job_of("train", "experiment=smoke")
+    for key, value, change in (
+        ("optimizer.weight_decay", math.inf, {"optimizer": OptimizerConfig(weight_decay=math.inf)}),
+        ("blend.max_epochs", math.inf, {"blend": replace(job.blend, max_epochs=math.inf)}),
+        ("schedule.phases.main.topology.peak_teraflops", math.inf, {"schedule": on(job, peak_teraflops=math.inf)}),
+    ):
+        with pytest.raises(ValueError) as refusal:
+            replace(job, **change)
+        assert str(refusal.value) == f"{key} ({value}): must be a finite number; give one"
+
+
+def on(job, **topology):
+    """The job's schedule with its main phase on such a topology."""
+    phases = job.schedule.phases | {
+        "main": replace(job.schedule.phases["main"], topology=TopologyConfig(**topology)),
+    }
+    return replace(job.schedule, phases=phases)

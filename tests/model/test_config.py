@@ -133,7 +133,9 @@ def test_selective_recomputation_keeps_no_attention_weights_of_a_processor() -> 
     ("change", "message"),
     [
         ({"num_layers": 0}, "model.num_layers (0) must be at least 1"),
-        ({"init_std": 0.0}, "model.init_std (0.0) must be greater than 0"),
+        ({"init_std": 0.0}, "model.init_std (0.0) must be greater than 0 and finite"),
+        ({"rope_theta": float("inf")}, "model.rope_theta (inf) must be greater than 0 and finite"),
+        ({"norm_eps": float("nan")}, "model.norm_eps (nan) must be greater than 0 and finite"),
         ({"head_dim": 0}, "model.head_dim (0) must be at least 1, or null"),
         ({"num_key_value_heads": 3}, "model.num_key_value_heads (3) must divide model.num_attention_heads (4)"),
         ({"rotary_fraction": 1.5}, "model.rotary_fraction (1.5) must be in (0, 1]"),

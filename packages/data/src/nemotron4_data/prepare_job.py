@@ -15,6 +15,7 @@ from typing import Any
 from .blend import BlendConfig
 from .curation.config import CurationConfig
 from .debian.config import DebianConfig
+from .finite import check_finite
 from .paths import matching_paths
 
 # Both halves become names of files, which hold 255 bytes with their suffixes.
@@ -204,6 +205,7 @@ class PrepareJob:
     """Draws the lines that the tokenizer is trained on."""
 
     def __post_init__(self) -> None:
+        check_finite(self)
         if not self.dir:
             raise ValueError("dir ('') must name the directory of the prepared corpus")
 

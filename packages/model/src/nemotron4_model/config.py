@@ -5,6 +5,7 @@ Source: Nemotron-4 15B (arXiv 2402.16819) section 2 and Table 1; FFN width, norm
 the paper leaves out, from NVIDIA's NeMo recipe for the same model.
 """
 
+import math
 from dataclasses import dataclass, fields
 from enum import Enum
 from pathlib import Path
@@ -79,8 +80,8 @@ class ModelConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} ({getattr(self, name)}) must be at least 1")
         for name in ("rope_theta", "norm_eps", "init_std"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"model.{name} ({getattr(self, name)}) must be greater than 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"model.{name} ({getattr(self, name)}) must be greater than 0 and finite")
         self._check_heads()
 
     def _check_heads(self) -> None:

@@ -13,6 +13,7 @@ from enum import Enum
 from pathlib import Path
 
 from nemotron4_data.blend import BlendConfig
+from nemotron4_data.finite import check_finite
 from nemotron4_model.config import ModelConfig
 from nemotron4_train.budget import fit_to_budget
 from nemotron4_train.launcher_config import LauncherConfig
@@ -250,6 +251,7 @@ class TrainJob:
 
     def __post_init__(self) -> None:
         """Check the rules that span groups; raises ValueError with the dotted keys."""
+        check_finite(self)
         require(
             bool(self.schedule.phases), "schedule", "empty", "needs at least one phase; choose one: schedule=OPTION"
         )

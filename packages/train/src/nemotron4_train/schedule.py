@@ -41,7 +41,7 @@ class LearningRate:
     def __post_init__(self) -> None:
         """Refuse negative rates."""
         for name, value in (("start_fraction", self.start_fraction), ("end_fraction", self.end_fraction)):
-            if value is not None and value < 0:
+            if value is not None and not value >= 0:
                 raise ValueError(f"schedule.phases.*.learning_rate.{name} ({value}): must be at least 0")
         if self.shape is Shape.constant and self.start_fraction not in (None, self.end_fraction):
             raise ValueError(

@@ -26,7 +26,7 @@ class DebianConfig:
 
     def __post_init__(self) -> None:
         for name in ("english_mb", "multilingual_mb", "code_mb"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise ValueError(
                     f"corpus.debian.{name} ({getattr(self, name)}) must be above 0: give megabytes of text"
                 )

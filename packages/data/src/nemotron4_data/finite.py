@@ -1,0 +1,26 @@
+"""The rule for every number of a job, whatever its field: it is finite.
+
+Invariant: it is asked of a whole job, so that no comparison of a field, which NaN may pass, has to be trusted with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+
+def check_finite(value: Any, key: str = "") -> None:
+    """Raise ValueError, with the dotted key below `key`, for NaN or infinity anywhere in a configuration."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{key} ({value}): must be a finite number; give one")
+    within: Mapping[Any, Any] = {}
+    if is_dataclass(value):
+        within = {field.name: getattr(value, field.name) for field in fields(value)}
+    elif isinstance(value, Mapping):
+        within = value
+    elif isinstance(value, list | tuple):
+        within = dict(enumerate(value))
+    for name, part in within.items():
+        check_finite(part, f"{key}.{name}" if key else str(name))
