@@ -238,7 +238,9 @@ def test_a_checkpoint_of_another_optimiser_ends_every_rank_with_one_line(workspa
         cwd=workspace, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert f"{checkpoint}: does not fit this model or its optimiser (" in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("nemotron4 train: ")]
+    assert line.startswith(f"nemotron4 train: {checkpoint}: does not fit this model or its optimiser (")
+    assert record(workspace, "broken")["error"] == line.removeprefix("nemotron4 train: ")
     assert "Traceback" not in done.stderr
 
 

@@ -1,10 +1,24 @@
+"""What a process believes of its environment about ranks, and that it ends with its launcher."""
+
 import os
 import select
 import signal
 import subprocess
 import sys
 
-from nemotron4_train.worker_process import LAUNCHER_PID, own_compiler_cache
+import pytest
+from smoke import smoke_job
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.launcher.api import elastic_launch
+
+from nemotron4_train.launch import _launch_config, launch
+from nemotron4_train.worker_process import (
+    LAUNCHER_PID,
+    check_rank,
+    own_compiler_cache,
+    refuse_rank_of_several,
+    take_rank_from_slurm,
+)
 
 WORKER = """
 import os, sys, time
@@ -55,3 +69,94 @@ def test_each_rank_compiles_into_a_directory_of_its_own(monkeypatch):
     assert found[1::2] == ["/cache/rank-0", "/cache/rank-1"]
     assert found[0].endswith("/rank-0")
     assert found[2].endswith("/rank-1")
+
+
+OF_SLURM = {
+    "SLURM_PROCID": "1",
+    "SLURM_LOCALID": "1",
+    "SLURM_NODEID": "0",
+    "SLURM_STEP_NUM_TASKS": "2",
+    "SLURM_JOB_ID": "7",
+}
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """Sets variables in an environment that has none of those that launchers set."""
+
+    def set_variables(**variables):
+        for name in (
+            *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+            *OF_SLURM,
+        ):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return set_variables
+
+
+def test_a_rank_that_the_shell_has_is_refused_before_anything_is_written(environment, tmp_path):
+    environment(RANK="1", WORLD_SIZE="2", MASTER_ADDR="elsewhere")
+    with pytest.raises(ValueError) as refusal:
+        launch(smoke_job(tmp_path / "no corpus", tmp_path / "runs"), "")
+    assert str(refusal.value) == (
+        "RANK (1), WORLD_SIZE (2): the environment says that a launcher made this process one of several ranks, but"
+        " `nemotron4 train` starts its ranks itself; unset RANK WORLD_SIZE, or have that launcher start"
+        " `python -m nemotron4_train.cli RUN_DIR` (launcher.dry_run=true says how)"
+    )
+    assert not (tmp_path / "runs").exists()
+    environment(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", **OF_SLURM)
+    refuse_rank_of_several()
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        (
+            {"RANK": "1"},
+            "RANK (1), LOCAL_RANK (0), WORLD_SIZE (1): no rank of a run; start workers with torchrun or srun, which set"
+            " them",
+        ),
+        (
+            {"RANK": "first", "WORLD_SIZE": "2"},
+            "RANK (first), LOCAL_RANK (0), WORLD_SIZE (2): no rank of a run; start workers with torchrun or srun, which"
+            " set them",
+        ),
+        (
+            {"RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "1"},
+            "LOCAL_RANK, MASTER_ADDR (unset): needed with WORLD_SIZE=2; start workers with torchrun or srun, which set"
+            " them",
+        ),
+    ],
+)
+def test_a_worker_that_no_launcher_made_is_refused(environment, variables, message):
+    environment(**variables)
+    with pytest.raises(ValueError) as refusal:
+        check_rank()
+    assert str(refusal.value) == message
+
+
+def test_srun_is_believed_rather_than_the_shell_it_was_called_in(environment):
+    environment(RANK="0", WORLD_SIZE="2", LOCAL_RANK="1", **OF_SLURM)
+    with pytest.raises(ValueError) as refusal:
+        take_rank_from_slurm()
+    assert str(refusal.value) == (
+        "RANK (0): the environment that srun was called in says so, but Slurm started rank 1 of 2;"
+        " unset RANK before srun"
+    )
+    environment(MASTER_ADDR="first", MASTER_PORT="1", **OF_SLURM)
+    take_rank_from_slurm()
+    check_rank()
+    assert [os.environ[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")] == ["1", "1", "2"]
+
+
+def test_ranks_of_one_machine_meet_whatever_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr("socket.getfqdn", lambda name="": "no-such-host.invalid")
+    config = _launch_config(tmp_path, 2)
+    config.logs_specs = DefaultLogsSpecs(log_dir=str(tmp_path))
+    script = (
+        f"import os, pathlib; pathlib.Path({str(tmp_path)!r}, os.environ['RANK']).write_text(os.environ['MASTER_ADDR'])"
+    )
+    elastic_launch(config, sys.executable)("-c", script)
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["localhost", "localhost"]

@@ -221,6 +221,8 @@ def on_all_ranks(work: Callable[[], _T], group: dist.ProcessGroup | None = None)
 def first_cause(error: CheckpointException) -> str:
     """The first failing rank's error, on one line."""
     cause = next(iter(error.failures.values()))[0]
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
     return f"{type(cause).__name__}: {' '.join(str(cause).splitlines()[0].split())}"
 
 

@@ -33,6 +33,7 @@ from torch.distributed.checkpoint.state_dict import get_state_dict
 from nemotron4_data.ledger import FILE_NAME as LEDGER_FILE
 from nemotron4_data.ownership import first_foreign
 from nemotron4_data.staging import commit_directory, file_sha256, partial_path, write_file
+from nemotron4_data.system_errors import system_error
 from nemotron4_train.checkpoint import (
     MANIFEST_FILE,
     STATE_FILE,
@@ -156,7 +157,7 @@ class CheckpointWriter:
             on_all_ranks(lambda: self._prepare(staged), self._group)
             state_dict_saver.save(
                 save.tensors,
-                storage_writer=FileSystemWriter(staged),
+                storage_writer=_Writer(staged),
                 process_group=self._group,
                 no_dist=self._group is None,
             )
@@ -165,7 +166,7 @@ class CheckpointWriter:
         except (CheckpointException, OSError) as error:
             if rank() == 0:
                 shutil.rmtree(staged, ignore_errors=True)  # a full disk must not stay full
-            cause = first_cause(error) if isinstance(error, CheckpointException) else f"{type(error).__name__}: {error}"
+            cause = first_cause(error) if isinstance(error, CheckpointException) else error.strerror or str(error)
             raise OSError(
                 f"{directory}: could not be written ({cause}); older checkpoints are kept:"
                 " make room and run the same command again"
@@ -206,6 +207,19 @@ class CheckpointWriter:
 
 def _is_ours(name: str) -> bool:
     return _FILES.fullmatch(name) is not None
+
+
+class _Writer(FileSystemWriter):
+    """Fails as the system did: torch says where in a file it was, while its error travels to the other ranks alone."""
+
+    def write_data(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().write_data(*args, **kwargs)
+        except Exception as error:
+            refused = system_error(error)
+            if refused is None:
+                raise
+            raise OSError(refused.errno, refused.strerror, str(self.path)) from error
 
 
 def _digests_of_own(staged: Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,20 +100,22 @@ def worker(directory: str, leg: str = "0") -> None:
     from nemotron4_train.stop_signal import StopSignal
 
     with StopSignal() as stop:  # first, since importing torch takes seconds, and a signal before it would kill
-        from nemotron4_train.worker_process import settle
-
-        settle()
-        from torch.distributed.elastic.multiprocessing.errors import record
-
-        from nemotron4_train.launch import run_leg
-        from nemotron4_train.outer_launcher import watched
+        from nemotron4_train.worker_process import LAUNCHER_PID, settle
 
         run = Path(directory)
         try:
+            settle()
+            from torch.distributed.elastic.multiprocessing.errors import record
+
+            from nemotron4_train.launch import run_leg
+            from nemotron4_train.outer_launcher import watched
+
             with watched(run):
-                record(run_leg)(read_train_job(run), run, int(leg), stop)
+                record(lambda: run_leg(read_train_job(run), run, int(leg), stop))()
         except (ValueError, OSError) as error:
-            print(f"nemotron4 train: {' '.join(str(error).split())}", file=sys.stderr)
+            # Our own launcher says once what its ranks leave for it to read.
+            if LAUNCHER_PID not in os.environ or not Path(os.environ["TORCHELASTIC_ERROR_FILE"]).is_file():
+                print(f"nemotron4 train: {' '.join(str(error).split())}", file=sys.stderr)
             raise SystemExit(2) from error
 
 

@@ -7,6 +7,8 @@ set) joins what is there.
 
 from __future__ import annotations
 
+import builtins
+import logging
 import os
 import shlex
 import signal
@@ -19,7 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from nemotron4_data.staging import naming
+from nemotron4_data.system_errors import naming_place
 from nemotron4_train import checkpoint
 from nemotron4_train.campaign import commands_afterwards, leg_job, legs, legs_left
 from nemotron4_train.job import TrainJob
@@ -45,6 +47,10 @@ from nemotron4_train.worker_process import LAUNCHER_PID
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+    from torch.distributed.launcher.api import LaunchConfig
+
+
+_WAY_OUT = "mend that and run the same command again, which goes on from the last checkpoint"
 
 
 def launch(job: TrainJob, job_yaml: str) -> float | None:
@@ -59,7 +65,8 @@ def launch(job: TrainJob, job_yaml: str) -> float | None:
     directory = choose_directory(job, timeline.num_steps)
     done_steps = check_checkpoint(job, corpus, directory, timeline)
     on_slurm, elsewhere = job.launcher.kind is LauncherKind.slurm, job.launcher.dry_run
-    with naming(directory), exclusive(directory, wait_seconds=1.0):  # `status` looks at the lock for a moment
+    # `status` looks at the lock for a moment.
+    with naming_place(directory, _WAY_OUT), exclusive(directory, wait_seconds=1.0):
         record = read_record(directory)
         if record is not None and not job.afterwards and _is_complete(record, job, timeline):
             print(f"run directory: {directory}: complete already, step {record.step}", file=sys.stderr)
@@ -71,10 +78,11 @@ def launch(job: TrainJob, job_yaml: str) -> float | None:
         create(directory, job, job_yaml, timeline.num_steps, "queued" if on_slurm or elsewhere else "running")
         print(f"run directory: {directory}", file=sys.stderr, flush=True)
         try:
-            if on_slurm or elsewhere:
-                _start_elsewhere(job, directory, done_steps)
-                return None
-            _run_here(job, directory, done_steps)
+            with naming_place(directory, _WAY_OUT):
+                if on_slurm or elsewhere:
+                    _start_elsewhere(job, directory, done_steps)
+                    return None
+                _run_here(job, directory, done_steps)
         except BaseException as error:
             record_failure(directory, error)
             raise
@@ -147,14 +155,15 @@ def run_worker(job: TrainJob, directory: Path, stop: StopSignal) -> None:
     """Train as one rank; rank 0 records how it ended. Raises SystemExit when stopped by a signal."""
     import torch.distributed as dist
 
-    from nemotron4_train.lightning.fit import fit, rank
+    from nemotron4_train.lightning.fit import fit
     from nemotron4_train.report import write_report
 
     try:
-        result = fit(job, directory, stop)
+        with naming_place(directory, _WAY_OUT):
+            result = fit(job, directory, stop)
     except SystemExit as error:  # what Lightning makes of a second Ctrl-C
         raise KeyboardInterrupt from error
-    if rank() == 0:
+    if checkpoint.rank() == 0:
         record = read_record(directory)
         assert record is not None
         done = "complete" if result.step >= record.num_steps else "queued"
@@ -166,7 +175,7 @@ def run_worker(job: TrainJob, directory: Path, stop: StopSignal) -> None:
     if dist.is_initialized():
         dist.barrier()  # launchers end the other ranks when one exits with a status that is not 0
     if result.stopped_by is not None:
-        if rank() == 0:
+        if checkpoint.rank() == 0:
             print(f"stopped after step {result.step}, checkpoint saved; run the same command to go on", file=sys.stderr)
         raise SystemExit(stop_status(result.stopped_by))
 
@@ -180,29 +189,37 @@ def _last_objective(directory: Path) -> float | None:
 def _launch_workers(job: TrainJob, directory: Path, leg: int) -> None:
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch.distributed.launcher.api import elastic_launch
 
-    if "RANK" in os.environ:
-        raise ValueError("RANK is set: start workers that a launcher made with `python -m nemotron4_train.cli RUN_DIR`")
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=job.topology.num_ranks,
-        run_id=directory.name,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        monitor_interval=0.2,
-        # Of the others it would tell whole process groups, data loaders too, and kill who still saves after 30 seconds.
-        signals_to_handle="SIGHUP,SIGQUIT",
-    )
-    inherited = _environment(**{"OMP_NUM_THREADS": str(num_threads(job)), LAUNCHER_PID: str(os.getpid())})
-    with inherited, StopSignal(_send_to_workers) as stop, TemporaryDirectory() as log_dir:
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what it tells, `_ending` says
+    config = _launch_config(directory, job.topology.num_ranks)
+    variables = {"OMP_NUM_THREADS": str(num_threads(job)), LAUNCHER_PID: str(os.getpid())}
+    if sys.platform == "linux":  # gloo as well takes no notice of the machine's own name
+        variables["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
+    with _environment(**variables), StopSignal(_send_to_workers) as stop, TemporaryDirectory() as log_dir:
         config.logs_specs = DefaultLogsSpecs(log_dir=log_dir)
         try:
             elastic_launch(config, sys.executable)("-m", "nemotron4_train.cli", str(directory), str(leg))
         except ChildFailedError as error:
             raise _ending(directory, error.failures, stop.received) from None
+
+
+def _launch_config(directory: Path, num_ranks: int) -> LaunchConfig:
+    from torch.distributed.launcher.api import LaunchConfig
+
+    return LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=num_ranks,
+        run_id=directory.name,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",  # the machine's own name may not resolve
+        max_restarts=0,
+        monitor_interval=0.2,
+        # Of the others it would tell whole process groups, data loaders too, and kill who still saves after 30 seconds.
+        signals_to_handle="SIGHUP,SIGQUIT",
+    )
 
 
 def _send_to_workers(number: int) -> None:
@@ -223,13 +240,17 @@ def _ending(directory: Path, failures: dict[int, ProcessFailure], signalled: int
         return SystemExit(max(statuses))
     if signalled is not None and -signalled in statuses and max(statuses) < 0:  # it came before they all listened
         return SystemExit(stop_status(signalled))
-    if 2 in statuses:
-        return ValueError(f"{directory}: a worker refused its input; its own line is above")
-    return RuntimeError(f"{directory}: {_first_failure(failures)}")
+    of_user = {rank: failure for rank, failure in failures.items() if failure.exitcode == 2}
+    rank, failure = _first_failure(of_user or failures)
+    if of_user:
+        kind, _, text = _message(failure).partition(": ")
+        of_system = issubclass(getattr(builtins, kind, Exception), OSError)
+        return (OSError if of_system else ValueError)(text or f"{directory}: a worker failed; its own line is above")
+    return RuntimeError(f"{directory}: {_how_it_failed(rank, failure)}")
 
 
-def _first_failure(failures: dict[int, ProcessFailure]) -> str:
-    """The rank that failed of itself, and how: the others lose their connection to it, or are ended by the launcher."""
+def _first_failure(failures: dict[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
+    """The rank that failed of itself: the others lose their connection to it, or are ended by the launcher."""
 
     def order(item: tuple[int, ProcessFailure]) -> tuple[int, int]:
         failure = item[1]
@@ -238,12 +259,21 @@ def _first_failure(failures: dict[int, ProcessFailure]) -> str:
         recorded = os.path.isfile(failure.error_file)
         return (1, os.stat(failure.error_file).st_mtime_ns) if recorded else (2, 0)
 
-    rank, failure = min(failures.items(), key=order)
+    return min(failures.items(), key=order)
+
+
+def _how_it_failed(rank: int, failure: ProcessFailure) -> str:
     if failure.exitcode < 0:
         return f"rank {rank} was killed by {signal.Signals(-failure.exitcode).name}"
-    if os.path.isfile(failure.error_file):
-        return f"rank {rank} failed: {failure.error_file_data['message']['message']}"
-    return f"rank {rank} exited with {failure.exitcode}"
+    message = _message(failure)
+    return f"rank {rank} failed: {message}" if message else f"rank {rank} exited with {failure.exitcode}"
+
+
+def _message(failure: ProcessFailure) -> str:
+    """What a rank left behind, as `OSError: text`; empty when it could not."""
+    if not os.path.isfile(failure.error_file):
+        return ""
+    return " ".join(str(failure.error_file_data["message"]["message"]).split())
 
 
 @contextmanager

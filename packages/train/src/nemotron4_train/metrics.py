@@ -46,9 +46,12 @@ class MetricsFile:
         self._writer = csv.DictWriter(self._file, self.columns, lineterminator="\n")
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Write one row."""
-        self._writer.writerow(row)
-        self._file.flush()
+        """Write one row. OSError names the file."""
+        try:
+            self._writer.writerow(row)
+            self._file.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._file.name) from error
 
     def close(self) -> None:
         """Close the file."""

@@ -20,11 +20,14 @@ from nemotron4_train.launcher_config import MAX_THREADS, LauncherKind
 from nemotron4_train.schedule import Timeline
 from nemotron4_train.slurm.client import check_cluster
 from nemotron4_train.topology import Device, TopologyConfig
+from nemotron4_train.worker_process import refuse_rank_of_several
 
 
 def check_machine(job: TrainJob) -> None:
     """What starts the job is here, and so are the packages that the precision and the loggers need."""
     if job.launcher.kind is LauncherKind.local:
+        if not job.launcher.dry_run:
+            refuse_rank_of_several()
         num_threads(job)
         for leg in legs(job):
             _check_devices(leg.topology)
@@ -66,8 +69,10 @@ def _check_devices(topology: TopologyConfig) -> None:
 
         asked, found = topology.num_ranks_per_node, torch.cuda.device_count()
         if asked > found:
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+            hidden = "" if visible is None else f" (CUDA_VISIBLE_DEVICES is {visible!r})"
             raise ValueError(
-                f"topology.device (cuda): this machine has {found} GPUs, and {asked} ranks would run on it;"
+                f"topology.device (cuda): this machine has {found} GPUs{hidden}, and {asked} ranks would run on it;"
                 " choose another topology=OPTION"
             )
 

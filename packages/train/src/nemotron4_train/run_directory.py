@@ -13,7 +13,7 @@ import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -144,7 +144,8 @@ def record_failure(directory: Path, error: BaseException) -> None:
         record.state = "stopped"
     else:
         record.state, record.error = "failed", " ".join(str(error).split()) or type(error).__name__
-    write_record(directory, record)
+    with suppress(OSError):  # where even that finds no room, the error itself still says so
+        write_record(directory, record)
 
 
 def only_writer(directory: Path) -> AbstractContextManager[None]:

@@ -6,8 +6,8 @@ Returns when the timeline is done or the run was asked to stop; raises ValueErro
 from __future__ import annotations
 
 import logging
-import os
 import warnings
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ import torch
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from nemotron4_data import Corpus, StreamPhase, TokenStream
 from nemotron4_data.blend import phase_weights
 from nemotron4_train import checkpoint
+from nemotron4_train.checkpoint import rank
 from nemotron4_train.health_check import check_health
 from nemotron4_train.host_memory import keep_freed_memory
 from nemotron4_train.job import TrainJob
@@ -77,6 +79,8 @@ def fit(job: TrainJob, run_directory: Path, stop: StopSignal) -> FitResult:
     corpus = Corpus.open(job.data.dir)
     stream = token_stream(job, corpus, timeline)
     join_process_group(job.topology)
+    # Else Lightning's loggers are silent in a task of Slurm's whose SLURM_PROCID is not 0.
+    rank_zero_only.rank = rank()  # type: ignore[attr-defined]  # it is set like this by Lightning too
     if job.launcher.health_check and job.topology.num_ranks > 1:
         check_health(job.topology, job.launcher.health_check_max_slowdown)
     found = checkpoint.find(run_directory, job.resume)
@@ -99,13 +103,12 @@ def fit(job: TrainJob, run_directory: Path, stop: StopSignal) -> FitResult:
         use_distributed_sampler=False,
     )
     data = StepDataModule(stream, timeline, first_step, job.topology.num_data_ranks, job.data.num_workers)
-    try:
+    with ExitStack() as at_the_end:  # each of them, whatever the others come to
+        at_the_end.callback(finish, loggers)
+        for file in close:
+            at_the_end.callback(file.close)
         if first_step < timeline.num_steps:
             trainer.fit(module, datamodule=data)
-    finally:
-        for file in close:
-            file.close()
-        finish(loggers)
     stopped_by = stopper.agreed if module.next_step < timeline.num_steps else None
     return FitResult(step=module.next_step, stopped_by=stopped_by, objective=validator.overall)
 
@@ -179,11 +182,6 @@ def _devices(job: TrainJob) -> dict[str, Any]:
         "strategy": strategy,
         "plugins": [environment],
     }
-
-
-def rank() -> int:
-    """This process's rank, as its launcher set it; 0 alone."""
-    return int(os.environ.get("RANK", "0"))
 
 
 def _quieten_lightning() -> None:

@@ -8,6 +8,9 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import threading
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from nemotron4_data.staging import write_file
+from nemotron4_data.system_errors import naming_place
 from nemotron4_train.job import TrainJob
 
 
@@ -22,7 +26,7 @@ def make_loggers(job: TrainJob, run_directory: Path, first_step: int) -> list[Lo
     """Those that the job asks for; for rank 0."""
     loggers: list[Logger] = []
     if job.logger.tensorboard:
-        loggers.append(TensorBoardLogger(run_directory, name="tensorboard", version="", purge_step=first_step))
+        loggers.append(_TensorBoard(run_directory, name="tensorboard", version="", purge_step=first_step))
     settings = json.loads(json.dumps(asdict(job), default=lambda value: value.name))
     if job.logger.wandb:
         loggers.append(_wandb(job, run_directory))
@@ -30,6 +34,37 @@ def make_loggers(job: TrainJob, run_directory: Path, first_step: int) -> list[Lo
     if job.logger.mlflow:
         loggers.append(_mlflow(job, run_directory, settings))
     return loggers
+
+
+class _TensorBoard(TensorBoardLogger):
+    """Writes in a thread of its own, whose error is raised by each call after it, and told by those alone."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        threading.excepthook = _tell_of_thread
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        with self._naming_place():
+            super().log_metrics(metrics, step)
+
+    def save(self) -> None:
+        with self._naming_place():
+            super().save()
+
+    def finalize(self, status: str) -> None:
+        with self._naming_place():
+            super().finalize(status)
+
+    def _naming_place(self) -> AbstractContextManager[None]:
+        return naming_place(Path(self.log_dir), "make room, or leave it out with logger.tensorboard=false")
+
+
+_tell_of_others = threading.excepthook
+
+
+def _tell_of_thread(failed: threading.ExceptHookArgs) -> None:
+    if type(failed.thread).__module__ != "tensorboard.summary.writer.event_file_writer":
+        _tell_of_others(failed)
 
 
 def finish(loggers: list[Logger]) -> None:
