@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from smoke import nemotron4
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nemotron4_data import Corpus
 
@@ -79,6 +80,11 @@ def record(workspace, name):
     return json.loads((workspace / "runs" / name / "latest" / "run.json").read_text())
 
 
+def points(directory):
+    events = EventAccumulator(str(directory / "tensorboard")).Reload()
+    return [point.step for point in events.Scalars("train/loss")]
+
+
 def test_killed_and_rerun_ends_at_the_same_losses(workspace, undisturbed):
     process = start_and_wait(workspace, "killed", 12)
     process.kill()
@@ -87,6 +93,7 @@ def test_killed_and_rerun_ends_at_the_same_losses(workspace, undisturbed):
     nemotron4(*TRAIN, "run.name=killed", cwd=workspace)
     assert len(list((workspace / "runs" / "killed").glob("2*"))) == 1
     assert metrics(workspace / "runs" / "killed" / "latest") == undisturbed
+    assert points(workspace / "runs" / "killed" / "latest") == [10, 20, 30]
     nemotron4("report", "run=runs/killed/latest", "compare=[runs/undisturbed/latest]", cwd=workspace)
     report = json.loads((workspace / "runs" / "killed" / "latest" / "report.json").read_text())
     assert [run["run"] for run in report["comparison"]] == ["killed", "undisturbed"]

@@ -150,6 +150,8 @@ class Checkpointer(AfterStep):
         step = result.plan.step + 1
         last = step == self.timeline.num_steps or trainer.should_stop
         if last or step % self.job.trainer.save_interval_steps == 0 or step in self.phase_ends:
+            for logger in trainer.loggers:
+                logger.save()  # a run that goes on from the checkpoint logs only what follows it
             self.save(module, result)
         if last:
             self.writer.close()

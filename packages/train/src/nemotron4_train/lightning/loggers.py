@@ -26,7 +26,7 @@ def make_loggers(job: TrainJob, run_directory: Path, first_step: int) -> list[Lo
     """Those that the job asks for; for rank 0."""
     loggers: list[Logger] = []
     if job.logger.tensorboard:
-        loggers.append(_TensorBoard(run_directory, name="tensorboard", version="", purge_step=first_step))
+        loggers.append(_TensorBoard(run_directory, name="tensorboard", version="", purge_step=first_step + 1))
     settings = json.loads(json.dumps(asdict(job), default=lambda value: value.name))
     if job.logger.wandb:
         loggers.append(_wandb(job, run_directory))
@@ -87,9 +87,27 @@ def _wandb(job: TrainJob, run_directory: Path) -> WandbLogger:
     )
 
 
+class _MLflow(MLFlowLogger):
+    """Names are spelled in the characters that MLflow allows, each in its own way: Lightning drops the others."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        super().log_metrics({_spelled(name): value for name, value in metrics.items()}, step)
+
+
+def _spelled(name: str) -> str:
+    """`code/c++` as `code/c plus plus`. No name of ours holds a space, so that none means another one's."""
+    return name.replace("+", " plus").replace("#", " sharp")
+
+
+def _spelled_keys(settings: Any) -> Any:
+    if not isinstance(settings, dict):
+        return settings
+    return {_spelled(name): _spelled_keys(value) for name, value in settings.items()}
+
+
 def _mlflow(job: TrainJob, run_directory: Path, settings: dict[str, Any]) -> MLFlowLogger:
     identity = run_directory / "mlflow_run_id"
-    logger = MLFlowLogger(
+    logger = _MLflow(
         experiment_name=job.logger.mlflow_experiment,
         run_name=_shown_name(job, run_directory),
         tracking_uri=job.logger.mlflow_tracking_uri or os.environ["MLFLOW_TRACKING_URI"],
@@ -98,7 +116,7 @@ def _mlflow(job: TrainJob, run_directory: Path, settings: dict[str, Any]) -> MLF
     if not identity.is_file():
         assert logger.run_id is not None
         write_file(identity, logger.run_id.encode())
-        logger.log_hyperparams(settings)
+        logger.log_hyperparams(_spelled_keys(settings))
     return logger
 
 
