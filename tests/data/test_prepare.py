@@ -23,7 +23,7 @@ from nemotron4_data import (
 )
 from nemotron4_data import prepare as prepare_module
 from nemotron4_data.blend import BlendConfig, Distribution
-from nemotron4_data.curation.config import CurationConfig
+from nemotron4_data.curation.config import CurationConfig, DecontaminationConfig, QualityConfig
 from nemotron4_data.curation.dedup_config import DedupConfig
 from nemotron4_data.documents import read_lines
 from nemotron4_data.inputs import by_content
@@ -451,3 +451,37 @@ def test_files_that_settings_name_are_inputs(tmp_path):
     assert by_content(json.loads(json.dumps(settings).replace(str(tmp_path), str(moved)))) == before
     (tmp_path / "model/weights").write_text("3")
     assert by_content(settings) != before
+
+
+def test_what_later_stages_open_is_refused_before_the_first(tmp_path, make_job):
+    bad = tmp_path / "bad.model"
+    bad.write_bytes(b"no model")
+    quality = {"domains": ["english"], "model_dir": str(tmp_path)}
+    for changes, message in (
+        (
+            {"tokenizer": TokenizerConfig(model="missing.model")},
+            "tokenizer.model (missing.model): no such file; give a SentencePiece model, or null to train one",
+        ),
+        ({"tokenizer": TokenizerConfig(model=str(bad))}, f"{bad}: not a SentencePiece model: "),
+        (
+            {"curation": CurationConfig(quality=QualityConfig(**quality | {"model_dir": "nowhere"}))},
+            "curation.quality.model_dir (nowhere) is not a directory: train and export a scorer with",
+        ),
+        (
+            {"curation": CurationConfig(quality=QualityConfig(**quality, scorer="json:scorer"))},
+            "curation.quality.scorer (json:scorer): module 'json' has no attribute 'scorer'; name a factory",
+        ),
+        (
+            {"curation": CurationConfig(decontamination=items("nowhere/*.jsonl"))},
+            "curation.decontamination.benchmarks.b (nowhere/*.jsonl) matches no file: correct the path or the glob",
+        ),
+    ):
+        job = make_job(tmp_path / "raw", tmp_path / "prepared", **changes)
+        with pytest.raises(ValueError) as caught:
+            run_prepare(job)
+        assert str(caught.value).startswith(message)
+        assert not (tmp_path / "prepared").exists()
+
+
+def items(pattern):
+    return DecontaminationConfig(domains=["english"], benchmarks={"b": [pattern]})

@@ -334,3 +334,9 @@ def test_a_missing_shard_is_named(corpus, tmp_path):
     job = AdoptJob(dir=str(tmp_path / "d"), tokenizer_model=str(corpus.tokenizer.path), train=["a/b:nowhere/x"])
     with pytest.raises(ValueError, match=r"^train \(a/b:nowhere/x\): no such shard: .*/nowhere/x\.bin is missing$"):
         adopt(job)
+
+
+def test_a_missing_ledger_is_refused_before_the_corpus_is_read(tmp_path):
+    with pytest.raises(ValueError) as caught:
+        verify(VerifyJob(dir=str(tmp_path / "no corpus"), ledger=str(tmp_path / "ledger.json")))
+    assert str(caught.value).startswith(f"{tmp_path}/ledger.json: no such ledger")

@@ -205,15 +205,36 @@ def test_a_result_replaces_a_result_only(tmp_path):
     check_output(tmp_path / "new.json")
     (tmp_path / "null").symlink_to("/dev/null")
     check_output(tmp_path / "null")
-    (tmp_path / "notes.json").write_text("{}")
-    for name, what in (
-        ("notes.json", "exists and is not a result of eval: give another path, or move it away"),
-        (".", "is a directory: give the path of a file"),
-    ):
-        job = EvalJob(model_dir="nowhere", output=str(tmp_path / name))
-        with pytest.raises(ValueError) as error:
-            run_eval(job)
-        assert str(error.value) == f"output ({tmp_path / name}): {what}"
+    notes = tmp_path / "notes.json"
+    notes.write_text("{}")
+    assert refusal(EvalJob(model_dir="nowhere", output=str(notes))) == (
+        f"output ({notes}): exists and is not a result of eval: give another path, or move it away"
+    )
     with pytest.raises(ValueError) as error:
         EvalJob(model_dir="nowhere", output="")
     assert str(error.value) == "output (''): must name the result file; leave it out for eval.json beside the model"
+
+
+def test_what_only_the_end_would_meet_is_refused_before_scoring(corpus_dir, export_dir, tmp_path, monkeypatch):
+    def score(*args, **kwargs):
+        raise AssertionError("scored first")
+
+    monkeypatch.setattr("nemotron4_eval.evaluation.score_heldout", score)
+    places = {"model_dir": str(export_dir), "corpus_dir": str(corpus_dir)}
+    assert refusal(EvalJob(**places, output=str(tmp_path))) == (
+        f"output ({tmp_path}): is a directory; give the path of a file, such as {tmp_path}/result.json"
+    )
+    file = tmp_path / "file"
+    file.touch()
+    assert refusal(EvalJob(**places, output=str(file / "result.json"))) == (
+        f"output ({file}/result.json): {file} is no directory to write in; give another path"
+    )
+    task = tmp_path / "task.yaml"
+    task.write_text(
+        "task: mine\ndataset_path: json\ndataset_kwargs: {data_files: missing.json}\noutput_type: none_such\n"
+    )
+    assert refusal(EvalJob(**places, suite=SuiteConfig(tasks=[str(task)]))).startswith(
+        f"suite.tasks ({task}): the harness cannot load it ("
+    )
+    few = SuiteConfig(tasks=["heldout_continuation"], max_bytes_per_source=1)
+    assert refusal(EvalJob(**places, suite=few)).startswith("suite.tasks (heldout_continuation) needs 4 held-out")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from nemotron4_config.command import Command, command_loaders
 
@@ -37,8 +38,8 @@ def spoken(verb: str) -> str:
     return verb.replace("_", " ")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit status."""
+def main(arguments: Sequence[str] | None = None, run: str | None = None) -> int:
+    """Run one verb; returns the exit status. With `run` ("module:attribute"), its job is handed to that instead."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     loaders = command_loaders()
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -55,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         known = ", ".join(map(spoken, loaders)) or "none: install a package such as nemotron4-train"
         print(f"nemotron4: {verb!r} is not a verb; choose one of: {known}", file=sys.stderr)
         return 2
-    return run_reporting_errors(verb, loaders[verb](), overrides)
+    command = loaders[verb]()
+    return run_reporting_errors(verb, command if run is None else replace(command, run=run), overrides)
 
 
 def run_reporting_errors(verb: str, command: Command, overrides: list[str]) -> int:

@@ -69,12 +69,11 @@ class _Found:
 
 def adopt(job: AdoptJob) -> None:
     """Check the shards and write the corpus. ValueError for a shard that is not one, or not of this tokenizer."""
-    from rich.console import Console
-
     from .corpus import Corpus
     from .manifest import FILE_NAME, TOKENIZER_FILE, Manifest, Stage, hash_files
     from .ownership import check_apart, check_new_or_ours
     from .staging import staged_directory, value_sha256
+    from .terminal import plain_console
     from .tokenizer import Tokenizer
     from .verify import print_table
 
@@ -104,7 +103,7 @@ def adopt(job: AdoptJob) -> None:
             key = value_sha256({"adopted": files, "upstream": upstream})
             manifest.stages[name] = Stage(key=key, upstream=upstream, files=files, facts=facts)
         manifest.save(staged)
-    print_table(Corpus.open(directory), None, Console())
+    print_table(Corpus.open(directory), None, plain_console())
 
 
 def _named(job: AdoptJob) -> Iterator[tuple[str, str]]:

@@ -20,6 +20,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from .blend import blend_facts, check_sources
+from .curation.decontamination import benchmark_files
+from .curation.quality import check_scorer
 from .debian.config import DebianConfig
 from .document_stage import write_documents
 from .executor import Executor, open_executor
@@ -64,6 +66,7 @@ class _Preparation:
         self.console = plain_console(stderr=True)
 
     def run(self) -> None:
+        self._check_named()
         warn = partial(self.console.print, soft_wrap=True)
         names = self.job.corpus.files
         files = find_files(names, SUFFIXES, warn)
@@ -111,6 +114,20 @@ class _Preparation:
             self.manifest.save(self.directory)
         self._print_table()
         self.console.print(f"report: {write_report(self.manifest, self.directory)}", soft_wrap=True)
+
+    def _check_named(self) -> None:
+        """What only a later stage opens is refused before the first: that may take hours."""
+        model, curation = self.job.tokenizer.model, self.job.curation
+        if model is not None:
+            if not Path(model).is_file():
+                raise ValueError(
+                    f"tokenizer.model ({model}): no such file; give a SentencePiece model, or null to train one"
+                )
+            Tokenizer(model)
+        if curation.quality.domains:
+            check_scorer(curation.quality)
+        if curation.decontamination.domains:
+            benchmark_files(curation.decontamination)
 
     def _raw(self, config: DebianConfig) -> tuple[list[Path], dict[str, Any]]:
         from .debian.builder import build

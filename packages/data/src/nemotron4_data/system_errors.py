@@ -5,6 +5,7 @@ Invariant: an error that leaves `naming_place` names a place, the system's reaso
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,3 +32,12 @@ def system_error(error: BaseException | None) -> OSError | None:
             return error
         error = error.__cause__ or error.__context__
     return None
+
+
+def check_can_write(path: Path, key: str) -> None:
+    """Raise ValueError, with the option's `key`, unless a file can be written there: before the work that fills it."""
+    if path.is_dir():
+        raise ValueError(f"{key} ({path}): is a directory; give the path of a file, such as {path / 'result.json'}")
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise ValueError(f"{key} ({path}): {above} is no directory to write in; give another path")

@@ -40,9 +40,12 @@ def verify(job: VerifyJob) -> None:
     from rich.progress import Progress
 
     from .corpus import Corpus
+    from .ledger import Ledger
     from .terminal import plain_console
 
     ledger = _ledger_path(job)
+    if ledger is not None:
+        Ledger.load(ledger)  # an unreadable one is refused before all is hashed
     corpus = Corpus.open(job.dir)
     notes = [] if job.model_dir is None else _check_provenance(corpus, Path(job.model_dir) / "provenance.json")
     console = plain_console(stderr=True)

@@ -14,6 +14,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from nemotron4_data import Corpus
+from nemotron4_data.system_errors import check_can_write
 from nemotron4_data.terminal import plain_console
 from nemotron4_eval.bits_per_byte import score_heldout
 from nemotron4_eval.compressors import compressor_table, gzip_bits_per_byte, xz_bits_per_byte
@@ -30,12 +31,27 @@ HELDOUT_CONTINUATION = "heldout_continuation"
 def run_eval(job: EvalJob) -> float:
     """Measure, print a table, write the result file; returns bits per byte of all held-out text."""
     started = time.perf_counter()
-    _check_tasks(job.suite.tasks)
+    check_can_write(job.output_path, "output")
     check_output(job.output_path)
+    _check_tasks(job.suite.tasks)
     corpus = Corpus.open(job.corpus_dir)
     loaded = load_model_directory(job.model_dir, job.dtype)
     _check_same_tokenizer(job, loaded, corpus)
     texts = read_heldout(corpus, job.suite.max_bytes_per_source)
+    with _task_files(job.suite, texts) as tasks:
+        result, overall = _measure(job, loaded, corpus, texts, tasks)
+    result["seconds"] = round(time.perf_counter() - started, 1)
+    write_result(result, job.output_path)
+    console = plain_console()
+    print_result(result, console)
+    console.print(f"written to {job.output_path} after {result['seconds']} s")
+    return overall
+
+
+def _measure(
+    job: EvalJob, loaded: LoadedModel, corpus: Corpus, texts: list[HeldoutText], tasks: list[str]
+) -> tuple[dict[str, Any], float]:
+    """The result, and bits per byte of all held-out text."""
     with _progress_bar("held-out tokens") as progress:
         measured = score_heldout(
             loaded.model,
@@ -53,18 +69,13 @@ def run_eval(job: EvalJob) -> float:
         "tokens": measured.num_tokens,
         "bytes": sum(measured.num_bytes.values()),
         "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
-        "tasks": _run_tasks(job.suite, texts, loaded, job.limit),
+        "tasks": _run_tasks(tasks, loaded, job.limit),
         "model": job.model_dir,
         "corpus": job.corpus_dir,
         "corpus_digest": corpus.digest,
         "suite": job.suite.name,
-        "seconds": round(time.perf_counter() - started, 1),
     }
-    write_result(result, job.output_path)
-    console = plain_console()
-    print_result(result, console)
-    console.print(f"written to {job.output_path} after {result['seconds']} s")
-    return measured.overall
+    return result, measured.overall
 
 
 def _check_tasks(tasks: list[str]) -> None:
@@ -84,20 +95,29 @@ def _check_same_tokenizer(job: EvalJob, loaded: LoadedModel, corpus: Corpus) -> 
         )
 
 
-def _run_tasks(
-    suite: SuiteConfig, texts: list[HeldoutText], loaded: LoadedModel, limit: int | None
-) -> dict[str, dict[str, Any]]:
-    if not suite.tasks:
-        return {}
-    # Read by Hugging Face's libraries on import, so set before: an evaluation never reaches for the network.
-    os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
-    from nemotron4_eval.harness import run_harness
-
-    with tempfile.TemporaryDirectory() as directory, _progress_bar("harness requests") as progress:
+@contextmanager
+def _task_files(suite: SuiteConfig, texts: list[HeldoutText]) -> Iterator[list[str]]:
+    """Paths of the harness tasks, each of which loads; the questions made here exist for as long as the body runs."""
+    with tempfile.TemporaryDirectory() as directory:
         paths = list(suite.tasks)
         if HELDOUT_CONTINUATION in paths:
             items = make_items(texts, num_items=suite.num_items, seed=suite.seed)
             paths[paths.index(HELDOUT_CONTINUATION)] = str(write_task(items, Path(directory)))
+        if paths:
+            # Read by Hugging Face's libraries on import, so set before: an evaluation never reaches for the network.
+            os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
+            from nemotron4_eval.harness import check_tasks
+
+            check_tasks(paths)
+        yield paths
+
+
+def _run_tasks(paths: list[str], loaded: LoadedModel, limit: int | None) -> dict[str, dict[str, Any]]:
+    if not paths:
+        return {}
+    from nemotron4_eval.harness import run_harness
+
+    with _progress_bar("harness requests") as progress:
         tasks = run_harness(loaded, paths, limit=limit, progress=progress)
     if HELDOUT_CONTINUATION in tasks:
         tasks[HELDOUT_CONTINUATION]["chance"] = 1 / NUM_CHOICES

@@ -17,7 +17,7 @@ import torch
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
-from lm_eval.tasks import TaskManager
+from lm_eval.tasks import TaskManager, get_task_dict
 
 from nemotron4_data import StreamDecoder
 from nemotron4_infer import LoadedModel, SamplingConfig, generate
@@ -146,6 +146,20 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no annotations
                 return text[: min(text.index(stop) for stop in stops if stop in text)]
         text += decoder.finish()
         return text[: min((text.index(stop) for stop in stops if stop in text), default=len(text))]
+
+
+def check_tasks(task_paths: Sequence[str]) -> None:
+    """Raise ValueError, which names the file, for a task that the harness cannot load, its data included."""
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    manager = TaskManager(include_defaults=False)
+    for path in task_paths:
+        try:
+            get_task_dict([path], manager)
+        except Exception as error:  # of YAML, of the harness, or of the library that reads the data
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(
+                f"suite.tasks ({path}): the harness cannot load it ({reason}); correct that file"
+            ) from error
 
 
 def run_harness(

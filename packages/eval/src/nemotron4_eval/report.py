@@ -20,8 +20,6 @@ def check_output(path: Path) -> None:
     """ValueError where the result would replace something that is no result: a device or pipe is written to."""
     if is_stream(path) or not path.exists():
         return
-    if path.is_dir():
-        raise ValueError(f"output ({path}): is a directory: give the path of a file")
     with path.open("rb") as file:
         if _FIRST_KEY not in file.read(100):
             raise ValueError(f"output ({path}): exists and is not a result of eval: give another path, or move it away")

@@ -12,7 +12,6 @@ import logging
 import os
 import shlex
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,7 +22,8 @@ from typing import TYPE_CHECKING
 
 from nemotron4_data.system_errors import naming_place
 from nemotron4_train import checkpoint
-from nemotron4_train.campaign import commands_afterwards, leg_job, legs, legs_left
+from nemotron4_train.afterwards import check_afterwards, run_afterwards
+from nemotron4_train.campaign import leg_job, legs, legs_left
 from nemotron4_train.job import TrainJob
 from nemotron4_train.launcher_config import LauncherKind
 from nemotron4_train.metrics import read_rows
@@ -61,6 +61,7 @@ def launch(job: TrainJob, job_yaml: str) -> float | None:
     """
     timeline = Timeline(job.schedule, job.trainer.max_steps)
     check_machine(job)
+    check_afterwards(job)
     corpus = check_corpus(job)
     directory = choose_directory(job, timeline.num_steps)
     done_steps = check_checkpoint(job, corpus, directory, timeline)
@@ -86,12 +87,7 @@ def launch(job: TrainJob, job_yaml: str) -> float | None:
         except BaseException as error:
             record_failure(directory, error)
             raise
-    for command in commands_afterwards(job, directory):
-        if status := subprocess.run(command, check=False).returncode:
-            raise ValueError(
-                f"afterwards ({shlex.join(command[3:])}): ended with status {status}; the run is complete,"
-                f" start what follows it again with run.dir={directory}"
-            )
+    run_afterwards(job, directory)
     record = read_record(directory)
     assert record is not None
     return record.objective

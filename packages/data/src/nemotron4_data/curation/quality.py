@@ -45,16 +45,35 @@ R = TypeVar("R")
 
 def load_scorer(config: QualityConfig) -> Scorer:
     """The scorer of `config.scorer`, made by its factory. ValueError when none of that name is installed."""
+    return _factory(config)(config)
+
+
+def check_scorer(config: QualityConfig) -> None:
+    """Raise ValueError unless the scorer is installed and its model's directory there; loads no model."""
+    if not Path(config.model_dir).is_dir():
+        raise ValueError(
+            f"curation.quality.model_dir ({config.model_dir}) is not a directory: train and export a scorer with "
+            f"`nemotron4 train experiment=quality_scorer`"
+        )
+    _factory(config)
+
+
+def _factory(config: QualityConfig) -> Callable[[QualityConfig], Scorer]:
     module, colon, attribute = config.scorer.partition(":")
     if colon:
-        return cast(Scorer, getattr(import_module(module), attribute)(config))
+        try:
+            return cast(Callable[[QualityConfig], Scorer], getattr(import_module(module), attribute))
+        except (ImportError, AttributeError) as error:
+            raise ValueError(
+                f"curation.quality.scorer ({config.scorer}): {error}; name a factory of an installed module"
+            ) from error
     installed = {point.name: point for point in entry_points(group=SCORER_GROUP)}
     if config.scorer not in installed:
         raise ValueError(
             f"curation.quality.scorer ({config.scorer}) is not installed: install nemotron4-infer for `nemotron`, or "
             f"name one of [{', '.join(sorted(installed))}] or a module:factory"
         )
-    return cast(Scorer, installed[config.scorer].load()(config))
+    return cast(Callable[[QualityConfig], Scorer], installed[config.scorer].load())
 
 
 @dataclass(frozen=True)
@@ -70,12 +89,8 @@ def score_shards(shards: Sequence[Path], config: QualityConfig, work: Path, exec
 
     ValueError when the scorer or its model directory is not there.
     """
+    check_scorer(config)
     model = Path(config.model_dir)
-    if not model.is_dir():
-        raise ValueError(
-            f"curation.quality.model_dir ({config.model_dir}) is not a directory: train and export a scorer with "
-            f"`nemotron4 train experiment=quality_scorer`"
-        )
     judged = {key: getattr(config, key) for key in ("scorer", "domains", "max_tokens")}
     files = hash_files(model, [path for path in model.rglob("*") if path.is_file()])
     scorer_sha256 = value_sha256({"config": judged, "files": files})
