@@ -75,17 +75,6 @@ def is_stream(path: Path) -> bool:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Let an error of the operating system that names no file name this path."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None or error.filename is not None:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-@contextmanager
 def staged_directory(
     path: Path,
     key: str,
