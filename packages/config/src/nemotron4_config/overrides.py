@@ -239,6 +239,8 @@ def _check_shape(kind: Any, value: Any, key: str, raw: str) -> None:
             _check_shape(get_args(kind)[0], each, f"{key}[{number}]", raw)
     if isinstance(value, dict):
         for name, each in value.items():
+            if not isinstance(name, str):
+                raise _refusal(key, raw, "a name must be text, neither a number nor null; set it in a file of conf/")
             _check_shape(_kinds(kind, [str(name)], key)[-1], each, f"{key}.{name}", raw)
 
 
