@@ -17,6 +17,7 @@ from omegaconf import DictConfig, FloatNode, ListConfig, OmegaConf
 
 from nemotron4_config.application import to_job
 from nemotron4_config.command import command_loaders, load_attribute
+from nemotron4_config.job_file import load_job, render_job
 from nemotron4_data import ColumnsConfig
 from nemotron4_model import ModelConfig
 from nemotron4_train.budget import training_flops
@@ -241,6 +242,22 @@ def test_a_job_built_in_python_may_not_hold_nan_or_infinity_either():
         with pytest.raises(ValueError) as refusal:
             replace(job, **change)
         assert str(refusal.value) == f"{key} ({value}): must be a finite number; give one"
+
+
+def test_nor_may_a_job_file(tmp_path):
+    job = job_of("train", "experiment=smoke")
+    path = tmp_path / "job.yaml"
+    for text in (".nan", ".inf"):
+        path.write_text(re.sub(r"init_std: .*", f"init_std: {text}", render_job(job)))
+        with pytest.raises(ValueError) as refusal:
+            load_job(path, type(job))
+        assert str(refusal.value) == f"model.init_std ({text[1:]}) must be greater than 0 and finite"
+    path.write_text(re.sub(r"end_fraction: .*", "end_fraction: .inf", render_job(job), count=1))
+    with pytest.raises(ValueError) as refusal:
+        load_job(path, type(job))
+    assert str(refusal.value) == (
+        "schedule.phases.warmup.learning_rate.end_fraction (inf): must be a finite number; give one"
+    )
 
 
 def on(job, **topology):

@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -238,3 +239,17 @@ def test_what_only_the_end_would_meet_is_refused_before_scoring(corpus_dir, expo
     )
     few = SuiteConfig(tasks=["heldout_continuation"], max_bytes_per_source=1)
     assert refusal(EvalJob(**places, suite=few)).startswith("suite.tasks (heldout_continuation) needs 4 held-out")
+
+
+def test_a_full_disk_takes_the_file_but_not_the_table(corpus_dir, export_dir, tmp_path, capsys):
+    suite = SuiteConfig(max_bytes_per_source=1_000, window_tokens=64, stride_tokens=64)
+    output = tmp_path / "result.json"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))
+    try:
+        with pytest.raises(OSError) as caught:
+            run_eval(EvalJob(model_dir=str(export_dir), corpus_dir=str(corpus_dir), suite=suite, output=str(output)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(caught.value) == f"{output}: File too large; make room, or give another output"
+    assert "english/books" in capsys.readouterr().out

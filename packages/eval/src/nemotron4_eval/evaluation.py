@@ -14,7 +14,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from nemotron4_data import Corpus
-from nemotron4_data.system_errors import check_can_write
+from nemotron4_data.system_errors import check_can_write, naming_place
 from nemotron4_data.terminal import plain_console
 from nemotron4_eval.bits_per_byte import score_heldout
 from nemotron4_eval.compressors import compressor_table, gzip_bits_per_byte, xz_bits_per_byte
@@ -41,9 +41,10 @@ def run_eval(job: EvalJob) -> float:
     with _task_files(job.suite, texts) as tasks:
         result, overall = _measure(job, loaded, corpus, texts, tasks)
     result["seconds"] = round(time.perf_counter() - started, 1)
-    write_result(result, job.output_path)
     console = plain_console()
-    print_result(result, console)
+    print_result(result, console)  # first, so that a full disk does not take it away
+    with naming_place(job.output_path, "make room, or give another output"):
+        write_result(result, job.output_path)
     console.print(f"written to {job.output_path} after {result['seconds']} s")
     return overall
 
