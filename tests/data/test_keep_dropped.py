@@ -1,6 +1,7 @@
 """`curation.keep_dropped`: each document that curation drops, with its reason, the same bytes however it is run."""
 
 import json
+import shutil
 from collections import Counter
 
 import pytest
@@ -88,7 +89,9 @@ def test_what_was_dropped_is_kept_with_its_reason(make, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(document_stage, "file_by_source", killed)
         with pytest.raises(KeyboardInterrupt):
-            run_prepare(make("again", num_workers=2, keep_dropped=True))
+            run_prepare(make("again", keep_dropped=True))
+    assert len(list((tmp_path / "again/documents.work/keep_dropped/filtered").iterdir())) == 3
+    shutil.rmtree(tmp_path / "again/documents.work/keep_dropped/filtered/000001")
     run_prepare(make("again", num_workers=2, keep_dropped=True))
     assert dropped_bytes(tmp_path / "again") == dropped_bytes(tmp_path / "kept")
 
