@@ -180,7 +180,7 @@ class TestRay:
                 list(executor.map(tasks.refuse, [3]))
 
     def test_a_corpus_has_the_same_bytes(self, cluster, raw_directory, corpus, make_job, tmp_path, monkeypatch):
-        monkeypatch.setattr("nemotron4_data.tokenise._CHUNK_BYTES", 20_000)
+        monkeypatch.setattr("nemotron4_data.tokenise._TASK_BYTES", 20_000)
         monkeypatch.setattr("nemotron4_data.ingest._TASK_BYTES", 1)
         config = ExecutorConfig(kind=ExecutorKind.ray, address=cluster.address)
         monkeypatch.chdir(tmp_path)

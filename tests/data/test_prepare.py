@@ -123,7 +123,7 @@ def test_a_rerun_does_nothing(prepared, raw_directory, make_job, stages_run):
 
 
 def test_workers_do_not_change_the_shards(corpus, raw_directory, make_job, tmp_path, monkeypatch):
-    monkeypatch.setattr("nemotron4_data.tokenise._CHUNK_BYTES", 4_000)
+    monkeypatch.setattr("nemotron4_data.tokenise._TASK_BYTES", 4_000)
     run_prepare(make_job(raw_directory, tmp_path / "out", executor=ExecutorConfig(num_workers=2)))
     assert Corpus.open(tmp_path / "out", verify=True).digest == corpus.digest
 

@@ -153,7 +153,7 @@ def test_text_that_spells_a_control_piece_is_known(tokenizer):
 def test_documents_that_spell_control_pieces_are_counted(tokenizer):
     texts = ["In HTML <s> strikes out", "<extra_id_0>System", "neither"]
     lines = [json.dumps({"id": "x", "text": text}).encode() for text in texts]
-    assert encode_chunk(lines, tokenizer).control_text == 2
+    assert encode_chunk(b"\n".join(lines), tokenizer).control_text == 2
 
 
 def test_turn_markers_of_others_are_text_and_their_other_symbols_stay(tmp_path):

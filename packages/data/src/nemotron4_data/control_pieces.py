@@ -24,11 +24,11 @@ def with_markers_as_control(model: bytes) -> tuple[bytes, dict[int, str]]:
     """The model with the type of its markers changed, and the text of each by id. IndexError when it is damaged."""
     changed, markers = bytearray(model), {}
     token = -1
-    for number, start, end in _fields(model, 0, len(model)):
+    for number, start, end in fields(model, 0, len(model)):
         token += number == 1
         if number != 1 or _USER_DEFINED_FIELD not in model[start:end]:
             continue
-        piece = {field: (first, last) for field, first, last in _fields(model, start, end)}
+        piece = {field: (first, last) for field, first, last in fields(model, start, end)}
         text = model[slice(*piece[1])].decode("utf-8", errors="replace")
         kind = piece.get(3, (start, start))[0]
         if model[kind] == _USER_DEFINED and _MARKER.fullmatch(text):
@@ -37,7 +37,7 @@ def with_markers_as_control(model: bytes) -> tuple[bytes, dict[int, str]]:
     return bytes(changed), markers
 
 
-def _fields(blob: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+def fields(blob: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
     """(number, first byte, byte behind the last) of the content of each field of a protocol-buffers message."""
     while at < end:
         tag, at = _varint(blob, at)

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from .curation import CurationConfig, CurationReport
 from .curation.decontamination import Decontamination
 from .curation.dedup import deduplicate
 from .curation.quality import quality_facts, score_shards, thresholds
 from .documents import SplitCount
-from .executor import Executor
+from .executor import Executor, run_missing
 from .filtering import DedupReport, FilterReport, FilterTask, count_license, file_by_source, filter_shard
 from .ingest import DROPPED_FILE, REJECTED_FILE, IngestReport, IngestTask, ingest, plan_ingest, shard_path
 from .prepare_job import CorpusConfig
@@ -31,14 +31,6 @@ DROPPED_NAME = "documents.jsonl.zst"
 """The file in `dropped/`."""
 Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int, int], None]]]
 """progress(name, total bytes) shows a bar while its context is open, moved by advance(documents, bytes)."""
-
-
-class _Task(Protocol):
-    @property
-    def output(self) -> Path: ...
-
-
-Task = TypeVar("Task", bound=_Task)
 
 
 @dataclass
@@ -123,7 +115,7 @@ def write_documents(
         for number, shard in enumerate(shards)
     )
     with progress("filter", sum(shard.bytes for shard in shards)) as advance:
-        done = _run_missing(executor, filter_shard, tasks)
+        done = run_missing(executor, filter_shard, tasks)
         for shard, _ in zip(shards, done, strict=True):
             advance(shard.documents, shard.bytes)
     with progress("file by source", sum(shard.bytes for shard in shards)) as advance:
@@ -168,7 +160,7 @@ def _ingest(
     total = None if None in sizes else sum(task.num_bytes for task in tasks)
     (rejected / "records.jsonl.zst").touch()
     with progress("ingest", total) as advance:
-        for task, _ in zip(tasks, _run_missing(executor, ingest, tasks), strict=True):
+        for task, _ in zip(tasks, run_missing(executor, ingest, tasks), strict=True):
             part = IngestReport.load(task.output)
             report.rejected.merge(part.rejected)
             report.curation.merge(part.curation)
@@ -195,28 +187,6 @@ def _count(part: FilterReport, report: DocumentsReport) -> None:
         count = report.sources.setdefault(group.source, {}).setdefault(group.split, SplitCount())
         count.documents += group.documents
         count.bytes += group.bytes
-
-
-def _run_missing(executor: Executor, function: Callable[[Task], Any], tasks: Iterable[Task]) -> Iterator[None]:
-    """Run the tasks whose directories are not there; yields once for each task, in order, when its directory is."""
-    asked: list[bool] = []
-
-    def missing() -> Iterator[Task]:
-        for task in tasks:
-            asked.append(not task.output.is_dir())
-            if asked[-1]:
-                yield task
-
-    answered = 0
-    for _ in executor.map(function, missing()):
-        # Those that were there already came before it, as far as they have been looked at.
-        while not asked[answered]:
-            answered += 1
-            yield
-        answered += 1
-        yield
-    for _ in asked[answered:]:
-        yield
 
 
 def _folder(work: Path, name: str) -> Path:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import lzma
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -47,10 +48,17 @@ class SplitCount:
 
 def read_lines(path: Path) -> Iterator[bytes]:
     """Lines of a plain or compressed file, without their newline. OSError names a file that is damaged."""
+    with open_lines(path) as file:
+        for line in file:
+            yield line.rstrip(b"\r\n")
+
+
+@contextmanager
+def open_lines(path: Path) -> Iterator[IO[bytes]]:
+    """A plain or compressed file, unpacked. OSError names one that is found damaged while it is open."""
     try:
         with _open(path) as file:
-            for line in file:
-                yield line.rstrip(b"\r\n")
+            yield file
     except (EOFError, lzma.LZMAError, ZstdError, gzip.BadGzipFile) as error:
         raise OSError(f"{path}: cannot be read to its end ({error}): copy or compress it again") from error
 

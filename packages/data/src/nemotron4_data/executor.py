@@ -18,6 +18,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from .prepare_job import ExecutorConfig, ExecutorKind
@@ -37,6 +38,36 @@ class Executor(Protocol):
     def rest(self) -> None:
         """Free what idle workers hold on this machine; the next task starts them anew."""
         ...
+
+
+class _Task(Protocol):
+    @property
+    def output(self) -> Path: ...
+
+
+Task = TypeVar("Task", bound=_Task)
+
+
+def run_missing(executor: Executor, function: Callable[[Task], Any], tasks: Iterable[Task]) -> Iterator[None]:
+    """Run the tasks whose directories are not there; yields once for each task, in order, when its directory is."""
+    asked: list[bool] = []
+
+    def missing() -> Iterator[Task]:
+        for task in tasks:
+            asked.append(not task.output.is_dir())
+            if asked[-1]:
+                yield task
+
+    answered = 0
+    for _ in executor.map(function, missing()):
+        # Those that were there already came before it, as far as they have been looked at.
+        while not asked[answered]:
+            answered += 1
+            yield
+        answered += 1
+        yield
+    for _ in asked[answered:]:
+        yield
 
 
 @contextmanager
@@ -63,7 +94,8 @@ class LocalExecutor:
     def map(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
         """Results in the order of `tasks`."""
         if self._num_workers == 1:
-            yield from map(function, tasks)
+            for task in tasks:  # not `map`, to which a StopIteration out of a task is the end of the tasks
+                yield function(task)
             return
         pool = self._pool = self._pool or self._start()
         in_flight: deque[Future[R]] = deque()

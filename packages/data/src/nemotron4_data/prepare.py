@@ -264,7 +264,7 @@ class _Preparation:
         model = self.directory / TOKENIZER_FILE
         with self._progress("tokens", total) as advance, self._replacing("tokens", "tokens") as output:
             counts, causes = tokenise_documents(
-                self.directory / "documents", shards, model, output, self.executor, advance
+                self.directory / "documents", shards, model, work, output, self.executor, advance
             )
         table: dict[str, dict[str, Any]] = {}
         for (source, split), count in counts.items():

@@ -1,13 +1,15 @@
 """Documents to token shards over an executor: last stage of `nemotron4 prepare`.
 
+A task is some stretches of the files in `documents/`, about 4 MB of lines together; its directory holds their tokens.
+The shards are those of all tasks, one after the other.
+
 Invariant: shards hold the documents in the order of `documents/`, each followed by EOS and with no BOS, whatever the
-number of processes.
+number of processes and however often they were killed.
 """
 
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,14 +19,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .documents import document_path, read_lines
-from .executor import Executor
+from .columns import read_columns
+from .documents import document_path
+from .executor import Executor, run_missing
 from .shards import ShardWriter, token_dtype
-from .staging import file_sha256
+from .staging import file_sha256, task_directory
 from .tokenizer import Tokenizer
+from .zstd import decompress, frame_sizes
 
-_CHUNK_BYTES = 1 << 20
+_TASK_BYTES = 1 << 22
 _EXAMPLES = 3
+_TOKENS_FILE, _LENGTHS_FILE, _REPORT_FILE = "tokens.bin", "lengths.bin", "report.json"
 
 
 @dataclass
@@ -52,23 +57,35 @@ class ShardCount:
 
 
 @dataclass(frozen=True)
-class _Task:
-    """Some consecutive documents of one shard, as JSON lines, and the tokenizer of the run."""
+class _Stretch:
+    """Whole frames of one shard's documents: where they begin in the file, and how long they are there."""
 
-    lines: list[bytes]
+    shard: tuple[str, str]
+    start: int
+    size: int
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Stretches to encode, one after the other, the tokenizer of the run, and the directory of the result."""
+
+    documents: Path
+    stretches: list[_Stretch]
     tokenizer: Path
     tokenizer_sha256: str
+    output: Path
 
 
 def tokenise_documents(
     directory: Path,
     shards: list[tuple[str, str]],
     tokenizer_path: Path,
+    work: Path,
     output: Path,
     executor: Executor,
     advance: Callable[[int, int], None],
 ) -> tuple[dict[tuple[str, str], ShardCount], dict[str, dict[str, Any]]]:
-    """Encode `shards`, pairs of source and split, from `directory` into `output`.
+    """Encode `shards`, pairs of source and split, from `directory` into `output`, with finished tasks in `work`.
 
     Returns their sizes, and why documents do not come back exactly: by cause their number and the first of them.
     """
@@ -77,36 +94,37 @@ def tokenise_documents(
     causes: dict[str, dict[str, Any]] = {}
     writers: dict[tuple[str, str], ShardWriter] = {}
     sha256 = file_sha256(tokenizer_path)
-    in_flight: deque[tuple[str, str]] = deque()
-
-    def tasks() -> Iterator[_Task]:
-        for shard, lines in _chunks(directory, shards):
-            in_flight.append(shard)
-            yield _Task(lines, tokenizer_path.absolute(), sha256)
-
-    for chunk in executor.map(_encode_task, tasks()):
-        shard = in_flight.popleft()
-        if shard not in writers:
-            # Chunks come shard after shard, so the one before is finished.
-            _close_all(writers)
-            stem = output / ".".join(shard)
-            stem.parent.mkdir(parents=True, exist_ok=True)
-            writers = {shard: ShardWriter(stem, dtype)}
-        writers[shard].append(chunk.tokens, chunk.lengths)
-        count = counts[shard]
-        count.documents += len(chunk.lengths)
-        count.bytes += chunk.num_bytes
-        count.tokens += len(chunk.tokens)
-        count.not_exact += len(chunk.not_exact)
-        count.control_text += chunk.control_text
-        for document, cause, detail in chunk.not_exact:
-            found = causes.setdefault(cause, {"documents": 0, "examples": []})
-            found["documents"] += 1
-            if len(found["examples"]) < _EXAMPLES:
-                found["examples"].append({"id": document, "source": shard[0], "detail": detail})
-        advance(len(chunk.lengths), chunk.num_bytes)
+    tasks = [
+        _Task(directory.absolute(), stretches, tokenizer_path.absolute(), sha256, work / f"{number:06}")
+        for number, stretches in enumerate(_plan(directory, shards))
+    ]
+    for task, _ in zip(tasks, run_missing(executor, _encode_task, tasks), strict=True):
+        for stretch, chunk in zip(task.stretches, _load(task.output, dtype), strict=True):
+            shard = stretch.shard
+            if shard not in writers:
+                # Stretches come shard after shard, so the one before is finished.
+                _close_all(writers)
+                stem = output / ".".join(shard)
+                stem.parent.mkdir(parents=True, exist_ok=True)
+                writers = {shard: ShardWriter(stem, dtype)}
+            writers[shard].append(chunk.tokens, chunk.lengths)
+            _count(shard, chunk, counts[shard], causes)
+            advance(len(chunk.lengths), chunk.num_bytes)
     _close_all(writers)
     return counts, dict(sorted(causes.items()))
+
+
+def _count(shard: tuple[str, str], chunk: EncodedChunk, count: ShardCount, causes: dict[str, dict[str, Any]]) -> None:
+    count.documents += len(chunk.lengths)
+    count.bytes += chunk.num_bytes
+    count.tokens += len(chunk.tokens)
+    count.not_exact += len(chunk.not_exact)
+    count.control_text += chunk.control_text
+    for document, cause, detail in chunk.not_exact:
+        found = causes.setdefault(cause, {"documents": 0, "examples": []})
+        found["documents"] += 1
+        if len(found["examples"]) < _EXAMPLES:
+            found["examples"].append({"id": document, "source": shard[0], "detail": detail})
 
 
 def _close_all(writers: dict[tuple[str, str], ShardWriter]) -> None:
@@ -114,22 +132,49 @@ def _close_all(writers: dict[tuple[str, str], ShardWriter]) -> None:
         writer.close()
 
 
-def _chunks(directory: Path, shards: list[tuple[str, str]]) -> Iterator[tuple[tuple[str, str], list[bytes]]]:
-    for source, split in shards:
-        lines: list[bytes] = []
-        num_bytes = 0
-        for line in read_lines(document_path(directory, source, split)):
-            lines.append(line)
-            num_bytes += len(line)
-            if num_bytes >= _CHUNK_BYTES:
-                yield (source, split), lines
-                lines, num_bytes = [], 0
-        if lines:
-            yield (source, split), lines
+def _plan(directory: Path, shards: list[tuple[str, str]]) -> Iterator[list[_Stretch]]:
+    """The stretches of each task."""
+    stretches: list[_Stretch] = []
+    num_bytes = 0
+    for shard in shards:
+        start = end = 0
+        for size, unpacked in frame_sizes(document_path(directory, *shard)):
+            end += size
+            num_bytes += unpacked
+            if num_bytes >= _TASK_BYTES:
+                yield [*stretches, _Stretch(shard, start, end - start)]
+                stretches, num_bytes, start = [], 0, end
+        if start < end:
+            stretches.append(_Stretch(shard, start, end - start))
+    if stretches:
+        yield stretches
 
 
-def _encode_task(task: _Task) -> EncodedChunk:
-    return encode_chunk(task.lines, _tokenizer(task.tokenizer, task.tokenizer_sha256))
+def _encode_task(task: _Task) -> None:
+    tokenizer = _tokenizer(task.tokenizer, task.tokenizer_sha256)
+    reports = []
+    with (
+        task_directory(task.output) as output,
+        (output / _TOKENS_FILE).open("wb") as tokens,
+        (output / _LENGTHS_FILE).open("wb") as lengths,
+    ):
+        for stretch in task.stretches:
+            with document_path(task.documents, *stretch.shard).open("rb") as file:
+                file.seek(stretch.start)
+                chunk = encode_chunk(decompress(file.read(stretch.size)), tokenizer)
+            tokens.write(chunk.tokens.tobytes())
+            lengths.write(chunk.lengths.tobytes())
+            reports.append({**vars(chunk), "tokens": len(chunk.tokens), "lengths": len(chunk.lengths)})
+        (output / _REPORT_FILE).write_text(json.dumps(reports), encoding="utf-8")
+
+
+def _load(directory: Path, dtype: np.dtype[Any]) -> Iterator[EncodedChunk]:
+    """What `_encode_task` wrote, a stretch at a time."""
+    with (directory / _TOKENS_FILE).open("rb") as tokens, (directory / _LENGTHS_FILE).open("rb") as lengths:
+        for report in json.loads((directory / _REPORT_FILE).read_text(encoding="utf-8")):
+            report["tokens"] = np.fromfile(tokens, dtype, report["tokens"])
+            report["lengths"] = np.fromfile(lengths, np.int32, report["lengths"])
+            yield EncodedChunk(**report)
 
 
 @lru_cache(maxsize=1)
@@ -138,21 +183,45 @@ def _tokenizer(path: Path, sha256: str) -> Tokenizer:
     return Tokenizer(path)
 
 
-def encode_chunk(lines: list[bytes], tokenizer: Tokenizer) -> EncodedChunk:
+def encode_chunk(lines: bytes, tokenizer: Tokenizer) -> EncodedChunk:
     """Encode documents given as JSON lines, append EOS to each and check that each comes back exactly."""
-    ids: list[int] = []
-    lengths, not_exact = [], []
-    num_bytes = control_text = 0
-    for line in lines:
-        record = json.loads(line)
-        encoded = record["text"].encode()
-        document = tokenizer.encode(record["text"])
-        if tokenizer.decode_bytes(document) != encoded:
-            not_exact.append((record["id"], *tokenizer.why_not_exact(record["text"])))
-        control_text += tokenizer.spells_control(record["text"])
-        ids += document
-        ids.append(tokenizer.eos_id)
-        lengths.append(len(document) + 1)
-        num_bytes += len(encoded)
-    tokens = np.array(ids, dtype=token_dtype(tokenizer.vocab_size))
-    return EncodedChunk(tokens, np.array(lengths, dtype=np.int32), num_bytes, not_exact, control_text)
+    ids_column, text_column = read_columns(lines, "id", "text")
+    texts: list[str] = text_column.to_pylist()
+    ids, lengths = tokenizer.encode_batch(texts)
+    _, offsets, data = text_column.buffers()
+    text_ends = np.frombuffer(offsets, np.int32, len(texts) + 1).astype(np.int64)
+    not_exact = [
+        (ids_column[number].as_py(), *tokenizer.why_not_exact(texts[number]))
+        for number in _not_exact(ids, lengths, np.frombuffer(data, np.uint8), text_ends, tokenizer)
+    ]
+    control_text = sum(map(tokenizer.spells_control, texts))
+    ends = np.cumsum(lengths + 1)
+    tokens = np.empty(len(ids) + len(texts), dtype=token_dtype(tokenizer.vocab_size))
+    is_text = np.ones(len(tokens), dtype=np.bool_)
+    is_text[ends - 1] = False
+    tokens[is_text] = ids
+    tokens[ends - 1] = tokenizer.eos_id
+    return EncodedChunk(tokens, (lengths + 1).astype(np.int32), int(text_ends[-1]), not_exact, control_text)
+
+
+def _not_exact(
+    ids: NDArray[np.int32],
+    lengths: NDArray[np.int64],
+    content: NDArray[np.uint8],
+    text_ends: NDArray[np.int64],
+    tokenizer: Tokenizer,
+) -> list[int]:
+    """Numbers of the documents whose tokens do not give their text; `content` holds the texts of all."""
+    decoded = np.frombuffer(tokenizer.decode_array(ids), np.uint8)
+    sizes = np.add.reduceat(np.append(tokenizer.num_bytes.astype(np.int32)[ids], 0), np.cumsum(lengths) - lengths)
+    decoded_ends = np.concatenate([[0], np.cumsum(np.where(lengths, sizes, 0), dtype=np.int64)])
+    if np.array_equal(decoded_ends, text_ends) and np.array_equal(decoded, content[: text_ends[-1]]):
+        return []
+    return [
+        number
+        for number in range(len(lengths))
+        if not np.array_equal(
+            decoded[decoded_ends[number] : decoded_ends[number + 1]],
+            content[text_ends[number] : text_ends[number + 1]],
+        )
+    ]

@@ -1,0 +1,44 @@
+"""Documents by columns: what a stage asks of thousands of JSON lines at once, without a Python object for each of them.
+
+Only for lines that this program wrote: one JSON object a line, the asked fields text or absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .documents import open_lines
+
+_CHUNK_BYTES = 1 << 22
+
+
+def read_chunks(path: Path, num_bytes: int = _CHUNK_BYTES) -> Iterator[bytes]:
+    """The lines of a file, whole and with their newlines, about so many bytes at a time, or one longer line."""
+    with open_lines(path) as file:
+        held: list[bytes] = []
+        while block := file.read(num_bytes):
+            if end := block.rfind(b"\n") + 1:
+                held.append(block[:end])
+                yield b"".join(held)
+                held.clear()
+            if end < len(block):
+                held.append(block[end:])
+        if held:
+            yield b"".join(held)
+
+
+def read_columns(lines: bytes, *names: str) -> list[Any]:
+    """The fields of these names of each line that is not blank, as Arrow arrays of text; null where absent."""
+    import pyarrow as pa
+    from pyarrow import json
+
+    schema = pa.schema([(name, pa.string()) for name in names])
+    table = json.read_json(
+        pa.BufferReader(lines),
+        # One block: a line must not be longer than one.
+        read_options=json.ReadOptions(use_threads=False, block_size=len(lines) + 1),
+        parse_options=json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
+    )
+    return [pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], pa.string()) for column in table]
