@@ -394,7 +394,7 @@ def test_a_full_disk_is_one_line(tmp_path, make_job, raw_directory, monkeypatch)
 
     monkeypatch.setattr(prepare_module, "tokenise_documents", full)
     assert message_of(OSError, run_prepare, make_job(raw_directory, tmp_path / "out")) == (
-        f"{tmp_path}/out: No space left on device: finished stages are kept, rerun when solved"
+        f"stage tokens: {tmp_path}/out: No space left on device: finished stages are kept, rerun when solved"
     )
 
 

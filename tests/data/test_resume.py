@@ -38,7 +38,7 @@ def counted(function):
         return result
     return run
 
-ingest._TASK_BYTES, ingest._SHARD_BYTES, documents._FRAME_BYTES = 15_000, 15_000, 4_000
+ingest._TASK_BYTES, ingest._PART_BYTES, documents._FRAME_BYTES = 15_000, 15_000, 4_000
 staging._sync = counted(staging._sync)
 pathlib.Path.rename, pathlib.Path.replace = counted(pathlib.Path.rename), counted(pathlib.Path.replace)
 staging.shutil.rmtree = counted(staging.shutil.rmtree)
@@ -53,7 +53,7 @@ print(moment)
 @pytest.fixture
 def small_tasks(monkeypatch):
     monkeypatch.setattr(ingest_module, "_TASK_BYTES", 15_000)
-    monkeypatch.setattr(ingest_module, "_SHARD_BYTES", 15_000)
+    monkeypatch.setattr(ingest_module, "_PART_BYTES", 15_000)
     monkeypatch.setattr("nemotron4_data.documents._FRAME_BYTES", 4_000)
 
 
@@ -139,7 +139,7 @@ def test_a_rerun_does_only_the_missing_tasks(tmp_path, small_tasks, monkeypatch)
         run_prepare(job)
     work = tmp_path / "out/documents.work"
     assert sorted(path.name for path in (work / "filtered").iterdir()) == ["000000", "000001", "000002"]
-    num_shards = len(list((work / "ingest").glob("*/*.jsonl.zst"))) - len(list((work / "ingest").iterdir()))
+    num_shards = len(list((work / "ingest").glob("*.parts/*/documents.jsonl.zst")))
     again = []
     monkeypatch.setattr(stage_module, "filter_shard", lambda task: (again.append(task.output.name), original(task)))
     monkeypatch.setattr(stage_module, "ingest", lambda task: pytest.fail("ingested again"))

@@ -7,6 +7,8 @@ import signal
 import time
 from pathlib import Path
 
+from nemotron4_data.failures import at
+
 
 def square(number: int) -> int:
     """The square."""
@@ -49,3 +51,9 @@ def meet_on_ray(path: Path) -> str:
     while len(list(path.parent.iterdir())) < 2:
         os.sched_yield()
     return str(ray.get_runtime_context().get_node_id())
+
+
+def run_out_of_memory(place: str) -> None:
+    """Fail for want of memory at a place."""
+    with at(place):
+        raise MemoryError

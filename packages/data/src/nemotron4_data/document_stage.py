@@ -22,7 +22,7 @@ from .curation.quality import quality_facts, score_shards, thresholds
 from .documents import SplitCount
 from .executor import Executor, run_missing
 from .filtering import DedupReport, FilterReport, FilterTask, count_license, file_by_source, filter_shard
-from .ingest import DROPPED_FILE, REJECTED_FILE, IngestReport, IngestTask, ingest, plan_ingest, shard_path
+from .ingest import DROPPED_FILE, IngestTask, ingest, load_parts, plan_ingest
 from .prepare_job import CorpusConfig
 from .rejections import Rejections, why_nothing_is_left
 from .sources import RawFile
@@ -161,15 +161,18 @@ def _ingest(
     (rejected / "records.jsonl.zst").touch()
     with progress("ingest", total) as advance:
         for task, _ in zip(tasks, run_missing(executor, ingest, tasks), strict=True):
-            part = IngestReport.load(task.output)
-            report.rejected.merge(part.rejected)
-            report.curation.merge(part.curation)
-            for number, (count, size) in enumerate(part.shards):
-                shards.append(_Shard(shard_path(task.output, number), count, size))
-            _append(task.output / REJECTED_FILE, rejected / "records.jsonl.zst")
-            if dropped is not None:
-                _append(task.output / DROPPED_FILE, dropped / DROPPED_NAME)
-            advance(sum(count for count, _ in part.shards), task.num_bytes)
+            num_documents = 0
+            for part in load_parts(task.output):
+                report.rejected.merge(part.rejected)
+                report.curation.merge(part.curation)
+                if part.rejected.counts:
+                    _append(part.rejects, rejected / "records.jsonl.zst")
+                if dropped is not None and part.dropped.exists():
+                    _append(part.dropped, dropped / DROPPED_NAME)
+                if part.documents:
+                    shards.append(_Shard(part.shard, part.documents, part.bytes))
+                    num_documents += part.documents
+            advance(num_documents, task.num_bytes)
     return shards
 
 

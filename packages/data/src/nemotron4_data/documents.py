@@ -87,20 +87,19 @@ def to_document(record: Any, config: CorpusConfig) -> dict[str, Any]:
     text, encoded = _text(record.get("text"), config.max_document_bytes)
     source = record.get("source")
     source = config.source if source is None else source
-    if not isinstance(source, str) or not SOURCE_PATTERN.fullmatch(source):
+    if source != config.source and not (isinstance(source, str) and SOURCE_PATTERN.fullmatch(source)):
         raise ValueError(BAD_SOURCE)
-    kept = {key: value for key in SIDE_FIELDS if (value := _printable(record.get(key)))}
     record_id = _printable(record.get("id")) or hashlib.sha256(encoded).hexdigest()[:24]
-    for name, key in (("id", record_id), ("language", kept.get("language", "")), ("license", kept.get("license", ""))):
-        if len(key) > _MAX_KEY_CHARACTERS:  # the report lists them
-            raise ValueError(f"{name} is longer than {_MAX_KEY_CHARACTERS} characters")
-    return {
-        "id": record_id,
-        "text": text,
-        **kept,
-        "source": source,
-        "split": _split(record.get("split"), record_id, config),
-    }
+    document = {"id": record_id, "text": text}
+    for key in SIDE_FIELDS:
+        if key in record and (value := _printable(record[key])):
+            document[key] = value
+    for key in ("id", "language", "license"):
+        if key in document and len(document[key]) > _MAX_KEY_CHARACTERS:  # the report lists them
+            raise ValueError(f"{key} is longer than {_MAX_KEY_CHARACTERS} characters")
+    document["source"] = source
+    document["split"] = _split(record.get("split"), record_id, config)
+    return document
 
 
 def _text(text: Any, max_bytes: int) -> tuple[str, bytes]:
@@ -137,6 +136,24 @@ def _unit_hash(record_id: str) -> float:
     return int.from_bytes(hashlib.sha256(record_id.encode()).digest()[:8], "big") / 2**64
 
 
+def text_size(text: str) -> int:
+    """UTF-8 bytes of a text."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def json_line(record: dict[str, Any]) -> bytes:
+    """A record as a line, with its newline: what `json.dumps` gives, in less time where values are text.
+
+    Its keys are names, in which nothing is to be escaped.
+    """
+    encode = json.encoder.encode_basestring
+    fields = [
+        f'"{key}": {encode(value) if type(value) is str else json.dumps(value, ensure_ascii=False)}'
+        for key, value in record.items()
+    ]
+    return f"{{{', '.join(fields)}}}\n".encode()
+
+
 class FrameBuffer:
     """JSON lines on their way into zstandard frames of about 1 MiB, which may be joined without being unpacked."""
 
@@ -145,9 +162,8 @@ class FrameBuffer:
         self._lines: list[bytes] = []
         self._pending_bytes = 0
 
-    def add(self, record: dict[str, Any]) -> bytes:
-        """Add one record as a line; returns a frame when one is full, else nothing."""
-        line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+    def add(self, line: bytes) -> bytes:
+        """Add one line, which ends in a newline; returns a frame when one is full, else nothing."""
         self._lines.append(line)
         self._pending_bytes += len(line)
         return self.finish() if self._pending_bytes >= _FRAME_BYTES else b""
@@ -172,7 +188,7 @@ class FrameWriter:
 
     def write(self, record: dict[str, Any]) -> None:
         """Add one record as a line."""
-        self._append(self._buffer.add(record))
+        self._append(self._buffer.add(json_line(record)))
 
     def close(self) -> None:
         """Write what is left."""

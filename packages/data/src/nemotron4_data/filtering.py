@@ -13,13 +13,16 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from .curation import CurationConfig, CurationReport, late_steps, run_steps
+from .curation import CurationConfig, CurationReport, Step, late_steps, run_steps
 from .curation.dedup import Drop
 from .curation.quality import QualityFilter, ShardScores
-from .documents import FrameBuffer, document_path, read_lines
+from .document_columns import read_chunks, read_columns, text_sizes
+from .documents import FrameBuffer, document_path, json_line, read_lines, text_size
+from .failures import at
 from .ingest import DROPPED_FILE
 from .staging import task_directory
 
@@ -137,29 +140,33 @@ class FilterReport:
 
 def filter_shard(task: FilterTask) -> int:
     """Do a task; returns the documents it kept."""
+    with at(str(task.shard)):
+        return _filter(task)
+
+
+def _filter(task: FilterTask) -> int:
     report = FilterReport()
     dropped, dropped_frames = FrameBuffer(), []
 
     def keep_dropped(record: dict[str, Any]) -> None:
         if task.curation.keep_dropped:
-            dropped_frames.append(dropped.add(record))
+            dropped_frames.append(dropped.add(json_line(record)))
 
     frames: dict[tuple[str, str], tuple[FrameBuffer, list[bytes], Group]] = {}
-    documents = _undropped(task, report.dedup, keep_dropped)
     steps = late_steps(task.curation)
     if task.scores is not None:
         steps.insert(0, QualityFilter(task.score_limits, task.curation.quality))
-    for document in run_steps(documents, steps, report.curation, keep_dropped):
-        key = document.pop("source"), document.pop("split")
+    judge = _judged if steps else _as_they_are
+    for key, line, num_bytes, license_name in judge(task, steps, report, keep_dropped):
         if key not in frames:
             frames[key] = FrameBuffer(), [], Group(*key)
         buffer, parts, group = frames[key]
-        parts.append(buffer.add(document))
-        num_bytes = len(document["text"].encode())
+        if frame := buffer.add(line):
+            parts.append(frame)
         group.documents += 1
         group.bytes += num_bytes
-        if "license" in document:
-            count_license(report.licenses, document["license"], 1, num_bytes)
+        if license_name is not None:
+            count_license(report.licenses, license_name, 1, num_bytes)
     with task_directory(task.output) as output:
         with (output / _DOCUMENTS_FILE).open("wb") as file:
             for _, (buffer, parts, group) in sorted(frames.items()):
@@ -188,16 +195,52 @@ def count_license(licenses: dict[str, dict[str, int]], name: str, documents: int
     known["bytes"] += num_bytes
 
 
-def _undropped(
-    task: FilterTask, report: DedupReport, keep_dropped: Callable[[dict[str, Any]], object]
-) -> Iterator[dict[str, Any]]:
+_Keep = Callable[[dict[str, Any]], object]
+"""Is given each document that is dropped, with the step and the reason."""
+_Kept = Iterator[tuple[tuple[str, str], bytes, int, str | None]]
+"""Of each document that stays: source and split, its line without them, the bytes of its text, and its licence."""
+
+
+def _judged(task: FilterTask, steps: list[Step], report: FilterReport, keep_dropped: _Keep) -> _Kept:
+    for document in run_steps(_undropped(task, report.dedup, keep_dropped), steps, report.curation, keep_dropped):
+        key = document.pop("source"), document.pop("split")
+        yield key, json_line(document), text_size(document["text"]), document.get("license")
+
+
+def _undropped(task: FilterTask, report: DedupReport, keep_dropped: _Keep) -> Iterator[dict[str, Any]]:
     scores = None if task.scores is None else ShardScores.load(task.scores)
     for number, line in enumerate(read_lines(task.shard)):
         document = json.loads(line)
         if drop := task.drops.get(number):
-            report.add(document, drop)
-            keep_dropped({"step": "dedup", "reason": drop.reason, "kept_id": drop.kept_id, **document})
+            _drop(document, drop, report, keep_dropped)
         else:
             if scores is not None:
                 scores.annotate(number, document)
             yield document
+
+
+def _drop(document: dict[str, Any], drop: Drop, report: DedupReport, keep_dropped: _Keep) -> None:
+    report.add(document, drop)
+    keep_dropped({"step": "dedup", "reason": drop.reason, "kept_id": drop.kept_id, **document})
+
+
+def _as_they_are(task: FilterTask, steps: list[Step], report: FilterReport, keep_dropped: _Keep) -> _Kept:
+    """As `_judged` where there is no step: a line keeps its bytes, and is not made a document and a line again."""
+    endings: dict[bytes, tuple[tuple[str, str], bytes]] = {}
+    numbers = count()
+    for lines in read_chunks(task.shard):
+        texts, licenses = read_columns(lines, "text", "license")
+        columns = lines.splitlines(), text_sizes(texts).tolist(), licenses.to_pylist()
+        for line, num_bytes, license_name, number in zip(*columns, numbers, strict=False):
+            if drop := task.drops.get(number):
+                _drop(json.loads(line), drop, report.dedup, keep_dropped)
+                continue
+            # They were written last, but for what an early step found out; in text its quotes would be escaped.
+            start = line.rindex(b', "source": "')
+            ending = line[start:]
+            if ending not in endings:
+                fields = json.loads(b"{" + ending[2:])
+                key = fields.pop("source"), fields.pop("split")
+                endings[ending] = key, b", " + json_line(fields)[1:] if fields else b"}\n"
+            key, rest = endings[ending]
+            yield key, line[:start] + rest, num_bytes, license_name

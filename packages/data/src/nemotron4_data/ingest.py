@@ -1,34 +1,39 @@
 """Raw files to work shards: pass 1 of the stage `documents`.
 
-A task is some files in order, small ones grouped up to about 32 MB; its directory holds work shards of about 32 MB of
-text, what was rejected, and a report. The order of documents is (task, shard, line), which is the order of the input.
+A task is some files in order, small ones grouped up to about 8 MB. It gives parts of about 8 MB of text, in order, each
+a directory with a work shard, what was rejected, and a report; the task's own directory says that all are there. A
+finished part stays when the task is killed; what it was made from is then read again, but not worked on. The order of
+documents is (task, part, line), which is that of the input.
 
 Invariant: every record that a reader yields ends in exactly one of a work shard, the rejected records, and the counts
-of an early step; a task's directory under its final name is whole.
+of an early step; the directories of a task and of a part are whole under their final names, and where a part ends
+depends on the input alone.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from .curation import CurationConfig, CurationReport, early_steps, run_steps
-from .documents import FrameWriter, to_document
+from .documents import FrameWriter, text_size, to_document
+from .failures import at
 from .prepare_job import CorpusConfig
 from .rejections import Rejections
-from .sources import RawFile, Refusal, read_raw
+from .sources import RawFile, Record, Refusal, read_raw
 from .sources.records import shown
 from .staging import task_directory
 
-REJECTED_FILE = "rejected.jsonl.zst"
 DROPPED_FILE = "dropped.jsonl.zst"
-"""What the steps of a task dropped; there only where `curation.keep_dropped` asks for it."""
-_TASK_BYTES = 32_000_000
-_SHARD_BYTES = 32_000_000
+_SHARD_FILE, _REJECTED_FILE, _REPORT_FILE = "documents.jsonl.zst", "rejected.jsonl.zst", "report.json"
+_TASK_BYTES = 8_000_000
+_PART_BYTES = 8_000_000
 _WORK_ZSTD_LEVEL = 1  # read once or twice, then removed
+_Items = Iterator[tuple[RawFile, Record | Refusal, tuple[int, int]]]
 
 
 @dataclass(frozen=True)
@@ -47,25 +52,49 @@ class IngestTask:
 
 
 @dataclass
-class IngestReport:
-    """What a task gave: its shards with the documents and text bytes in each, and what it refused, by reason."""
+class PartReport:
+    """What a part holds: documents with the bytes of their texts, and what was refused, by reason."""
 
-    shards: list[tuple[int, int]] = field(default_factory=list)
+    documents: int = 0
+    bytes: int = 0
     rejected: Rejections = field(default_factory=Rejections)
     curation: CurationReport = field(default_factory=CurationReport)
+    place: tuple[int, int] = (0, 0)
+    """Of the next item: the number of its file in the task, and its own in the file."""
+    is_last: bool = False
+    directory: Path = Path()
+    """Where the part lies; not written."""
+
+    @property
+    def shard(self) -> Path:
+        """Its work shard, which is there if it holds a document."""
+        return self.directory / _SHARD_FILE
+
+    @property
+    def rejects(self) -> Path:
+        """Its rejected records, in a file that is there if it holds one."""
+        return self.directory / _REJECTED_FILE
+
+    @property
+    def dropped(self) -> Path:
+        """What the early steps dropped, in a file that is there where `curation.keep_dropped` asks for it."""
+        return self.directory / DROPPED_FILE
 
     def save(self, directory: Path) -> None:
-        """Write it into the directory of its task."""
-        content = {"shards": self.shards, "rejected": asdict(self.rejected), "curation": self.curation.to_json()}
-        (directory / "report.json").write_text(json.dumps(content), encoding="utf-8")
+        """Write it into the directory of its part."""
+        names = ("documents", "bytes", "place", "is_last")
+        content = {**{name: getattr(self, name) for name in names}, "rejected": asdict(self.rejected)}
+        content["curation"] = self.curation.to_json()
+        (directory / _REPORT_FILE).write_text(json.dumps(content), encoding="utf-8")
 
     @classmethod
-    def load(cls, directory: Path) -> IngestReport:
+    def load(cls, directory: Path) -> PartReport:
         """Read it back."""
-        content = json.loads((directory / "report.json").read_text(encoding="utf-8"))
-        curation = CurationReport.from_json(content["curation"])
-        rejected = Rejections(**content["rejected"])
-        return cls([(count, size) for count, size in content["shards"]], rejected, curation)
+        content = json.loads((directory / _REPORT_FILE).read_text(encoding="utf-8"))
+        content["rejected"] = Rejections(**content["rejected"])
+        content["curation"] = CurationReport.from_json(content["curation"])
+        content["place"] = tuple(content["place"])
+        return cls(**content, directory=directory)
 
 
 def plan_ingest(files: list[RawFile], corpus: CorpusConfig, curation: CurationConfig, work: Path) -> list[IngestTask]:
@@ -83,55 +112,86 @@ def plan_ingest(files: list[RawFile], corpus: CorpusConfig, curation: CurationCo
 
 
 def ingest(task: IngestTask) -> int:
-    """Do a task; returns the documents it kept."""
-    report = IngestReport()
-    with task_directory(task.output) as output:
-        rejects = FrameWriter(output / REJECTED_FILE)
-        dropped = FrameWriter(output / DROPPED_FILE) if task.curation.keep_dropped else None
-        keep = [] if dropped is None else [dropped.write]
-        documents = run_steps(_documents(task, rejects, report), early_steps(task.curation), report.curation, *keep)
-        _write_shards(documents, output, report)
-        rejects.close()
-        if dropped is not None:
-            dropped.close()
-        report.save(output)
-    return sum(count for count, _ in report.shards)
+    """Do a task, from the part that a killed run did not finish; returns the documents it kept."""
+    parts = _parts(task.output)
+    parts.mkdir(exist_ok=True)
+    reports = list(load_parts(task.output))
+    items = _items(task, reports[-1].place if reports else (0, 0))
+    names = " to ".join(dict.fromkeys(file.name for file in (task.files[0], task.files[-1])))
+    while not reports or not reports[-1].is_last:
+        with at(names), task_directory(parts / f"{len(reports):06}") as output:
+            reports.append(_ingest_part(items, task, output))
+    with task_directory(task.output):
+        pass  # it is there: so are all parts
+    return sum(report.documents for report in reports)
 
 
-def shard_path(directory: Path, number: int) -> Path:
-    """Where a work shard of a task lies."""
-    return directory / f"{number:06}.jsonl.zst"
+def load_parts(output: Path) -> Iterator[PartReport]:
+    """The finished parts of the task with this directory, in order."""
+    number = 0
+    while (part := _parts(output) / f"{number:06}").is_dir():
+        yield PartReport.load(part)
+        number += 1
 
 
-def _documents(task: IngestTask, rejects: FrameWriter, report: IngestReport) -> Iterator[dict[str, Any]]:
-    for file in task.files:
-        for item in read_raw(file, task.corpus):
-            unread = None
-            if isinstance(item, Refusal):
-                reason, unread = item.reason, item.unread
-            else:
-                try:
-                    yield to_document(item.value, task.corpus)
-                    continue
-                except ValueError as error:
-                    reason = str(error)
-            record = {"file": file.name, "position": item.position, "reason": reason, "record": shown(item)}
-            report.rejected.add(record, unread)
-            rejects.write(record if unread is None else {**record, "bytes_not_read": unread[0], "bytes": unread[1]})
+def _parts(output: Path) -> Path:
+    return output.with_name(f"{output.name}.parts")
 
 
-def _write_shards(documents: Iterable[dict[str, Any]], output: Path, report: IngestReport) -> None:
-    writer = None
-    count = size = 0
-    for document in documents:
-        writer = writer or FrameWriter(shard_path(output, len(report.shards)), _WORK_ZSTD_LEVEL)
-        writer.write(document)
-        count += 1
-        size += len(document["text"].encode())
-        if size >= _SHARD_BYTES:
+def _items(task: IngestTask, place: tuple[int, int]) -> _Items:
+    """The items of a task's files from a place on, each with its file and the place behind it."""
+    first_file, first_item = place
+    for number, file in enumerate(task.files[first_file:], start=first_file):
+        read = first_item if number == first_file else 0
+        for index, item in enumerate(islice(read_raw(file, task.corpus), read, None), start=read + 1):
+            yield file, item, (number, index)
+
+
+def _ingest_part(items: _Items, task: IngestTask, output: Path) -> PartReport:
+    report = PartReport(directory=output)
+    documents = _documents(items, task.corpus, report)
+    dropped = FrameWriter(report.dropped) if task.curation.keep_dropped else None
+    keep = [] if dropped is None else [dropped.write]
+    shard = None
+    for document in run_steps(documents, early_steps(task.curation), report.curation, *keep):
+        shard = shard or FrameWriter(report.shard, _WORK_ZSTD_LEVEL)
+        shard.write(document)
+        report.documents += 1
+        report.bytes += text_size(document["text"])
+    for writer in (shard, dropped):
+        if writer:
             writer.close()
-            report.shards.append((count, size))
-            writer, count, size = None, 0, 0
-    if writer:
-        writer.close()
-        report.shards.append((count, size))
+    report.save(output)
+    return report
+
+
+def _documents(items: _Items, corpus: CorpusConfig, report: PartReport) -> Iterator[dict[str, Any]]:
+    """The documents among the next items, as many as make a part; the others are refused."""
+    rejects = None
+    num_bytes = 0
+    for file, item, report.place in items:
+        unread = None
+        if isinstance(item, Refusal):
+            reason, unread = item.reason, item.unread
+        else:
+            try:
+                document = to_document(item.value, corpus)
+            except ValueError as error:
+                reason = str(error)
+            else:
+                num_bytes += text_size(document["text"])
+                yield document
+                if num_bytes >= _PART_BYTES:
+                    break
+                continue
+        rejects = rejects or FrameWriter(report.rejects)
+        record = {"file": file.name, "position": item.position, "reason": reason, "record": shown(item)}
+        report.rejected.add(record, unread)
+        rejects.write(record if unread is None else {**record, "bytes_not_read": unread[0], "bytes": unread[1]})
+        num_bytes += len(item.raw)
+        if num_bytes >= _PART_BYTES:
+            break
+    else:
+        report.is_last = True
+    if rejects:
+        rejects.close()

@@ -25,6 +25,7 @@ from .curation.quality import check_scorer
 from .debian.config import DebianConfig
 from .document_stage import write_documents
 from .executor import Executor, open_executor
+from .failures import in_one_line
 from .fertility import fertility, sample_documents
 from .inputs import by_content, library_versions
 from .locks import exclusive
@@ -40,21 +41,21 @@ from .tokenizer import Tokenizer
 from .train_tokenizer import train_tokenizer
 
 # Raise it when a stage's code changes what it writes: finished stages of older code then run again.
-_CODE_VERSION = 3
+_CODE_VERSION = 4
 _LOCK = "prepare.lock"
 _FOLDERS = ("raw", "documents", "rejected", "dropped", "tokenizer", "tokens")
 
 
 def run_prepare(job: PrepareJob) -> None:
     """Run the stages whose inputs changed. ValueError or OSError, one line, for what the user can put right."""
+    preparation = None
     try:
         with open_executor(job.executor) as executor:
-            _Preparation(job, executor).run()
-    except OSError as error:
-        if error.filename and error.strerror:  # the system's own message names no remedy and may span fields
-            raise OSError(f"{error.filename}: {error.strerror}: finished stages are kept, rerun when solved") from error
-        if error.errno is not None:
-            raise OSError(f"{job.dir}: {error.strerror}: finished stages are kept, rerun when solved") from error
+            preparation = _Preparation(job, executor)
+            preparation.run()
+    except Exception as error:
+        if said := in_one_line(error, preparation.stage if preparation else "", job.dir):
+            raise said from error
         raise
 
 
@@ -64,6 +65,7 @@ class _Preparation:
         self.executor = executor
         self.directory = Path(job.dir)
         self.console = plain_console(stderr=True)
+        self.stage = ""  # the one under way
 
     def run(self) -> None:
         self._check_named()
@@ -151,7 +153,7 @@ class _Preparation:
         if done and done.key == key and self._is_intact(name, done):
             self.console.print(f"{name}: unchanged, kept")
         else:
-            start = time.monotonic()
+            start, self.stage = time.monotonic(), name
             if not self.console.is_terminal:  # where no bar is drawn
                 self.console.print(f"{name}: begun")
             for folder in _FOLDERS:
@@ -164,6 +166,7 @@ class _Preparation:
             self.manifest.save(self.directory)
             self.console.print(f"{name}: {len(files)} file(s) in {timedelta(seconds=round(time.monotonic() - start))}")
         remove_work(self._work(name))
+        self.stage = ""
 
     def _work(self, name: str) -> Path:
         # Absolute: workers on other machines have directories of their own to start from.

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .columns import read_columns
+from .document_columns import read_columns, text_bytes, text_ends
 from .documents import document_path
 from .executor import Executor, run_missing
+from .failures import at
 from .shards import ShardWriter, token_dtype
 from .staging import file_sha256, task_directory
 from .tokenizer import Tokenizer
@@ -159,7 +160,8 @@ def _encode_task(task: _Task) -> None:
         (output / _LENGTHS_FILE).open("wb") as lengths,
     ):
         for stretch in task.stretches:
-            with document_path(task.documents, *stretch.shard).open("rb") as file:
+            path = document_path(task.documents, *stretch.shard)
+            with at(str(path)), path.open("rb") as file:
                 file.seek(stretch.start)
                 chunk = encode_chunk(decompress(file.read(stretch.size)), tokenizer)
             tokens.write(chunk.tokens.tobytes())
@@ -188,11 +190,9 @@ def encode_chunk(lines: bytes, tokenizer: Tokenizer) -> EncodedChunk:
     ids_column, text_column = read_columns(lines, "id", "text")
     texts: list[str] = text_column.to_pylist()
     ids, lengths = tokenizer.encode_batch(texts)
-    _, offsets, data = text_column.buffers()
-    text_ends = np.frombuffer(offsets, np.int32, len(texts) + 1).astype(np.int64)
     not_exact = [
         (ids_column[number].as_py(), *tokenizer.why_not_exact(texts[number]))
-        for number in _not_exact(ids, lengths, np.frombuffer(data, np.uint8), text_ends, tokenizer)
+        for number in _not_exact(ids, lengths, text_column, tokenizer)
     ]
     control_text = sum(map(tokenizer.spells_control, texts))
     ends = np.cumsum(lengths + 1)
@@ -201,27 +201,29 @@ def encode_chunk(lines: bytes, tokenizer: Tokenizer) -> EncodedChunk:
     is_text[ends - 1] = False
     tokens[is_text] = ids
     tokens[ends - 1] = tokenizer.eos_id
-    return EncodedChunk(tokens, (lengths + 1).astype(np.int32), int(text_ends[-1]), not_exact, control_text)
+    return EncodedChunk(
+        tokens, (lengths + 1).astype(np.int32), int(text_ends(text_column)[-1]), not_exact, control_text
+    )
 
 
 def _not_exact(
     ids: NDArray[np.int32],
     lengths: NDArray[np.int64],
-    content: NDArray[np.uint8],
-    text_ends: NDArray[np.int64],
+    texts: Any,
     tokenizer: Tokenizer,
 ) -> list[int]:
-    """Numbers of the documents whose tokens do not give their text; `content` holds the texts of all."""
+    """Numbers of the documents whose tokens do not give their text; `texts` is a column of them."""
+    content, ends = text_bytes(texts), text_ends(texts)
     decoded = np.frombuffer(tokenizer.decode_array(ids), np.uint8)
     sizes = np.add.reduceat(np.append(tokenizer.num_bytes.astype(np.int32)[ids], 0), np.cumsum(lengths) - lengths)
     decoded_ends = np.concatenate([[0], np.cumsum(np.where(lengths, sizes, 0), dtype=np.int64)])
-    if np.array_equal(decoded_ends, text_ends) and np.array_equal(decoded, content[: text_ends[-1]]):
+    if np.array_equal(decoded_ends, ends) and np.array_equal(decoded, content[: ends[-1]]):
         return []
     return [
         number
         for number in range(len(lengths))
         if not np.array_equal(
             decoded[decoded_ends[number] : decoded_ends[number + 1]],
-            content[text_ends[number] : text_ends[number + 1]],
+            content[ends[number] : ends[number + 1]],
         )
     ]

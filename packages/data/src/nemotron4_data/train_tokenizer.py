@@ -10,16 +10,17 @@ these.
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections.abc import Iterator
 from io import BytesIO
+from itertools import chain, repeat
 from pathlib import Path
 
 import sentencepiece as spm
 
-from .documents import document_path, read_lines
+from .document_columns import read_chunks, read_columns
+from .documents import document_path
 from .prepare_job import TokenizerConfig
 
 SPECIAL_MARKERS = ("<extra_id_0>", "<extra_id_1>")
@@ -52,12 +53,13 @@ def training_lines(documents: Path, num_bytes: dict[str, int], config: Tokenizer
     """The sampled lines of the training split, newlines removed, in a fixed order."""
     for source, rate in sorted(source_rates(num_bytes, config).items()):
         draw = random.Random(f"{seed}/{source}").random
-        for record in read_lines(document_path(documents, source, "train")):
-            for line in json.loads(record)["text"].split("\n"):
-                copies = int(rate) + (draw() < rate % 1)
+        whole, part = int(rate), rate % 1
+        for lines in read_chunks(document_path(documents, source, "train")):
+            (texts,) = read_columns(lines, "text")
+            for line in chain.from_iterable(text.split("\n") for text in texts.to_pylist()):
+                copies = whole + (draw() < part)
                 for start in range(0, len(line), _MAX_LINE_CHARACTERS):
-                    for _ in range(copies):
-                        yield line[start : start + _MAX_LINE_CHARACTERS]
+                    yield from repeat(line[start : start + _MAX_LINE_CHARACTERS], copies)
 
 
 def train_tokenizer(documents: Path, num_bytes: dict[str, int], config: TokenizerConfig, seed: int) -> bytes:

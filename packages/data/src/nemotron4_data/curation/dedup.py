@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..executor import Executor
+from ..failures import of_database
 from ..staging import partial_path, value_sha256
 from .dedup_config import DedupConfig
 from .near_duplicates import find_near_duplicates
+from .shard_rows import rows_of_shard
 from .signatures import bucket_columns, sign_shard
 
 if TYPE_CHECKING:
@@ -53,9 +55,7 @@ class Drops(Sequence[dict[int, Drop]]):
         shard = range(len(self))[index]
         if self._path is None:
             return {}
-        import pyarrow.parquet as pq
-
-        rows = pq.read_table(self._path, filters=[("shard", "=", shard)], use_threads=False)
+        rows = rows_of_shard(self._path, shard, ["line", "reason", "kept_id"])
         columns = [rows[name].to_pylist() for name in ("line", "reason", "kept_id")]
         return {line: Drop(reason, kept_id) for line, reason, kept_id in zip(*columns, strict=True)}
 
@@ -93,11 +93,13 @@ def _database(folder: Path, config: DedupConfig) -> Iterator[DuckDBPyConnection]
 
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
     folder.mkdir()
-    with duckdb.connect(str(folder / "tables.duckdb")) as connection:
-        connection.execute("SET memory_limit = ?", [f"{config.memory_megabytes}MB"])
-        connection.execute("SET temp_directory = ?", [str(folder / "spilled")])
-        yield connection
-    shutil.rmtree(folder)
+    try:
+        with of_database(folder), duckdb.connect(str(folder / "tables.duckdb")) as connection:
+            connection.execute("SET memory_limit = ?", [f"{config.memory_megabytes}MB"])
+            connection.execute("SET temp_directory = ?", [str(folder / "spilled")])
+            yield connection
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # a full disk must not stay full
 
 
 def _rank(connection: DuckDBPyConnection, signatures: Sequence[Path]) -> None:

@@ -10,7 +10,7 @@ were dropped for. (MinHash and banding: Broder, 1997; Leskovec, Rajaraman, Ullma
 
 from __future__ import annotations
 
-import json
+import os
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -21,11 +21,13 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from ..document_columns import read_chunks, read_columns
 from ..executor import Executor
 from ..staging import partial_path, write_file
 from .dedup_config import DedupConfig
+from .shard_rows import rows_of_shard
 from .shingles import Hashes, distinct, jaccard, shingle_hashes
-from .signatures import bucket_columns, read_documents
+from .signatures import bucket_columns
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -105,13 +107,17 @@ def _store_shard(task: tuple[int, Path], *, words: int, wanted: Path, stem: Path
     index = Path(f"{stem}-places-{shard:05d}.parquet")
     if index.exists():
         return index
-    rows = pq.read_table(wanted, filters=[("shard", "=", shard)], use_threads=False)
+    rows = rows_of_shard(wanted, shard, ["line", "age"])
     ages = dict(zip(rows["line"].to_pylist(), rows["age"].to_pylist(), strict=True))
     sets, found = [np.empty(0, dtype="<u8")], []
-    for line, content in read_documents(path) if ages else ():
-        if line in ages:
-            sets.append(distinct(shingle_hashes(json.loads(content)["text"], words)))
-            found.append(ages[line])
+    first = 0
+    for lines in read_chunks(path) if ages else ():
+        (texts,) = read_columns(lines, "text")
+        for place in range(len(texts)):
+            if first + place in ages:
+                sets.append(distinct(shingle_hashes(texts[place].as_py(), words)))
+                found.append(ages[first + place])
+        first += len(texts)
     sizes = np.array([len(hashes) for hashes in sets], dtype=np.int64)
     write_file(_sets_path(stem, shard), np.concatenate(sets).astype("<u8").tobytes())
     columns = {"age": pa.array(found, pa.int64()), "shard": pa.array([shard] * len(found), pa.int32())}
@@ -189,7 +195,10 @@ def _decide(connection: DuckDBPyConnection, scratch: Path) -> None:
 
     count = connection.execute("SELECT count(*) FROM documents").fetchall()[0][0]
     # On disk, so that eight bytes a document need not fit in memory: 0 while kept, else 1 + the age of what is kept.
-    kept_for = np.memmap(scratch / "kept_for.bin", dtype=np.int64, mode="w+", shape=(count,))
+    # Its blocks are taken first: a write to mapped memory that finds the disk full ends the process by a signal.
+    with (scratch / "kept_for.bin").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 8 * count)
+    kept_for = np.memmap(scratch / "kept_for.bin", dtype=np.int64, mode="r+", shape=(count,))
     decided, more = scratch / "decided.parquet", scratch / "pending.parquet"
     kept_schema, pair_schema = (pa.schema([(name, pa.int64()) for name in names]) for names in (_KEPT, _PAIR))
     with pq.ParquetWriter(decided, kept_schema) as drops, pq.ParquetWriter(more, pair_schema) as pairs:

@@ -11,33 +11,28 @@ that exists is complete and right, whatever happened to the shards in between.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from hashlib import blake2b
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..documents import read_lines
+from ..document_columns import read_chunks, read_columns, text_bytes, text_ends
+from ..failures import at
 from ..staging import file_sha256, value_sha256, write_file
 from .dedup_config import DedupConfig
 from .shingles import Hashes, shingle_hashes
 
 _FORMAT = 1
 _SEED = 20240226  # of the MinHash permutations; part of the file's name through _FORMAT
-_BATCH_SHINGLES = 1 << 20
 _DATE = re.compile(r"\d{4}(-\d\d(-\d\d.*)?)?", re.ASCII | re.DOTALL)
 _BAND_FACTORS_SEED = 7
-
-
-def read_documents(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Number and bytes of each line that is not blank."""
-    return enumerate(line for line in read_lines(path) if line.strip())
 
 
 def bucket_columns(config: DedupConfig) -> list[str]:
@@ -53,7 +48,8 @@ def sign_shard(task: tuple[int, Path], *, config: DedupConfig, folder: Path) -> 
         settings += [config.shingle_words, config.bands, config.rows]
     target = folder / f"signatures-{shard:05d}-{value_sha256(settings)[:16]}.parquet"
     if not target.exists():
-        write_file(target, _signatures(shard, path, config))
+        with at(str(path)):
+            write_file(target, _signatures(shard, path, config))
     return target
 
 
@@ -65,39 +61,43 @@ def _signatures(shard: int, path: Path, config: DedupConfig) -> bytes:
     fields += [("date", pa.string()), ("hash_high", pa.uint64()), ("hash_low", pa.uint64())]
     schema = pa.schema(fields + [(name, pa.uint64()) for name in bucket_columns(config)])
     content = BytesIO()
+    line = 0
     # Hashes do not compress; dictionaries of them would only cost memory.
     with pq.ParquetWriter(content, schema, compression="none", use_dictionary=False) as writer:
-        for rows, shingles in _batches(shard, path, config):
-            columns = [
-                pa.array(values, kind) for values, (_, kind) in zip(zip(*rows, strict=True), fields, strict=True)
-            ]
-            if config.near:
-                empty = np.array([not len(hashes) for hashes in shingles])
-                buckets = band_hashes(shingles, config)
-                columns += [pa.array(buckets[:, band], mask=empty) for band in range(config.bands)]
-            writer.write_table(pa.table(columns, schema=schema))
+        for lines in read_chunks(path):
+            table = pa.table(_columns(shard, line, lines, config), schema=schema)
+            writer.write_table(table)
+            line += len(table)
     return content.getvalue()
 
 
-def _batches(shard: int, path: Path, config: DedupConfig) -> Iterator[tuple[list[tuple[Any, ...]], list[Hashes]]]:
-    rows: list[tuple[Any, ...]] = []
-    shingles: list[Hashes] = []
-    pending = 0
-    for line, content in read_documents(path):
-        document = json.loads(content)
-        text = document["text"]
-        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        high, low = int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
-        is_train = document.get("split") != "heldout"
-        rows.append((shard, line, document["id"], is_train, _usable_date(document.get("date")), high, low))
-        if config.near:
-            shingles.append(shingle_hashes(text, config.shingle_words))
-            pending += len(shingles[-1])
-        if pending >= _BATCH_SHINGLES or len(rows) >= 1 << 16:
-            yield rows, shingles
-            rows, shingles, pending = [], [], 0
-    if rows:
-        yield rows, shingles
+def _columns(shard: int, first_line: int, lines: bytes, config: DedupConfig) -> list[Any]:
+    """The rows of some documents, given as JSON lines, by columns."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    ids, splits, dates, texts = read_columns(lines, "id", "split", "date", "text")
+    hashes = np.frombuffer(_digests(texts), ">u8").reshape(-1, 2).astype(np.uint64)
+    columns = [
+        pa.array(np.full(len(ids), shard, np.int32)),
+        pa.array(np.arange(first_line, first_line + len(ids), dtype=np.int32)),
+        ids,
+        pc.fill_null(pc.not_equal(splits, "heldout"), True),
+        pa.array(map(_usable_date, dates.to_pylist()), pa.string()) if dates.null_count < len(dates) else dates,
+        *(pa.array(hashes[:, half]) for half in range(2)),
+    ]
+    if config.near:
+        shingles = [shingle_hashes(text, config.shingle_words) for text in texts.to_pylist()]
+        empty = np.array([not len(found) for found in shingles])
+        buckets = band_hashes(shingles, config)
+        columns += [pa.array(buckets[:, band], mask=empty) for band in range(config.bands)]
+    return columns
+
+
+def _digests(texts: Any) -> bytes:
+    """BLAKE2b-128 of each text of a column, one after the other."""
+    content, ends = memoryview(text_bytes(texts).data), text_ends(texts).tolist()
+    return b"".join([blake2b(content[start:end], digest_size=16).digest() for start, end in pairwise(ends)])
 
 
 def _usable_date(date: object) -> str | None:

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .documents import open_lines
 
 _CHUNK_BYTES = 1 << 22
@@ -42,3 +45,18 @@ def read_columns(lines: bytes, *names: str) -> list[Any]:
         parse_options=json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
     )
     return [pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], pa.string()) for column in table]
+
+
+def text_sizes(texts: Any) -> NDArray[np.int64]:
+    """UTF-8 bytes of each text of a column."""
+    return np.diff(text_ends(texts))
+
+
+def text_ends(texts: Any) -> NDArray[np.int64]:
+    """Where the texts of a column begin in `text_bytes`, and the end of the last."""
+    return np.frombuffer(texts.buffers()[1], np.int32, len(texts) + 1).astype(np.int64)
+
+
+def text_bytes(texts: Any) -> NDArray[np.uint8]:
+    """The texts of a column, one after the other, in UTF-8."""
+    return np.frombuffer(texts.buffers()[2], np.uint8)
