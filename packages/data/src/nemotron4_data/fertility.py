@@ -26,6 +26,7 @@ from .tokenizer import Tokenizer
 KINDS = ("natural", "programming")
 _SCRIPTS_WITHOUT_SPACES = ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar")
 _MAX_BYTES_PER_SOURCE = 100_000
+_MAX_CHARACTERS = 1_000_000
 _COLOURS = {"natural": "#2a6fbb", "programming": "#3a8f4d"}
 
 
@@ -81,12 +82,14 @@ def sample_documents(
 ) -> Iterator[dict[str, Any]]:
     """The first documents of each source, with their `source`: held-out ones where it has any, else training ones.
 
-    `sources` are its splits by source; whole documents are taken until they reach the limit.
+    `sources` are its splits by source; whole documents are taken until they reach the limit, but of one of more than a
+    million characters only so many.
     """
     for source, splits in sorted(sources.items()):
         split, num_bytes = min(splits), 0  # heldout before train
         for line in read_lines(document_path(documents, source, split)):
             document = {**json.loads(line), "source": source}
+            document["text"] = document["text"][:_MAX_CHARACTERS]
             yield document
             num_bytes += len(document["text"].encode())
             if num_bytes >= max_bytes_per_source:

@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from .tokenizer import Tokenizer
 from .zstd import decompress, frame_sizes
 
 _TASK_BYTES = 1 << 22
+_CHECKED_TOKENS = 1 << 18
 _EXAMPLES = 3
 _TOKENS_FILE, _LENGTHS_FILE, _REPORT_FILE = "tokens.bin", "lengths.bin", "report.json"
 
@@ -187,12 +189,13 @@ def _tokenizer(path: Path, sha256: str) -> Tokenizer:
 
 def encode_chunk(lines: bytes, tokenizer: Tokenizer) -> EncodedChunk:
     """Encode documents given as JSON lines, append EOS to each and check that each comes back exactly."""
-    ids_column, text_column = read_columns(lines, "id", "text")
-    texts: list[str] = text_column.to_pylist()
+    names, column = read_columns(lines, "id", "text")
+    del lines  # what is made of one long document is several times its size
+    texts: list[str] = column.to_pylist()
     ids, lengths = tokenizer.encode_batch(texts)
     not_exact = [
-        (ids_column[number].as_py(), *tokenizer.why_not_exact(texts[number]))
-        for number in _not_exact(ids, lengths, text_column, tokenizer)
+        (names[number].as_py(), *tokenizer.why_not_exact(texts[number]))
+        for number in _not_exact(ids, lengths, column, tokenizer)
     ]
     control_text = sum(map(tokenizer.spells_control, texts))
     ends = np.cumsum(lengths + 1)
@@ -201,29 +204,28 @@ def encode_chunk(lines: bytes, tokenizer: Tokenizer) -> EncodedChunk:
     is_text[ends - 1] = False
     tokens[is_text] = ids
     tokens[ends - 1] = tokenizer.eos_id
-    return EncodedChunk(
-        tokens, (lengths + 1).astype(np.int32), int(text_ends(text_column)[-1]), not_exact, control_text
-    )
+    return EncodedChunk(tokens, (lengths + 1).astype(np.int32), int(text_ends(column)[-1]), not_exact, control_text)
 
 
-def _not_exact(
-    ids: NDArray[np.int32],
-    lengths: NDArray[np.int64],
-    texts: Any,
-    tokenizer: Tokenizer,
-) -> list[int]:
-    """Numbers of the documents whose tokens do not give their text; `texts` is a column of them."""
-    content, ends = text_bytes(texts), text_ends(texts)
-    decoded = np.frombuffer(tokenizer.decode_array(ids), np.uint8)
-    sizes = np.add.reduceat(np.append(tokenizer.num_bytes.astype(np.int32)[ids], 0), np.cumsum(lengths) - lengths)
-    decoded_ends = np.concatenate([[0], np.cumsum(np.where(lengths, sizes, 0), dtype=np.int64)])
-    if np.array_equal(decoded_ends, ends) and np.array_equal(decoded, content[: ends[-1]]):
-        return []
-    return [
-        number
-        for number in range(len(lengths))
-        if not np.array_equal(
-            decoded[decoded_ends[number] : decoded_ends[number + 1]],
-            content[ends[number] : ends[number + 1]],
-        )
-    ]
+def _not_exact(ids: NDArray[Any], lengths: NDArray[np.int64], texts: Any, tokenizer: Tokenizer) -> list[int]:
+    """Numbers of the documents whose tokens do not give their text, of the column `texts`."""
+    content, text_end = text_bytes(texts), text_ends(texts)
+    token_end = np.concatenate([[0], np.cumsum(lengths)])
+    found: list[int] = []
+    first = 0
+    while first < len(lengths):  # some documents at a time, at least one
+        end = max(first + 1, int(np.searchsorted(token_end, token_end[first] + _CHECKED_TOKENS, "right")) - 1)
+        some = ids[token_end[first] : token_end[end]]
+        decoded = np.frombuffer(tokenizer.decode_array(some), np.uint8)
+        if end == first + 1:
+            ends = np.array([0, len(decoded)])
+        else:
+            bytes_before = np.concatenate([[0], np.cumsum(tokenizer.num_bytes[some])])
+            ends = bytes_before[token_end[first : end + 1] - token_end[first]]
+        expected, expected_ends = content[text_end[first] : text_end[end]], text_end[first : end + 1] - text_end[first]
+        if not (np.array_equal(ends, expected_ends) and np.array_equal(decoded, expected)):
+            pairs = zip(pairwise(ends), pairwise(expected_ends), strict=True)
+            same = [np.array_equal(decoded[slice(*mine)], expected[slice(*theirs)]) for mine, theirs in pairs]
+            found += [first + number for number, is_same in enumerate(same) if not is_same]
+        first = end
+    return found

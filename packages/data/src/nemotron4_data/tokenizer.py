@@ -88,7 +88,7 @@ class Tokenizer:
         """The space that a foreign tokenizer may put before every text; empty where it puts none."""
         return " " if self.decode(self.encode("x")).startswith(" ") else ""
 
-    def encode_batch(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    def encode_batch(self, texts: Sequence[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Ids of some texts one after the other, as `encode` gives them, and how many each text has.
 
         Besides the ids it needs memory for a few million characters, or for the longest stretch of text that cannot be
@@ -107,13 +107,14 @@ class Tokenizer:
                         parts.append(_SPACE_MARK)
                     parts += self._cuts.parts(plain)
             ends.append(len(parts))
-        ids, sizes = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
+        dtype = np.uint16 if self.vocab_size <= 1 << 16 else np.int32
+        ids, sizes = [np.zeros(0, dtype)], [np.zeros(1, np.int64)]
         for start in range(0, len(parts), _PARTS_AT_A_TIME):
             encoded = self._processor.encode(parts[start : start + _PARTS_AT_A_TIME], num_threads=1)
             for mark in marks.intersection(range(start, start + len(encoded))):
                 encoded[mark - start] = self._space_mark_ids
             sizes.append(np.fromiter(map(len, encoded), np.int64, len(encoded)))
-            ids.append(np.fromiter(chain.from_iterable(encoded), np.int32, int(sizes[-1].sum())))
+            ids.append(np.fromiter(chain.from_iterable(encoded), dtype, int(sizes[-1].sum())))
         tokens_before = np.cumsum(np.concatenate(sizes))
         return np.concatenate(ids), np.diff(tokens_before[[0, *ends]])
 
