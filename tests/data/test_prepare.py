@@ -383,8 +383,8 @@ def test_files_that_do_not_exist_are_refused(tmp_path, make_job):
     )
     missing = TokenizerConfig(model=str(tmp_path / "none.model"))
     write_raw(tmp_path / "a.jsonl", {"text": "one", "split": "train"})
-    assert message_of(OSError, run_prepare, make_job(tmp_path, tmp_path / "out", tokenizer=missing)) == (
-        f"{tmp_path}/none.model: No such file or directory: finished stages are kept, rerun when solved"
+    assert message_of(ValueError, run_prepare, make_job(tmp_path, tmp_path / "out", tokenizer=missing)) == (
+        f"tokenizer.model ({tmp_path}/none.model): no such file; give a SentencePiece model, or null to train one"
     )
 
 
@@ -454,6 +454,8 @@ def test_files_that_settings_name_are_inputs(tmp_path):
 
 
 def test_what_later_stages_open_is_refused_before_the_first(tmp_path, make_job):
+    (tmp_path / "raw").mkdir()
+    write_raw(tmp_path / "raw/a.jsonl", {"text": "one", "split": "train"})
     bad = tmp_path / "bad.model"
     bad.write_bytes(b"no model")
     quality = {"domains": ["english"], "model_dir": str(tmp_path)}

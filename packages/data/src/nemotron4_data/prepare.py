@@ -68,7 +68,6 @@ class _Preparation:
         self.stage = ""  # the one under way
 
     def run(self) -> None:
-        self._check_named()
         warn = partial(self.console.print, soft_wrap=True)
         names = self.job.corpus.files
         files = find_files(names, SUFFIXES, warn)
@@ -79,6 +78,7 @@ class _Preparation:
         # What is begun has a manifest; what an older version began has a directory of work with its key.
         check_new_or_ours(self.directory, "dir", (FILE_NAME, _LOCK, "*.work/key"))
         Manifest.load(self.directory)  # somebody else's is refused before anything is written
+        self._check_named()
         self.directory.mkdir(parents=True, exist_ok=True)
         with exclusive(self.directory / _LOCK, "dir", self.directory):
             self.manifest = Manifest.load(self.directory)
