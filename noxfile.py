@@ -136,6 +136,19 @@ def curation_reference(session: nox.Session) -> None:
 
 
 @nox.session
+@nox.parametrize("version", [nox.param(version, id=version) for version in ("4.44.2", "4.57.6", "5.0.0")])
+def compat_export(session: nox.Session, version: str) -> None:
+    """Exports read by the versions of transformers that their README.md names: the oldest, and those around 5."""
+    install(session, "model", tools=(*TEST_TOOLS, "sentencepiece"))
+    session.install(f"transformers=={version}")
+    # Old versions warn of this torch; what they compute is what is tested.
+    quiet = ("-W", "ignore::FutureWarning", "-W", "ignore::DeprecationWarning")
+    tests = ("tests/model/test_export_versions.py", "tests/model/test_hugging_face.py")
+    chosen = ("-k", "test_export_versions or agrees_with_sentencepiece")
+    session.run("pytest", "-q", *quiet, *chosen, *tests, *session.posargs, env={"OMP_NUM_THREADS": "1"})
+
+
+@nox.session
 def dev(session: nox.Session) -> None:
     """An editable .venv with every tool, for working on the project."""
     session.run(sys.executable, "-m", "venv", ".venv", external=True)

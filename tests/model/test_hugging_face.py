@@ -3,7 +3,6 @@
 import json
 import random
 import re
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -282,31 +281,10 @@ def test_writing_refuses_wrong_input_and_leaves_nothing(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def sentencepiece_model() -> bytes:
-    spm = pytest.importorskip("sentencepiece")
-    draw = random.Random(0)
-    words = ["the", "of", "there", "theme", "def", "return", "naïve", "été", "día", "мир", "日本語", "x1", "if:", "--"]
-    words += ["".join(draw.choices("abcdeinorst", k=draw.randint(2, 8))) for _ in range(300)]
-    lines = [" " * draw.choice([0, 0, 2, 4, 8]) + " ".join(draw.choices(words, k=12)) + "\t42" for _ in range(2_000)]
-    model = BytesIO()
-    spm.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=900,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        allow_whitespace_only_pieces=True,
-        add_dummy_prefix=False,
-        split_digits=True,
-        byte_fallback=True,
-        pad_id=0,
-        unk_id=1,
-        bos_id=2,
-        eos_id=3,
-        user_defined_symbols=["<extra_id_0>", "<extra_id_1>"],
-        minloglevel=2,
-    )
-    return model.getvalue()
+    pytest.importorskip("sentencepiece")
+    from tiny_tokenizer import train_tiny_tokenizer
+
+    return train_tiny_tokenizer()
 
 
 TEXTS = [

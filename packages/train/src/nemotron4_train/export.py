@@ -13,7 +13,8 @@ from enum import Enum
 from pathlib import Path
 
 from nemotron4_data.ownership import IsOurs, check_apart, check_new_or_ours
-from nemotron4_data.staging import staged_directory, write_file
+from nemotron4_data.staging import file_sha256, staged_directory, write_file
+from nemotron4_train.export_readme import README, export_readme
 from nemotron4_train.job import TrainJob
 
 PROVENANCE = "provenance.json"
@@ -88,6 +89,9 @@ def export_checkpoint(job: ExportJob, train_job: TrainJob) -> Path:
         "tokens": state["tokens"],
         "source_tokens": {name: counts["tokens"] for name, counts in ledger.sources.items()},
     }
+    readme = export_readme(
+        train_job.run.name, train_job.model, step=state["step"], tokens=state["tokens"], dtype=job.dtype.name
+    )
     with staged_directory(directory, "directory", _is_exported(directory)) as staged:
         write_pretrained(
             train_job.model,
@@ -96,7 +100,9 @@ def export_checkpoint(job: ExportJob, train_job: TrainJob) -> Path:
             dtype=getattr(torch, job.dtype.name),
             tokenizer_model=str(corpus.tokenizer.path),
             max_shard_bytes=job.max_shard_bytes,
+            extra_files={README: readme},
         )
+        provenance["readme_sha256"] = file_sha256(staged / README)
         provenance["files"] = sorted([PROVENANCE, *(path.name for path in staged.iterdir())])
         write_file(staged / PROVENANCE, (json.dumps(provenance, indent=1) + "\n").encode())
     print(f"exported step {state['step']} to {directory}", file=sys.stderr)
@@ -106,5 +112,17 @@ def export_checkpoint(job: ExportJob, train_job: TrainJob) -> Path:
 def _is_exported(directory: Path) -> IsOurs:
     """Which files of an earlier export are its own; those of older versions do not list them."""
     path = directory / PROVENANCE
-    files = json.loads(path.read_text(encoding="utf-8")).get("files") if path.is_file() else ()
-    return lambda name: bool(_EXPORTED.fullmatch(name)) if files is None else name in files
+    if not path.is_file():
+        return lambda name: False
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        files, readme_sha256 = content.get("files"), content.get("readme_sha256")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: not what an export holds ({error}); move it elsewhere") from error
+
+    def is_ours(name: str) -> bool:
+        if name == README:  # which invites to be edited
+            return file_sha256(directory / README) == readme_sha256
+        return bool(_EXPORTED.fullmatch(name)) if files is None else name in files
+
+    return is_ours

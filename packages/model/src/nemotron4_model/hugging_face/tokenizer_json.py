@@ -94,8 +94,12 @@ def _tokenizer_json(pieces: list[_Piece]) -> dict[str, Any]:
     }
 
 
-def _merges(pieces: list[_Piece]) -> list[list[str]]:
-    """Every way to join two pieces into a third, the highest score of the third first, as SentencePiece joins."""
+def _merges(pieces: list[_Piece]) -> list[str] | list[list[str]]:
+    """Every way to join two pieces into a third, the highest score of the third first, as SentencePiece joins.
+
+    Written as "left right", which every version of tokenizers reads; as pairs, which those before 0.20 refuse, where a
+    piece holds a space or would be taken for the "#version" line that older files begin with.
+    """
     normal = {
         piece.text: piece.score for piece in pieces if piece.kind not in (_UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE)
     }
@@ -105,7 +109,10 @@ def _merges(pieces: list[_Piece]) -> list[list[str]]:
         for cut in range(1, len(text))
         if text[:cut] in normal and text[cut:] in normal
     ]
-    return [[left, right] for _, _, left, right in sorted(ways)]
+    pairs = [[left, right] for _, _, left, right in sorted(ways)]
+    if any(" " in left + right or left.startswith("#version") for left, right in pairs):
+        return pairs
+    return [" ".join(pair) for pair in pairs]
 
 
 def _tokenizer_config(pieces: list[_Piece], max_sequence_length: int) -> dict[str, Any]:
@@ -122,6 +129,8 @@ def _tokenizer_config(pieces: list[_Piece], max_sequence_length: int) -> dict[st
         "add_eos_token": False,
         "clean_up_tokenization_spaces": False,
         "model_max_length": max_sequence_length,
+        # What the model takes. Left out, transformers before 5 adds token_type_ids, which generate() refuses.
+        "model_input_names": ["input_ids", "attention_mask"],
         # "</s>" written in a document is text and does not end it; nor does "<extra_id_1>" begin a turn.
         "split_special_tokens": True,
     }

@@ -1,0 +1,79 @@
+"""README.md of an export: what it holds, what starts a document, and how other programs load it.
+
+Invariant: figures come from the checkpoint and the model; the run's name, which the user wrote, stays text.
+"""
+
+from __future__ import annotations
+
+import re
+
+from nemotron4_model import ModelConfig
+
+README = "README.md"
+
+_TEXT = """\
+# {name}, step {step:,}
+
+A Nemotron-4 model (`NemotronForCausalLM`) after {tokens:,} tokens in {step:,} steps: {parameters:,} parameters in
+{dtype}, {vocab_size:,} token ids, a context of {context:,} tokens. `provenance.json` says what it was trained on.
+In what follows, `DIR` is this directory.
+
+## What starts a document
+
+In training, `</s>` (id 3) stood before every document. The tokenizer adds no token of its own, and `<s>` (id 2) was
+never seen. So text that is to be read as the start of a document follows id 3. Written in a prompt, `</s>` is four
+characters of text and not that token: prepend the id.
+
+## transformers
+
+4.44 and newer, 5 included:
+
+```python
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("DIR")
+model = AutoModelForCausalLM.from_pretrained("DIR")
+ids = torch.tensor([[tokenizer.eos_token_id, *tokenizer.encode("In the beginning")]])
+print(tokenizer.decode(model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=64)[0, 1:]))
+```
+
+## vLLM
+
+```python
+from vllm import LLM, SamplingParams
+
+llm = LLM("DIR")
+ids = [3, *llm.get_tokenizer().encode("In the beginning")]
+print(llm.generate({{"prompt_token_ids": ids}}, SamplingParams(max_tokens=64))[0].outputs[0].text)
+```
+
+## llama.cpp
+
+Its converter does not record that this tokenizer puts no space before a text, and llama.cpp then adds one to every
+prompt. Tell it otherwise at each start; `</s>` in `-p` is the token here:
+
+```
+python convert_hf_to_gguf.py DIR --outfile model.gguf
+llama-completion -m model.gguf -no-cnv -p '</s>In the beginning' \\
+  --override-kv tokenizer.ggml.add_space_prefix=bool:false
+```
+"""
+
+
+def export_readme(name: str, model: ModelConfig, *, step: int, tokens: int, dtype: str) -> str:
+    """The text of README.md; `name` is the run's, `dtype` that of the stored weights."""
+    return _TEXT.format(
+        name=_as_text(name),
+        step=step,
+        tokens=tokens,
+        dtype=dtype,
+        parameters=model.num_parameters,
+        vocab_size=model.vocab_size,
+        context=model.max_sequence_length,
+    )
+
+
+def _as_text(name: str) -> str:
+    """A name on one line, with what Markdown or HTML would interpret escaped."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", " ".join(name.split()))
