@@ -163,15 +163,21 @@ def sweep_rows(root, runs):
 def test_a_sweep_over_budgets_ends_in_a_study(tmp_path, capsys):
     rows = list(sweep_rows(tmp_path, runs_of()))
     rows[0].objective = None  # a job that failed
+    (tmp_path / "job_1" / "report.json").write_text("{")
+    (tmp_path / "job_2" / "report.json").write_text('{"budget_flops": 1}')
     summarise(tmp_path, rows, False)
     assert not (tmp_path / "isoflop.json").exists()
     summarise(tmp_path, rows, True)
     found = json.loads((tmp_path / "isoflop.json").read_text())
-    assert len(found["runs"]) == 23
+    assert len(found["runs"]) == 21
     assert found["law"]["parameters"]["exponent"] == pytest.approx(0.51, abs=0.05)
     assert (tmp_path / "isoflop.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().err
     assert "N_opt = " in printed
+    assert f"{tmp_path}/job_1/report.json: left out of the study, not a report (JSONDecodeError('Expecting" in printed
+    assert (
+        "job_2/report.json: left out of the study, not a report (KeyError('parameters_but_input_embedding'))" in printed
+    )
     assert "Nemotron-4 15B on 8T tokens: 7.52e+23 FLOPs" in printed
 
 

@@ -76,17 +76,17 @@ def status(job: StatusJob) -> None:
     from nemotron4_train.status import run_directories, show_status
 
     directories = run_directories(job)
-    jobs: list[TrainJob | None] = []
+    jobs: list[TrainJob | Exception] = []
     for directory in directories:
         try:
             jobs.append(read_train_job(directory))
-        except ValueError:  # of another version: its files still say most of it
-            jobs.append(None)
+        except (ValueError, OSError) as error:  # damaged or of another version: its files still say most of it
+            jobs.append(error)
     show_status(directories, jobs)
 
 
 def read_train_job(run_directory: Path, key: str = "run") -> TrainJob:
-    """The job of a run directory; raises ValueError, which names `key`, when it has none."""
+    """The job of a run directory; raises ValueError, which names `key` or the file, when it has none that fits."""
     from nemotron4_train.job import TrainJob
 
     path = run_directory / "job.yaml"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,10 +70,14 @@ def _read_runs(rows: Sequence[_SweepRow]) -> list[IsoflopRun]:
         path = Path(row.run_dir) / "report.json"
         if row.objective is None or not path.is_file():
             continue
-        report = json.loads(path.read_text(encoding="utf-8"))
-        if report.get("budget_flops") is not None:
-            sizes = {"parameters": report["parameters_but_input_embedding"], "tokens": report["tokens"]}
-            runs.append(IsoflopRun(budget_flops=report["budget_flops"], bits_per_byte=row.objective, **sizes))
+        try:
+            report = json.loads(path.read_text(encoding="utf-8"))
+            if report.get("budget_flops") is not None:
+                sizes = {"parameters": int(report["parameters_but_input_embedding"]), "tokens": int(report["tokens"])}
+                budget = float(report["budget_flops"])
+                runs.append(IsoflopRun(budget_flops=budget, bits_per_byte=row.objective, **sizes))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            print(f"{path}: left out of the study, not a report ({error!r})", file=sys.stderr)
     return runs
 
 

@@ -16,14 +16,45 @@ STEP_COLUMNS = (
     *("step", "tokens", "loss", "lr", "global_batch_size", "phase", "grad_norm", "skipped"),
     *("tokens_per_second", "mfu"),
 )
+_TEXTS = ("phase", "domain", "source")
+_COUNTS = ("step", "tokens", "drawn_tokens")
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a metrics file; empty when there is none."""
+    """The rows of a metrics file; empty when there is none. A row that was cut short is left out.
+
+    Raises ValueError with file, line and column for what is no number, and OSError with the file.
+    """
     if not path.is_file():
         return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if None not in row.values()]
+    rows = []
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            for row in reader:
+                if None not in row.values():
+                    _check(row, f"{path}: line {reader.line_num}")
+                    rows.append(row)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a table of metrics ({error}); restore or remove it") from error
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    return rows
+
+
+def _check(row: Mapping[str | None, Any], where: str) -> None:
+    if None in row:
+        raise ValueError(f"{where}: {row[None]}: after the last column; remove the line")
+    for name, value in {"step": None, **row}.items():
+        try:
+            if name in _COUNTS and (value != "" or name == "step"):
+                is_right = int(value) >= 0
+            else:
+                is_right = name in _TEXTS or value == "" or float(value) is not None
+        except (ValueError, TypeError):
+            is_right = False
+        if not is_right:
+            raise ValueError(f"{where}: {name} ({value}): not a number of its kind; remove the line")
 
 
 def accepted(rows: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:

@@ -81,7 +81,7 @@ def _read_runs(jobs: Mapping[Path, TrainJob]) -> list[ComparedRun]:
             label=job.run.name if names.count(job.run.name) == 1 else str(directory),
             job=job,
             validation=read_rows(directory / "validation.csv"),
-            evaluation=_read_json(directory / "eval.json"),
+            evaluation=_read_evaluation(directory / "eval.json"),
         )
         for directory, job in jobs.items()
     ]
@@ -136,8 +136,21 @@ def _median(steps: Rows, column: str) -> float | None:
     return median(values) if values else None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def _read_evaluation(path: Path) -> dict[str, Any]:
+    """eval.json, or empty where there is none. Raises ValueError for a damaged one."""
+    try:
+        loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        for key in ("bits_per_byte", "gzip_bits_per_byte", "xz_bits_per_byte") if loaded else ():
+            by_domain = loaded.get(key, {}) if key != "bits_per_byte" else loaded[key]
+            for value in (
+                *(by_domain[name] for name in DOMAINS if name in by_domain),
+                *by_domain.get("sources", {}).values(),
+            ):
+                float(value)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path}: not the result of an evaluation ({error!r}); evaluate again, or remove it"
+        ) from error
     return loaded
 
 

@@ -45,6 +45,14 @@ class RunRecord:
     identity: dict[str, Any] | None = None
     """What the digest is of (TrainJob.identity); runs of older versions do not say."""
 
+    def __post_init__(self) -> None:
+        """Refuse what a damaged file may hold: TypeError."""
+        counts, texts = (self.step, self.num_steps), (self.job_digest, self.error or "")
+        if self.state not in STATES or not all(type(count) is int and count >= 0 for count in counts):
+            raise TypeError(f"state {self.state!r}, step {self.step!r} of {self.num_steps!r}")
+        if not all(isinstance(text, str) for text in texts) or not isinstance(self.identity, dict | None):
+            raise TypeError("job_digest, error and identity must be texts and a mapping")
+
 
 def read_record(directory: Path) -> RunRecord | None:
     """The run's record, or None where there is none."""
@@ -54,7 +62,7 @@ def read_record(directory: Path) -> RunRecord | None:
     try:
         return RunRecord(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: not a run record ({error}); choose another run.dir") from error
+        raise ValueError(f"{path}: not a run record ({error}); restore it, or choose another run.dir") from error
 
 
 def write_record(directory: Path, record: RunRecord) -> None:

@@ -117,7 +117,10 @@ class ReportRefresher(AfterStep):
             return
         try:
             write_report(self.run_directory, self.job)
-        except OSError as error:  # a full disk is for the checkpointer to judge
+        except (
+            OSError,
+            ValueError,
+        ) as error:  # a full disk is for the checkpointer to judge, a damaged file for nobody
             self.progress.note(f"step {step}: report.html was not refreshed: {error}")
         ended = time.monotonic()
         self._due_seconds = ended + 100 * (ended - started)

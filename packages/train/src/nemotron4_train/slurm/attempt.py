@@ -40,10 +40,18 @@ _LOST_PEER = re.compile("connection|peer|nccl|gloo|timed out|timeout|broken pipe
 
 
 def read_attempts(run: Path) -> list[dict[str, Any]]:
-    """Starts of the run's jobs, oldest first: job, restart, leg, time, nodes, and the newest checkpoint's step then."""
+    """Starts of the run's jobs, oldest first: job, restart, leg, time, nodes, and the newest checkpoint's step then.
+
+    Raises ValueError for a line that is none.
+    """
     path = run / ATTEMPTS
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]  # the last may have been cut short
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        attempts = [json.loads(line) for line in lines if line.endswith("}")]  # the last may have been cut short
+        requeues(attempts)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not a list of attempts ({error!r}); remove the line that is none") from error
+    return attempts
 
 
 def requeues(attempts: Sequence[dict[str, Any]]) -> int:

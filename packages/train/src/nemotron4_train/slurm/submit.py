@@ -109,7 +109,10 @@ def note_jobs(directory: Path, jobs: Sequence[dict[str, str]]) -> None:
 
 
 def read_jobs(directory: Path) -> list[dict[str, str]]:
-    """Id and name of the jobs that were submitted last for a run."""
+    """Id and name of the jobs that were submitted last for a run. Raises ValueError where the file is damaged."""
     path = directory / JOBS_FILE
-    jobs: list[dict[str, str]] = json.loads(path.read_text()) if path.is_file() else []
-    return jobs
+    try:
+        jobs = json.loads(path.read_text()) if path.is_file() else []
+        return [{"id": str(job["id"]), "name": str(job["name"])} for job in jobs]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not a list of jobs ({error!r}); remove it, and see the queue with squeue") from error
