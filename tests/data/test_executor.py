@@ -209,3 +209,20 @@ def _files(directory):
         # These name the directory, or when a file was changed.
         if path.is_file() and path.name not in ("manifest.json", "report.html", ".verified.json")
     }
+
+
+def test_ctrl_c_while_workers_start_is_for_the_parent(tmp_path):
+    """It reaches the whole process group, also workers that are still importing what they will run."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, signal\n"
+        "from nemotron4_data.executor import LocalExecutor\n"
+        "if __name__ == '__mp_main__':\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "if __name__ == '__main__':\n"
+        "    executor = LocalExecutor(2)\n"
+        "    print(list(executor.map(abs, [-1, -2, -3])), signal.pthread_sigmask(signal.SIG_BLOCK, []))\n"
+        "    executor.close()\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[1, 2, 3] set()\n", "")

@@ -458,7 +458,7 @@ def test_what_later_stages_open_is_refused_before_the_first(tmp_path, make_job):
     write_raw(tmp_path / "raw/a.jsonl", {"text": "one", "split": "train"})
     bad = tmp_path / "bad.model"
     bad.write_bytes(b"no model")
-    quality = {"domains": ["english"], "model_dir": str(tmp_path)}
+    quality = {"domains": ["english"], "model_dir": str(tmp_path / "raw")}
     for changes, message in (
         (
             {"tokenizer": TokenizerConfig(model="missing.model")},

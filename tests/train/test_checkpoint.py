@@ -365,6 +365,37 @@ def test_an_export_replaces_its_own_files_only(undisturbed, tmp_path):
     assert str(error.value) == (f"directory ({into}/export): lies in checkpoint ({into}): choose another directory")
 
 
+@pytest.mark.parametrize(
+    ("name", "status", "how", "most"), [("SIGINT", 130, "interrupted", 5), ("SIGTERM", 143, "ended by SIGTERM", 20)]
+)
+def test_a_signal_leaves_an_export_whole_and_nothing_beside_it(undisturbed, tmp_path, name, status, how, most):
+    """At any moment: also between the old one's rename and the new one's."""
+    job, directory = undisturbed
+    export = ExportJob(run=str(directory), directory=str(tmp_path / "out" / "export"))
+    arguments = (pickled(tmp_path / "export.pickle", (export, job)), name, str(most))
+    found = json.loads(python("import sys, signal_at; signal_at.main(*sys.argv[1:])", *arguments))
+    assert len(found) >= most
+    said = f"nemotron4 export: {how}; run the same command again to go on\n"
+    for ended in found:
+        # A signal after the last rename finds the new export in its place, and the command's own line was said.
+        assert ended == [status, said, True, ["export"]]
+
+
+def test_an_edited_readme_is_not_replaced(undisturbed, tmp_path):
+    job, directory = undisturbed
+    export = ExportJob(run=str(directory), directory=str(tmp_path / "e"))
+    export_checkpoint(export, job)
+    export_checkpoint(export, job)
+    (tmp_path / "e" / "README.md").write_text("# Mine\n")
+    with pytest.raises(ValueError) as error:
+        export_checkpoint(export, job)
+    assert str(error.value) == (
+        f"directory ({tmp_path}/e): would be replaced, but {tmp_path}/e/README.md is not of this program:"
+        " move it elsewhere"
+    )
+    assert (tmp_path / "e" / "README.md").read_text() == "# Mine\n"
+
+
 def test_export_holds_a_file_and_a_few_tensors_in_memory(undisturbed, prepared, tmp_path):
     """Peak memory of exporting 256 MB of weights in files of 32 MB, beside that of the tiny model."""
     job, directory = undisturbed

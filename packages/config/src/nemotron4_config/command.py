@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import Any
 
 ENTRY_POINT_GROUP = "nemotron4.commands"
@@ -44,5 +43,7 @@ def load_attribute(reference: str) -> Any:
 
 def command_loaders() -> dict[str, Callable[[], Command]]:
     """Verb -> loader of its command, of every installed package, sorted by verb."""
+    from importlib.metadata import entry_points  # slow to import, and until it is, no signal is heard
+
     found = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
     return {point.name: point.load for point in found}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -48,6 +49,9 @@ def write_text(path: Path, text: str) -> None:
         os.replace(staged, path)
     except OSError as error:  # of a full disk: it names no file
         raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        with suppress(OSError):
+            staged.unlink()
 
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # yaml has no types

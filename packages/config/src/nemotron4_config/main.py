@@ -1,7 +1,7 @@
 """The `nemotron4` program: `nemotron4 VERB [overrides]`.
 
 Exit status: 0 done; 2 the user's input is wrong (one line on stderr); 1 a fault of ours, or a failed job in a sweep;
-75 stopped for requeue after a saved checkpoint; 130 interrupted.
+75 stopped for requeue after a saved checkpoint; 128 + the number of a signal that ended it (130 for Ctrl-C).
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import takewhile
 
 from nemotron4_config.command import Command, command_loaders
+from nemotron4_config.interruption import Interruption, saying_signals
 
 USAGE = """\
 usage: nemotron4 VERB [key=value ...] [group=option ...] [-m] [--cfg job] [--help]
@@ -40,7 +42,13 @@ def spoken(verb: str) -> str:
 
 def main(arguments: Sequence[str] | None = None, run: str | None = None) -> int:
     """Run one verb; returns the exit status. With `run` ("module:attribute"), its job is handed to that instead."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    verb = takewhile(lambda word: word.replace("_", "").isalpha(), words)
+    return saying_signals(" ".join(["nemotron4", *verb]), lambda interruption: run_verb(words, interruption, run))
+
+
+def run_verb(arguments: list[str], interruption: Interruption, run: str | None) -> int:
+    """Run what was typed, or hand its job to `run`; returns the exit status."""
     loaders = command_loaders()
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage(dict(loaders)))
@@ -57,10 +65,10 @@ def main(arguments: Sequence[str] | None = None, run: str | None = None) -> int:
         print(f"nemotron4: {verb!r} is not a verb; choose one of: {known}", file=sys.stderr)
         return 2
     command = loaders[verb]()
-    return run_reporting_errors(verb, command if run is None else replace(command, run=run), overrides)
+    return run_reporting_errors(verb, command if run is None else replace(command, run=run), overrides, interruption)
 
 
-def run_reporting_errors(verb: str, command: Command, overrides: list[str]) -> int:
+def run_reporting_errors(verb: str, command: Command, overrides: list[str], interruption: Interruption) -> int:
     """Run one verb with its overrides; returns the exit status, and says a user's mistake in one line."""
     from nemotron4_config.application import run_application
     from nemotron4_config.errors import USER_ERRORS, explain
@@ -68,14 +76,11 @@ def run_reporting_errors(verb: str, command: Command, overrides: list[str]) -> i
     want_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
         return run_application(verb, command, overrides)
-    except KeyboardInterrupt:
-        print(f"nemotron4 {spoken(verb)}: interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away: nobody to tell
         return 0
     except USER_ERRORS as error:
-        if want_traceback:
+        if want_traceback or interruption.ended_it(error):
             raise
         print(f"nemotron4 {spoken(verb)}: {explain(error)}", file=sys.stderr)
         return 2

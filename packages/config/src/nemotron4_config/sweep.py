@@ -164,7 +164,7 @@ class Sweep:
         def ended(index: int, status: int) -> None:
             row = rows[index]
             result = read_result(Path(row.run_dir))
-            stopped = result is None and (processes.received is not None or status in (75, 130))
+            stopped = result is None and (processes.received is not None or status == 75 or status > 128)
             result = result or SweepResult(error=_reason(status, stopped))
             result.seconds = time.monotonic() - begin[index]
             self._end(row, result, "stopped" if stopped else "failed" if result.error else "complete")

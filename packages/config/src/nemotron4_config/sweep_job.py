@@ -12,9 +12,11 @@ import os
 import signal
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 
 from nemotron4_config.command import load_attribute
+from nemotron4_config.interruption import Interruption, saying_signals
 from nemotron4_config.job_file import load_job
 from nemotron4_config.sweep_result import SweepResult, write_result
 
@@ -23,15 +25,22 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def main(job_reference: str, run_reference: str, directory: str, parent: str) -> int:
-    """Run the job and write its result; returns 0, 2 for a user's mistake, 1 for a fault of ours."""
+    """Run the job and write its result, unless a signal ends it; returns the exit status, as main.py has it."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(parent):
         raise SystemExit("the sweep of this job is gone")
+    run = partial(_run, job_reference, run_reference, Path(directory))
+    return saying_signals(f"job in {directory}", run)
+
+
+def _run(job_reference: str, run_reference: str, directory: Path, interruption: Interruption) -> int:
     try:
-        job = load_job(Path(directory) / JOB_FILE, load_attribute(job_reference))
+        job = load_job(directory / JOB_FILE, load_attribute(job_reference))
         result = SweepResult(objective=load_attribute(run_reference)(job))
     except Exception as error:  # whatever failed, it is explained in the job's log and the sweep's table
+        if interruption.ended_it(error):
+            raise
         from nemotron4_config.errors import USER_ERRORS, explain
 
         mistake = isinstance(error, USER_ERRORS)
@@ -39,9 +48,9 @@ def main(job_reference: str, run_reference: str, directory: str, parent: str) ->
             print(explain(error), file=sys.stderr)
         else:
             traceback.print_exc()
-        write_result(Path(directory), SweepResult(error=explain(error)))
+        write_result(directory, SweepResult(error=explain(error)))
         return 2 if mistake else 1
-    write_result(Path(directory), result)
+    write_result(directory, result)
     return 0
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -101,7 +102,8 @@ class LocalExecutor:
         in_flight: deque[Future[R]] = deque()
         try:
             for task in tasks:
-                in_flight.append(pool.submit(function, task))
+                with _ctrl_c_held():
+                    in_flight.append(pool.submit(function, task))
                 if len(in_flight) >= self._num_workers * _AHEAD_PER_WORKER:
                     yield in_flight.popleft().result()
             while in_flight:
@@ -131,14 +133,26 @@ class LocalExecutor:
         self.abort()
 
     def _start(self) -> ProcessPoolExecutor:
+        resource_tracker.ensure_running()  # which lets Ctrl-C through: not while workers are started
         context = multiprocessing.get_context("spawn")
         worker_end, self._leash = context.Pipe(duplex=False)
         return ProcessPoolExecutor(self._num_workers, context, initializer=_start_worker, initargs=(worker_end,))
 
 
+@contextmanager
+def _ctrl_c_held() -> Iterator[None]:
+    """For processes started meanwhile, which inherit it: Ctrl-C waits."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker(leash: Connection) -> None:
     # Ctrl-C reaches the whole process group; the parent alone answers it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, args=(leash,), daemon=True).start()
 
 

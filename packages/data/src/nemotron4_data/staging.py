@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from .held_signals import HeldSignals
 from .locks import exclusive
 from .ownership import IsOurs, check_replaceable
 
@@ -90,25 +91,32 @@ def staged_directory(
     path = path.resolve()
     partial = partial_path(path)
     new, old = partial / "new", partial / "old"
-    _make_marked(partial, _LOCK, key)
-    with exclusive(partial / _LOCK, key, path):
-        try:
-            if old.exists() and not path.exists():  # killed between the two renames below
-                old.replace(path)
-            check_replaceable(path, key, is_ours)
-            _empty(partial, _LOCK)
-            new.mkdir()
-            yield new
-            _sync_tree(new)
-            before_replacing(new)
-            check_replaceable(path, key, is_ours)
-            if path.exists():
-                path.replace(old)
-            new.replace(path)
-            _sync(path.parent)
-        finally:
-            with suppress(OSError):  # the next run tries again
-                _remove_marked(partial, _LOCK)  # a full disk must not stay full
+    with HeldSignals() as signals:
+        _make_marked(partial, _LOCK, key)
+        with exclusive(partial / _LOCK, key, path):
+            try:
+                _put_back(old, path)  # it was killed between the two renames below
+                check_replaceable(path, key, is_ours)
+                _empty(partial, _LOCK)
+                new.mkdir()
+                with signals.let_through():
+                    yield new
+                    _sync_tree(new)
+                    before_replacing(new)
+                check_replaceable(path, key, is_ours)
+                if path.exists():
+                    path.replace(old)
+                new.replace(path)
+                _sync(path.parent)
+            finally:
+                _put_back(old, path)
+                with suppress(OSError):  # the next run tries again
+                    _remove_marked(partial, _LOCK)  # a full disk must not stay full
+
+
+def _put_back(old: Path, path: Path) -> None:
+    if old.exists() and not path.exists():
+        old.replace(path)
 
 
 @contextmanager

@@ -122,7 +122,7 @@ def _is_exported(directory: Path) -> IsOurs:
 
     def is_ours(name: str) -> bool:
         if name == README:  # which invites to be edited
-            return file_sha256(directory / README) == readme_sha256
+            return bool(file_sha256(directory / README) == readme_sha256)
         return bool(_EXPORTED.fullmatch(name)) if files is None else name in files
 
     return is_ours
