@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from nemotron4_config.command import command_loaders
+from nemotron4_config.interruption import Interruption
 from nemotron4_config.main import run_reporting_errors
 
 _JOBS: list[Any] = []
@@ -25,4 +26,4 @@ def composed(verb: str, *arguments: str) -> Any:
 def status_of(verb: str, *arguments: str) -> int:
     """The exit status of the command line; what it says goes to stdout and stderr."""
     command = replace(command_loaders()[verb](), run="composed:keep")
-    return run_reporting_errors(verb, command, list(arguments))
+    return run_reporting_errors(verb, command, list(arguments), Interruption())
