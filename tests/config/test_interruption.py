@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from nemotron4_config.interruption import Interrupted, Interruption
+
 SCRIPT = """
 import signal, sys, time
 from nemotron4_config.interruption import saying_signals
@@ -68,3 +70,13 @@ def test_a_verb_is_ended_before_it_is_composed():
     assert (done.returncode, done.stderr) == (
         143, "nemotron4 data verify: ended by SIGTERM; run the same command again to go on\n"
     )  # fmt: skip
+
+
+def test_a_signal_that_composing_swallows_is_raised_before_the_job():
+    with Interruption() as interruption:
+        interruption.check()
+        with pytest.raises(Interrupted):
+            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Interrupted):
+            interruption.check()
+        interruption.received = None  # so that the test process gets its handlers back

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import hydra
@@ -31,8 +32,8 @@ CONFIG_PATH = "pkg://nemotron4_config.conf"
 class Task:
     """What Hydra calls for a single run; for a sweep it calls our launcher, which has the rest from here."""
 
-    def __init__(self, command: Command) -> None:
-        self._run = command.run
+    def __init__(self, command: Command, check: Callable[[], None]) -> None:
+        self._run, self._check = command.run, check
         self._job_type: type[Any] = load_attribute(command.job)
         self.sweep = Sweep(command)
         self.failure: Exception | None = None
@@ -45,14 +46,18 @@ class Task:
         """Run the one job; keeps what it raises in `failure`."""
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             raise ValueError("hydra/launcher: sweeps run on hydra/launcher=processes")
+        self._check()
         try:
             load_attribute(self._run)(self.to_job(config))
         except Exception as error:  # raised again by the caller: from in here Hydra would print a line of its own
             self.failure = error
 
 
-def run_application(verb: str, command: Command, overrides: list[str]) -> int:
-    """Compose and run one verb with Hydra's own command line; returns the exit status."""
+def run_application(verb: str, command: Command, overrides: list[str], check: Callable[[], None]) -> int:
+    """Compose and run one verb with Hydra's own command line; returns the exit status.
+
+    `check` is called between the two, to raise what Hydra may have swallowed.
+    """
     job_type: type[Any] = load_attribute(command.job)
     ConfigStore.instance().store(name=f"{verb}_job", node=job_type)
     if set(overrides) & {"-h", "--help"}:
@@ -65,7 +70,7 @@ def run_application(verb: str, command: Command, overrides: list[str]) -> int:
     typed = typed_overrides(given, job_type, config_groups(), is_sweep)
     OmegaConf.register_new_resolver("sweep_name", lambda: name, replace=True)
     _adapt_optuna()
-    task = Task(command)
+    task = Task(command, check)
     sys.argv = [f"nemotron4 {verb.replace('_', ' ')}", *options, *typed]
     full_error = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and main.py writes the one line

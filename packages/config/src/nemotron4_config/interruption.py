@@ -46,6 +46,11 @@ class Interruption:
             for number, handler in self._previous.items():
                 signal.signal(number, handler)
 
+    def check(self) -> None:
+        """Raise Interrupted where a signal came and what it raised was swallowed."""
+        if self.received is not None:
+            raise Interrupted
+
     def ended_it(self, error: BaseException) -> bool:
         """Whether a command ended in `error` because of a signal."""
         return self.received is not None or isinstance(error, KeyboardInterrupt)

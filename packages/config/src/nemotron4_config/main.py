@@ -75,7 +75,7 @@ def run_reporting_errors(verb: str, command: Command, overrides: list[str], inte
 
     want_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
-        return run_application(verb, command, overrides)
+        return run_application(verb, command, overrides, interruption.check)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away: nobody to tell
         return 0
