@@ -136,11 +136,6 @@ def _unit_hash(record_id: str) -> float:
     return int.from_bytes(hashlib.sha256(record_id.encode()).digest()[:8], "big") / 2**64
 
 
-def text_size(text: str) -> int:
-    """UTF-8 bytes of a text."""
-    return len(text) if text.isascii() else len(text.encode())
-
-
 def json_line(record: dict[str, Any]) -> bytes:
     """A record as a line, with its newline: what `json.dumps` gives, in less time where values are text.
 

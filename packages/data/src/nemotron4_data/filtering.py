@@ -20,8 +20,9 @@ from typing import Any
 from .curation import CurationConfig, CurationReport, Step, late_steps, run_steps
 from .curation.dedup import Drop
 from .curation.quality import QualityFilter, ShardScores
+from .curation.words import text_size
 from .document_columns import read_chunks, read_columns, text_sizes
-from .documents import FrameBuffer, document_path, json_line, read_lines, text_size
+from .documents import FrameBuffer, document_path, json_line, read_lines
 from .failures import at
 from .ingest import DROPPED_FILE
 from .staging import task_directory

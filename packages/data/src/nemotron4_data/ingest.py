@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from .curation import CurationConfig, CurationReport, early_steps, run_steps
-from .documents import FrameWriter, text_size, to_document
+from .curation.words import text_size
+from .documents import FrameWriter, to_document
 from .failures import at
 from .prepare_job import CorpusConfig
 from .rejections import Rejections

@@ -16,7 +16,7 @@ import re
 from typing import Any
 
 from .heuristics_config import C4Config, rules_by_language
-from .words import UNSPACED, language_of
+from .words import UNSPACED, language_of, word_lengths
 from .wrapped import unwrapped
 
 _UNPUNCTUATED = frozenset({"lo", "th"})
@@ -63,8 +63,8 @@ def _judge(text: str, language: str, rules: C4Config) -> tuple[str | None, list[
     num_sentences = 0
     for line in text.splitlines():
         line = line.strip()
-        words = line.split()
-        if any(len(word) > rules.max_word_length for word in words):
+        words = word_lengths(line)
+        if words and max(words) > rules.max_word_length:
             continue
         line = _CITATION.sub("", line)
         if rules.terminal_punctuation and language not in _UNPUNCTUATED and not _is_terminated(line):

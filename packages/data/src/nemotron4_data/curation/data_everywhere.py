@@ -13,7 +13,7 @@ from collections import Counter
 from typing import Any
 
 from .heuristics_config import DataEverywhereConfig, rules_by_language
-from .words import UNSPACED, is_alphanumeric, language_of
+from .words import UNSPACED, is_alphanumeric, language_of, word_lengths
 
 _URL = re.compile(r"https?://[\w$\-.&+!*(),%/:=?#~;@]+")
 _INDENTATION = re.compile(r"\n[ \t]+")
@@ -34,7 +34,9 @@ class DataEverywhere:
         """Judge the text by the limits of its declared language."""
         text, language = document["text"], language_of(document)
         rules = self._by_language.get(language, self._config)
-        return _judge_characters(text, rules) or (None if language in UNSPACED else _judge_words(text.split(), rules))
+        return _judge_characters(text, rules) or (
+            None if language in UNSPACED else _judge_words(word_lengths(text), rules)
+        )
 
 
 def _judge_characters(text: str, rules: DataEverywhereConfig) -> str | None:
@@ -50,12 +52,12 @@ def _judge_characters(text: str, rules: DataEverywhereConfig) -> str | None:
     return None
 
 
-def _judge_words(words: list[str], rules: DataEverywhereConfig) -> str | None:
-    if len(words) < max(1, rules.min_words):
+def _judge_words(lengths: list[int], rules: DataEverywhereConfig) -> str | None:
+    if len(lengths) < max(1, rules.min_words):
         return "min_words"
-    if len(words) > rules.max_words:
+    if len(lengths) > rules.max_words:
         return "max_words"
-    mean_length = sum(map(len, words)) / len(words)
+    mean_length = sum(lengths) / len(lengths)
     if mean_length < rules.min_mean_word_length:
         return "min_mean_word_length"
     return "max_mean_word_length" if mean_length > rules.max_mean_word_length else None

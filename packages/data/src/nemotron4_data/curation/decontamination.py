@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from ..documents import read_lines
 from ..paths import matching_paths
 from .config import DecontaminationConfig
-from .words import normalised_words
+from .words import normalised_words, stretches
 
 _FORMATS = (".jsonl", ".json", ".tsv", ".txt")
 _COMPRESSIONS = (".gz", ".xz", ".zst")
@@ -96,7 +96,7 @@ class _Items:
             for word in words:
                 if word not in self._words:
                     self._words[word] = _hash64(word)
-            ngrams = self._ngrams(words)
+            ngrams = self._ngrams(self._values(words))
             count.texts += 1
             count.short += not len(ngrams)
             hashes.append(ngrams)
@@ -107,22 +107,24 @@ class _Items:
         self._benchmarks = np.concatenate([self._benchmarks, index])[first]
 
     def find(self, text: str) -> str | None:
-        ngrams = self._ngrams(normalised_words(text))
+        ngrams = self._ngrams(np.concatenate([self._values(normalised_words(part)) for part in stretches(text)]))
         if not len(ngrams) or not len(self._hashes):
             return None
         places = np.searchsorted(self._hashes, ngrams).clip(max=len(self._hashes) - 1)
         hits = places[self._hashes[places] == ngrams]
         return list(self.counts)[int(self._benchmarks[hits].min())] if len(hits) else None
 
-    def _ngrams(self, words: Sequence[str]) -> NDArray[np.uint64]:
-        n = len(self._multipliers)
-        if len(words) < n:
-            return np.empty(0, np.uint64)
+    def _values(self, words: Sequence[str]) -> NDArray[np.uint64]:
         # A word of no item is 0: an n-gram with it matches only by chance.
-        values = np.array([self._words.get(word, 0) for word in words], np.uint64)
-        hashes = np.zeros(len(words) - n + 1, np.uint64)
+        return np.array([self._words.get(word, 0) for word in words], np.uint64)
+
+    def _ngrams(self, values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        n = len(self._multipliers)
+        if len(values) < n:
+            return np.empty(0, np.uint64)
+        hashes = np.zeros(len(values) - n + 1, np.uint64)
         for i, multiplier in enumerate(self._multipliers):
-            hashes += values[i : len(words) - n + 1 + i] * multiplier
+            hashes += values[i : len(values) - n + 1 + i] * multiplier
         return hashes
 
 

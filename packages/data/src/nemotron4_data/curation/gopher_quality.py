@@ -11,7 +11,7 @@ from collections.abc import Set
 from typing import Any
 
 from .heuristics_config import GopherQualityConfig, rules_by_language
-from .words import UNSPACED, language_of
+from .words import UNSPACED, language_of, stretches
 
 _ELLIPSES = ("...", "…")
 _BULLETS = ("•", "-")
@@ -34,7 +34,9 @@ class GopherQuality:
         rules = self._by_language.get(language, self._config)
         if language in UNSPACED:
             return _judge_lines(text, rules)
-        tokens = Counter(text.split())
+        tokens: Counter[str] = Counter()
+        for stretch in stretches(text):
+            tokens.update(stretch.split())
         return (
             _judge_words(tokens, rules)
             or _judge_symbols(text, tokens.total(), rules)

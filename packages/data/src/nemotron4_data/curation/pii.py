@@ -181,8 +181,9 @@ def _without_phones(line: str, region: str | None, placeholder: str) -> str:
             for found in national
             if not found.raw_string.isdigit() and not _CLAUSE.search(found.raw_string)
         ]
-    end = len(line)
+    parts, end = [], len(line)  # from the end
     for start, stop in sorted(set(spans), reverse=True):
         if stop <= end:
-            line, end = line[:start] + placeholder + line[stop:], start
-    return line
+            parts += [line[stop:end], placeholder]
+            end = start
+    return "".join([line[:end], *reversed(parts)])

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from .config import CurationConfig
-from .words import domain_of
+from .words import domain_of, text_size
 
 _EXAMPLES = 3
 _EXAMPLE_CHARACTERS = 240

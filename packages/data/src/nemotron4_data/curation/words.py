@@ -6,13 +6,22 @@ words are not applied to their languages.
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 UNSPACED = frozenset({"bo", "dz", "ja", "km", "lo", "my", "th", "wuu", "yue", "zh"})
 """Languages whose words are not separated by spaces."""
+_STRETCH_CHARACTERS = 1 << 20
+_WHITE_SPACE = re.compile(r"\s")
 _HAN_AND_KANA = ((0x3041, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0x20000, 0x323AF))
+
+
+def text_size(text: str) -> int:
+    """UTF-8 bytes of a text."""
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def domain_of(document: dict[str, Any]) -> str:
@@ -45,6 +54,25 @@ class _Punctuation(dict[int, str]):
 
 
 _PUNCTUATION = _Punctuation()
+
+
+def stretches(text: str) -> Iterator[str]:
+    """A text in stretches of about a million characters, cut before white space, so that no word is cut.
+
+    The words of a long text need more than ten times its memory as a list.
+    """
+    start = 0
+    while len(text) - start > _STRETCH_CHARACTERS:
+        cut = _WHITE_SPACE.search(text, start + _STRETCH_CHARACTERS)
+        end = cut.start() if cut else len(text)
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
+def word_lengths(text: str) -> list[int]:
+    """Characters of each word."""
+    return [length for stretch in stretches(text) for length in map(len, stretch.split())]
 
 
 def normalised_words(text: str) -> list[str]:
