@@ -170,7 +170,7 @@ def _judge(step: Step, document: dict[str, Any], report: StepReport) -> str | No
     if domain_of(document) not in step.domains:
         return None
     source, text = document["source"], document["text"]
-    size = Size(1, len(text.encode()))
+    size = Size(1, text_size(text))
     report.seen.setdefault(source, Size()).add(size)
     before = dict(document)
     reason = step(document)
@@ -179,7 +179,7 @@ def _judge(step: Step, document: dict[str, Any], report: StepReport) -> str | No
         shown = " ".join(text[: 4 * _EXAMPLE_CHARACTERS].split())[:_EXAMPLE_CHARACTERS]
         report.add_example(reason, {"id": document["id"], "source": source, "text": shown})
     elif document != before:
-        report.changed.setdefault(source, Size()).add(Size(1, len(document["text"].encode())))
+        report.changed.setdefault(source, Size()).add(Size(1, text_size(document["text"])))
     return reason
 
 
