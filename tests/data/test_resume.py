@@ -16,6 +16,7 @@ from tiny_corpus import write_tiny_corpus
 from nemotron4_data import Corpus, CorpusConfig, ExecutorConfig, PrepareJob, TokenizerConfig, run_prepare
 from nemotron4_data import document_stage as stage_module
 from nemotron4_data import ingest as ingest_module
+from nemotron4_data import tokenise as tokenise_module
 from nemotron4_data.curation import CurationConfig
 from nemotron4_data.curation.dedup_config import DedupConfig
 from nemotron4_data.staging import task_directory
@@ -147,6 +148,78 @@ def test_a_rerun_does_only_the_missing_tasks(tmp_path, small_tasks, monkeypatch)
     assert again == [f"{number:06}" for number in range(3, num_shards)]
     assert not work.exists()
     Corpus.open(tmp_path / "out", verify=True)
+
+
+def made_again(directory, run):
+    """The directories in it that `run` did not leave as they were."""
+    before = {path: path.stat().st_ino for path in directory.iterdir() if path.is_dir()}
+    run()
+    return {path.name for path, inode in before.items() if not path.is_dir() or path.stat().st_ino != inode}
+
+
+def test_a_killed_task_goes_on_from_its_last_part(tmp_path, small_tasks, monkeypatch):
+    monkeypatch.setattr(ingest_module, "_TASK_BYTES", 10**9)
+    write_raw(tmp_path / "raw")
+    files = [stage_module.RawFile(path.name, str(path), 1) for path in sorted((tmp_path / "raw").iterdir())]
+    config = CorpusConfig(name="x", files=["x"])
+
+    def task(name):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (only,) = ingest_module.plan_ingest(files, config, CurationConfig(), tmp_path / name)
+        return only
+
+    ingest_module.ingest(task("whole"))
+    reports = list(ingest_module.load_parts(task("whole").output))
+    assert len(reports) > 5
+    assert sum(bool(report.rejected.counts) for report in reports) >= 1
+    original = ingest_module.PartReport.save
+    for dies_at in (1, 4):
+        saved = []
+
+        def dies(report, directory, dies_at=dies_at, saved=saved):
+            if len(saved) == dies_at:
+                raise KeyboardInterrupt
+            saved.append(original(report, directory))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ingest_module.PartReport, "save", dies)
+            with pytest.raises(KeyboardInterrupt):
+                ingest_module.ingest(task("killed"))
+    parts = tmp_path / "killed/000000.parts"
+    assert sorted(path.name for path in parts.iterdir()) == [f"{number:06}" for number in range(5)]
+    assert not task("killed").output.exists()
+    assert made_again(parts, lambda: ingest_module.ingest(task("killed"))) == set()
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def test_tokens_that_are_done_outlive_a_kill(tmp_path, small_tasks, monkeypatch):
+    monkeypatch.setattr(tokenise_module, "_TASK_BYTES", 10_000)
+    write_raw(tmp_path / "raw")
+    job = job_of(tmp_path / "raw", tmp_path / "out")
+    encoded = []
+    original = tokenise_module.encode_chunk
+
+    def dies_at_fifth(lines, tokenizer):
+        if len(encoded) == 5:
+            raise KeyboardInterrupt
+        encoded.append(lines)
+        return original(lines, tokenizer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tokenise_module, "encode_chunk", dies_at_fifth)
+        with pytest.raises(KeyboardInterrupt):
+            run_prepare(job)
+    again = []
+    monkeypatch.setattr(
+        tokenise_module, "encode_chunk", lambda lines, tokenizer: again.append(lines) or original(lines, tokenizer)
+    )
+    run_prepare(job)
+    assert again
+    done = {lines for lines in encoded if lines not in again}
+    assert len(done) >= 3  # but for those of the task under way
+    Corpus.open(tmp_path / "out", verify=True)
+    run_prepare(job_of(tmp_path / "raw", tmp_path / "at_once"))
+    assert contents(tmp_path / "out/tokens") == contents(tmp_path / "at_once/tokens")
 
 
 def test_work_of_other_settings_is_not_used(tmp_path, small_tasks, monkeypatch):

@@ -27,6 +27,7 @@ from machine import description, publish
 _OWN = Path(__file__).parents[2]
 _STAGE = re.compile(r"^(documents|tokenizer|tokens): (begun|\d+ file)")
 _SECONDS_BETWEEN_LOOKS = 0.05
+_FILES = 8  # of short documents: a file is read by one worker
 
 
 def pool(draw: random.Random, num_words: int) -> str:
@@ -36,18 +37,19 @@ def pool(draw: random.Random, num_words: int) -> str:
     return " ".join(words[int(len(words) * draw.random() ** 3)] for _ in range(num_words))
 
 
-def write_short(path: Path, num_documents: int) -> int:
-    """Documents of 50 bytes, all different; returns their bytes."""
+def write_short(folder: Path, num_documents: int) -> int:
+    """Documents of 50 bytes, all different, in eight files; returns their bytes."""
     draw = random.Random(1)
     text = pool(draw, 2_000_000)
-    with path.open("w", encoding="ascii") as file:
-        for number in range(num_documents):
-            start = draw.randrange(len(text) - 50)
-            file.write(json.dumps({"text": f"{text[start : start + 50]} {number}"[-50:]}) + "\n")
+    for number in range(_FILES):
+        with (folder / f"{number}.jsonl").open("w", encoding="ascii") as file:
+            for document in range(number, num_documents, _FILES):
+                start = draw.randrange(len(text) - 50)
+                file.write(json.dumps({"text": f"{text[start : start + 50]} {document}"[-50:]}) + "\n")
     return 50 * num_documents
 
 
-def write_long(path: Path, num_bytes: int) -> int:
+def write_long(folder: Path, num_bytes: int) -> int:
     """One document of sentences and lines; returns its bytes."""
     draw = random.Random(2)
     text = pool(draw, 2_000_000)
@@ -56,7 +58,8 @@ def write_long(path: Path, num_bytes: int) -> int:
         start = draw.randrange(len(text) - 1_000)
         parts.append(text[start : start + draw.randint(20, 900)] + draw.choice([". ", ", ", ".\n", ".\n\n", " 1984. "]))
         size += len(parts[-1])
-    path.write_text(json.dumps({"text": "".join(parts)[:num_bytes], "split": "train"}) + "\n", encoding="ascii")
+    record = {"text": "".join(parts)[:num_bytes], "split": "train"}
+    (folder / "0.jsonl").write_text(json.dumps(record) + "\n", encoding="ascii")
     return num_bytes
 
 
@@ -82,11 +85,11 @@ def memory_of(root: int) -> int:
 
 
 def run_one(checkout: Path, raw: Path, num_bytes: int, workers: int, more: list[str]) -> dict[str, Any]:
-    """Run `prepare` of a checkout over a file; what it took, and a digest of the tokens it made."""
+    """Run `prepare` of a checkout over a folder; what it took, and a digest of the tokens it made."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sorted(checkout.glob("packages/*/src"))))}
     with tempfile.TemporaryDirectory(dir=raw.parent) as folder:
         settings = [
-            *("corpus=files", "corpus.name=bench", f"corpus.files=[{raw}]", f"dir={folder}/out"),
+            *("corpus=files", "corpus.name=bench", f"corpus.files=[{raw}/*.jsonl]", f"dir={folder}/out"),
             *("corpus.max_document_bytes=1000000000", "curation.dedup.exact=true", f"executor.num_workers={workers}"),
         ]
         command = [sys.executable, "-m", "nemotron4_config.main", "prepare", *settings, *more]
@@ -161,7 +164,8 @@ def main() -> None:
             ("long", write_long, arguments.megabytes * 10**6),
         ):
             if arguments.only in (None, name):
-                raw = Path(folder, f"{name}.jsonl")
+                raw = Path(folder, name)
+                raw.mkdir()
                 num_bytes = write(raw, size)
                 found = {
                     key: run_one(checkout, raw, num_bytes, arguments.workers, more)

@@ -94,9 +94,10 @@ def to_document(record: Any, config: CorpusConfig) -> dict[str, Any]:
     for key in SIDE_FIELDS:
         if key in record and (value := _printable(record[key])):
             document[key] = value
-    for key in ("id", "language", "license"):
-        if key in document and len(document[key]) > _MAX_KEY_CHARACTERS:  # the report lists them
-            raise ValueError(f"{key} is longer than {_MAX_KEY_CHARACTERS} characters")
+    if len(document) > 2 or len(record_id) > _MAX_KEY_CHARACTERS:
+        for key in ("id", "language", "license"):
+            if len(document.get(key, "")) > _MAX_KEY_CHARACTERS:  # the report lists them
+                raise ValueError(f"{key} is longer than {_MAX_KEY_CHARACTERS} characters")
     document["source"] = source
     document["split"] = _split(record.get("split"), record_id, config)
     return document
@@ -183,7 +184,8 @@ class FrameWriter:
 
     def write(self, record: dict[str, Any]) -> None:
         """Add one record as a line."""
-        self._append(self._buffer.add(json_line(record)))
+        if frame := self._buffer.add(json_line(record)):
+            self._append(frame)
 
     def close(self) -> None:
         """Write what is left."""

@@ -154,11 +154,12 @@ def _ingest_part(items: _Items, task: IngestTask, output: Path) -> PartReport:
     dropped = FrameWriter(report.dropped) if task.curation.keep_dropped else None
     keep = [] if dropped is None else [dropped.write]
     shard = None
+    sizes = []
     for document in run_steps(documents, early_steps(task.curation), report.curation, *keep):
         shard = shard or FrameWriter(report.shard, _WORK_ZSTD_LEVEL)
         shard.write(document)
-        report.documents += 1
-        report.bytes += text_size(document["text"])
+        sizes.append(text_size(document["text"]))
+    report.documents, report.bytes = len(sizes), sum(sizes)
     for writer in (shard, dropped):
         if writer:
             writer.close()

@@ -101,19 +101,21 @@ def tokenise_documents(
         _Task(directory.absolute(), stretches, tokenizer_path.absolute(), sha256, work / f"{number:06}")
         for number, stretches in enumerate(_plan(directory, shards))
     ]
-    for task, _ in zip(tasks, run_missing(executor, _encode_task, tasks), strict=True):
-        for stretch, chunk in zip(task.stretches, _load(task.output, dtype), strict=True):
-            shard = stretch.shard
-            if shard not in writers:
-                # Stretches come shard after shard, so the one before is finished.
-                _close_all(writers)
-                stem = output / ".".join(shard)
-                stem.parent.mkdir(parents=True, exist_ok=True)
-                writers = {shard: ShardWriter(stem, dtype)}
-            writers[shard].append(chunk.tokens, chunk.lengths)
-            _count(shard, chunk, counts[shard], causes)
-            advance(len(chunk.lengths), chunk.num_bytes)
-    _close_all(writers)
+    try:
+        for task, _ in zip(tasks, run_missing(executor, _encode_task, tasks), strict=True):
+            for stretch, chunk in zip(task.stretches, _load(task.output, dtype), strict=True):
+                shard = stretch.shard
+                if shard not in writers:
+                    # Stretches come shard after shard, so the one before is finished.
+                    _close_all(writers)
+                    stem = output / ".".join(shard)
+                    stem.parent.mkdir(parents=True, exist_ok=True)
+                    writers = {shard: ShardWriter(stem, dtype)}
+                writers[shard].append(chunk.tokens, chunk.lengths)
+                _count(shard, chunk, counts[shard], causes)
+                advance(len(chunk.lengths), chunk.num_bytes)
+    finally:
+        _close_all(writers)
     return counts, dict(sorted(causes.items()))
 
 

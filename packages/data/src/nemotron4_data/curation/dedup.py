@@ -12,7 +12,6 @@ over all documents are DuckDB's and spill to `work`, and everything else holds o
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,9 +21,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..executor import Executor
 from ..failures import of_database
-from ..staging import partial_path, value_sha256
+from ..staging import value_sha256
 from .dedup_config import DedupConfig
-from .near_duplicates import find_near_duplicates
+from .near_duplicates import export, find_near_duplicates
 from .shard_rows import rows_of_shard
 from .signatures import bucket_columns, sign_shard
 
@@ -134,20 +133,13 @@ def _collect_members(connection: DuckDBPyConnection, config: DedupConfig) -> Non
 
 def _write_drops(connection: DuckDBPyConnection, target: Path) -> None:
     """Write (shard, line, reason, kept_id). The copies of a near duplicate name what that one was dropped for."""
-    name = str(partial_path(target)).replace("'", "''")
-    connection.execute(
-        f"""COPY (
-            WITH dropped AS (
-                SELECT exact.age, 'exact' AS reason, coalesce(near.kept, exact.kept) AS kept
-                FROM exact LEFT JOIN near ON near.age = exact.kept
-                UNION ALL SELECT age, 'near', kept FROM near
-            )
-            SELECT d.shard, d.line, reason, id AS kept_id
-            FROM dropped JOIN documents d USING (age) JOIN documents k ON k.age = kept
-            JOIN signatures s ON s.shard = k.shard AND s.line = k.line
-            ORDER BY d.shard, d.line
-        ) TO '{name}' (FORMAT parquet, ROW_GROUP_SIZE 20480)"""
-    )
-    with partial_path(target).open("rb") as file:
-        os.fsync(file.fileno())
-    partial_path(target).replace(target)
+    query = """WITH dropped AS (
+            SELECT exact.age, 'exact' AS reason, coalesce(near.kept, exact.kept) AS kept
+            FROM exact LEFT JOIN near ON near.age = exact.kept
+            UNION ALL SELECT age, 'near', kept FROM near
+        )
+        SELECT d.shard, d.line, reason, id AS kept_id
+        FROM dropped JOIN documents d USING (age) JOIN documents k ON k.age = kept
+        JOIN signatures s ON s.shard = k.shard AND s.line = k.line
+        ORDER BY d.shard, d.line"""
+    export(connection, query, target, group_rows=20_480)

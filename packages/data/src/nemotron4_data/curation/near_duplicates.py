@@ -87,7 +87,7 @@ def _store_shingles(
 ) -> None:
     """Make the table place(age, shard, first, size): where the sets of all documents to compare lie on disk."""
     wanted = Path(f"{stem}-wanted.parquet")
-    _export(
+    export(
         connection,
         """SELECT shard, line, age FROM documents SEMI JOIN
         (SELECT older AS wanted FROM pending UNION SELECT younger FROM pending) ON age = wanted ORDER BY shard, line""",
@@ -140,7 +140,7 @@ def _compare_pending(
 
     pairs = Path(f"{round_stem}-pairs.parquet")
     sides = ", ".join(f"{side}.{column}" for side in ("o", "y") for column in ("shard", "first", "size"))
-    _export(
+    export(
         connection,
         f"""SELECT older, younger, {sides} FROM pending JOIN place o ON o.age = older JOIN place y ON y.age = younger
         ORDER BY o.shard, y.shard, older, younger""",
@@ -234,10 +234,17 @@ def _similar_pairs(connection: DuckDBPyConnection) -> Iterator[Iterator[tuple[in
     yield iter(rows)
 
 
-def _export(connection: DuckDBPyConnection, query: str, target: Path) -> None:
+def export(connection: DuckDBPyConnection, query: str, target: Path, group_rows: int = _PAIRS_IN_TASK) -> None:
     """Write a query's rows to a parquet file unless it exists: tasks of an earlier run are numbered by its groups."""
-    if not target.exists():
-        partial_target = partial_path(target)
-        name = str(partial_target).replace("'", "''")
-        connection.execute(f"COPY ({query}) TO '{name}' (FORMAT parquet, ROW_GROUP_SIZE {_PAIRS_IN_TASK})")
+    if target.exists():
+        return
+    partial_target = partial_path(target)
+    name = str(partial_target).replace("'", "''")
+    try:
+        connection.execute(f"COPY ({query}) TO '{name}' (FORMAT parquet, ROW_GROUP_SIZE {group_rows})")
+        with partial_target.open("rb") as file:
+            os.fsync(file.fileno())
         partial_target.replace(target)
+    except BaseException:
+        partial_target.unlink(missing_ok=True)  # a full disk must not stay full
+        raise
