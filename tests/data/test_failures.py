@@ -6,8 +6,11 @@ import resource
 import subprocess
 import sys
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tasks
+import zstandard
 
 from nemotron4_data import Corpus, CorpusConfig, ExecutorConfig, PrepareJob, TokenizerConfig, run_prepare
 from nemotron4_data import ingest as ingest_module
@@ -24,7 +27,7 @@ from nemotron4_data import CorpusConfig, ExecutorConfig, PrepareJob, TokenizerCo
 
 taken = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (taken + 100_000_000, taken + 100_000_000))
-corpus = CorpusConfig(name="long", files=["raw/*.jsonl"], max_document_bytes=100_000_000)
+corpus = CorpusConfig(name="long", files=["raw"], max_document_bytes=100_000_000)
 try:
     run_prepare(PrepareJob(corpus=corpus, executor=ExecutorConfig(num_workers=1), dir="out"))
 except OSError as error:
@@ -72,15 +75,33 @@ def test_a_disk_that_is_full_for_the_database(tmp_path, largest_file, monkeypatc
     assert dropped["english/documents"]["documents"] == 12  # three, once more in each of four files
 
 
-def test_too_little_memory_for_a_document(tmp_path):
+def write_jsonl(path):
+    path.write_text(json.dumps({"text": "one sentence after another. " * 2_000_000}) + "\n")
+
+
+def write_wide_window(path):
+    """As `zstd --long=31` would a pipe: sound, but a reader needs 2 GiB."""
+    settings = zstandard.ZstdCompressionParameters.from_level(3, window_log=31)
+    compressor = zstandard.ZstdCompressor(compression_params=settings).compressobj()
+    path.write_bytes(compressor.compress(b'{"text": "short"}\n') + compressor.flush())
+
+
+def write_parquet(path):
+    pq.write_table(pa.table({"text": ["first", "x" * 90_000_000]}), path)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("a.jsonl", write_jsonl), ("a.jsonl.zst", write_wide_window), ("a.parquet", write_parquet)],
+)
+def test_too_little_memory_for_a_document(tmp_path, name, write):
     (tmp_path / "raw").mkdir()
-    text = "one sentence after another. " * 2_000_000
-    (tmp_path / "raw/a.jsonl").write_text(json.dumps({"text": text}) + "\n")
+    write(tmp_path / "raw" / name)
     done = subprocess.run(
         [sys.executable, "-c", SHORT_OF_MEMORY], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=200
     )
     assert done.stdout == (
-        "stage documents: out of memory at raw/a.jsonl: lower executor.num_workers, corpus.max_document_bytes or"
+        f"stage documents: out of memory at raw/{name}: lower executor.num_workers, corpus.max_document_bytes or"
         " curation.dedup.memory_megabytes, and rerun: finished work is kept\n"
     )
     assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.suffix != ".partial") == [

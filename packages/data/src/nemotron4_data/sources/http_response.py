@@ -13,8 +13,8 @@ import re
 import zlib
 from dataclasses import dataclass
 
-from ..zstd import ZstdError, open_zstd
-from .streams import is_plain
+from ..zstd import open_zstd
+from .streams import DAMAGE, is_damage, is_plain
 
 _STATUS = re.compile(rb"HTTP/\d\S*[ \t]+(\d{3})(?!\d)")
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
@@ -81,8 +81,9 @@ def _undo(coding: str, body: bytes, max_bytes: int) -> bytes:
                 return bytes(BrotliReader(io.BytesIO(body)).read(max_bytes + 1))
             case "zstd":
                 return open_zstd(io.BytesIO(body)).read(max_bytes + 1)
-    except (ValueError, OSError, EOFError, zlib.error, ZstdError):
-        pass
+    except DAMAGE as error:
+        if not is_damage(error):
+            raise
     if coding != "chunked" and is_plain(body):
         return body
     raise ValueError("HTTP body is cut or not in its declared coding")

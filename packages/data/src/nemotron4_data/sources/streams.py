@@ -1,7 +1,7 @@
 """Bytes of a raw file, unpacked: damage ends a stream instead of taking what came before with it.
 
-Invariant: an `OSError` with an errno is the fault of a place (disk, network) and stops the run; all else that goes
-wrong while reading is damage of the file, which is recorded and reported, and the rest goes on.
+Invariant: an `OSError` with an errno is the fault of a place (disk, network) and stops the run, as does want of memory;
+all else that goes wrong while reading is damage of the file, which is recorded and reported, and the rest goes on.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import IO, Any
 
+from ..failures import is_out_of_memory
 from ..zstd import ZstdError, open_zstd
 
 COMPRESSIONS = (".gz", ".xz", ".zst", ".bz2")
@@ -61,9 +62,10 @@ DAMAGE = (
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether the file is at fault, and not the place it lies in."""
-    # EINVAL: a damaged archive sent the reader to a position before the beginning.
-    return not isinstance(error, OSError) or error.errno in (None, errno.EINVAL)
+    """Whether the file is at fault, and not the place it lies in or a machine with too little memory."""
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+        return False  # EINVAL: a damaged archive sent the reader to a position before the beginning
+    return not is_out_of_memory(error)
 
 
 class Budget:
