@@ -221,7 +221,8 @@ class _Preparation:
             if not any("train" in splits for splits in report.sources.values()):
                 raise ValueError(report.why_nothing_is_left(len(files), job.corpus))
         if report.rejected.counts:
-            self.console.print(f"documents: rejected {report.rejected} (kept in {self.directory / 'rejected'})")
+            kept = self.directory / "rejected"
+            self.console.print(f"documents: rejected {report.rejected} (kept in {kept})", soft_wrap=True)
         if job.curation.keep_dropped:
             self.console.print(f"documents: what curation dropped is in {self.directory / 'dropped'}", soft_wrap=True)
         for name in _dropped_files(before) if before and not job.curation.keep_dropped else []:
@@ -288,7 +289,10 @@ class _Preparation:
     def _progress(self, name: str, total_bytes: int | None) -> Iterator[Callable[[int, int], None]]:
         """A bar that moves by bytes and shows documents/s, MB/s and the time left."""
         columns = (TextColumn(name), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[rate]}"))
-        with Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True) as progress:
+        is_shown = self.console.is_terminal
+        with Progress(
+            *columns, TimeRemainingColumn(), console=self.console, transient=True, disable=not is_shown
+        ) as progress:
             task = progress.add_task(name, total=total_bytes, rate="")
             num_documents = 0
 
