@@ -6,7 +6,16 @@ from collections import Counter
 
 import pytest
 
-from nemotron4_data import Corpus, CorpusConfig, ExecutorConfig, TokenizerConfig, document_stage, ingest, run_prepare
+from nemotron4_data import (
+    Corpus,
+    CorpusConfig,
+    ExecutorConfig,
+    TokenizerConfig,
+    document_stage,
+    ingest,
+    prepare,
+    run_prepare,
+)
 from nemotron4_data.curation.config import CurationConfig, DecontaminationConfig, LanguageConfig
 from nemotron4_data.curation.dedup_config import DedupConfig
 from nemotron4_data.curation.heuristics_config import GopherQualityConfig
@@ -60,6 +69,10 @@ def make(tmp_path, corpus, make_job, monkeypatch):
     return job
 
 
+def killed(*arguments):
+    raise KeyboardInterrupt
+
+
 def dropped_bytes(directory):
     return (directory / "dropped/documents.jsonl.zst").read_bytes()
 
@@ -83,9 +96,6 @@ def test_what_was_dropped_is_kept_with_its_reason(make, tmp_path, monkeypatch):
     assert (kept.digest, kept.manifest_digest) == (plain.digest, plain.manifest_digest)
 
     # Neither workers nor a kill show in the bytes.
-    def killed(*arguments):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
         patch.setattr(document_stage, "file_by_source", killed)
         with pytest.raises(KeyboardInterrupt):
@@ -96,7 +106,7 @@ def test_what_was_dropped_is_kept_with_its_reason(make, tmp_path, monkeypatch):
     assert dropped_bytes(tmp_path / "again") == dropped_bytes(tmp_path / "kept")
 
 
-def test_it_can_be_switched_on_and_off(make, tmp_path, capsys):
+def test_it_can_be_switched_on_and_off(make, tmp_path, capsys, monkeypatch):
     run_prepare(make("out"))
     capsys.readouterr()
     run_prepare(make("out", keep_dropped=True))
@@ -107,6 +117,11 @@ def test_it_can_be_switched_on_and_off(make, tmp_path, capsys):
     assert "documents: unchanged, kept" in capsys.readouterr().err
     assert dropped_bytes(tmp_path / "out")
     (tmp_path / "raw/0.jsonl").write_text(json.dumps({"text": PROSE, "source": "english/web", "split": "train"}))
+    with monkeypatch.context() as patch:  # killed when the new documents have taken their place
+        patch.setattr(prepare._Preparation, "_remove_dropped", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_prepare(make("out"))
+    assert dropped_bytes(tmp_path / "out")
     run_prepare(make("out"))
-    assert not (tmp_path / "out/dropped/documents.jsonl.zst").exists()
+    assert not (tmp_path / "out/dropped").exists()
     verify(VerifyJob(dir=str(tmp_path / "out")))

@@ -22,6 +22,7 @@ from nemotron4_data import (
     run_prepare,
 )
 from nemotron4_data import prepare as prepare_module
+from nemotron4_data.adopt import AdoptJob, adopt
 from nemotron4_data.blend import BlendConfig, Distribution
 from nemotron4_data.curation.config import CurationConfig, DecontaminationConfig, QualityConfig
 from nemotron4_data.curation.dedup_config import DedupConfig
@@ -87,6 +88,18 @@ def test_every_document_is_there_exactly(corpus, raw_directory):
                 **dict.fromkeys(("not_exact", "control_text"), 0),
             }
             assert corpus.sizes(source, split) == sizes
+
+
+def test_a_domain_may_have_a_dot(corpus, tmp_path, make_job):
+    write_raw(tmp_path / "raw/a.jsonl", {"text": "some words", "source": "en.us/web", "split": "train"})
+    tokenizer = TokenizerConfig(model=str(corpus.tokenizer.path))
+    run_prepare(make_job(tmp_path / "raw", tmp_path / "out", tokenizer=tokenizer))
+    made = Corpus.open(tmp_path / "out", verify=True)
+    assert made.source_names == ["en.us/web"]
+    stem = f"en.us/web:{made.dir}/tokens/en.us/web.train"
+    adopt(AdoptJob(dir=str(tmp_path / "adopted"), train=[stem], tokenizer_model=str(corpus.tokenizer.path)))
+    adopted = Corpus.open(tmp_path / "adopted", verify=True)
+    assert adopted.train("en.us/web").tolist() == made.train("en.us/web").tolist()
 
 
 def test_heldout_gives_tokens_and_bytes(corpus):

@@ -70,7 +70,7 @@ class _Found:
 def adopt(job: AdoptJob) -> None:
     """Check the shards and write the corpus. ValueError for a shard that is not one, or not of this tokenizer."""
     from .corpus import Corpus
-    from .manifest import FILE_NAME, TOKENIZER_FILE, Manifest, Stage, hash_files
+    from .manifest import FILE_NAME, TOKENIZER_FILE, Manifest, Stage, files_below, hash_files
     from .ownership import check_apart, check_new_or_ours
     from .staging import staged_directory, value_sha256
     from .terminal import plain_console
@@ -96,7 +96,7 @@ def adopt(job: AdoptJob) -> None:
         found: dict[str, tuple[list[Path], dict[str, Any]]] = {
             "documents": ([], {}),
             "tokenizer": ([staged / TOKENIZER_FILE], {"vocab_size": tokenizer.vocab_size}),
-            "tokens": (sorted((staged / "tokens").rglob("*.*")), {"sources": table}),
+            "tokens": (files_below(staged / "tokens"), {"sources": table}),
         }
         for name, (paths, facts) in found.items():
             files, upstream = hash_files(staged, paths), manifest.upstream(name)

@@ -153,6 +153,11 @@ class Manifest:
         return value_sha256({name: [stage.digest, stage.facts] for name, stage in self.stages.items()})
 
 
+def files_below(directory: Path) -> list[Path]:
+    """All files in `directory` and its folders, whose names may have dots too, sorted."""
+    return sorted(path for path in directory.rglob("*") if path.is_file())
+
+
 def hash_files(directory: Path, paths: list[Path]) -> dict[str, str]:
     """SHA-256 of files by their path below `directory`, sorted."""
     return {path.relative_to(directory).as_posix(): file_sha256(path) for path in sorted(paths)}

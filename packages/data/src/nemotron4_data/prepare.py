@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import timedelta
 from functools import partial
@@ -29,7 +29,7 @@ from .failures import in_one_line
 from .fertility import fertility, sample_documents
 from .inputs import by_content, library_versions
 from .locks import exclusive
-from .manifest import DROPPED, FILE_NAME, TOKENIZER_FILE, Manifest, Stage, check_files, hash_files
+from .manifest import DROPPED, FILE_NAME, TOKENIZER_FILE, Manifest, Stage, check_files, files_below, hash_files
 from .ownership import check_apart, check_new_or_ours, check_replaceable
 from .prepare_job import PrepareJob
 from .prepare_report import cause_line, write_report
@@ -100,7 +100,8 @@ class _Preparation:
             self._stage("raw", settings, lambda work: self._raw(debian))
             files = find_files([str(self.directory / "raw")], SUFFIXES)
         documents = self.manifest.stages.get("documents")
-        if documents and self.job.curation.keep_dropped and not _dropped_files(documents):
+        has_dropped = documents and any(name.startswith(DROPPED) for name in documents.files)
+        if documents and self.job.curation.keep_dropped and not has_dropped:
             self.console.print("documents: made again, because curation.keep_dropped asks for what was dropped")
             self.manifest.forget("documents")
         self._stage("documents", self._documents_inputs(files), lambda work: self._documents(files, work))
@@ -140,8 +141,7 @@ class _Preparation:
         cache = replace(config, cache=str(Path(config.cache).absolute()))
         build(cache, output, self.executor, self._progress, lambda: self._replacing("raw", "raw"))
         packages = json.loads((output / "packages.json").read_text(encoding="utf-8"))
-        files = [path.relative_to(output.parent) for path in sorted(output.rglob("*.*")) if path.is_file()]
-        return [self.directory / path for path in files], {"not_served": packages["not_served"]}
+        return files_below(self.directory / "raw"), {"not_served": packages["not_served"]}
 
     def _stage(
         self, name: str, inputs: dict[str, Any], make: Callable[[Path], tuple[list[Path], dict[str, Any]]]
@@ -178,7 +178,7 @@ class _Preparation:
 
         def forget(new: Path) -> None:
             self.manifest.forget(name)
-            files = {f"{folder}/{path.relative_to(new).as_posix()}" for path in new.rglob("*") if path.is_file()}
+            files = {f"{folder}/{path.relative_to(new).as_posix()}" for path in files_below(new)}
             self.manifest.others = sorted({*self.manifest.others, *files})
             self.manifest.save(self.directory)
 
@@ -208,7 +208,6 @@ class _Preparation:
 
     def _documents(self, files: list[RawFile], work: Path) -> tuple[list[Path], dict[str, Any]]:
         job = self.job
-        before = self.manifest.stages.get("documents")
         with ExitStack() as stack:
             dropped = None
             if job.curation.keep_dropped:
@@ -225,12 +224,18 @@ class _Preparation:
             self.console.print(f"documents: rejected {report.rejected} (kept in {kept})", soft_wrap=True)
         if job.curation.keep_dropped:
             self.console.print(f"documents: what curation dropped is in {self.directory / 'dropped'}", soft_wrap=True)
-        for name in _dropped_files(before) if before and not job.curation.keep_dropped else []:
-            (self.directory / name).unlink(missing_ok=True)  # of documents that are no more
+        else:
+            self._remove_dropped()
         folders = ("documents", "dropped") if job.curation.keep_dropped else ("documents",)
-        return [
-            path for folder in folders for path in sorted((self.directory / folder).rglob("*.zst"))
-        ], report.to_json()
+        return [path for folder in folders for path in files_below(self.directory / folder)], report.to_json()
+
+    def _remove_dropped(self) -> None:
+        """Remove what was dropped for documents that are no more, also where a killed run forgot those."""
+        for name in self.manifest.owned:
+            if name.startswith(DROPPED):
+                (self.directory / name).unlink(missing_ok=True)
+        with suppress(OSError):  # it is not there, or not empty
+            (self.directory / DROPPED).rmdir()
 
     def _tokenizer_inputs(self) -> dict[str, Any]:
         config = self.job.tokenizer
@@ -275,7 +280,7 @@ class _Preparation:
             table.setdefault(source, {})[split] = asdict(count)
         sampled = sample_documents(self.directory / "documents", facts)
         rows = [asdict(row) for row in fertility(sampled, Tokenizer(model))]
-        return sorted((self.directory / "tokens").rglob("*.*")), {
+        return files_below(self.directory / "tokens"), {
             "sources": table,
             "not_exact": causes,
             "fertility": rows,
@@ -336,10 +341,6 @@ class _Preparation:
                 f"{control_text:,} documents spell control pieces such as </s>: they are text there, and stay text"
             )
             self.console.print(message)
-
-
-def _dropped_files(stage: Stage) -> list[str]:
-    return [name for name in stage.files if name.startswith(DROPPED)]
 
 
 def _settings(job: PrepareJob) -> dict[str, Any]:

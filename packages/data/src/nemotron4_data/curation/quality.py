@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from ..documents import read_lines
 from ..executor import Executor
 from ..languages import language_of
-from ..manifest import hash_files
+from ..manifest import files_below, hash_files
 from ..staging import file_sha256, value_sha256, write_file
 from .quality_config import BUCKETS, QualityConfig
 
@@ -92,7 +92,7 @@ def score_shards(shards: Sequence[Path], config: QualityConfig, work: Path, exec
     check_scorer(config)
     model = Path(config.model_dir)
     judged = {key: getattr(config, key) for key in ("scorer", "domains", "max_tokens")}
-    files = hash_files(model, [path for path in model.rglob("*") if path.is_file()])
+    files = hash_files(model, files_below(model))
     scorer_sha256 = value_sha256({"config": judged, "files": files})
     work.mkdir(parents=True, exist_ok=True)
     tasks = [
