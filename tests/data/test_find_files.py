@@ -77,7 +77,8 @@ def test_a_folder_is_its_files_of_known_formats(tmp_path):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "a/up").symlink_to(tmp_path)  # a circle
     files = [f"{tmp_path}/a/c.TXT", f"{tmp_path}/b.jsonl"]
-    assert found(tmp_path) == (files, [])
+    said = [f"corpus.files ({tmp_path}) holds 2 file(s) of no known format, such as README: left out"]
+    assert found(tmp_path) == (files, said)
     for name in ("README", "a/up"):
         (tmp_path / name).unlink()
     assert sorted(found(tmp_path / "*")[0]) == files

@@ -108,7 +108,7 @@ def find_files(
     """The raw files of `corpus.files`, sorted within each pattern. ValueError for one that matches no file.
 
     A folder stands for all files below it that end in one of `suffixes`, but for those whose name, or a folder of
-    theirs, begins with `_` or `.`, as Spark's _SUCCESS. `warn` is told of what a glob matches and cannot be read.
+    theirs, begins with `_` or `.`, as Spark's _SUCCESS. `warn` is told of what is left out otherwise.
     """
     found: dict[str, RawFile] = {}
     for pattern in patterns:
@@ -171,6 +171,7 @@ def _files_below(folder: Path, suffixes: tuple[str, ...], warn: Callable[[str], 
         raise error
 
     found: list[Path] = []
+    others: list[Path] = []
     seen: set[str] = set()
     for directory, folders, names in os.walk(folder, onerror=fail, followlinks=True):
         real = os.path.realpath(directory)
@@ -181,12 +182,17 @@ def _files_below(folder: Path, suffixes: tuple[str, ...], warn: Callable[[str], 
         folders[:] = sorted(name for name in folders if not name.startswith(_LEFT_OUT))
         for name in names:
             path = Path(directory, name)
-            if name.startswith(_LEFT_OUT) or not name.lower().endswith(suffixes):
+            if name.startswith(_LEFT_OUT):
                 continue
-            if path.is_file():
+            if not name.lower().endswith(suffixes):
+                others.append(path)
+            elif path.is_file():
                 found.append(path)
             else:
                 warn(f"corpus.files ({printable_path(path)}) is a broken link or no plain file: left out")
+    if others:
+        what = f"{len(others)} file(s) of no known format, such as {printable_path(min(others).relative_to(folder))}"
+        warn(f"corpus.files ({printable_path(folder)}) holds {what}: left out")
     return sorted(found)
 
 
