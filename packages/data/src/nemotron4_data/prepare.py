@@ -32,9 +32,17 @@ from .locks import exclusive
 from .manifest import DROPPED, FILE_NAME, TOKENIZER_FILE, Manifest, Stage, check_files, files_below, hash_files
 from .ownership import check_apart, check_new_or_ours, check_replaceable
 from .prepare_job import PrepareJob
-from .prepare_report import cause_line, write_report
+from .prepare_report import REPORT_FILE, cause_line, write_report
 from .sources import SUFFIXES, RawFile, find_files
-from .staging import file_sha256, mark_partial, open_work, remove_work, staged_directory, value_sha256
+from .staging import (
+    file_sha256,
+    mark_partial,
+    open_work,
+    remove_unfinished,
+    remove_work,
+    staged_directory,
+    value_sha256,
+)
 from .terminal import plain_console
 from .tokenise import tokenise_documents
 from .tokenizer import Tokenizer
@@ -81,6 +89,8 @@ class _Preparation:
         self._check_named()
         self.directory.mkdir(parents=True, exist_ok=True)
         with exclusive(self.directory / _LOCK, "dir", self.directory):
+            for name in (FILE_NAME, REPORT_FILE):
+                remove_unfinished(self.directory / name)
             self.manifest = Manifest.load(self.directory)
             if not (self.directory / FILE_NAME).exists():
                 for folder in _FOLDERS:

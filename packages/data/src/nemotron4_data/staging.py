@@ -68,6 +68,12 @@ def _replace_file(path: Path, content: bytes) -> None:
     _sync(path.parent)
 
 
+def remove_unfinished(path: Path) -> None:
+    """Remove what `write_file` left beside `path` when it was killed. Nobody else may be writing it."""
+    for found in path.parent.glob(f".{path.name}.{'[0-9a-f]' * 8}{_PARTIAL}"):
+        found.unlink()
+
+
 def is_stream(path: Path) -> bool:
     """Whether a path is a device, a pipe, or another name of an open file, such as /dev/stdout."""
     parent = path.parent.resolve()
