@@ -22,6 +22,8 @@ def scrubbed(text, language="en", step=STEP):
         ("Write to jane.doe+news@mail.ox.ac.uk.", "Write to email@example.org."),
         ("<jürgen@bücher.de>,b@c.io", "<email@example.org>,email@example.org"),
         ("x_1@163.com, a@mail.co.uk, i@zip.sh, me@2xl.com", ", ".join(["email@example.org"] * 4)),
+        # Hosts that only look like names of files.
+        ("a@site.bz, internals@lists.php.net, b@mail.json.org", ", ".join(["email@example.org"] * 3)),
         ("from 93.184.216.34:8080, then", "from 192.0.2.1:8080, then"),
         ("IP version 4: 93.184.216.34 or/93.184.216.35", "IP version 4: 192.0.2.1 or/192.0.2.1"),
         ("see section 4; ping 93.184.216.34 to test", "see section 4; ping 192.0.2.1 to test"),

@@ -26,13 +26,14 @@ _EMAIL = re.compile(r"[\w.+%-](?<![\w.+%-].)[\w.+%-]*+@((?:[\w-]++\.)+[^\W\d_]{2
 _RESERVED_HOST = re.compile(
     r"(?:^|\.)(?:example\.(?:com|org|net)|example|test|invalid|localhost|local)$", re.IGNORECASE
 )
-# Endings of files that are no top-level domains; systemd's units too, as getty@tty1.service. A 2x is an image's scale.
+# Endings of files that are no top-level domains; systemd's units too, as getty@tty1.service.
 _FILE_NAME = re.compile(
-    r"(?:^\d+(?:\.\d+)?x|^v?\d+(?:\.v?\d+)+|\.(?:avif|bak|bmp|bz|conf|cpp|css|csv|deb|dll|exe|gif|gz|hpp|html?|ico|jar"
-    r"|java|jpe?g|jsx?|json|log|lst|mjs|patch|pdf|php|plist|png|pot?|rpm|rst|scope|service|slice|socket|svgz?|tar|tgz"
-    r"|tiff?|timer|toml|tsx?|txt|war|wav|webp|woff|xml|xz|ya?ml))$",
+    r"\.(?:asc|avif|bak|bmp|conf|cpp|css|csv|deb|dll|exe|gif|gz|hpp|html?|ico|jar"
+    r"|java|jpe?g|jsx?|json|log|lst|mjs|patch|pdf|php|plist|png|pot?|rpm|rst|scope|service|sig|slice|socket|svgz?|tar"
+    r"|tgz|tiff?|timer|toml|tsx?|txt|war|wav|webp|woff|xml|xz|ya?ml)$",
     re.IGNORECASE,
 )
+_SCALE_OR_VERSION = re.compile(r"\d+(?:\.\d+)?x|v?\d+(?:\.v?\d+)+", re.IGNORECASE)  # of an image, of a package
 _IPV4 = re.compile(r"\d(?<![\w.-]\d)\d{0,2}\.(?:\d{1,3}\.){2}\d{1,3}(?![\w-]|\.\d)")
 # What stands before a number of a section, a version or an object (OID), perhaps after others of its kind.
 _NUMBERED = re.compile(
@@ -115,7 +116,7 @@ def _replaced(accept: Callable[[re.Match[str]], bool], placeholder: str, match: 
 
 def _is_personal_email(match: re.Match[str]) -> bool:
     host = match[1]
-    is_file = _FILE_NAME.search(host) or _FILE_NAME.search(host.rpartition(".")[0])
+    is_file = _FILE_NAME.search(host) or _SCALE_OR_VERSION.fullmatch(host.rpartition(".")[0])
     return not (match[0].startswith("git@") or is_file or _RESERVED_HOST.search(host))
 
 
