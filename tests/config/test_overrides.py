@@ -71,13 +71,13 @@ def test_text_in_lists_and_mappings():
         "train",
         "experiment=smoke",
         "launcher.setup=[module load ü, it's, 'a, b', echo [x], 1.50, null]",
-        "launcher.environment={A: 1.50, B: x=y}",
+        "launcher.environment={A: 1.50, B: x=y, D: 'a, b', E: \"it's, {\"}",
         "launcher.environment.C=true",
         "run.dir=null",
         "resume=1e3",
     )
     assert job.launcher.setup == ["module load ü", "it's", "a, b", "echo [x]", "1.50", "null"]
-    assert job.launcher.environment == {"A": "1.50", "B": "x=y", "C": "true"}
+    assert job.launcher.environment == {"A": "1.50", "B": "x=y", "C": "true", "D": "a, b", "E": "it's, {"}
     assert job.run.dir is None
     assert job.resume == "1e3"
 

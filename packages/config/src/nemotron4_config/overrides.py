@@ -158,11 +158,16 @@ def _is_enum(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, Enum)
 
 
-def _split(text: str) -> list[str]:
-    """The parts of a list or a sweep: commas in quotes, in brackets and after a backslash are text."""
+def _split(text: str, name: str = "") -> list[str]:
+    """The parts of a list, a mapping or a sweep: commas in quotes, in brackets and after a backslash are text.
+
+    Quotes count where a value begins: at the start of a part, or after a `name`, which is a pattern.
+    """
     parts, begin, depth, at = [], 0, 0, 0
+    is_start = re.compile(rf"\s*(?:{name})?\s*", re.DOTALL)
     while at < len(text):
-        if text[at] in "'\"" and not text[begin:at].strip() and (quoted := _QUOTED.match(text, at)):
+        starts = text[at] in "'\"" and is_start.fullmatch(text, begin, at)
+        if starts and (quoted := _QUOTED.match(text, at)):
             at = quoted.end()
             continue
         if text[at] in "([{":
@@ -192,7 +197,7 @@ def _typed(kind: Any, raw: str, key: str, is_part: bool) -> str:
         parts = _split(inner)
         return f"[{_joined([_typed(get_args(kind)[0], part, key, True) for part in parts], parts, inner)}]"
     if (is_dataclass(kind) or get_origin(kind) is dict) and _is_enclosed(raw, "{}") and inner.strip():
-        parts = _split(inner)
+        parts = _split(inner, name="[^:]*:")
         return f"{{{_joined([_typed_entry(kind, part, key) for part in parts], parts, inner)}}}"
     return raw
 
