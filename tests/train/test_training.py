@@ -172,7 +172,7 @@ def test_a_finished_run_is_left_alone_and_a_new_one_begun(prepared, tmp_path):
     assert run(job) != run(job)
 
 
-def test_a_run_killed_after_its_last_checkpoint_is_completed(prepared, tmp_path):
+def test_a_run_killed_after_its_last_checkpoint_is_completed(prepared, tmp_path, capsys):
     job = smoke_job(prepared, tmp_path)
     directory = run(job)
     finished = read_record(directory)
@@ -182,6 +182,15 @@ def test_a_run_killed_after_its_last_checkpoint_is_completed(prepared, tmp_path)
     found = read_record(directory)
     assert found == dataclasses.replace(finished, objective=pytest.approx(finished.objective, abs=1e-6))
     assert (directory / "report.html").is_file()
+    write_record(directory, dataclasses.replace(finished, state="running"))
+    (directory / "eval.json").write_text('{"bytes": 1}')  # a report that cannot be drawn makes no run a failed one
+    capsys.readouterr()
+    assert run(job) == directory
+    assert read_record(directory).state == "complete"
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        f"{directory}: report.html was not written ({directory}/eval.json: not the result of an evaluation"
+        " (KeyError('bits_per_byte')); evaluate again, or remove it)"
+    ]
 
 
 def test_another_topology_goes_on_in_the_same_directory(prepared, tmp_path, undisturbed):

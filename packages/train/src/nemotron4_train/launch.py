@@ -167,7 +167,10 @@ def run_worker(job: TrainJob, directory: Path, stop: StopSignal) -> None:
         record.step = result.step
         record.objective = result.objective if result.objective is not None else _last_objective(directory)
         write_record(directory, record)
-        write_report(directory, job)
+        try:
+            write_report(directory, job)
+        except (OSError, ValueError) as error:  # of a full disk or a damaged file: the run has ended well all the same
+            print(f"{directory}: report.html was not written ({error})", file=sys.stderr)
     if dist.is_initialized():
         dist.barrier()  # launchers end the other ranks when one exits with a status that is not 0
     if result.stopped_by is not None:

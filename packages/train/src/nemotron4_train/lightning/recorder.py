@@ -117,10 +117,7 @@ class ReportRefresher(AfterStep):
             return
         try:
             write_report(self.run_directory, self.job)
-        except (
-            OSError,
-            ValueError,
-        ) as error:  # a full disk is for the checkpointer to judge, a damaged file for nobody
+        except (OSError, ValueError) as error:  # of a full disk, which the checkpointer judges, or of a damaged file
             self.progress.note(f"step {step}: report.html was not refreshed: {error}")
         ended = time.monotonic()
         self._due_seconds = ended + 100 * (ended - started)
