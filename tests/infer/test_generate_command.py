@@ -146,6 +146,7 @@ def test_a_prompt_longer_than_the_context_is_refused(model_dir, capsys):
             "prompt ('a'): cannot stand beside prompt_file; give it as 'prompt=Once upon a time', or as"
             " prompt_file=PATH (- is standard input)",
         ),
+        ({"prompt_file": ""}, "prompt_file (''): must name a file; - is standard input"),
         ({"prompt": "caf\udce9"}, r"prompt ('caf\udce9'): not UTF-8 at character 3; correct it"),
     ],
 )

@@ -28,13 +28,15 @@ class GenerateJob:
     """Format of the weights: auto, fp32 or bf16."""
 
     def __post_init__(self) -> None:
+        if self.prompt_file == "":
+            raise ValueError("prompt_file (''): must name a file; - is standard input")
         if bool(self.prompt) == (self.prompt_file is not None):
             both = "cannot stand beside prompt_file" if self.prompt else "must not be empty"
             raise ValueError(
                 f"prompt ({self.prompt!r}): {both}; give it as 'prompt=Once upon a time', or as prompt_file=PATH"
                 " (- is standard input)"
             )
-        if not self.prompt.isascii() and (place := _not_unicode(self.prompt)) is not None:
+        if (place := _not_unicode(self.prompt)) is not None:
             raise ValueError(f"prompt ({self.prompt!r}): not UTF-8 at character {place}; correct it")
 
     def text(self) -> str:
