@@ -351,7 +351,7 @@ def test_an_export_replaces_its_own_files_only(undisturbed, tmp_path):
     with pytest.raises(ValueError) as error:
         export_checkpoint(export, job)
     assert str(error.value) == (
-        f"directory ({tmp_path}/export): would be replaced, but {tmp_path}/export/notes.txt is not of this program:"
+        f"directory ({tmp_path}/export): would be replaced, and {tmp_path}/export/notes.txt would be lost:"
         " move it elsewhere"
     )
     assert {path.name for path in (tmp_path / "export").iterdir()} == {*written, "notes.txt"}
@@ -390,7 +390,7 @@ def test_an_edited_readme_is_not_replaced(undisturbed, tmp_path):
     with pytest.raises(ValueError) as error:
         export_checkpoint(export, job)
     assert str(error.value) == (
-        f"directory ({tmp_path}/e): would be replaced, but {tmp_path}/e/README.md is not of this program:"
+        f"directory ({tmp_path}/e): would be replaced, and {tmp_path}/e/README.md would be lost:"
         " move it elsewhere"
     )
     assert (tmp_path / "e" / "README.md").read_text() == "# Mine\n"

@@ -51,7 +51,7 @@ def check_replaceable(directory: Path, key: str, is_ours: IsOurs) -> None:
     """ValueError naming the first file in `directory`, which is to be replaced, that is not ours."""
     if foreign := first_foreign(directory, is_ours):
         raise ValueError(
-            f"{key} ({directory}): would be replaced, but {foreign} is not of this program: move it elsewhere"
+            f"{key} ({directory}): would be replaced, and {foreign} would be lost: move it elsewhere"
         )
 
 
