@@ -132,8 +132,7 @@ def test_a_file_added_to_a_corpus_is_kept_and_stops_what_would_replace_it(job, p
     job.corpus.heldout_fraction = 0.5
     before = content_of(prepared)
     assert message_of(run_prepare, job) == (
-        f"dir ({prepared}/{folder}): would be replaced, and {prepared}/{foreign} would be lost: "
-        "move it elsewhere"
+        f"dir ({prepared}/{folder}): would be replaced, and {prepared}/{foreign} would be lost: move it elsewhere"
     )
     assert content_of(prepared) == before
     shutil.rmtree(prepared.parent / "elsewhere") if name == "documents" else (prepared / name).unlink()

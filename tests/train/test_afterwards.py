@@ -5,6 +5,8 @@ from smoke import smoke_job
 
 from nemotron4_train.afterwards import run_afterwards
 from nemotron4_train.launch import launch
+from nemotron4_train.launcher_config import LauncherConfig, LauncherKind
+from nemotron4_train.slurm.sweep import run_jobs
 
 
 def refusal(tmp_path, *lines):
@@ -37,6 +39,15 @@ def test_a_quote_that_is_left_open_and_an_empty_line_are_refused(tmp_path):
         "afterwards (generate model_dir={run}/export 'prompt=a): No closing quotation; quote it as in a shell"
     )
     assert refusal(tmp_path, "") == "afterwards (): names no verb; give a command line such as export run={run}"
+
+
+def test_it_is_checked_before_a_sweep_is_submitted(tmp_path):
+    launcher = LauncherConfig(kind=LauncherKind.slurm)
+    job = smoke_job(tmp_path, tmp_path, launcher=launcher, afterwards=["exprot run={run}"])
+    with pytest.raises(ValueError) as caught:
+        run_jobs([(tmp_path / name, job) for name in ("one", "two")], lambda *_: None)
+    assert str(caught.value).startswith("afterwards (exprot run={run}): nemotron4: 'exprot' is not a verb; choose one")
+    assert not list(tmp_path.iterdir())
 
 
 def test_one_that_fails_is_named_without_a_traceback(tmp_path, capfd, monkeypatch):

@@ -390,8 +390,7 @@ def test_an_edited_readme_is_not_replaced(undisturbed, tmp_path):
     with pytest.raises(ValueError) as error:
         export_checkpoint(export, job)
     assert str(error.value) == (
-        f"directory ({tmp_path}/e): would be replaced, and {tmp_path}/e/README.md would be lost:"
-        " move it elsewhere"
+        f"directory ({tmp_path}/e): would be replaced, and {tmp_path}/e/README.md would be lost: move it elsewhere"
     )
     assert (tmp_path / "e" / "README.md").read_text() == "# Mine\n"
 

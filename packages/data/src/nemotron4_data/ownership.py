@@ -50,9 +50,7 @@ def check_apart(place: Path, key: str, inputs: Iterable[tuple[str, str | Path]])
 def check_replaceable(directory: Path, key: str, is_ours: IsOurs) -> None:
     """ValueError naming the first file in `directory`, which is to be replaced, that is not ours."""
     if foreign := first_foreign(directory, is_ours):
-        raise ValueError(
-            f"{key} ({directory}): would be replaced, and {foreign} would be lost: move it elsewhere"
-        )
+        raise ValueError(f"{key} ({directory}): would be replaced, and {foreign} would be lost: move it elsewhere")
 
 
 def first_foreign(directory: Path, is_ours: IsOurs) -> Path | None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nemotron4_data.staging import write_file
+from nemotron4_train.afterwards import check_afterwards
 from nemotron4_train.campaign import legs
 from nemotron4_train.job import TrainJob
 from nemotron4_train.launcher_config import LauncherKind
@@ -48,7 +49,7 @@ class _Ready:
 
 
 def run_jobs(jobs: Sequence[tuple[Path, TrainJob]], report: Report) -> bool:
-    """Submit and wait; False when they are not for Slurm. Raises ValueError when sbatch refuses."""
+    """Submit and wait; False when they are not for Slurm. ValueError for a wrong `afterwards`, or when sbatch refuses."""
     kinds = {job.launcher.kind for _, job in jobs}
     if LauncherKind.slurm not in kinds:
         return False
@@ -56,6 +57,8 @@ def run_jobs(jobs: Sequence[tuple[Path, TrainJob]], report: Report) -> bool:
         raise ValueError("launcher.kind (local, slurm): the jobs of a sweep go to one launcher; sweep over another key")
     if any(job.launcher.dry_run for _, job in jobs):
         raise ValueError("launcher.dry_run (true): shows the script of one job; leave -m out")
+    for job in {tuple(job.afterwards): job for _, job in jobs}.values():  # once, since composing takes seconds
+        check_afterwards(job)
     client.check_available()
     queue = _settle_held(jobs)
     ready: list[_Ready] = []
