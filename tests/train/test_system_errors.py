@@ -28,10 +28,10 @@ def full_disk(num_bytes):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_run_that_finds_no_room_names_its_directory(prepared, tmp_path):
+def test_a_run_that_finds_no_room_names_the_file(prepared, tmp_path):
     with full_disk(50), pytest.raises(OSError) as caught:
         launch(smoke_job(prepared, tmp_path), "")
-    assert str(caught.value) == f"{(tmp_path / 'smoke').resolve()}/{stamp(tmp_path)}: File too large; {AGAIN}"
+    assert str(caught.value) == f"{(tmp_path / 'smoke').resolve()}/{stamp(tmp_path)}/run.json: File too large; {AGAIN}"
 
 
 def stamp(root):

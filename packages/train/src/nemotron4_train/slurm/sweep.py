@@ -49,7 +49,7 @@ class _Ready:
 
 
 def run_jobs(jobs: Sequence[tuple[Path, TrainJob]], report: Report) -> bool:
-    """Submit and wait; False when they are not for Slurm. ValueError for a wrong `afterwards`, or when sbatch refuses."""
+    """Submit and wait; False when they are not for Slurm. ValueError for a wrong `afterwards`, or when sbatch fails."""
     kinds = {job.launcher.kind for _, job in jobs}
     if LauncherKind.slurm not in kinds:
         return False
