@@ -108,9 +108,9 @@ def test_broken_links_are_left_out_and_said(tmp_path):
 
 def test_an_unknown_home_directory_is_one_line():
     message = (
-        "corpus.files ('~nobody-of-this-name/a.txt') is no path and no glob (Could not determine home directory): "
+        "corpus.files ('~nobody-of-this-name/a.txt') is neither a path nor a glob (Could not determine home directory):"
     )
-    assert message_of(ValueError, found, "~nobody-of-this-name/a.txt") == f"{message}correct it"
+    assert message_of(ValueError, found, "~nobody-of-this-name/a.txt") == f"{message} correct it"
 
 
 @pytest.mark.parametrize("files", [[""], ["a.txt", " "]])

@@ -147,7 +147,7 @@ def test_unfinished_work_that_is_not_ours_is_left_alone(job, prepared, name):
     write(prepared / name / "notes.txt")
     (prepared / "tokens/english/documents.train.bin").unlink()
     assert message_of(run_prepare, job) == (
-        f"dir ({prepared}/{name}): is the place of unfinished work, but holds files of others (notes.txt): "
+        f"dir ({prepared}/{name}): is where unfinished work goes, but holds files of others (notes.txt): "
         "move it elsewhere"
     )
     assert (prepared / name / "notes.txt").read_text() == "mine"

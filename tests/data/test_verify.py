@@ -112,8 +112,8 @@ def test_a_manifest_that_was_changed_is_refused_and_made_again(copy, corpus, raw
         digest = file_sha256(copy / f"{SHARD}.bin")
         edit_manifest(copy, lambda stage: stage["files"].update({f"{SHARD}.bin": digest}))
     assert refused(copy) == (
-        f"{copy}/manifest.json: stage tokens was changed after it was written, its digests say: put the file back, or "
-        "make the corpus again"
+        f"{copy}/manifest.json: its digests show that stage tokens was changed after it was written: put the file "
+        "back, or make the corpus again"
     )
     with pytest.raises(ValueError, match="stage tokens was changed"):
         Corpus.open(copy)

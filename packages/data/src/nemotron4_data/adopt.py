@@ -1,7 +1,7 @@
 """`nemotron4 data adopt`: make a corpus of token shards that Megatron-LM or NeMo wrote, as they are.
 
-Links to the shards and a manifest with their digests are written; nothing is tokenised, and nothing copied but shards
-that lack EOS, where that is asked for. Such a corpus has no documents: held-out text is what its tokens decode to.
+Links to the shards and a manifest with their digests are written. Nothing is tokenised, and nothing is copied except
+shards that lack EOS, if that is asked for. Such a corpus has no documents: held-out text is what its tokens decode to.
 
 Invariant: shards are checked where they lie before anything is written, so that errors name the user's own paths.
 """
@@ -39,7 +39,7 @@ class AdoptJob:
     heldout: list[str] = field(default_factory=list)
     """The same for held-out documents."""
     append_eos: bool = False
-    """Copy shards that have documents without EOS at their end, and append it to those."""
+    """Copy shards in which documents do not end in EOS, and append it to those documents."""
     check_text: bool = True
     """Refuse shards whose text shows that another tokenizer made them."""
 

@@ -60,8 +60,8 @@ class Corpus:
             raise ValueError(f"{directory}: the corpus is not finished: rerun `nemotron4 prepare`")
         if manifest.changed:
             raise ValueError(
-                f"{directory / FILE_NAME}: stage {manifest.changed[0]} was changed after it was written, its digests "
-                f"say: put the file back, or make the corpus again"
+                f"{directory / FILE_NAME}: its digests show that stage {manifest.changed[0]} was changed after it was "
+                f"written: put the file back, or make the corpus again"
             )
         check_files(directory, manifest.stages["tokenizer"].files)
         corpus = cls(directory, manifest)

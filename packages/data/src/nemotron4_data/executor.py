@@ -196,10 +196,10 @@ class RayExecutor:
             yield self._result(in_flight.popleft())
 
     def rest(self) -> None:
-        """The cluster's idle workers are its own affair."""
+        """Do nothing: the cluster manages its own workers."""
 
     def abort(self) -> None:
-        """Leaving the cluster ends the tasks that run."""
+        """Do nothing: `close` leaves the cluster, which ends the tasks that run."""
 
     def close(self) -> None:
         """Leave the cluster; it drops what this driver still had running."""

@@ -1,6 +1,6 @@
-"""What a machine has too little of, memory or disk, as one line: the stage, the place, and the way out.
+"""Too little memory or disk, reported in one line: the stage, the place, and the way out.
 
-Libraries say it in errors of many kinds; what is none of these is a fault of ours and keeps its traceback.
+Libraries report it by errors of many kinds; any other error is a fault of ours and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _MEMORY_KEYS = {
     "documents": "executor.num_workers, corpus.max_document_bytes or curation.dedup.memory_megabytes",
     "tokenizer": "tokenizer.train_bytes",
 }
-"""By stage: what lets it need less memory."""
+"""By stage: the settings that lower its need of memory."""
 
 
 @contextmanager
 def at(place: str) -> Iterator[None]:
-    """Let an error for want of memory say where it was met, also when it comes out of another process."""
+    """Add `place` to an error for lack of memory, also when it comes from another process."""
     try:
         yield
     except Exception as error:
@@ -38,7 +38,7 @@ def at(place: str) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it is raised for want of memory."""
+    """Whether it was raised for lack of memory."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
     kinds = (ImportError, RuntimeError, ZstdError, zstandard.ZstdError)
@@ -46,7 +46,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def in_one_line(error: Exception, stage: str, directory: str) -> OSError | None:
-    """The error for the user, of a stage whose output goes to `directory`; None for one that needs no other words."""
+    """The error as the user sees it, for a stage whose output goes to `directory`; None if its own words will do."""
     before = f"stage {stage}: " if stage else ""
     if is_out_of_memory(error):
         places = "".join(f" at {place}" for place in getattr(error, "__notes__", ()))
@@ -61,7 +61,7 @@ def in_one_line(error: Exception, stage: str, directory: str) -> OSError | None:
 
 @contextmanager
 def of_database(scratch: Path) -> Iterator[None]:
-    """Let an error of DuckDB that disk or memory is full be an OSError that names its scratch directory."""
+    """Turn DuckDB's errors for a full disk or memory into an OSError that names its scratch directory."""
     import duckdb
 
     try:

@@ -2,8 +2,9 @@
 
 Invariant: a stage counts as done only while its recorded key equals the key computed from its inputs now, and the key
 of each stage holds the digest of the ones before: raw -> documents -> tokenizer -> tokens. Only a corpus that builds
-its own raw text has the stage raw. Nor does a stage count that was changed after it was written: its digests are in the
-manifest too, and the digest of all content, files and counts, is in the ledgers of runs and in what they export.
+its own raw text has the stage raw. A stage that was changed after it was written does not count either: its digests
+are in the manifest too, and the digest of all content, files and counts, is in the ledgers of runs and in what they
+export.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ FORMAT = 1
 STAGES = ("raw", "documents", "tokenizer", "tokens")
 _OPTIONAL = ("raw",)
 DROPPED = "dropped/"
-"""Where files lie that are kept beside the corpus: no stage is made from them, so that no key holds them."""
+"""The folder of files kept beside the corpus: no stage is made from them, so no key depends on them."""
 
 
 @dataclass(kw_only=True)
@@ -49,7 +50,7 @@ class Stage:
 class Manifest:
     """`manifest.json`. `settings` is the job as it ran; `sources` the table of sizes by source and split.
 
-    `others` are files that we wrote and no stage lists: rejected records, and those of a stage that is being made anew.
+    `others` are files that we wrote and no stage lists: rejected records, and those of a stage that is made again.
     """
 
     name: str = ""

@@ -1,7 +1,7 @@
-"""Whose files are where: what a command may write into, and what it may remove.
+"""What a command may write into, and what it may remove.
 
-Invariant: a directory that is not empty is written into only where it bears a mark of ours, never where an input of the
-same command lies, and a file is removed only where a record of ours lists it.
+Invariant: a directory that is not empty is written into only if it holds a mark of ours, and never if it holds an input
+of the same command; a file is removed only if a record of ours lists it.
 """
 
 from __future__ import annotations

@@ -17,4 +17,4 @@ def matching_paths(pattern: str) -> list[Path]:
             return [path]
         return sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
     except (ValueError, RuntimeError, NotImplementedError, IndexError) as error:
-        raise ValueError(f"no path and no glob ({str(error).rstrip('.')})") from None
+        raise ValueError(f"neither a path nor a glob ({str(error).rstrip('.')})") from None

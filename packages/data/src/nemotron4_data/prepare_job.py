@@ -25,8 +25,8 @@ CONSTANT = "constant:"
 
 @dataclass(kw_only=True)
 class ColumnsConfig:
-    """Which field of a raw record (JSON, Parquet, a Hugging Face data set) holds what. null: none does, so that a field
-    of this name is not looked at; constant:VALUE: it is VALUE for every document."""
+    """Which field of a raw record (JSON, Parquet, a Hugging Face data set) holds what. null means no field, even where
+    one has this name; constant:VALUE means VALUE for every document."""
 
     text: str = "text"
     """The text."""
@@ -89,14 +89,14 @@ class CorpusConfig:
     """Name of the corpus; by default also of its directory."""
     files: list[str] = field(default_factory=list)
     """Paths, globs, URLs (https://, s3://, hf://datasets/NAME?split=train) of files in any format that `sources` reads;
-    a folder stands for the files below it that have one, but for names in _ or .; a name that exists is no glob;
-    package://sample is the shipped corpus."""
+    a folder stands for the files below it in such formats, except names that begin with _ or .; a name that exists is
+    not taken for a glob; package://sample is the shipped corpus."""
     debian: DebianConfig | None = None
     """Or: built from distribution packages."""
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     """Which fields of the records hold what."""
     text_column: str | None = None
-    """Is corpus.columns.text now."""
+    """Replaced by corpus.columns.text."""
     source: str = "english/documents"
     """domain/category of records that name no source."""
     heldout_fraction: float = 0.01
@@ -210,7 +210,7 @@ class PrepareJob:
             raise ValueError("dir ('') must name the directory of the prepared corpus")
 
     def inputs(self) -> Iterator[tuple[str, str]]:
-        """(key, path) of every file and directory that is read, but for corpus.files, and of the cache."""
+        """(key, path) of the cache and of every file and directory that is read, except corpus.files."""
         if self.tokenizer.model is not None:
             yield "tokenizer.model", self.tokenizer.model
         if self.curation.quality.model_dir:

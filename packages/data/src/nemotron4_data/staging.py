@@ -1,7 +1,7 @@
 """Writing that survives a kill or a power cut: everything is written beside its place, synced, then renamed into it.
 
-Invariants: a path that exists under its final name is complete; a directory for work that is not finished bears a mark
-of ours, and one without is left alone.
+Invariants: a path that exists under its final name is complete; a directory of unfinished work holds a mark of ours,
+and one without it is left alone.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def _put_back(old: Path, path: Path) -> None:
 def task_directory(path: Path) -> Iterator[Path]:
     """Yield an empty directory to fill; when the body ends without an exception it is renamed to `path`.
 
-    Its name until then is nobody else's, so that of two processes that do the same task, as after a kill, one wins and
+    Until then it has a name of its own, so that if two processes do the same task, as after a kill, one wins and
     neither sees half of the other's work. The parent of `path` must exist: it is gone once the work is used.
     """
     partial = Path(tempfile.mkdtemp(prefix=f"{path.name}.", suffix=_PARTIAL, dir=path.parent))
@@ -166,7 +166,7 @@ def remove_work(path: Path) -> None:
 
 
 def mark_partial(path: Path) -> None:
-    """Say that the half-filled directory of `path`, if there is one, is ours: those of older versions do not."""
+    """Mark the half-filled directory of `path`, if there is one, as ours: older versions did not."""
     if partial_path(path).is_dir():
         (partial_path(path) / _LOCK).touch()
 
@@ -192,7 +192,7 @@ def _make_marked(path: Path, mark: str, key: str) -> None:
     others = [found for found in path.iterdir() if not found.name.startswith(f".{mark}.")]  # that `write_file` left
     if others and not (path / mark).is_file():
         raise ValueError(
-            f"{key} ({path}): is the place of unfinished work, but holds files of others ({others[0].name}):"
+            f"{key} ({path}): is where unfinished work goes, but holds files of others ({others[0].name}):"
             " move it elsewhere"
         )
 

@@ -15,7 +15,7 @@ from pathlib import Path
 def naming_place(place: Path, way_out: str) -> Iterator[None]:
     """Raise what the system refuses in the body as an OSError that names its path, or `place`, and the way out.
 
-    What was put into words already, and lost connections, pass as they are.
+    Errors that already have a text of ours, and lost connections, pass unchanged.
     """
     try:
         yield

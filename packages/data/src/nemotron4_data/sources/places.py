@@ -108,7 +108,7 @@ def find_files(
     """The raw files of `corpus.files`, sorted within each pattern. ValueError for one that matches no file.
 
     A folder stands for all files below it that end in one of `suffixes`, but for those whose name, or a folder of
-    theirs, begins with `_` or `.`, as Spark's _SUCCESS. `warn` is told of what is left out otherwise.
+    theirs, begins with `_` or `.`, as Spark's _SUCCESS. `warn` is told of everything else that is left out.
     """
     found: dict[str, RawFile] = {}
     for pattern in patterns:

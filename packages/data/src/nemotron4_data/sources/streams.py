@@ -1,6 +1,6 @@
 """Bytes of a raw file, unpacked: damage ends a stream instead of taking what came before with it.
 
-Invariant: an `OSError` with an errno is the fault of a place (disk, network) and stops the run, as does want of memory;
+Invariant: an `OSError` with an errno is the fault of a place (disk, network) and stops the run, as does lack of memory;
 all else that goes wrong while reading is damage of the file, which is recorded and reported, and the rest goes on.
 """
 
