@@ -157,7 +157,9 @@ def test_what_an_older_version_left_when_it_was_killed_goes_on(job, tmp_path):
     write(tmp_path / "wiki/documents.work/key", "0" * 64)
     write(tmp_path / "wiki/documents.work/ingest/000000.x.partial/half")
     write(tmp_path / "wiki/documents.partial/english/half")
+    run_prepare(job)
     write(tmp_path / "wiki/.manifest.json.0a1b2c3d.partial")
+    (tmp_path / "wiki/tokens.work").mkdir()  # emptied, and killed then
     run_prepare(job)
     Corpus.open(tmp_path / "wiki", verify=True)
     assert {path.name for path in (tmp_path / "wiki").iterdir()} == {

@@ -192,6 +192,25 @@ def test_a_killed_task_goes_on_from_its_last_part(tmp_path, small_tasks, monkeyp
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
+def test_a_finished_task_that_lost_a_part_is_refused(tmp_path, small_tasks, monkeypatch):
+    monkeypatch.setattr(ingest_module, "_TASK_BYTES", 10**9)
+    write_raw(tmp_path / "raw")
+    job = job_of(tmp_path / "raw", tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(stage_module, "deduplicate", lambda *arguments: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception, match="killed"):
+            run_prepare(job)
+    task = tmp_path / "out/documents.work/ingest/000000"
+    shutil.rmtree(max(Path(f"{task}.parts").iterdir()))
+    with pytest.raises(OSError) as error:
+        run_prepare(job)
+    assert str(error.value) == f"{task}: some of its parts are gone: remove it and rerun `nemotron4 prepare`"
+    task.rmdir()
+    run_prepare(job)
+    run_prepare(job_of(tmp_path / "raw", tmp_path / "at_once"))
+    assert contents(tmp_path / "out/tokens") == contents(tmp_path / "at_once/tokens")
+
+
 def test_tokens_that_are_done_outlive_a_kill(tmp_path, small_tasks, monkeypatch):
     monkeypatch.setattr(tokenise_module, "_TASK_BYTES", 10_000)
     write_raw(tmp_path / "raw")

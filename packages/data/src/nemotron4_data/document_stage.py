@@ -23,6 +23,7 @@ from .documents import SplitCount
 from .executor import Executor, run_missing
 from .filtering import DedupReport, FilterReport, FilterTask, count_license, file_by_source, filter_shard
 from .ingest import DROPPED_FILE, IngestTask, ingest, load_parts, plan_ingest
+from .manifest import REJECTED_FILE
 from .prepare_job import CorpusConfig
 from .rejections import Rejections, why_nothing_is_left
 from .sources import RawFile
@@ -158,20 +159,23 @@ def _ingest(
     shards = []
     sizes = [file.size for task in tasks for file in task.files]
     total = None if None in sizes else sum(task.num_bytes for task in tasks)
-    (rejected / "records.jsonl.zst").touch()
+    records = rejected / Path(REJECTED_FILE).name
+    records.touch()
     with progress("ingest", total) as advance:
         for task, _ in zip(tasks, run_missing(executor, ingest, tasks), strict=True):
-            num_documents = 0
+            num_documents, part = 0, None
             for part in load_parts(task.output):
                 report.rejected.merge(part.rejected)
                 report.curation.merge(part.curation)
                 if part.rejected.counts:
-                    _append(part.rejects, rejected / "records.jsonl.zst")
+                    _append(part.rejects, records)
                 if dropped is not None and part.dropped.exists():
                     _append(part.dropped, dropped / DROPPED_NAME)
                 if part.documents:
                     shards.append(_Shard(part.shard, part.documents, part.bytes))
                     num_documents += part.documents
+            if part is None or not part.is_last:
+                raise OSError(f"{task.output}: some of its parts are gone: remove it and rerun `nemotron4 prepare`")
             advance(num_documents, task.num_bytes)
     return shards
 

@@ -163,6 +163,9 @@ def remove_work(path: Path) -> None:
     """Remove a directory that `open_work` made, if it is there."""
     if (path / _KEY).is_file():
         _remove_marked(path, _KEY)
+    else:
+        with suppress(OSError):  # it is not there, or not empty, as a kill would leave it
+            path.rmdir()
 
 
 def mark_partial(path: Path) -> None:
