@@ -140,6 +140,11 @@ def test_the_corpus_of_a_model_is_known_by_its_provenance(copy, corpus, tmp_path
         f"model_dir ({path.parent}): has no provenance.json: give a directory that `nemotron4 export` made"
     )
     path.parent.mkdir()
+    for damaged in ("", "5", "[1]", '"x"'):
+        path.write_text(damaged)
+        message = refused(copy, model_dir=str(path.parent))
+        assert message.startswith(f"{path}: not the provenance of a model (")
+        assert message.endswith("): export the model again")
     provenance = {"corpus_digest": corpus.digest, "manifest_digest": corpus.manifest_digest}
     path.write_text(json.dumps(provenance))
     verify(job)

@@ -98,13 +98,16 @@ def _check_provenance(corpus: Corpus, path: Path) -> list[str]:
         raise ValueError(
             f"model_dir ({path.parent}): has no {path.name}: give a directory that `nemotron4 export` made"
         )
-    provenance = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        provenance = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: not the provenance of a model ({error}): export the model again") from error
     for name, found in (("corpus", corpus.digest), ("manifest", corpus.manifest_digest)):
         recorded = provenance.get(f"{name}_digest")
         if recorded not in (found, None):
             raise ValueError(
-                f"{path}: digest of the {name} is {recorded[:12]}, but that of {corpus.dir} is {found[:12]}: give the "
-                f"directory of the corpus that the model was trained on"
+                f"{path}: digest of the {name} is {str(recorded)[:12]}, but that of {corpus.dir} is {found[:12]}: "
+                f"give the directory of the corpus that the model was trained on"
             )
     return [] if provenance.get("manifest_digest") else [_older(path)]
 
