@@ -157,8 +157,8 @@ def _filter(task: FilterTask) -> int:
     steps = late_steps(task.curation)
     if task.scores is not None:
         steps.insert(0, QualityFilter(task.score_limits, task.curation.quality))
-    judge = _judged if steps else _as_they_are
-    for key, line, num_bytes, license_name in judge(task, steps, report, keep_dropped):
+    kept = _judged(task, steps, report, keep_dropped) if steps else _as_they_are(task, report, keep_dropped)
+    for key, line, num_bytes, license_name in kept:
         if key not in frames:
             frames[key] = FrameBuffer(), [], Group(*key)
         buffer, parts, group = frames[key]
@@ -225,7 +225,7 @@ def _drop(document: dict[str, Any], drop: Drop, report: DedupReport, keep_droppe
     keep_dropped({"step": "dedup", "reason": drop.reason, "kept_id": drop.kept_id, **document})
 
 
-def _as_they_are(task: FilterTask, steps: list[Step], report: FilterReport, keep_dropped: _Keep) -> _Kept:
+def _as_they_are(task: FilterTask, report: FilterReport, keep_dropped: _Keep) -> _Kept:
     """As `_judged` where there is no step: a line keeps its bytes, and is not made a document and a line again."""
     endings: dict[bytes, tuple[tuple[str, str], bytes]] = {}
     numbers = count()
