@@ -10,6 +10,7 @@ these.
 
 from __future__ import annotations
 
+import ctypes
 import random
 import re
 from collections.abc import Iterator
@@ -57,7 +58,10 @@ def training_lines(documents: Path, num_bytes: dict[str, int], config: Tokenizer
         for lines in read_chunks(document_path(documents, source, "train")):
             (texts,) = read_columns(lines, "text")
             for line in chain.from_iterable(text.split("\n") for text in texts.to_pylist()):
-                copies = whole + (draw() < part)
+                copies = whole + (part > 0 and draw() < part)
+                if copies == 1 and len(line) <= _MAX_LINE_CHARACTERS:
+                    yield line
+                    continue
                 for start in range(0, len(line), _MAX_LINE_CHARACTERS):
                     yield from repeat(line[start : start + _MAX_LINE_CHARACTERS], copies)
 
@@ -91,7 +95,17 @@ def train_tokenizer(documents: Path, num_bytes: dict[str, int], config: Tokenize
         )
     except RuntimeError as error:
         raise ValueError(_vocabulary_message(str(error), config)) from error
+    _return_freed_memory()
     return model.getvalue()
+
+
+def _return_freed_memory() -> None:
+    """Give the pages that training freed back to the system: the next stage starts workers that need memory."""
+    import pyarrow
+
+    pyarrow.default_memory_pool().release_unused()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # of glibc alone
+        trim(0)
 
 
 def _vocabulary_message(error: str, config: TokenizerConfig) -> str:
