@@ -23,6 +23,7 @@ from nemotron4_data.zstd import ZstdError
 # A long document on one line, in a process that may take little more memory than it has after its imports.
 SHORT_OF_MEMORY = """
 import pathlib, resource, sys
+import pyarrow.parquet  # libraries that are loaded short of memory fail in ways of their own
 from nemotron4_data import CorpusConfig, ExecutorConfig, PrepareJob, TokenizerConfig, document_stage, run_prepare
 
 taken = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
