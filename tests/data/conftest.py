@@ -1,5 +1,6 @@
 """A tiny corpus, prepared once for all tests that only read it."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -44,3 +45,9 @@ def corpus(raw_directory, tmp_path_factory):
 @pytest.fixture(scope="session")
 def tokenizer(corpus):
     return corpus.tokenizer
+
+
+@pytest.fixture
+def prepared(corpus, tmp_path):
+    """A copy of the prepared corpus that a test may damage."""
+    return shutil.copytree(corpus.dir, tmp_path / "prepared")

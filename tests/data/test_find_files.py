@@ -5,6 +5,7 @@ import os
 
 import fsspec
 import pytest
+from messages import message_of
 from raw_files import jsonl, parquet
 
 from nemotron4_data import Corpus, CorpusConfig, TokenizerConfig, run_prepare
@@ -16,12 +17,6 @@ def found(*patterns):
     """Names below the folder, and what was said."""
     said = []
     return [file.name for file in find_files([str(pattern) for pattern in patterns], SUFFIXES, said.append)], said
-
-
-def message_of(error_type, function, *arguments):
-    with pytest.raises(error_type) as error:
-        function(*arguments)
-    return str(error.value)
 
 
 @pytest.mark.parametrize("name", ["data[1].jsonl", "a*.jsonl", "what?.jsonl", "**.jsonl", " .jsonl"])

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import zstandard
+from messages import message_of
 from raw_files import html, jsonl, parquet, tar, warc, zipped
 
 from nemotron4_data import ColumnsConfig, Corpus, CorpusConfig, TokenizerConfig, run_prepare
@@ -24,12 +25,6 @@ def config(**settings):
 def read(path, content, **settings):
     path.write_bytes(content)
     return list(read_raw(RawFile(path.name, str(path), len(content)), config(**settings)))
-
-
-def message_of(error_type, function, *arguments):
-    with pytest.raises(error_type) as error:
-        function(*arguments)
-    return str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import types
 
 import fsspec
 import pytest
+from messages import message_of
 from raw_files import COMPRESS, html, jsonl, parquet, tar, warc, zipped
 
 from nemotron4_data import ColumnsConfig, CorpusConfig
@@ -32,12 +33,6 @@ def texts(items):
     items = list(items)
     assert not [item for item in items if isinstance(item, Refusal)]
     return [item.value["text"] for item in items]
-
-
-def message_of(error_type, function, *arguments):
-    with pytest.raises(error_type) as error:
-        function(*arguments)
-    return str(error.value)
 
 
 @pytest.mark.parametrize("compression", COMPRESS)

@@ -3,6 +3,7 @@
 import os
 import pickle
 import resource
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -36,6 +37,17 @@ def environment():
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     settings = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "MALLOC_MMAP_THRESHOLD_": "1000000"}
     return os.environ | {"PYTHONPATH": path} | settings
+
+
+def python(script, *arguments):
+    """What a script prints, run in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        env=environment(),
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
 
 
 def whole(tensor):

@@ -10,6 +10,7 @@ import lzma
 import tarfile
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +23,12 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     ".zst": zstandard.compress,
     ".bz2": bz2.compress,
 }
+
+
+def write_raw(path: Path, *records: object) -> None:
+    """Write records as JSON lines, those in bytes as they are."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"".join((r if isinstance(r, bytes) else json.dumps(r).encode()) + b"\n" for r in records))
 
 
 def jsonl(texts: list[str]) -> bytes:

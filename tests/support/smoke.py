@@ -14,6 +14,7 @@ from nemotron4_data import CorpusConfig, ExecutorConfig, PrepareJob, TokenizerCo
 from nemotron4_data.blend import BlendConfig, Distribution
 from nemotron4_model import ModelConfig
 from nemotron4_train.job import DataConfig, RunConfig, TrainerConfig, TrainJob
+from nemotron4_train.launch import launch
 from nemotron4_train.launcher_config import LauncherConfig
 from nemotron4_train.schedule import LearningRate, Phase, Schedule, Shape
 
@@ -33,6 +34,12 @@ def prepare_tiny(directory: Path, sources: Sequence[str] = SOURCES) -> Path:
         )
     )
     return prepared
+
+
+def run(job: TrainJob) -> Path:
+    """Launch a job that names no run.dir; returns its run's directory."""
+    launch(job, "# job\n")
+    return (Path(job.run.root) / job.run.name / "latest").resolve()
 
 
 def tiny_workspace(directory: Path) -> Path:

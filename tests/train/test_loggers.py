@@ -3,10 +3,9 @@
 import dataclasses
 import re
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
-from smoke import smoke_job
+from smoke import run, smoke_job
 
 from nemotron4_data.blend import BlendConfig, Distribution
 from nemotron4_train.job import LoggerConfig, TrainerConfig
@@ -23,11 +22,6 @@ pytestmark = [
 def job_of(prepared, root, max_steps, **logger):
     trainer = TrainerConfig(max_steps=max_steps, log_interval_steps=1, validation_bytes_per_source=200)
     return smoke_job(prepared, root, trainer=trainer, logger=LoggerConfig(tensorboard=False, **logger))
-
-
-def run(job):
-    launch(job, "# job\n")
-    return (Path(job.run.root) / job.run.name / "latest").resolve()
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])

@@ -8,16 +8,14 @@ import io
 import json
 import re
 import shutil
-from pathlib import Path
 
 import pytest
-from smoke import smoke_job
+from smoke import run, smoke_job
 
 from nemotron4_data.blend import BlendConfig, Distribution
 from nemotron4_train import checkpoint
 from nemotron4_train.comparison import ComparedRun, final_figures, source_rows
 from nemotron4_train.job import RunConfig, TrainerConfig
-from nemotron4_train.launch import launch
 from nemotron4_train.lightning import recorder
 from nemotron4_train.lightning.module import StepResult
 from nemotron4_train.lightning.recorder import ReportRefresher
@@ -41,11 +39,6 @@ TRAINER = TrainerConfig(
     profile_first_step=3,
     profile_num_steps=2,
 )
-
-
-def run(job):
-    launch(job, "# job\n")
-    return (Path(job.run.root) / job.run.name / "latest").resolve()
 
 
 def rows(directory, name):

@@ -31,7 +31,7 @@ def at(place: str) -> Iterator[None]:
     """Add `place` to an error for lack of memory, also when it comes from another process."""
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # raised again in every case
         if is_out_of_memory(error):
             error.add_note(place)
         raise

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
@@ -19,7 +20,7 @@ class HeldSignals:
 
     def __init__(self) -> None:
         self._waiting: list[int] = []
-        self._previous: dict[int, signal.Handlers] = {}
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> HeldSignals:
         self._hold()
@@ -41,7 +42,7 @@ class HeldSignals:
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None, self._keep):
-                    self._previous[number] = handler  # type: ignore[assignment]
+                    self._previous[number] = handler
                     signal.signal(number, self._keep)
 
     def _answer(self) -> None:

@@ -16,9 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
-
 from .blend import blend_facts, check_sources
 from .curation.decontamination import benchmark_files
 from .curation.quality import check_scorer
@@ -32,7 +29,8 @@ from .locks import exclusive
 from .manifest import DROPPED, FILE_NAME, TOKENIZER_FILE, Manifest, Stage, check_files, files_below, hash_files
 from .ownership import check_apart, check_new_or_ours, check_replaceable
 from .prepare_job import PrepareJob
-from .prepare_report import REPORT_FILE, cause_line, write_report
+from .prepare_report import REPORT_FILE, write_report
+from .prepare_terminal import print_summary, stage_progress
 from .sources import SUFFIXES, RawFile, find_files
 from .staging import (
     file_sha256,
@@ -61,7 +59,7 @@ def run_prepare(job: PrepareJob) -> None:
         with open_executor(job.executor) as executor:
             preparation = _Preparation(job, executor)
             preparation.run()
-    except Exception as error:
+    except Exception as error:  # raised again in every case, in our words where they say more
         if said := in_one_line(error, preparation.stage if preparation else "", job.dir):
             raise said from error
         raise
@@ -73,6 +71,7 @@ class _Preparation:
         self.executor = executor
         self.directory = Path(job.dir)
         self.console = plain_console(stderr=True)
+        self.progress = partial(stage_progress, self.console)
         self.stage = ""  # the one under way
 
     def run(self) -> None:
@@ -125,7 +124,7 @@ class _Preparation:
         if self.job.blend is not None:
             self.manifest.blend = blend_facts(self.job.blend, self._train_sizes("tokens", "tokens"))
             self.manifest.save(self.directory)
-        self._print_table()
+        print_summary(self.manifest, self.directory, self.console)
         self.console.print(f"report: {write_report(self.manifest, self.directory)}", soft_wrap=True)
 
     def _check_named(self) -> None:
@@ -149,7 +148,7 @@ class _Preparation:
         if "raw" in self.manifest.stages:  # it is not as recorded, so its own word for it does not count
             (output / "packages.json").unlink(missing_ok=True)
         cache = replace(config, cache=str(Path(config.cache).absolute()))
-        build(cache, output, self.executor, self._progress, lambda: self._replacing("raw", "raw"))
+        build(cache, output, self.executor, self.progress, lambda: self._replacing("raw", "raw"))
         packages = json.loads((output / "packages.json").read_text(encoding="utf-8"))
         return files_below(self.directory / "raw"), {"not_served": packages["not_served"]}
 
@@ -225,7 +224,7 @@ class _Preparation:
             rejected = stack.enter_context(self._replacing("documents", "rejected"))
             documents = stack.enter_context(self._replacing("documents", "documents"))
             report = write_documents(
-                files, job.corpus, job.curation, work, documents, rejected, dropped, self.executor, self._progress
+                files, job.corpus, job.curation, work, documents, rejected, dropped, self.executor, self.progress
             )
             if not any("train" in splits for splits in report.sources.values()):
                 raise ValueError(report.why_nothing_is_left(len(files), job.corpus))
@@ -281,7 +280,7 @@ class _Preparation:
         shards = [(source, split) for source in sorted(facts) for split in sorted(facts[source], reverse=True)]
         total = sum(count["bytes"] for splits in facts.values() for count in splits.values())
         model = self.directory / TOKENIZER_FILE
-        with self._progress("tokens", total) as advance, self._replacing("tokens", "tokens") as output:
+        with self.progress("tokens", total) as advance, self._replacing("tokens", "tokens") as output:
             counts, causes = tokenise_documents(
                 self.directory / "documents", shards, model, work, output, self.executor, advance
             )
@@ -300,65 +299,8 @@ class _Preparation:
         sources = self.manifest.stages[stage].facts["sources"]
         return {source: splits["train"][unit] for source, splits in sources.items() if "train" in splits}
 
-    @contextmanager
-    def _progress(self, name: str, total_bytes: int | None) -> Iterator[Callable[[int, int], None]]:
-        """A bar that moves by bytes and shows documents/s, MB/s and the time left."""
-        columns = (TextColumn(name), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[rate]}"))
-        is_shown = self.console.is_terminal
-        with Progress(
-            *columns, TimeRemainingColumn(), console=self.console, transient=True, disable=not is_shown
-        ) as progress:
-            task = progress.add_task(name, total=total_bytes, rate="")
-            num_documents = 0
-
-            def advance(documents: int, num_bytes: int) -> None:
-                nonlocal num_documents
-                num_documents += documents
-                progress.advance(task, num_bytes)
-                if seconds := progress.tasks[task].elapsed:
-                    done = progress.tasks[task].completed
-                    rate = f"{num_documents / seconds:,.0f} documents/s  {done / seconds / 1e6:,.1f} MB/s"
-                    progress.update(task, rate=rate)
-
-            yield advance
-
-    def _print_table(self) -> None:
-        table = Table("source", title=f"{self.job.corpus.name} in {self.directory}", title_justify="left")
-        for column in ("documents", "MB", "tokens", "bytes/token"):
-            table.add_column(column, justify="right")
-        facts = self.manifest.stages["tokens"].facts
-        totals, not_exact, control_text = [0, 0, 0], 0, 0
-        for source, splits in facts["sources"].items():
-            sizes = [sum(count[field] for count in splits.values()) for field in ("documents", "bytes", "tokens")]
-            totals = [total + size for total, size in zip(totals, sizes, strict=True)]
-            not_exact += sum(count["not_exact"] for count in splits.values())
-            control_text += sum(count["control_text"] for count in splits.values())
-            table.add_row(source, *_cells(sizes))
-        table.add_section()
-        table.add_row("all", *_cells(totals))
-        self.console.print(table)
-        if not not_exact:
-            self.console.print(f"all {totals[0]:,} documents come back from their tokens exactly")
-        else:
-            causes = "; ".join(cause_line(cause, found) for cause, found in facts["not_exact"].items())
-            message = (
-                f"warning: {not_exact:,} of {totals[0]:,} documents do not come back from their tokens exactly: "
-                f"{causes}: train a tokenizer on this corpus (tokenizer.model=null) or give another"
-            )
-            self.console.print(message, style="bold red", soft_wrap=True)
-        if control_text:
-            message = (
-                f"{control_text:,} documents spell control pieces such as </s>: they are text there, and stay text"
-            )
-            self.console.print(message)
-
 
 def _settings(job: PrepareJob) -> dict[str, Any]:
     settings = asdict(job)
     del settings["executor"]  # it changes no byte, so it may not show in one
     return settings
-
-
-def _cells(sizes: list[int]) -> list[str]:
-    num_documents, num_bytes, num_tokens = sizes
-    return [f"{num_documents:,}", f"{num_bytes / 1e6:.2f}", f"{num_tokens:,}", f"{num_bytes / num_tokens:.2f}"]

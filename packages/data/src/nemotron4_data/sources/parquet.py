@@ -61,7 +61,7 @@ class _Group:
                 for row in range(batch.num_rows):
                     done += 1
                     yield _row(batch, row, f"row {first + done - 1}")
-        except Exception as error:
+        except Exception as error:  # as above; what is no damage goes on
             damage = _as_damage(error)
             unread = self._bytes - self._bytes * done // max(1, self.num_rows)
             detail = f"{damage} ({self.num_rows - done} of {self.num_rows} rows of row group {self._number} not read)"
