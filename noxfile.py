@@ -15,18 +15,19 @@ nox.options.sessions = ["tests"]
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = True
 
-PACKAGES = ("config", "model", "data", "infer", "eval", "train")
+PACKAGES = ("common", "config", "model", "data", "infer", "eval", "train")
 TEST_TOOLS = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis")
 ALL_TEST_TOOLS = (*TEST_TOOLS, "hydra-optuna-sweeper", "transformers")
 CHECK_TOOLS = ("ruff", "mypy", "import-linter", "yamllint")
 BUILD_TOOLS = ("hatchling", "editables", "setuptools")  # setuptools: antlr4-python3-runtime comes as source
 # What a package's tests need installed beside it and its dependencies: the command line's tests compose real verbs.
 TEST_PACKAGES = {
+    "common": ("common",),
     "config": PACKAGES,
-    "model": ("model",),
-    "data": ("data", "config"),
-    "infer": ("infer", "data", "model", "config"),
-    "eval": ("eval", "infer", "data", "model", "config"),
+    "model": ("model", "common"),
+    "data": ("data", "common", "config"),
+    "infer": ("infer", "data", "model", "common", "config"),
+    "eval": ("eval", "infer", "data", "model", "common", "config"),
     "train": PACKAGES,
 }
 
@@ -139,7 +140,7 @@ def curation_reference(session: nox.Session) -> None:
 @nox.parametrize("version", [nox.param(version, id=version) for version in ("4.44.2", "4.57.6", "5.0.0")])
 def compat_export(session: nox.Session, version: str) -> None:
     """Exports read by the versions of transformers that their README.md names: the oldest, and those around 5."""
-    install(session, "model", tools=(*TEST_TOOLS, "sentencepiece"))
+    install(session, *TEST_PACKAGES["model"], tools=(*TEST_TOOLS, "sentencepiece"))
     session.install(f"transformers=={version}")
     # Old versions warn of this torch; what they compute is what is tested.
     quiet = ("-W", "ignore::FutureWarning", "-W", "ignore::DeprecationWarning")

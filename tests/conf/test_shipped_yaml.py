@@ -21,9 +21,9 @@ from nemotron4_config.job_file import load_job, render_job
 from nemotron4_data import ColumnsConfig
 from nemotron4_model import ModelConfig
 from nemotron4_train.budget import training_flops
-from nemotron4_train.campaign import legs
 from nemotron4_train.job import OptimizerConfig
 from nemotron4_train.launcher_config import LauncherConfig
+from nemotron4_train.launching.legs import legs
 from nemotron4_train.schedule import Timeline
 from nemotron4_train.topology import TopologyConfig
 
@@ -169,7 +169,7 @@ def test_the_isoflop_sweep_costs_its_budgets():
     assert len(budgets) >= 3
     for budget, model in itertools.product(budgets, models):
         job = job_of("train", "experiment=isoflop", f"schedule.budget_flops={budget}", f"model={model}")
-        timeline = Timeline(job.schedule, job.trainer.max_steps)
+        timeline = job.timeline()
         assert training_flops(timeline, job.model) == pytest.approx(float(budget), rel=0.02)
         warmup = timeline.phases[0].num_tokens
         assert warmup / timeline.num_tokens == pytest.approx(0.05, abs=0.01)

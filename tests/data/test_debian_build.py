@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nemotron4_common.staging import staged_directory
 from nemotron4_data import Corpus, CorpusConfig, run_prepare
 from nemotron4_data.debian import DebianConfig
 from nemotron4_data.debian.apt import Apt, Deb
@@ -22,7 +23,6 @@ from nemotron4_data.debian.rows import Row, load_rows
 from nemotron4_data.debian.shares import Group, fill, kept_shares
 from nemotron4_data.documents import read_lines
 from nemotron4_data.manifest import Manifest
-from nemotron4_data.staging import staged_directory
 
 needs_dpkg = pytest.mark.skipif(
     any(shutil.which(tool) is None for tool in ("dpkg-deb", "apt-get", "apt-cache")), reason="this is not Debian"

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nemotron4_common.staging import file_sha256
 from nemotron4_data import StreamPhase, TokenStream, ledger
 from nemotron4_data.ledger import Ledger, first_difference, make_ledger
 from nemotron4_data.manifest import Manifest
-from nemotron4_data.staging import file_sha256
 from nemotron4_data.verify import VerifyJob, verify
 
 WEB, DE = "english/web", "multilingual/de"

@@ -12,12 +12,13 @@ import time
 
 import pytest
 
-from nemotron4_data import Corpus, CorpusConfig, TokenizerConfig, locks, run_prepare, staging
+from nemotron4_common.staging import staged_directory, write_file
+from nemotron4_common import locks, staging
+from nemotron4_data import Corpus, CorpusConfig, TokenizerConfig, run_prepare
 from nemotron4_data.adopt import AdoptJob, adopt
 from nemotron4_data.curation import CurationConfig
 from nemotron4_data.curation.config import DecontaminationConfig
 from nemotron4_data.curation.quality_config import QualityConfig
-from nemotron4_data.staging import staged_directory, write_file
 
 RECORDS = "".join(json.dumps({"id": str(n), "text": f"document {n}", "split": "train"}) + "\n" for n in range(3))
 
@@ -288,7 +289,7 @@ def test_a_written_file_leaves_links_and_devices_as_they_are(tmp_path):
     (tmp_path / "null").symlink_to("/dev/null")
     write_file(tmp_path / "null", b"new")
     assert os.path.realpath(tmp_path / "null") == "/dev/null"
-    script = "from pathlib import Path; from nemotron4_data.staging import write_file; print('a', flush=True); "
+    script = "from pathlib import Path; from nemotron4_common.staging import write_file; print('a', flush=True); "
     script += "write_file(Path('/dev/stdout'), b'new')"
     with (tmp_path / "out").open("wb") as out:
         subprocess.run([sys.executable, "-c", script], stdout=out, check=True)

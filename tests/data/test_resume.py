@@ -13,19 +13,20 @@ import pytest
 from raw_files import COMPRESS, jsonl, tar
 from tiny_corpus import write_tiny_corpus
 
+from nemotron4_common.staging import task_directory
 from nemotron4_data import Corpus, CorpusConfig, ExecutorConfig, PrepareJob, TokenizerConfig, run_prepare
 from nemotron4_data import document_stage as stage_module
 from nemotron4_data import ingest as ingest_module
 from nemotron4_data import tokenise as tokenise_module
 from nemotron4_data.curation import CurationConfig
 from nemotron4_data.curation.dedup_config import DedupConfig
-from nemotron4_data.staging import task_directory
 
 # A run in a process of its own, in many small tasks, that kills itself at the n-th of the moments that matter: before
 # and after each rename, each fsync, each write of frames. With n = 0 it counts them.
 RUN = """
 import os, pathlib, pickle, signal, sys
-from nemotron4_data import document_stage, documents, filtering, ingest, run_prepare, staging, tokenise
+from nemotron4_common import staging
+from nemotron4_data import document_stage, documents, filtering, ingest, run_prepare, tokenise
 
 moment, last = 0, int(sys.argv[2])
 
@@ -40,7 +41,7 @@ def counted(function):
     return run
 
 ingest._TASK_BYTES, ingest._PART_BYTES, documents._FRAME_BYTES = 15_000, 15_000, 4_000
-staging._sync = counted(staging._sync)
+staging.sync = counted(staging.sync)
 pathlib.Path.rename, pathlib.Path.replace = counted(pathlib.Path.rename), counted(pathlib.Path.replace)
 staging.shutil.rmtree = counted(staging.shutil.rmtree)
 documents.FrameWriter._append = counted(documents.FrameWriter._append)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import sentencepiece as spm
 
+from nemotron4_common.staging import file_sha256
 from nemotron4_data import Corpus, Tokenizer, run_prepare
 from nemotron4_data.adopt import AdoptJob, adopt
 from nemotron4_data.documents import read_lines
 from nemotron4_data.manifest import Manifest
 from nemotron4_data.shards import ShardWriter
-from nemotron4_data.staging import file_sha256
 from nemotron4_data.verify import VerifyJob, verify
 
 SHARD = "tokens/english/web.train"

@@ -15,7 +15,8 @@ from smoke import nemotron4
 from training_process import metric_rows, read_tensors, start_training, wait_until
 
 from nemotron4_model import Recompute
-from nemotron4_train import checkpoint
+from nemotron4_train.checkpoints import reading
+from nemotron4_train.checkpoints.reading import Checkpoint
 
 pytestmark = [
     pytest.mark.slow,
@@ -120,14 +121,14 @@ def run_way(way: Way, workspace: Path) -> Outcome:
     for overrides in launches:
         nemotron4("train", *JOB, name, *overrides, cwd=workspace)
     assert len(list(run.parent.glob("2*"))) == 1, "a later command began a new run"
-    first, last = (checkpoint.checkpoint_directory(run, step) for step in (1, NUM_STEPS))
+    first, last = (reading.checkpoint_directory(run, step) for step in (1, NUM_STEPS))
     moments = read_tensors(first) if first.exists() else {}
     return Outcome(
         run=run,
         rows=metric_rows(run),
         tensors=read_tensors(last),
         gradients={name: tensor for name, tensor in moments.items() if name.endswith("exp_avg")} or None,
-        ledger=checkpoint.ledger(last).sequence,
+        ledger=Checkpoint.open(last).ledger.sequence,
     )
 
 

@@ -7,8 +7,8 @@ import pytest
 from smoke import nemotron4
 from training_process import metric_rows, start_training, wait_until
 
-from nemotron4_data.staging import file_sha256
-from nemotron4_train import checkpoint
+from nemotron4_common.staging import file_sha256
+from nemotron4_train.checkpoints import reading
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -63,7 +63,7 @@ def test_twenty_kills_change_no_bit(workspace):
     nemotron4("train", *JOB, "run.name=killed_often", cwd=workspace)
     assert len(metric_rows(killed)) == NUM_STEPS
     assert metric_rows(killed) == metric_rows(undisturbed)
-    ours, theirs = (checkpoint.checkpoint_directory(run, NUM_STEPS) for run in (killed, undisturbed))
+    ours, theirs = (reading.checkpoint_directory(run, NUM_STEPS) for run in (killed, undisturbed))
     assert len(list(ours.glob("*.distcp"))) == 1
     for path in (*theirs.glob("*.distcp"), theirs / "ledger.json"):
         assert file_sha256(ours / path.name) == file_sha256(path), path.name

@@ -13,10 +13,10 @@ from slurm_jobs import ON_SLURM, SMOKE, logs, until
 from smoke import nemotron4
 from training_process import metric_rows
 
+from nemotron4_train.launching.slurm import client
+from nemotron4_train.launching.slurm.attempt import read_attempts
+from nemotron4_train.launching.slurm.submit import jobs_in_queue
 from nemotron4_train.run_directory import newest_step, read_record
-from nemotron4_train.slurm import client
-from nemotron4_train.slurm.attempt import read_attempts
-from nemotron4_train.slurm.submit import jobs_in_queue
 
 pytestmark = pytest.mark.timeout(420)
 TWO_NODES = ("topology=cpu_2x2", "topology.num_nodes=2", "trainer.save_interval_steps=5")
@@ -209,7 +209,7 @@ def test_what_the_cluster_cannot_do_is_refused(cluster, workspace, override, sai
 @pytest.mark.parametrize("num_nodes", [96, 192, 288])
 def test_slurm_accepts_the_15b_on_its_nodes(cluster, workspace, tmp_path, num_nodes):
     from nemotron4_train.launcher_config import LauncherConfig
-    from nemotron4_train.slurm.script import leg_script
+    from nemotron4_train.launching.slurm.script import leg_script
     from nemotron4_train.topology import Device, TopologyConfig
 
     topology = TopologyConfig(device=Device.cuda, num_nodes=num_nodes, shard=num_nodes, tensor=8)

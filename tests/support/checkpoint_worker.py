@@ -15,8 +15,8 @@ from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from nemotron4_model import ModelConfig, Transformer, initialise, parallelise
-from nemotron4_train import checkpoint
-from nemotron4_train.checkpoint_writer import CheckpointWriter
+from nemotron4_train.checkpoints import reading
+from nemotron4_train.checkpoints.writing import CheckpointWriter
 from nemotron4_train.job import OptimizerConfig
 from nemotron4_train.optimizers import build_optimizers
 
@@ -110,10 +110,10 @@ def draw_after_restoring(rank, world_size, directory, of_one):
     drawn = torch.rand(5)
     writer.close()
     torch.manual_seed(5)
-    checkpoint.load(checkpoint.checkpoint_directory(directory, 1), model, optimizers)
+    reading.load(reading.checkpoint_directory(directory, 1), model, optimizers)
     again = torch.rand(5)
     torch.manual_seed(5)
-    checkpoint.load(of_one, model, optimizers)
+    reading.load(of_one, model, optimizers)
     return drawn, again, torch.rand(5)
 
 
@@ -139,7 +139,7 @@ def save_with_one_full_disk(rank, world_size, directory):
 def verify_all(rank, world_size, directory):
     """The error that each rank has."""
     try:
-        checkpoint.verify(directory)
+        reading.verify(directory)
     except ValueError as error:
         return str(error)
     raise AssertionError("the damage was not noticed")
@@ -196,13 +196,13 @@ def save_model(pickle_path):
     directory, config, ledger = pickle.loads(Path(pickle_path).read_bytes())
     model = Transformer(config)
     writer = CheckpointWriter(Path(directory), keep=1, asynchronous=False)
-    state = {"tokens": 0, "phase": "main", "job_digest": "", "model": checkpoint.describe_model(config)}
+    state = {"tokens": 0, "phase": "main", "job_digest": "", "model": reading.describe_model(config)}
     writer.save(1, model, [torch.optim.SGD(model.parameters())], state, ledger)
 
 
 def memory_of_export(pickle_path):
     """Peak MB of the process after an export."""
-    from nemotron4_train.export import export_checkpoint
+    from nemotron4_train.checkpoints.export import export_checkpoint
 
     export_checkpoint(*pickle.loads(Path(pickle_path).read_bytes()))
     return peak_mb()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 def main(pickle_path: str, signal_name: str, most: str) -> None:
     """Print [status, last words, whether the export stands, what is beside it] of at least `most` attempts as JSON."""
-    from nemotron4_train.export import export_checkpoint
+    from nemotron4_train.checkpoints.export import export_checkpoint
 
     job, train_job = pickle.loads(Path(pickle_path).read_bytes())
     directory = Path(job.directory)

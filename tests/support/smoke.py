@@ -14,8 +14,8 @@ from nemotron4_data import CorpusConfig, ExecutorConfig, PrepareJob, TokenizerCo
 from nemotron4_data.blend import BlendConfig, Distribution
 from nemotron4_model import ModelConfig
 from nemotron4_train.job import DataConfig, RunConfig, TrainerConfig, TrainJob
-from nemotron4_train.launch import launch
 from nemotron4_train.launcher_config import LauncherConfig
+from nemotron4_train.launching.launch import launch
 from nemotron4_train.schedule import LearningRate, Phase, Schedule, Shape
 
 VOCAB_SIZE = 1_024

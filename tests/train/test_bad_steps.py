@@ -12,9 +12,9 @@ from bad_steps import fit_with_faults, with_faults
 from distributed import run_distributed
 from smoke import smoke_job
 
-from nemotron4_train import checkpoint
+from nemotron4_train.checkpoints import reading
 from nemotron4_train.job import TrainerConfig
-from nemotron4_train.launch import launch
+from nemotron4_train.launching.launch import launch
 from nemotron4_train.lightning.module import PretrainingModule
 from nemotron4_train.run_directory import create, read_record
 from nemotron4_train.topology import TopologyConfig
@@ -49,12 +49,12 @@ def rows(run_directory):
 
 def weights(run_directory, step):
     """Model and optimiser state, as bytes."""
-    found = checkpoint.checkpoint_directory(run_directory, step)
+    found = reading.checkpoint_directory(run_directory, step)
     return {path.name: path.read_bytes() for path in found.glob("*.distcp")}
 
 
 def guard_state(run_directory, step):
-    found = checkpoint.checkpoint_directory(run_directory, step)
+    found = reading.checkpoint_directory(run_directory, step)
     return json.loads((found / "state.json").read_text())["guard"]
 
 
@@ -108,7 +108,7 @@ def test_too_many_bad_steps_in_a_row_end_the_run_with_a_diagnosis(prepared, tmp_
     record = read_record(failed)
     assert (record.state, record.step) == ("failed", 8)
     assert record.error == " ".join(lines)
-    assert checkpoint.find(failed, "auto")[0].name == "step-00000008"
+    assert reading.find(failed, "auto").directory.name == "step-00000008"
     assert [row["step"] for row in rows(failed)[-2:]] == ["9", "10"]
     more = dataclasses.replace(job, trainer=dataclasses.replace(job.trainer, max_skipped_steps_in_a_row=4))
     assert run(more) == failed

@@ -3,7 +3,7 @@
 import pytest
 from smoke import smoke_job
 
-from nemotron4_train.report import write_report
+from nemotron4_train.reporting.report import write_report
 from nemotron4_train.run_directory import create
 
 VALIDATION = "step,tokens,overall,english\n6,768,2.5,2.4\n"

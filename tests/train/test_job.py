@@ -16,7 +16,7 @@ from nemotron4_train.job import (
     TopologyConfig,
     TrainerConfig,
 )
-from nemotron4_train.preflight import check_machine, num_threads
+from nemotron4_train.launching.preflight import check_machine, num_threads
 
 FP8 = PrecisionConfig(compute=Precision.fp8)
 

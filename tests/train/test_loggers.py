@@ -9,7 +9,7 @@ from smoke import run, smoke_job
 
 from nemotron4_data.blend import BlendConfig, Distribution
 from nemotron4_train.job import LoggerConfig, TrainerConfig
-from nemotron4_train.launch import launch
+from nemotron4_train.launching.launch import launch
 from nemotron4_train.lightning.loggers import _spelled, make_loggers
 
 pytestmark = [

@@ -8,9 +8,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from smoke import smoke_job
 
 from nemotron4_data.blend import BlendConfig, Distribution
-from nemotron4_train.checkpoint import checkpoint_directory
-from nemotron4_train.checkpoint_writer import CheckpointWriter
-from nemotron4_train.export import ExportJob
+from nemotron4_train.checkpoints.export import ExportJob
+from nemotron4_train.checkpoints.reading import checkpoint_directory
+from nemotron4_train.checkpoints.writing import CheckpointWriter
 from nemotron4_train.job import RunConfig
 from nemotron4_train.run_directory import choose_directory, create, exclusive
 

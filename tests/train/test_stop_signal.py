@@ -6,10 +6,11 @@ import signal
 import pytest
 from smoke import smoke_job
 
-from nemotron4_train.launch import launch
+from nemotron4_common.signals import STOP_SIGNALS, stop_status
+from nemotron4_train.launching.launch import launch
 from nemotron4_train.lightning.module import PretrainingModule
 from nemotron4_train.run_directory import read_record
-from nemotron4_train.stop_signal import STOP_SIGNALS, StopSignal, stop_status
+from nemotron4_train.stop_signal import StopSignal
 
 
 def handlers():

@@ -11,9 +11,10 @@ import pytest
 from smoke import smoke_job
 from torch.distributed.elastic.multiprocessing.errors import ErrorHandler, ProcessFailure
 
-from nemotron4_train.launch import _ending, launch
+from nemotron4_train.launching.elastic import _ending
+from nemotron4_train.launching.launch import launch
 from nemotron4_train.lightning.loggers import make_loggers
-from nemotron4_train.metrics import MetricsFile
+from nemotron4_train.reporting.metrics import MetricsFile
 
 AGAIN = "mend that and run the same command again, which goes on from the last checkpoint"
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 from smoke import smoke_job
 
+from nemotron4_common.staging import file_sha256
 from nemotron4_data import Corpus
 from nemotron4_data.adopt import AdoptJob, adopt
 from nemotron4_data.manifest import TOKENIZER_FILE, Manifest
-from nemotron4_data.staging import file_sha256
 from nemotron4_data.verify import VerifyJob, verify
 from nemotron4_model import Recompute
-from nemotron4_train import checkpoint
+from nemotron4_train.checkpoints import reading
+from nemotron4_train.checkpoints.reading import Checkpoint
 from nemotron4_train.job import (
     DataConfig,
     OptimizerConfig,
@@ -27,9 +28,9 @@ from nemotron4_train.job import (
     TopologyConfig,
     TrainerConfig,
 )
-from nemotron4_train.launch import launch
-from nemotron4_train.metrics import STEP_COLUMNS
-from nemotron4_train.preflight import check_checkpoint
+from nemotron4_train.launching.launch import launch
+from nemotron4_train.launching.preflight import check_checkpoint
+from nemotron4_train.reporting.metrics import STEP_COLUMNS
 from nemotron4_train.run_directory import exclusive, read_record, write_record
 from nemotron4_train.schedule import Timeline
 
@@ -88,7 +89,7 @@ def test_a_run_leaves_its_records(undisturbed):
     assert record.objective == pytest.approx(float(validation[-1]["overall"]), abs=1e-6)
     assert (directory / "report.html").is_file()
     assert any((directory / "tensorboard").iterdir())
-    steps = [int(path.name.removeprefix("step-")) for path in checkpoint.list_checkpoints(directory)]
+    steps = [int(path.name.removeprefix("step-")) for path in reading.list_checkpoints(directory)]
     assert steps == [4, 8, 12]
 
 
@@ -96,7 +97,7 @@ def test_documents_kept_apart_train_on_the_same_samples(prepared, tmp_path, undi
     data = DataConfig(dir=str(prepared), mask_documents=True)
     directory = run(smoke_job(prepared, tmp_path, data=data))
     state, plain = (
-        checkpoint.ledger(checkpoint.checkpoint_directory(found, 12)) for found in (directory, undisturbed[1])
+        Checkpoint.open(reading.checkpoint_directory(found, 12)).ledger for found in (directory, undisturbed[1])
     )
     assert state == plain
     apart, together = ([float(row["loss"]) for row in rows(found)] for found in (directory, undisturbed[1]))
@@ -106,8 +107,8 @@ def test_documents_kept_apart_train_on_the_same_samples(prepared, tmp_path, undi
 
 def test_the_ledger_counts_every_token_and_verifies(undisturbed, prepared, tmp_path):
     _, directory = undisturbed
-    path = checkpoint.checkpoint_directory(directory, 12)
-    state, ledger = json.loads((path / "state.json").read_text()), checkpoint.ledger(path)
+    path = reading.checkpoint_directory(directory, 12)
+    state, ledger = json.loads((path / "state.json").read_text()), Checkpoint.open(path).ledger
     assert ledger.samples == 4 * 4 + 8 * 8
     assert sum(counts["tokens"] for counts in ledger.sources.values()) == state["tokens"] == 32 * ledger.samples
     assert [phase["num_samples"] for phase in ledger.timeline] == [4 * 4 + 4 * 8, 4 * 8]
@@ -252,7 +253,7 @@ def test_refusals(prepared, tmp_path, undisturbed):
 
 def test_a_checkpoint_off_the_timeline_is_refused(prepared, tmp_path, undisturbed):
     job, directory = undisturbed
-    last = checkpoint.checkpoint_directory(directory, 12)
+    last = reading.checkpoint_directory(directory, 12)
     with pytest.raises(ValueError) as caught:
         launch(smoke_job(prepared, tmp_path, resume=str(last)), "")
     assert str(caught.value) == (
@@ -275,12 +276,12 @@ def test_phases_appended_continue_a_finished_run(prepared, tmp_path, undisturbed
     phases = {**job.schedule.phases, "more": dataclasses.replace(job.schedule.phases["continued"])}
     longer = smoke_job(prepared, tmp_path / "whole", schedule=dataclasses.replace(job.schedule, phases=phases))
     whole = run(longer)
-    last = checkpoint.checkpoint_directory(directory, 12)
+    last = reading.checkpoint_directory(directory, 12)
     rest = run(dataclasses.replace(longer, run=RunConfig(name="rest", root=str(tmp_path)), resume=str(last)))
     assert losses(whole)[:12] == losses(directory)
     assert losses(rest) == losses(whole)[12:]
     assert [row["phase"] for row in rows(rest)] == ["more"] * 4
-    ledgers = [checkpoint.ledger(checkpoint.checkpoint_directory(found, 16)) for found in (whole, rest)]
+    ledgers = [Checkpoint.open(reading.checkpoint_directory(found, 16)).ledger for found in (whole, rest)]
     assert ledgers[0] == ledgers[1]
 
 

@@ -32,8 +32,8 @@ from nemotron4_train.job import (
     TrainerConfig,
     TrainJob,
 )
-from nemotron4_train.launch import launch
 from nemotron4_train.launcher_config import LauncherConfig
+from nemotron4_train.launching.launch import launch
 from nemotron4_train.lightning.data import StepBatch, StepDataset
 from nemotron4_train.optimizers import build_optimizers
 from nemotron4_train.schedule import LearningRate, Phase, Schedule, Shape

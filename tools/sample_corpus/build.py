@@ -22,13 +22,13 @@ from publish import print_summary, publish
 from select_documents import choose_heldout, drop_duplicates, drop_leaks, scale_to, take
 from sources import Source, load_sources
 
+from nemotron4_common.ownership import check_new_or_ours
 from nemotron4_data.debian import readers
 from nemotron4_data.debian.archives import Package, iterate_members
 from nemotron4_data.debian.fetch import fetch_packages
 from nemotron4_data.debian.readers import READERS
 from nemotron4_data.debian.rows import DOMAINS
 from nemotron4_data.debian.text import Text
-from nemotron4_data.ownership import check_new_or_ours
 
 SOURCES_FILE = Path(__file__).with_name("sources.yaml")
 DOMAIN_SHARE = {"english": 0.70, "multilingual": 0.15, "code": 0.15}

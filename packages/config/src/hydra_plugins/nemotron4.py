@@ -18,8 +18,9 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from nemotron4_common.staging import write_file
 from nemotron4_config.errors import explain
-from nemotron4_config.job_file import render_job, write_text
+from nemotron4_config.job_file import render_job
 from nemotron4_config.sweep import Sweep, SweepRow, job_digest
 from nemotron4_config.sweep_job import JOB_FILE
 
@@ -71,7 +72,7 @@ class ProcessLauncher(Launcher):
             if hasattr(job, "run") and getattr(job.run, "dir", "") is None:
                 job.run.dir = str(directory)
             directory.mkdir(parents=True, exist_ok=True)
-            write_text(directory / JOB_FILE, render_job(job))
+            write_file(directory / JOB_FILE, render_job(job).encode())
             row.run_dir = str(directory)
         except Exception as error:  # whatever failed, the sweep goes on and the table says what it was
             row.state, row.error = "failed", explain(error)

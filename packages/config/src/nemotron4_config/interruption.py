@@ -15,7 +15,8 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+from nemotron4_common.signals import ENDING_SIGNALS
+
 _SAME_SECONDS = 1.0
 """A signal so soon after the first is the same one: `timeout` and terminals send it to process and group."""
 
@@ -34,7 +35,7 @@ class Interruption:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
-        for number in _SIGNALS:
+        for number in ENDING_SIGNALS:
             previous = signal.getsignal(number)
             if previous not in (signal.SIG_IGN, None):
                 self._previous[number] = previous

@@ -6,9 +6,7 @@ nothing is interpolated a second time, and no worker runs Hydra.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -36,22 +34,6 @@ def load_job(path: str | Path, job_type: type[Job]) -> Job:
         raise ValueError(f"{path}: not a {job_type.__name__} job file ({reason}); compose the job again") from error
     assert isinstance(job, job_type)
     return job
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file as a whole: staged, fsynced, renamed. OSError names the path."""
-    staged = path.with_name(f".{path.name}.partial")
-    try:
-        with open(staged, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(staged, path)
-    except OSError as error:  # of a full disk: it names no file
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        with suppress(OSError):
-            staged.unlink()
 
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # yaml has no types

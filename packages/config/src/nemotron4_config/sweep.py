@@ -7,21 +7,22 @@ what was composed, so it never holds two jobs; a job whose result.json has an ob
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import re
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from nemotron4_common.locks import exclusive
+from nemotron4_common.ownership import check_new_or_ours
+from nemotron4_common.signals import stop_status
 from nemotron4_config.command import Command, load_attribute
 from nemotron4_config.sweep_processes import SweepProcesses
 from nemotron4_config.sweep_result import SweepResult, read_result, write_result
@@ -81,34 +82,15 @@ class Sweep:
         self.command = command
         self.rows: list[SweepRow] = []
         self._directory = Path()
-        self._lock: IO[str] | None = None
+        self._lock: ExitStack | None = None
 
     def open(self, directory: Path) -> None:
         """Make the directory and take its lock; raises ValueError when another launch has it, or it is not ours."""
-        file = directory / "sweep.lock"
-        if directory.exists() and not file.exists() and (found := min(directory.iterdir(), default=None)):
-            raise ValueError(
-                f"hydra.sweep.dir ({directory}): holds {found.name}, which no sweep made:"
-                " give a directory that is empty or does not exist"
-            )
+        check_new_or_ours(directory, "hydra.sweep.dir", ("sweep.lock",))
         directory.mkdir(parents=True, exist_ok=True)
-        self._directory, self._lock = directory, open(file, "a+")  # noqa: SIM115 (held until close)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            host, _, pid = file.read_text().strip().partition(" ")
-            raise ValueError(
-                f"hydra.sweep.dir ({directory}): in use by process {pid} on {host}: wait for it to end,"
-                " or choose another hydra.sweep.dir"
-            ) from error
-        except OSError as error:
-            raise OSError(
-                f"hydra.sweep.dir ({directory}): its file system has no locks ({error.strerror}):"
-                " mount it with locks, or choose another hydra.sweep.dir"
-            ) from error
-        self._lock.truncate(0)
-        self._lock.write(f"{socket.gethostname()} {os.getpid()}\n")
-        self._lock.flush()
+        lock = ExitStack()
+        lock.enter_context(exclusive(directory / "sweep.lock", "hydra.sweep.dir", directory))
+        self._directory, self._lock = directory, lock
 
     def close(self) -> None:
         """Write the last table, where there is anything to tell, and give the lock back."""
@@ -173,7 +155,7 @@ class Sweep:
         processes.run([Path(row.run_dir) for row in rows])
         if processes.received is not None:
             print("sweep stopped; run the same command to go on", file=sys.stderr)
-            raise SystemExit(130 if processes.received == signal.SIGINT else 75)
+            raise SystemExit(stop_status(processes.received))
 
     def _end(self, row: SweepRow, result: SweepResult, state: str) -> None:
         row.state, row.objective, row.error, row.seconds = state, result.objective, result.error, result.seconds

@@ -7,29 +7,23 @@ id of the sweep, so that whoever holds a sweep's lock is the only one whose jobs
 
 from __future__ import annotations
 
-import ctypes
-import os
-import signal
 import sys
 import traceback
 from functools import partial
 from pathlib import Path
 
+from nemotron4_common.processes import die_with_parent
 from nemotron4_config.command import load_attribute
 from nemotron4_config.interruption import Interruption, saying_signals
 from nemotron4_config.job_file import load_job
 from nemotron4_config.sweep_result import SweepResult, write_result
 
 JOB_FILE = "sweep_job.yaml"
-_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def main(job_reference: str, run_reference: str, directory: str, parent: str) -> int:
     """Run the job and write its result, unless a signal ends it; returns the exit status, as main.py has it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(parent):
-        raise SystemExit("the sweep of this job is gone")
+    die_with_parent(int(parent), "the sweep of this job is gone")
     run = partial(_run, job_reference, run_reference, Path(directory))
     return saying_signals(f"job in {directory}", run)
 

@@ -18,9 +18,9 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
 
+from nemotron4_common.signals import STOP_SIGNALS
 from nemotron4_config.command import Command
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 _POLL_SECONDS = 0.05
 
 

@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from nemotron4_config.job_file import write_text
+from nemotron4_common.staging import write_file
 
 
 @dataclass
@@ -29,7 +29,7 @@ class SweepResult:
 
 def write_result(directory: Path, result: SweepResult) -> None:
     """Write result.json atomically."""
-    write_text(directory / "result.json", json.dumps(asdict(result)) + "\n")
+    write_file(directory / "result.json", (json.dumps(asdict(result)) + "\n").encode())
 
 
 def read_result(directory: Path) -> SweepResult | None:

@@ -69,11 +69,12 @@ class _Found:
 
 def adopt(job: AdoptJob) -> None:
     """Check the shards and write the corpus. ValueError for a shard that is not one, or not of this tokenizer."""
+    from nemotron4_common.ownership import check_apart, check_new_or_ours
+    from nemotron4_common.staging import staged_directory, value_sha256
+    from nemotron4_common.terminal import plain_console
+
     from .corpus import Corpus
     from .manifest import FILE_NAME, TOKENIZER_FILE, Manifest, Stage, files_below, hash_files
-    from .ownership import check_apart, check_new_or_ours
-    from .staging import staged_directory, value_sha256
-    from .terminal import plain_console
     from .tokenizer import Tokenizer
     from .verify import print_table
 

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nemotron4_common.staging import write_file
+
 from .documents import document_path, read_lines
 from .manifest import FILE_NAME, TOKENIZER_FILE, Manifest, check_files
 from .shards import Shard
-from .staging import write_file
 from .tokenizer import Tokenizer
 
 _VERIFIED = ".verified.json"

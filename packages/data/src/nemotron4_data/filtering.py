@@ -17,6 +17,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from nemotron4_common.staging import task_directory
+
 from .curation import CurationConfig, CurationReport, Step, late_steps, run_steps
 from .curation.dedup import Drop
 from .curation.quality import QualityFilter, ShardScores
@@ -25,7 +27,6 @@ from .document_columns import read_chunks, read_columns, text_sizes
 from .documents import FrameBuffer, document_path, json_line, read_lines
 from .failures import at
 from .ingest import DROPPED_FILE
-from .staging import task_directory
 
 _DOCUMENTS_FILE = "documents.zst"
 _EXAMPLES = 3

@@ -19,6 +19,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from nemotron4_common.staging import task_directory
+
 from .curation import CurationConfig, CurationReport, early_steps, run_steps
 from .curation.words import text_size
 from .documents import FrameWriter, to_document
@@ -27,7 +29,6 @@ from .prepare_job import CorpusConfig
 from .rejections import Rejections
 from .sources import RawFile, Record, Refusal, read_raw
 from .sources.records import shown
-from .staging import task_directory
 
 DROPPED_FILE = "dropped.jsonl.zst"
 _SHARD_FILE, _REJECTED_FILE, _REPORT_FILE = "documents.jsonl.zst", "rejected.jsonl.zst", "report.json"

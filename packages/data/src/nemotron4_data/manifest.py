@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .staging import file_sha256, value_sha256, write_file
+from nemotron4_common.staging import file_sha256, value_sha256, write_file
 
 FILE_NAME = "manifest.json"
 TOKENIZER_FILE = "tokenizer/tokenizer.model"

@@ -16,6 +16,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nemotron4_common.locks import exclusive
+from nemotron4_common.ownership import check_apart, check_new_or_ours, check_replaceable
+from nemotron4_common.staging import (
+    file_sha256,
+    mark_partial,
+    open_work,
+    remove_unfinished,
+    remove_work,
+    staged_directory,
+    value_sha256,
+)
+from nemotron4_common.terminal import plain_console
+
 from .blend import blend_facts, check_sources
 from .curation.decontamination import benchmark_files
 from .curation.quality import check_scorer
@@ -25,23 +38,11 @@ from .executor import Executor, open_executor
 from .failures import in_one_line
 from .fertility import fertility, sample_documents
 from .inputs import by_content, library_versions
-from .locks import exclusive
 from .manifest import DROPPED, FILE_NAME, TOKENIZER_FILE, Manifest, Stage, check_files, files_below, hash_files
-from .ownership import check_apart, check_new_or_ours, check_replaceable
 from .prepare_job import PrepareJob
 from .prepare_report import REPORT_FILE, write_report
 from .prepare_terminal import print_summary, stage_progress
 from .sources import SUFFIXES, RawFile, find_files
-from .staging import (
-    file_sha256,
-    mark_partial,
-    open_work,
-    remove_unfinished,
-    remove_work,
-    staged_directory,
-    value_sha256,
-)
-from .terminal import plain_console
 from .tokenise import tokenise_documents
 from .tokenizer import Tokenizer
 from .train_tokenizer import train_tokenizer

@@ -12,10 +12,11 @@ from enum import Enum
 from functools import cached_property
 from typing import Any
 
+from nemotron4_common.rules import check_finite
+
 from .blend import BlendConfig
 from .curation.config import CurationConfig
 from .debian.config import DebianConfig
-from .finite import check_finite
 from .paths import matching_paths
 
 # Both halves become names of files, which hold 255 bytes with their suffixes.

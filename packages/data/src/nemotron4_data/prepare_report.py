@@ -20,11 +20,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from nemotron4_common.html_page import bar, details, page, table
+from nemotron4_common.staging import write_file
+
 from .fertility import FertilityRow, fertility_chart
-from .html_page import bar, details, page, table
 from .manifest import STAGES, Manifest
 from .rejections import in_words
-from .staging import write_file
 
 REPORT_FILE = "report.html"
 _EARLY_STEPS = ("repair", "language")

@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nemotron4_common.staging import file_sha256, task_directory
+
 from .document_columns import read_columns, text_bytes, text_ends
 from .documents import document_path
 from .executor import Executor, run_missing
 from .failures import at
 from .shards import ShardWriter, token_dtype
-from .staging import file_sha256, task_directory
 from .tokenizer import Tokenizer
 from .zstd import decompress, frame_sizes
 

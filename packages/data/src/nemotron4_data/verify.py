@@ -39,9 +39,10 @@ def verify(job: VerifyJob) -> None:
     """Check, and print a table. ValueError names the first thing that is wrong."""
     from rich.progress import Progress
 
+    from nemotron4_common.terminal import plain_console
+
     from .corpus import Corpus
     from .ledger import Ledger
-    from .terminal import plain_console
 
     ledger = _ledger_path(job)
     if ledger is not None:

@@ -13,9 +13,9 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from nemotron4_common.system_errors import check_can_write, naming_place
+from nemotron4_common.terminal import plain_console
 from nemotron4_data import Corpus
-from nemotron4_data.system_errors import check_can_write, naming_place
-from nemotron4_data.terminal import plain_console
 from nemotron4_eval.bits_per_byte import score_heldout
 from nemotron4_eval.compressors import compressor_table, gzip_bits_per_byte, xz_bits_per_byte
 from nemotron4_eval.eval_job import EvalJob, SuiteConfig

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from nemotron4_data.staging import is_stream, write_file
+from nemotron4_common.staging import is_stream, write_file
 from nemotron4_eval.heldout import domain_of
 
 _FIRST_KEY = b'"bits_per_byte"'

@@ -10,62 +10,62 @@ from typing import TYPE_CHECKING
 from nemotron4_config import Command, load_job, render_job
 
 if TYPE_CHECKING:
-    from nemotron4_train.export import ExportJob
+    from nemotron4_train.checkpoints.export import ExportJob
     from nemotron4_train.job import TrainJob
-    from nemotron4_train.report import ReportJob
-    from nemotron4_train.status import StatusJob
+    from nemotron4_train.launching.status import StatusJob
+    from nemotron4_train.reporting.report import ReportJob
 
 TRAIN = Command(
     job="nemotron4_train.job:TrainJob",
     run="nemotron4_train.cli:train",
     summary="Pretrain over a token timeline, and resume where a run stopped; `plan` shows it first",
-    summarise_sweep="nemotron4_train.sweep:summarise",
-    run_jobs="nemotron4_train.slurm.sweep:run_jobs",
+    summarise_sweep="nemotron4_train.sweeps.table:summarise",
+    run_jobs="nemotron4_train.launching.slurm_sweep:run_jobs",
 )
 PLAN = Command(
     job="nemotron4_train.job:TrainJob",
-    run="nemotron4_train.plan:show",
+    run="nemotron4_train.plan.tables:show",
     summary="Show a training job before it runs: parameters, timeline, epochs, and a picture of it",
 )
 EXPORT = Command(
-    job="nemotron4_train.export:ExportJob",
+    job="nemotron4_train.checkpoints.export:ExportJob",
     run="nemotron4_train.cli:export",
     summary="Turn a checkpoint into a Hugging Face directory",
 )
 REPORT = Command(
-    job="nemotron4_train.report:ReportJob",
+    job="nemotron4_train.reporting.report:ReportJob",
     run="nemotron4_train.cli:report",
     summary="Write a run's report.html and report.json, beside other runs with compare=[RUN,...]",
 )
 STATUS = Command(
-    job="nemotron4_train.status:StatusJob",
+    job="nemotron4_train.launching.status:StatusJob",
     run="nemotron4_train.cli:status",
     summary="Show how runs stand: phase, tokens, loss, speed, time left, place in the queue",
 )
 CANCEL = Command(
-    job="nemotron4_train.status:CancelJob",
-    run="nemotron4_train.status:cancel",
+    job="nemotron4_train.launching.status:CancelJob",
+    run="nemotron4_train.launching.status:cancel",
     summary="End a run, on Slurm or on this machine; it saves first",
 )
 
 
 def train(job: TrainJob) -> float | None:
     """Launch a training run."""
-    from nemotron4_train.launch import launch
+    from nemotron4_train.launching.launch import launch
 
     return launch(job, render_job(job))
 
 
 def export(job: ExportJob) -> None:
     """Export a run's checkpoint."""
-    from nemotron4_train.export import export_checkpoint
+    from nemotron4_train.checkpoints.export import export_checkpoint
 
     export_checkpoint(job, read_train_job(Path(job.run)))
 
 
 def report(job: ReportJob) -> None:
     """Write a run's report."""
-    from nemotron4_train.report import write_report
+    from nemotron4_train.reporting.report import write_report
 
     compare = {Path(directory): read_train_job(Path(directory), "compare") for directory in job.compare}
     print(write_report(Path(job.run), read_train_job(Path(job.run)), compare))
@@ -73,7 +73,7 @@ def report(job: ReportJob) -> None:
 
 def status(job: StatusJob) -> None:
     """Show how runs stand."""
-    from nemotron4_train.status import run_directories, show_status
+    from nemotron4_train.launching.status import run_directories, show_status
 
     directories = run_directories(job)
     jobs: list[TrainJob | Exception] = []
@@ -100,15 +100,16 @@ def worker(directory: str, leg: str = "0") -> None:
     from nemotron4_train.stop_signal import StopSignal
 
     with StopSignal() as stop:  # first, since importing torch takes seconds, and a signal before it would kill
-        from nemotron4_train.worker_process import LAUNCHER_PID, settle
+        from nemotron4_train.launching.slurm.rank import LAUNCHER_PID
+        from nemotron4_train.launching.worker_process import settle
 
         run = Path(directory)
         try:
             settle()
             from torch.distributed.elastic.multiprocessing.errors import record
 
-            from nemotron4_train.launch import run_leg
-            from nemotron4_train.outer_launcher import watched
+            from nemotron4_train.launching.foreign_launcher import watched
+            from nemotron4_train.launching.worker import run_leg
 
             with watched(run):
                 record(lambda: run_leg(read_train_job(run), run, int(leg), stop))()

@@ -18,7 +18,7 @@ from statistics import median
 import torch
 import torch.distributed as dist
 
-from nemotron4_train.checkpoint import num_ranks, on_all_ranks, rank
+from nemotron4_train.ranks import num_ranks, on_all_ranks, rank
 from nemotron4_train.topology import Device, TopologyConfig
 
 _REPEATS = 5

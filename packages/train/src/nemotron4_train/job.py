@@ -12,13 +12,12 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
 
+from nemotron4_common.rules import check_finite, require
 from nemotron4_data.blend import BlendConfig
-from nemotron4_data.finite import check_finite
 from nemotron4_model.config import ModelConfig
 from nemotron4_train.budget import fit_to_budget
 from nemotron4_train.launcher_config import LauncherConfig
-from nemotron4_train.rule import require
-from nemotron4_train.schedule import Phase, Schedule
+from nemotron4_train.schedule import Phase, Schedule, Timeline
 from nemotron4_train.topology import Device, TopologyConfig
 
 
@@ -311,6 +310,10 @@ class TrainJob:
             require(
                 value % unit == 0, f"model.{key}", value, f"must be a multiple of 16 x topology.tensor = {unit} for fp8"
             )
+
+    def timeline(self) -> Timeline:
+        """The schedule counted out in steps, as far as trainer.max_steps."""
+        return Timeline(self.schedule, self.trainer.max_steps)
 
     def identity(self) -> dict[str, object]:
         """What decides the weights, by dotted key: equal for jobs that must give the same from the same data.

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from enum import Enum
 
-from nemotron4_train.rule import require
+from nemotron4_common.rules import require
 
 MAX_THREADS = 1024
 """Of a rank: beyond what any machine has, threads take the process down."""

@@ -19,9 +19,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from nemotron4_data import locks
-from nemotron4_data.ownership import check_apart, check_new_or_ours
-from nemotron4_data.staging import write_file
+from nemotron4_common import locks
+from nemotron4_common.ownership import check_apart, check_new_or_ours
+from nemotron4_common.staging import write_file
 from nemotron4_train.job import TrainJob, may_change
 
 STATES = ("queued", "running", "stopped", "failed", "complete")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+from nemotron4_common.signals import STOP_SIGNALS
 
 
 class StopSignal:
@@ -46,8 +46,3 @@ def leave_stop_signals(worker: int) -> None:
     """In a data loader's worker, which gets what its process group gets: it goes on until training stops."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-
-
-def stop_status(number: int) -> int:
-    """Exit status of a run stopped by a signal: 130 for Ctrl-C, else 75 (requeue)."""
-    return 130 if number == signal.SIGINT else 75

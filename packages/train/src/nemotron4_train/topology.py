@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from nemotron4_common.rules import require
 from nemotron4_model.config import Recompute
-from nemotron4_train.rule import require
 
 
 class Device(Enum):

@@ -19,9 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nemotron4_common.staging import value_sha256
+
 from ..executor import Executor
 from ..failures import of_database
-from ..staging import value_sha256
 from .dedup_config import DedupConfig
 from .near_duplicates import export, find_near_duplicates
 from .shard_rows import rows_of_shard

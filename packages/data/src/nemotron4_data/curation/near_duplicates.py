@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from nemotron4_common.staging import partial_path, sync, write_file
+
 from ..document_columns import read_chunks, read_columns
 from ..executor import Executor
-from ..staging import partial_path, write_file
 from .dedup_config import DedupConfig
 from .shard_rows import rows_of_shard
 from .shingles import Hashes, distinct, jaccard, shingle_hashes
@@ -242,8 +243,7 @@ def export(connection: DuckDBPyConnection, query: str, target: Path, group_rows:
     name = str(partial_target).replace("'", "''")
     try:
         connection.execute(f"COPY ({query}) TO '{name}' (FORMAT parquet, ROW_GROUP_SIZE {group_rows})")
-        with partial_target.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(partial_target)
         partial_target.replace(target)
     except BaseException:
         partial_target.unlink(missing_ok=True)  # a full disk must not stay full

@@ -24,11 +24,12 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from nemotron4_common.staging import file_sha256, value_sha256, write_file
+
 from ..documents import read_lines
 from ..executor import Executor
 from ..languages import language_of
 from ..manifest import files_below, hash_files
-from ..staging import file_sha256, value_sha256, write_file
 from .quality_config import BUCKETS, QualityConfig
 
 SCORER_GROUP = "nemotron4.scorers"

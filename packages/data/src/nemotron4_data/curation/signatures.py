@@ -23,9 +23,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nemotron4_common.staging import file_sha256, value_sha256, write_file
+
 from ..document_columns import read_chunks, read_columns, text_bytes, text_ends
 from ..failures import at
-from ..staging import file_sha256, value_sha256, write_file
 from .dedup_config import DedupConfig
 from .shingles import Hashes, shingle_hashes
 

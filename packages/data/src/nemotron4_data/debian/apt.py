@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..staging import file_sha256, write_file
+from nemotron4_common.staging import file_sha256, sync, write_file
 
 #: Languages whose translated package descriptions apt fetches with its lists (those it has some hundred or more of).
 DESCRIPTION_LANGUAGES = "en,cs,da,de,es,fi,fr,hu,it,ja,ko,nl,pl,pt,pt_BR,ru,sk,sr,sv,uk,zh_CN"
@@ -106,8 +106,7 @@ class Apt:
         for deb in batch:
             path = partial / deb.file
             if path.exists() and file_sha256(path) == deb.sha256:
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
+                sync(path)
                 path.replace(archives / deb.file)
             elif len(batch) > 1:  # one that is not served may spoil the others
                 failures |= self._download_batch([deb], archives)

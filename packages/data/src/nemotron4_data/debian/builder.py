@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from nemotron4_common.locks import exclusive
+from nemotron4_common.ownership import check_new_or_ours
+from nemotron4_common.staging import staged_directory, value_sha256
+
 from ..documents import FrameWriter, read_lines
 from ..executor import Executor
-from ..locks import exclusive
-from ..ownership import check_new_or_ours
-from ..staging import staged_directory, value_sha256
 from .archives import Package
 from .config import DebianConfig
 from .extract import PARTIAL_SUFFIX, Extracted, Extraction, extract, license_of

@@ -15,8 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nemotron4_common.staging import sync, value_sha256, write_file
+
 from ..documents import FrameWriter
-from ..staging import value_sha256, write_file
 from .archives import Package, iterate_members
 from .copyright import PROSE, is_copyright_file, read_licenses
 from .documents import (
@@ -106,8 +107,7 @@ def extract(task: Extraction) -> Extracted:
         result.unreadable += reading.unreadable
         license_text = license_text or reading.license_text
     writer.close()
-    with partial_file.open("rb") as file:
-        os.fsync(file.fileno())
+    sync(partial_file)
     partial_file.replace(task.documents)
     result.licenses = read_licenses(license_text)
     write_file(marker, json.dumps(result.to_json()).encode())

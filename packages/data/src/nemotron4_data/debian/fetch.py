@@ -21,7 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from ..staging import file_sha256
+from nemotron4_common.staging import file_sha256
+
 from .apt import Apt, Deb
 from .archives import Package, description_list_name, read_list
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..staging import write_file
+from nemotron4_common.staging import write_file
+
 from .config import DebianConfig
 from .extract import Extracted, Extraction, license_of
 

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import IO, Any, cast
 from urllib.parse import urlsplit
 
+from nemotron4_common.staging import file_sha256
+
 from ..paths import matching_paths
-from ..staging import file_sha256
 
 HUB_SCHEME = "hf://datasets/"
 _PACKAGE_SCHEME = "package://"

@@ -5,7 +5,6 @@ holds one weight file at a time.
 Source: the layout of Hugging Face model repositories (safetensors with an index when sharded).
 """
 
-import errno
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from nemotron4_common.staging import sync
 from nemotron4_model.config import ModelConfig
 from nemotron4_model.hugging_face.config_json import BOS_ID, EOS_ID, PAD_ID, to_json
 from nemotron4_model.hugging_face.names import to_hugging_face
@@ -85,9 +85,9 @@ def write_pretrained(
         for name, text in (extra_files or {}).items():
             (staged / name).write_text(text, encoding="utf-8")
         for path in (*staged.iterdir(), staged):
-            _sync(path)
+            sync(path)
         staged.replace(target)
-        _sync(target.parent)
+        sync(target.parent)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 
@@ -148,14 +148,3 @@ def _part_name(number: int) -> str:
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)):
-            raise  # some file systems sync no directory
-    finally:
-        os.close(descriptor)

@@ -18,12 +18,12 @@ import torch.distributed as dist
 from nemotron4_data import Corpus, TokenStream
 from nemotron4_data.ledger import Ledger, make_ledger
 from nemotron4_eval.bits_per_byte import evaluate_bits_per_byte
-from nemotron4_train.checkpoint import describe_model
-from nemotron4_train.checkpoint_writer import CheckpointWriter
+from nemotron4_train.checkpoints.reading import describe_model
+from nemotron4_train.checkpoints.writing import CheckpointWriter
 from nemotron4_train.job import TrainerConfig, TrainJob
 from nemotron4_train.lightning.module import PretrainingModule, StepResult
-from nemotron4_train.metrics import MetricsFile
-from nemotron4_train.progress import TrainingProgress
+from nemotron4_train.reporting.metrics import MetricsFile
+from nemotron4_train.reporting.progress import TrainingProgress
 from nemotron4_train.run_directory import read_record, write_record
 from nemotron4_train.schedule import Timeline
 from nemotron4_train.stop_signal import StopSignal

@@ -22,8 +22,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from nemotron4_data import Corpus, StreamPhase, TokenStream
 from nemotron4_data.blend import phase_weights
-from nemotron4_train import checkpoint
-from nemotron4_train.checkpoint import rank
+from nemotron4_train.checkpoints import reading
 from nemotron4_train.health_check import check_health
 from nemotron4_train.host_memory import keep_freed_memory
 from nemotron4_train.job import TrainJob
@@ -34,11 +33,12 @@ from nemotron4_train.lightning.module import PretrainingModule
 from nemotron4_train.lightning.profiler import StepProfiler
 from nemotron4_train.lightning.recorder import ReportRefresher, StepRecorder
 from nemotron4_train.lightning.strategy import MeshStrategy, join_process_group
-from nemotron4_train.metrics import MetricsFile
-from nemotron4_train.mfu import PEAK_TERAFLOPS, Utilisation
-from nemotron4_train.progress import TrainingProgress
+from nemotron4_train.ranks import rank
+from nemotron4_train.reporting.metrics import MetricsFile
+from nemotron4_train.reporting.mfu import PEAK_TERAFLOPS, Utilisation
+from nemotron4_train.reporting.progress import TrainingProgress
+from nemotron4_train.reporting.source_metrics import SourceMetrics
 from nemotron4_train.schedule import Timeline
-from nemotron4_train.source_metrics import SourceMetrics
 from nemotron4_train.step_guard import GuardState, StepGuard
 from nemotron4_train.stop_signal import StopSignal
 from nemotron4_train.topology import Device
@@ -75,7 +75,7 @@ def fit(job: TrainJob, run_directory: Path, stop: StopSignal) -> FitResult:
     torch.use_deterministic_algorithms(job.trainer.deterministic)
     # A debugging aid that writes every new tensor twice; mypy does not see the module's property.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # as said
-    timeline = Timeline(job.schedule, job.trainer.max_steps)
+    timeline = job.timeline()
     corpus = Corpus.open(job.data.dir)
     stream = token_stream(job, corpus, timeline)
     join_process_group(job.topology)
@@ -83,18 +83,18 @@ def fit(job: TrainJob, run_directory: Path, stop: StopSignal) -> FitResult:
     rank_zero_only.rank = rank()  # type: ignore[attr-defined]  # it is set like this by Lightning too
     if job.launcher.health_check and job.topology.num_ranks > 1:
         check_health(job.topology, job.launcher.health_check_max_slowdown)
-    found = checkpoint.find(run_directory, job.resume)
-    first_step = found[1]["step"] if found else 0
-    guard = StepGuard(job.trainer, GuardState(**(found[1].get("guard", {}) if found else {})))
+    found = reading.find(run_directory, job.resume)
+    first_step = found.step if found else 0
+    guard = StepGuard(job.trainer, GuardState(**(found.guard if found else {})))
     module = PretrainingModule(job, timeline, stream.source_names, first_step, corpus.tokenizer.eos_id, guard)
-    saver = Checkpointer(run_directory, job, timeline, corpus, stream, checkpoint.ledger(found[0]) if found else None)
+    saver = Checkpointer(run_directory, job, timeline, corpus, stream, found.ledger if found else None)
     stopper = StopOnSignal(stop)
     validator, callbacks, close = _callbacks(job, run_directory, timeline, corpus, saver, first_step, stopper)
     loggers = make_loggers(job, run_directory, first_step) if rank() == 0 else []
     trainer = pl.Trainer(
         **_devices(job),
         logger=loggers,
-        callbacks=[_Restore(found[0]) if found else pl.Callback(), *callbacks],
+        callbacks=[_Restore(found.directory) if found else pl.Callback(), *callbacks],
         max_epochs=1,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -122,7 +122,7 @@ class _Restore(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, PretrainingModule)
         assert pl_module.model is not None
-        checkpoint.load(self.directory, pl_module.model, pl_module.raw_optimizers)
+        reading.load(self.directory, pl_module.model, pl_module.raw_optimizers)
 
 
 def _callbacks(

@@ -17,8 +17,8 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
-from nemotron4_data.staging import write_file
-from nemotron4_data.system_errors import naming_place
+from nemotron4_common.staging import write_file
+from nemotron4_common.system_errors import naming_place
 from nemotron4_train.job import TrainJob
 
 

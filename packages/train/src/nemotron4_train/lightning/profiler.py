@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
+from nemotron4_common.staging import sync
 from nemotron4_train.job import TrainerConfig
 from nemotron4_train.lightning.callbacks import AfterStep
 from nemotron4_train.lightning.module import PretrainingModule, StepResult
-from nemotron4_train.progress import TrainingProgress
+from nemotron4_train.reporting.progress import TrainingProgress
 
 
 class StepProfiler(AfterStep):
@@ -68,8 +68,7 @@ class StepProfiler(AfterStep):
         path = directory / f"step-{self.first_step}-rank-{self.rank}.json.gz"
         staged = path.with_name(f".partial-{path.name}")  # torch compresses by the ending of the name
         recorded.export_chrome_trace(str(staged))
-        with open(staged, "rb") as file:
-            os.fsync(file.fileno())
+        sync(staged)
         staged.replace(path)
         if self.progress is not None:
             self.progress.note(

@@ -11,10 +11,10 @@ import lightning.pytorch as pl
 from nemotron4_train.job import TrainJob
 from nemotron4_train.lightning.callbacks import AfterStep
 from nemotron4_train.lightning.module import PretrainingModule, StepResult
-from nemotron4_train.metrics import STEP_COLUMNS, MetricsFile
-from nemotron4_train.progress import Speed, TrainingProgress
-from nemotron4_train.report import write_report
-from nemotron4_train.source_metrics import DOMAIN_COLUMNS, SOURCE_COLUMNS, SourceMetrics
+from nemotron4_train.reporting.metrics import STEP_COLUMNS, MetricsFile
+from nemotron4_train.reporting.progress import Speed, TrainingProgress
+from nemotron4_train.reporting.report import write_report
+from nemotron4_train.reporting.source_metrics import DOMAIN_COLUMNS, SOURCE_COLUMNS, SourceMetrics
 
 _FIRST_REPORT_SECONDS = 60
 

@@ -1,7 +1,7 @@
 """Lightning's model-parallel strategy over our own mesh: replicate x shard x tensor.
 
 Lightning builds a (data, tensor) mesh of its own; this hands the module ours, so that HSDP is possible. Sharding
-itself is `nemotron4_model.parallelise`, called from the module; checkpoints are ours too (checkpoint.py).
+itself is `nemotron4_model.parallelise`, called from the module; checkpoints are ours too (checkpoints/).
 """
 
 from __future__ import annotations

@@ -1,0 +1,35 @@
+"""Rules between settings: what every configuration says when one is broken, and the rule of all numbers.
+
+The form of a user's error is one line: `key (value): rule; way out`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+
+def require(condition: bool, key: str, value: object, rule: str) -> None:
+    """Raise ValueError, `key (value): rule`, unless the condition holds; the rule may end with the way out."""
+    if not condition:
+        raise ValueError(f"{key} ({value}): {rule}")
+
+
+def check_finite(value: Any, key: str = "") -> None:
+    """Raise ValueError, with the dotted key below `key`, for NaN or infinity anywhere in a configuration.
+
+    Asked of a whole job, so that no comparison of a field, which NaN may pass, has to be trusted with it.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{key} ({value}): must be a finite number; give one")
+    within: Mapping[Any, Any] = {}
+    if is_dataclass(value):
+        within = {field.name: getattr(value, field.name) for field in fields(value)}
+    elif isinstance(value, Mapping):
+        within = value
+    elif isinstance(value, list | tuple):
+        within = dict(enumerate(value))
+    for name, part in within.items():
+        check_finite(part, f"{key}.{name}" if key else str(name))

@@ -1,0 +1,128 @@
+"""From a sharded checkpoint of any topology to a Hugging Face directory, with the provenance of what it holds.
+
+Invariant: the model is never whole in memory: a parameter is read, stored under its Hugging Face names and let go.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from nemotron4_common.ownership import IsOurs, check_apart, check_new_or_ours
+from nemotron4_common.staging import file_sha256, staged_directory, write_file
+from nemotron4_train.checkpoints.export_readme import README, export_readme
+from nemotron4_train.job import TrainJob
+
+PROVENANCE = "provenance.json"
+_EXPORTED = re.compile(
+    r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|(generation_)?config\.json|provenance\.json|"
+    r"tokenizer\.model|tokenizer(_config)?\.json"
+)
+
+
+class ExportDtype(Enum):
+    """Storage type of exported weights."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+@dataclass(kw_only=True)
+class ExportJob:
+    """What to export and where to."""
+
+    run: str
+    """A run directory, such as runs/demo/latest."""
+    checkpoint: str | None = None
+    """A checkpoint directory of the run; null takes the newest complete one."""
+    directory: str | None = None
+    """The Hugging Face directory to write: new, empty or an export without other files; null writes <run>/export."""
+    dtype: ExportDtype = ExportDtype.float32
+    """float32 or bfloat16."""
+    max_shard_bytes: int = 5_000_000_000
+    """Most bytes of weights a file; the export holds no more than that and a few tensors in memory."""
+
+    def __post_init__(self) -> None:
+        """Refuse files that hold nothing, and a directory that an unset variable leaves empty."""
+        if self.directory == "":
+            raise ValueError("directory (''): must name a directory; leave it out for <run>/export")
+        if self.max_shard_bytes < 1:
+            raise ValueError(f"max_shard_bytes ({self.max_shard_bytes}): must be at least 1")
+
+
+def export_checkpoint(job: ExportJob, train_job: TrainJob) -> Path:
+    """Write the model directory; raises ValueError when the run has no checkpoint or it does not fit."""
+    import torch
+
+    from nemotron4_data import Corpus
+    from nemotron4_model import Transformer, write_pretrained
+    from nemotron4_train.checkpoints import reading
+
+    run = Path(job.run)
+    found = reading.find(run, job.checkpoint or "auto", key="checkpoint")
+    if found is None:
+        raise ValueError(f"run ({run}): has no complete checkpoint; train first, or give checkpoint=PATH")
+    directory = Path(job.directory) if job.directory else run / "export"
+    check_new_or_ours(directory, "directory", (PROVENANCE,))
+    check_apart(directory, "directory", [("checkpoint", found.directory), ("data.dir", train_job.data.dir)])
+    found.check_model(train_job.model)
+    with torch.device("meta"):
+        shapes = {name: parameter.shape for name, parameter in Transformer(train_job.model).named_parameters()}
+    corpus = Corpus.open(train_job.data.dir)
+    ledger = found.ledger
+    if corpus.tokenizer_digest != ledger.tokenizer:
+        raise ValueError(
+            f"data.dir ({train_job.data.dir}): its tokenizer is {corpus.tokenizer_digest[:12]}, but the checkpoint was "
+            f"trained with {ledger.tokenizer[:12]}: put the corpus back that the run read"
+        )
+    provenance: dict[str, Any] = {
+        "job_digest": found.job_digest or train_job.digest(),  # an older checkpoint does not say
+        "corpus_digest": ledger.corpus,
+        "manifest_digest": ledger.manifest,
+        "checkpoint": found.directory.name,
+        "step": found.step,
+        "tokens": found.tokens,
+        "source_tokens": {name: counts["tokens"] for name, counts in ledger.sources.items()},
+    }
+    readme = export_readme(
+        train_job.run.name, train_job.model, step=found.step, tokens=found.tokens, dtype=job.dtype.name
+    )
+    with staged_directory(directory, "directory", _is_exported(directory)) as staged:
+        write_pretrained(
+            train_job.model,
+            reading.read_parameters(found.directory, shapes),
+            staged,
+            dtype=getattr(torch, job.dtype.name),
+            tokenizer_model=str(corpus.tokenizer.path),
+            max_shard_bytes=job.max_shard_bytes,
+            extra_files={README: readme},
+        )
+        provenance["readme_sha256"] = file_sha256(staged / README)
+        provenance["files"] = sorted([PROVENANCE, *(path.name for path in staged.iterdir())])
+        write_file(staged / PROVENANCE, (json.dumps(provenance, indent=1) + "\n").encode())
+    print(f"exported step {found.step} to {directory}", file=sys.stderr)
+    return directory
+
+
+def _is_exported(directory: Path) -> IsOurs:
+    """Which files of an earlier export are its own; those of older versions do not list them."""
+    path = directory / PROVENANCE
+    if not path.is_file():
+        return lambda name: False
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        files, readme_sha256 = content.get("files"), content.get("readme_sha256")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: not what an export holds ({error}); move it elsewhere") from error
+
+    def is_ours(name: str) -> bool:
+        if name == README:  # which invites to be edited
+            return bool(file_sha256(directory / README) == readme_sha256)
+        return bool(_EXPORTED.fullmatch(name)) if files is None else name in files
+
+    return is_ours

@@ -1,0 +1,226 @@
+"""Writing checkpoints while training goes on.
+
+A save copies the state to host memory, which training waits for, and writes the copy in a thread of its own: staged
+directory, torch's distributed checkpoint (synced), digests, manifest.json last, all synced and renamed by rank 0 when
+every rank has written. Invariants: a kill at any moment leaves the older checkpoints whole; at most one save is under
+way, so host memory holds at most one copy (its buffers are used again by the next); the ranks' threads talk over a
+process group of their own, so they cannot come between the collectives of training.
+
+Source of the idea: asynchronous checkpointing in torch.distributed.checkpoint (`async_save`), whose stager is used
+here; its thread ends with the write, ours with the commit.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable, Collection
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint import state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.distributed.checkpoint.state_dict import get_state_dict
+
+from nemotron4_common.ownership import first_foreign
+from nemotron4_common.staging import commit_directory, file_sha256, partial_path, write_file
+from nemotron4_common.system_errors import system_error
+from nemotron4_data.ledger import FILE_NAME as LEDGER_FILE
+from nemotron4_train.checkpoints.reading import (
+    MANIFEST_FILE,
+    STATE_FILE,
+    checkpoint_directory,
+    first_cause,
+    list_checkpoints,
+    random_state,
+    rank_key,
+    step_of,
+)
+from nemotron4_train.ranks import on_all_ranks, rank
+
+_FILES = re.compile(rf"__\d+_\d+\.distcp|\.metadata(\.tmp)?|({STATE_FILE}|{LEDGER_FILE}|{MANIFEST_FILE})|\..*\.partial")
+"""Files of a checkpoint, whole or half-written: one that holds others is never removed."""
+
+
+@dataclass(frozen=True)
+class _Save:
+    step: int
+    tensors: dict[str, Any]
+    files: dict[str, bytes]
+    """state.json and the ledger."""
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of one run, one at a time; every rank has one and calls it at the same steps."""
+
+    def __init__(
+        self,
+        run_directory: Path,
+        *,
+        keep: int,
+        keep_steps: Collection[int] = (),
+        asynchronous: bool = True,
+        on_commit: Callable[[int], None] = lambda step: None,
+    ) -> None:
+        """Keeps the `keep` newest and those of `keep_steps`; `on_commit` is told, between steps, of what is complete.
+
+        A collective over the ranks. A save that is not asynchronous makes no copy and is complete when it returns.
+        """
+        self._run_directory = run_directory
+        self._keep = keep
+        self._keep_steps = frozenset(keep_steps)
+        self._asynchronous = asynchronous
+        self._on_commit = on_commit
+        self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._stager: DefaultStager | None = None
+        self._under_way: tuple[int, Future[None]] | None = None
+
+    def save(
+        self,
+        step: int,
+        model: torch.nn.Module,
+        optimizers: list[torch.optim.Optimizer],
+        state: dict[str, Any],
+        ledger: bytes,
+    ) -> None:
+        """Save the state after `step`; when this returns, training may change it. Waits for the save before.
+
+        A collective over the ranks. Raises OSError for the save before, or for this one when it is not asynchronous.
+        """
+        self.wait()
+        model_state, optimizer_state = get_state_dict(model, optimizers)
+        tensors = {"model": model_state, "optimizer": optimizer_state["state"], "rng": {rank_key(): random_state()}}
+        if self._asynchronous:
+            tensors = self._stage(tensors, next(model.parameters()).device.type == "cuda")
+        text = json.dumps({"step": step, **state}, indent=1) + "\n"
+        save = _Save(step, tensors, {STATE_FILE: text.encode(), LEDGER_FILE: ledger})
+        self._under_way = step, self._thread.submit(self._write, save)
+        if not self._asynchronous:
+            self.wait()
+
+    def poll(self, device: torch.device) -> None:
+        """Between steps: see whether the save under way has ended on every rank, by a collective on `device`.
+
+        Raises OSError, on all ranks alike, when it could not be written; the older checkpoints are kept.
+        """
+        if self._under_way is None:
+            return
+        ended = torch.tensor(int(self._under_way[1].done()), device=device)
+        if dist.is_initialized():
+            dist.all_reduce(ended, dist.ReduceOp.MIN)
+        if int(ended):
+            self.wait()
+
+    def wait(self) -> None:
+        """Until no save is under way. Raises OSError, on all ranks alike, when it could not be written."""
+        if self._under_way is not None:
+            (step, future), self._under_way = self._under_way, None
+            future.result()
+            self._on_commit(step)
+
+    def close(self) -> None:
+        """Wait, then give the thread and the staging buffers back."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            if self._stager is not None:
+                self._stager.close()
+
+    def _stage(self, tensors: dict[str, Any], cuda: bool) -> dict[str, Any]:
+        """A copy in host memory (pinned for a CUDA device), complete when this returns."""
+        if self._stager is None:
+            self._stager = DefaultStager(
+                StagingOptions(
+                    use_pinned_memory=cuda, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=cuda
+                )
+            )
+        staged = self._stager.stage(tensors)
+        assert isinstance(staged, dict)
+        return staged
+
+    def _write(self, save: _Save) -> None:
+        """From the staged directory to its name, in the thread."""
+        directory = checkpoint_directory(self._run_directory, save.step)
+        staged = partial_path(directory)
+        try:
+            on_all_ranks(lambda: self._prepare(staged), self._group)
+            state_dict_saver.save(
+                save.tensors,
+                storage_writer=_Writer(staged),
+                process_group=self._group,
+                no_dist=self._group is None,
+            )
+            digests = on_all_ranks(lambda: _digests_of_own(staged), self._group)
+            on_all_ranks(lambda: self._commit(directory, save.files, digests), self._group)
+        except (CheckpointException, OSError) as error:
+            if rank() == 0:
+                shutil.rmtree(staged, ignore_errors=True)  # a full disk must not stay full
+            cause = first_cause(error) if isinstance(error, CheckpointException) else error.strerror or str(error)
+            raise OSError(
+                f"{directory}: could not be written ({cause}); older checkpoints are kept:"
+                " make room and run the same command again"
+            ) from error
+
+    def _prepare(self, staged: Path) -> None:
+        """An empty directory, and none that a kill left half-written."""
+        if rank() == 0:
+            for left in staged.parent.glob(partial_path(Path("step-[0-9]*")).name):
+                if first_foreign(left, _is_ours) is None:
+                    shutil.rmtree(left)
+            staged.mkdir(parents=True)
+
+    def _commit(self, directory: Path, files: dict[str, bytes], digests_by_rank: list[dict[str, str]]) -> None:
+        """The small files, the manifest and the name; then older checkpoints may go."""
+        if rank() != 0:
+            return
+        staged = partial_path(directory)
+        for name, content in files.items():
+            write_file(staged / name, content)
+        digests = {name: file_sha256(staged / name) for name in (".metadata", *files)}
+        for part in digests_by_rank:
+            digests |= part
+        manifest = json.dumps({"sha256": dict(sorted(digests.items()))}, indent=1) + "\n"
+        write_file(staged / MANIFEST_FILE, manifest.encode())
+        commit_directory(directory, "run.dir", _is_ours)
+        # A later one, if there is any, was damaged and passed over: it must not push out what the run goes on from.
+        so_far = [path for path in list_checkpoints(self._run_directory) if step_of(path) <= step_of(directory)]
+        for old in so_far[: -self._keep]:
+            if step_of(old) in self._keep_steps:
+                continue
+            if foreign := first_foreign(old, _is_ours):
+                print(f"kept {old}, because {foreign.name} in it is not of the checkpoint", file=sys.stderr)
+            else:
+                doomed = old.replace(partial_path(old))
+                shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _is_ours(name: str) -> bool:
+    return _FILES.fullmatch(name) is not None
+
+
+class _Writer(FileSystemWriter):
+    """Fails as the system did: torch says where in a file it was, while its error travels to the other ranks alone."""
+
+    def write_data(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().write_data(*args, **kwargs)
+        except Exception as error:
+            refused = system_error(error)
+            if refused is None:
+                raise
+            raise OSError(refused.errno, refused.strerror, str(self.path)) from error
+
+
+def _digests_of_own(staged: Path) -> dict[str, str]:
+    """Of the files this rank wrote: its machine has them in memory, and surely sees them; others may later."""
+    return {file.name: file_sha256(file) for file in staged.glob(f"__{rank()}_*")}

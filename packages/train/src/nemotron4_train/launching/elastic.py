@@ -1,0 +1,128 @@
+"""Several ranks on this machine by torch's elastic launcher, as one clean process tree, and what their end means."""
+
+from __future__ import annotations
+
+import builtins
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from nemotron4_common.signals import stop_status
+from nemotron4_train.job import TrainJob
+from nemotron4_train.launching.preflight import num_threads
+from nemotron4_train.launching.slurm.rank import LAUNCHER_PID
+from nemotron4_train.run_directory import read_record
+from nemotron4_train.stop_signal import StopSignal
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+    from torch.distributed.launcher.api import LaunchConfig
+
+
+def launch_workers(job: TrainJob, directory: Path, leg: int) -> None:
+    """Start the ranks of one leg and wait for them; raises what their end means."""
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import elastic_launch
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what it tells, `_ending` says
+    config = _launch_config(directory, job.topology.num_ranks)
+    variables = {"OMP_NUM_THREADS": str(num_threads(job)), LAUNCHER_PID: str(os.getpid())}
+    if sys.platform == "linux":  # gloo as well takes no notice of the machine's own name
+        variables["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
+    with _environment(**variables), StopSignal(_send_to_workers) as stop, TemporaryDirectory() as log_dir:
+        config.logs_specs = DefaultLogsSpecs(log_dir=log_dir)
+        try:
+            elastic_launch(config, sys.executable)("-m", "nemotron4_train.cli", str(directory), str(leg))
+        except ChildFailedError as error:
+            raise _ending(directory, error.failures, stop.received) from None
+
+
+def _launch_config(directory: Path, num_ranks: int) -> LaunchConfig:
+    from torch.distributed.launcher.api import LaunchConfig
+
+    return LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=num_ranks,
+        run_id=directory.name,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",  # the machine's own name may not resolve
+        max_restarts=0,
+        monitor_interval=0.2,
+        # Of the others it would tell whole process groups, data loaders too, and kill who still saves after 30 seconds.
+        signals_to_handle="SIGHUP,SIGQUIT",
+    )
+
+
+def _send_to_workers(number: int) -> None:
+    """Pass a signal on to the ranks. Raises SystemExit when there are none yet."""
+    workers = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    if not workers:
+        raise SystemExit(stop_status(number))
+    for pid in workers:
+        with suppress(ProcessLookupError):
+            os.kill(int(pid), number)
+
+
+def _ending(directory: Path, failures: dict[int, ProcessFailure], signalled: int | None) -> BaseException:
+    """What to raise for ranks that did not end with status 0."""
+    record = read_record(directory)
+    statuses = {failure.exitcode for failure in failures.values()}
+    if record is not None and record.state == "stopped":
+        return SystemExit(max(statuses))
+    if signalled is not None and -signalled in statuses and max(statuses) < 0:  # it came before they all listened
+        return SystemExit(stop_status(signalled))
+    of_user = {rank: failure for rank, failure in failures.items() if failure.exitcode == 2}
+    rank, failure = _first_failure(of_user or failures)
+    if of_user:
+        kind, _, text = _message(failure).partition(": ")
+        of_system = issubclass(getattr(builtins, kind, Exception), OSError)
+        return (OSError if of_system else ValueError)(text or f"{directory}: a worker failed; its own line is above")
+    return RuntimeError(f"{directory}: {_how_it_failed(rank, failure)}")
+
+
+def _first_failure(failures: dict[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
+    """The rank that failed of itself: the others lose their connection to it, or are ended by the launcher."""
+
+    def order(item: tuple[int, ProcessFailure]) -> tuple[int, int]:
+        failure = item[1]
+        if failure.exitcode < 0 and -failure.exitcode not in (signal.SIGTERM, signal.SIGABRT):
+            return 0, 0
+        recorded = os.path.isfile(failure.error_file)
+        return (1, os.stat(failure.error_file).st_mtime_ns) if recorded else (2, 0)
+
+    return min(failures.items(), key=order)
+
+
+def _how_it_failed(rank: int, failure: ProcessFailure) -> str:
+    if failure.exitcode < 0:
+        return f"rank {rank} was killed by {signal.Signals(-failure.exitcode).name}"
+    message = _message(failure)
+    return f"rank {rank} failed: {message}" if message else f"rank {rank} exited with {failure.exitcode}"
+
+
+def _message(failure: ProcessFailure) -> str:
+    """What a rank left behind, as `OSError: text`; empty when it could not."""
+    if not os.path.isfile(failure.error_file):
+        return ""
+    return " ".join(str(failure.error_file_data["message"]["message"]).split())
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """Set variables that workers inherit, for as long as it takes: the next leg's differ."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -1,0 +1,163 @@
+"""What only the machine and the files can say of a job before its workers start: devices, packages, corpus, checkpoint.
+
+Rules between settings are the job's own (job.py). Everything here raises ValueError, one line.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from nemotron4_data import Corpus
+from nemotron4_data.blend import phase_weights
+from nemotron4_model.config import ModelConfig
+from nemotron4_train.checkpoints import reading
+from nemotron4_train.job import Precision, TrainJob
+from nemotron4_train.launcher_config import MAX_THREADS, LauncherKind
+from nemotron4_train.launching.legs import legs
+from nemotron4_train.launching.slurm.client import check_cluster
+from nemotron4_train.launching.worker_process import refuse_rank_of_several
+from nemotron4_train.schedule import Timeline
+from nemotron4_train.topology import Device, TopologyConfig
+
+
+def check_machine(job: TrainJob) -> None:
+    """What starts the job is here, and so are the packages that the precision and the loggers need."""
+    if job.launcher.kind is LauncherKind.local:
+        if not job.launcher.dry_run:
+            refuse_rank_of_several()
+        num_threads(job)
+        for leg in legs(job):
+            _check_devices(leg.topology)
+            _check_memory(job.model, leg.topology)
+    elif not job.launcher.dry_run:
+        check_cluster(job.launcher)
+    if job.precision.compute is Precision.fp8:
+        from nemotron4_model.parallel.float8 import check_float8
+
+        check_float8()
+    if job.logger.mlflow and not (job.logger.mlflow_tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")):
+        raise ValueError(
+            "logger.mlflow_tracking_uri (null): needs a server or a database; give it, such as http://HOST:5000, or set"
+            " MLFLOW_TRACKING_URI"
+        )
+    for name in ("wandb", "mlflow"):
+        if getattr(job.logger, name) and find_spec(name) is None:
+            raise ValueError(f"logger.{name} (true): needs the {name} package; pip install 'nemotron4-train[{name}]'")
+
+
+def num_threads(job: TrainJob) -> int:
+    """A rank's share of this machine's cores, unless told otherwise: oversubscribed OpenMP pools fight."""
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # the others are for nested regions
+    if given and not (given.isdecimal() and 1 <= int(given) <= MAX_THREADS):
+        raise ValueError(f"OMP_NUM_THREADS ({given}): must be a number from 1 to {MAX_THREADS}; correct or unset it")
+    cores = int(given or len(os.sched_getaffinity(0)))
+    return job.launcher.num_threads or max(1, cores // job.topology.num_ranks_per_node)
+
+
+def _check_devices(topology: TopologyConfig) -> None:
+    """This machine has the devices of the ranks that would run on it."""
+    if topology.num_nodes > 1:
+        raise ValueError(
+            f"topology.num_nodes ({topology.num_nodes}): launcher=local starts the ranks of one machine only;"
+            " use launcher=slurm, or start the workers with torchrun or srun (launcher.dry_run=true says how)"
+        )
+    if topology.device is Device.cuda:
+        import torch
+
+        asked, found = topology.num_ranks_per_node, torch.cuda.device_count()
+        if asked > found:
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+            hidden = "" if visible is None else f" (CUDA_VISIBLE_DEVICES is {visible!r})"
+            raise ValueError(
+                f"topology.device (cuda): this machine has {found} GPUs{hidden}, and {asked} ranks would run on it;"
+                " choose another topology=OPTION"
+            )
+
+
+def _check_memory(model: ModelConfig, topology: TopologyConfig) -> None:
+    """What a rank holds whatever its batch fits in this machine's memory, or in that of one of its GPUs."""
+    if topology.device is Device.cuda:
+        import torch
+
+        ranks, available, place = 1, torch.cuda.get_device_properties(0).total_memory, "a GPU"
+    else:
+        ranks, available = topology.num_ranks_per_node, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        place = "this machine"
+    # In fp32: weights, gradients and at least one moment over the ranks that share them; all of RoPE's table on each.
+    weights = 12 * model.num_parameters // (topology.shard * topology.tensor) * ranks
+    table = 4 * model.max_sequence_length * model.rotary_dim * ranks
+    for key, value, needed, what in (
+        ("model", f"{model.num_parameters:,} parameters", weights, "weights, gradients and optimiser state"),
+        ("model.max_sequence_length", f"{model.max_sequence_length}", table, "the tables of its positions"),
+    ):
+        if needed > available:
+            raise ValueError(
+                f"{key} ({value}): {what} take {needed / 1e9:,.0f} GB, and {place} has {available / 1e9:,.0f};"
+                " make it smaller, or choose another topology=OPTION"
+            )
+
+
+def check_corpus(job: TrainJob) -> Corpus:
+    """The corpus; it exists, and its tokenizer, its sources and their sizes fit the model and the blend."""
+    if not Path(job.data.dir).is_dir():
+        raise ValueError(f"data.dir ({job.data.dir}): no such directory; make it with `nemotron4 prepare`")
+    corpus = Corpus.open(job.data.dir, verify=job.data.verify)
+    if corpus.vocab_size > job.model.vocab_size:
+        raise ValueError(
+            f"model.vocab_size ({job.model.vocab_size}): smaller than the {corpus.vocab_size} pieces of the tokenizer"
+            f" in {job.data.dir}; raise it or prepare the corpus with a smaller tokenizer.vocab_size"
+        )
+    if not corpus.heldout_names:
+        raise ValueError(
+            f"data.dir ({job.data.dir}): has no held-out text to validate on; prepare it again with a larger held-out"
+            " share, or adopt held-out shards with it"
+        )
+    phase_weights(job.blend, Timeline(job.schedule).blend_phases, corpus.num_train_tokens)
+    return corpus
+
+
+def check_checkpoint(job: TrainJob, corpus: Corpus, directory: Path, timeline: Timeline) -> int:
+    """What the run goes on from is of this model and corpus; one given by its path, of this tokenizer and timeline.
+
+    Returns the steps it has done. Reads small files only: the workers verify the rest.
+    """
+    found = reading.peek(directory, job.resume)
+    if found is None:
+        return 0
+    found.check_model(job.model)
+    path, ledger = found.directory, found.ledger
+    name, read, here = "tokenizer", ledger.tokenizer, corpus.tokenizer_digest
+    if job.resume == "auto" and ledger.tokenizer == corpus.tokenizer_digest:
+        name, read, here = "corpus", ledger.corpus, corpus.digest
+    if read != here:
+        raise ValueError(
+            f"data.dir ({job.data.dir}): digest of the {name} is {here[:12]}, but {path} was trained with "
+            f"{read[:12]}: put that corpus back, or start anew with resume=never"
+        )
+    if name == "corpus" and ledger.manifest not in (None, corpus.manifest_digest):
+        print(
+            f"data.dir ({job.data.dir}): its tokens are those that {path} was trained with, but not all that its"
+            " manifest says of them (documents or counts): see `nemotron4 data verify`",
+            file=sys.stderr,
+        )
+    if job.resume != "auto" or job.run.allow_changed:
+        _check_position(path, found.step, ledger.tokens, timeline)
+    return found.step
+
+
+def _check_position(path: Path, step: int, tokens: int, timeline: Timeline) -> None:
+    """The checkpoint lies on this timeline, before its end: no sample is repeated or skipped."""
+    if step >= timeline.num_steps:
+        raise ValueError(
+            f"resume ({path}): has done {step:,} steps, and this run ends after {timeline.num_steps:,};"
+            " append phases to its schedule, as in 'schedule=[FIRST,SECOND]', or raise trainer.max_steps"
+        )
+    here = timeline.tokens_before(step)
+    if tokens != here:
+        raise ValueError(
+            f"resume ({path}): has read {tokens:,} tokens in {step:,} steps, but the first {step:,} steps of this"
+            f" schedule are {here:,}; start the schedule with the phases that the checkpoint was trained on"
+        )

@@ -1,0 +1,90 @@
+"""A training job before anything runs: parameters, mesh, timeline, epochs when the corpus is there, and a picture.
+
+The picture is <run.root>/<run.name>/plan.png, where the job's runs would be.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from nemotron4_common.staging import write_file
+from nemotron4_common.terminal import plain_console
+from nemotron4_train.budget import training_flops
+from nemotron4_train.job import TrainJob
+from nemotron4_train.launching.legs import legs
+from nemotron4_train.reporting.report import timeline_rows
+from nemotron4_train.schedule import Timeline
+
+
+def show(job: TrainJob) -> None:
+    """Print the job's tables, and draw learning rate, batch and blend over tokens."""
+    console = plain_console()
+    if not console.is_terminal:
+        console.width = max(console.width, 130)
+    timeline = job.timeline()
+    console.print(_parameters(job))
+    console.print(_mesh(job))
+    console.print(_timeline(job, timeline))
+    console.print(f"learning rate, batch and blend over tokens: {_draw(job, timeline)}", soft_wrap=True)
+    if Path(job.data.dir).is_dir():
+        _print_epochs(console, job, timeline)
+    else:
+        console.print(f"{job.data.dir}: not prepared, so epochs are not known")
+
+
+def _draw(job: TrainJob, timeline: Timeline) -> Path:
+    from nemotron4_train.reporting.timeline_plots import as_png, plan_figure
+
+    path = Path(job.run.root) / job.run.name / "plan.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, as_png(plan_figure(job, timeline)))
+    return path
+
+
+def _parameters(job: TrainJob) -> Table:
+    model = job.model
+    sequence = max(phase.sequence_length for phase in job.schedule.phases.values())
+    embedding = model.num_parameters - model.num_non_embedding_parameters
+    table = Table("model", "value", title="Parameters")
+    table.add_row("parameters", f"{model.num_parameters:,}")
+    table.add_row("without embeddings", f"{model.num_non_embedding_parameters:,}")
+    table.add_row("embedding and head", f"{embedding:,} ({embedding / model.num_parameters:.0%})")
+    table.add_row("training FLOPs a token (full attention)", f"{model.flops_per_token(sequence):.4g}")
+    return table
+
+
+def _mesh(job: TrainJob) -> Table:
+    table = Table("phases", "replicate x shard x tensor", "ranks", "nodes", "device", "micro-batch", title="Mesh")
+    for leg in legs(job):
+        topology = leg.topology
+        mesh = f"{topology.replicate} x {topology.shard} x {topology.tensor}"
+        ranks, nodes = f"{topology.num_ranks:,}", f"{topology.num_nodes:,}"
+        table.add_row(leg.name, mesh, ranks, nodes, topology.device.name, f"{topology.micro_batch_size} sequences")
+    return table
+
+
+def _timeline(job: TrainJob, timeline: Timeline) -> Table:
+    table = Table("phase", "tokens", "steps", "global batch", "sequence", "blend", "lr from", "lr to", title="Timeline")
+    for plan, row in zip(timeline.phases, timeline_rows(timeline), strict=True):
+        first, last = plan.first_token + plan.tokens_per_step, plan.first_token + plan.num_tokens
+        rates = [job.optimizer.lr * timeline.learning_rate_fraction(token) for token in (first, last)]
+        table.add_row(*row, *(f"{rate:.3g}" for rate in rates))
+    flops = f"{training_flops(timeline, job.model):.4g} FLOPs (full attention)"
+    table.caption = f"{timeline.num_tokens:,} tokens in {timeline.num_steps:,} steps, {flops}"
+    return table
+
+
+def _print_epochs(console: Console, job: TrainJob, timeline: Timeline) -> None:
+    from nemotron4_data import Corpus
+    from nemotron4_data.blend import epochs_table, phase_weights, render_epochs
+
+    tokens = Corpus.open(job.data.dir).num_train_tokens
+    weights = phase_weights(replace(job.blend, max_epochs=math.inf), timeline.blend_phases, tokens)
+    drawn = [(plan.num_tokens, of_phase) for plan, of_phase in zip(timeline.phases, weights, strict=True)]
+    console.print(render_epochs(epochs_table(drawn, tokens)))
+    phase_weights(job.blend, timeline.blend_phases, tokens)  # refused past the cap, but only once it is seen

@@ -1,0 +1,1 @@
+"""What a run measured, in files, on the terminal and as a report."""

@@ -1,0 +1,89 @@
+"""A CSV file of metrics that survives restarts: rows after the step a run resumes from are dropped, then it grows."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nemotron4_common.staging import write_file
+
+Rows = Sequence[Mapping[str, str]]
+"""Lines of a metrics file by their columns' names."""
+STEP_COLUMNS = (
+    *("step", "tokens", "loss", "lr", "global_batch_size", "phase", "grad_norm", "skipped"),
+    *("tokens_per_second", "mfu"),
+)
+_TEXTS = ("phase", "domain", "source")
+_COUNTS = ("step", "tokens", "drawn_tokens")
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a metrics file; empty when there is none. A row that was cut short is left out.
+
+    Raises ValueError with file, line and column for what is no number, and OSError with the file.
+    """
+    if not path.is_file():
+        return []
+    rows = []
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            for row in reader:
+                if None not in row.values():
+                    _check(row, f"{path}: line {reader.line_num}")
+                    rows.append(row)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a table of metrics ({error}); restore or remove it") from error
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    return rows
+
+
+def _check(row: Mapping[str | None, Any], where: str) -> None:
+    if None in row:
+        raise ValueError(f"{where}: {row[None]}: after the last column; remove the line")
+    for name, value in {"step": None, **row}.items():
+        try:
+            if name in _COUNTS and (value != "" or name == "step"):
+                is_right = int(value) >= 0
+            else:
+                is_right = name in _TEXTS or value == "" or float(value) is not None
+        except (ValueError, TypeError):
+            is_right = False
+        if not is_right:
+            raise ValueError(f"{where}: {name} ({value}): not a number of its kind; remove the line")
+
+
+def accepted(rows: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """Rows of the steps that were not skipped: those whose loss means something."""
+    return [row for row in rows if row.get("skipped") != "1"]
+
+
+class MetricsFile:
+    """Appends rows; each is flushed as it is written."""
+
+    def __init__(self, path: Path, columns: Sequence[str], resume_step: int) -> None:
+        self.columns = list(columns)
+        kept = [row for row in read_rows(path) if int(row["step"]) <= resume_step]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.columns, lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(kept)
+        write_file(path, text.getvalue().encode())
+        self._file = open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115  closed by close()
+        self._writer = csv.DictWriter(self._file, self.columns, lineterminator="\n")
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Write one row. OSError names the file."""
+        try:
+            self._writer.writerow(row)
+            self._file.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._file.name) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

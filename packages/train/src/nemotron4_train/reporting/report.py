@@ -1,0 +1,268 @@
+"""A run's report: report.html (pictures and tables, one file) and report.json (the same figures for programs).
+
+Built from what the run directory holds, so it can be written during a run, after it, and again after an evaluation.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from nemotron4_common.html_page import details, page, table
+from nemotron4_common.staging import write_file
+from nemotron4_train.job import TrainJob
+from nemotron4_train.reporting.comparison import (
+    DOMAINS,
+    ComparedRun,
+    check_comparable,
+    comparison_rows,
+    final_figures,
+    source_rows,
+)
+from nemotron4_train.reporting.metrics import Rows, accepted, read_rows
+from nemotron4_train.reporting.mfu import NAME as MFU_NAME
+from nemotron4_train.run_directory import read_record
+from nemotron4_train.schedule import Timeline
+
+
+@dataclass(kw_only=True)
+class ReportJob:
+    """Which run to report on."""
+
+    run: str
+    """A run directory, such as runs/demo/latest."""
+    compare: list[str] = field(default_factory=list)
+    """Directories of other runs, whose held-out bits per byte are shown beside this one's."""
+
+
+def write_report(run_directory: Path, job: TrainJob, compare: Mapping[Path, TrainJob] | None = None) -> Path:
+    """Write report.json and report.html; returns the page's path.
+
+    `compare` is other run directories with their jobs. Raises ValueError for one that cannot be compared.
+    """
+    from nemotron4_train.reporting.run_plots import Measured, run_figure
+    from nemotron4_train.reporting.timeline_plots import as_data_uri
+
+    timeline = job.timeline()
+    steps = read_rows(run_directory / "metrics.csv")
+    run, *others = _read_runs({run_directory: job} | dict(compare or {}))
+    check_comparable(run, others)
+    figures = report_figures(job, timeline, steps, run.validation, run.evaluation)
+    record = read_record(run_directory)
+    figures["state"] = record.state if record else "unknown"
+    if others:
+        figures["comparison"] = final_figures([run, *others])
+    sources = _last_rows(read_rows(run_directory / "sources.csv"))
+    figures["epochs"] = {row["source"]: float(row["epochs"]) for row in sources}
+    write_file(run_directory / "report.json", (json.dumps(figures, indent=1) + "\n").encode())
+    measured = Measured(
+        steps=steps,
+        validation=run.validation,
+        domains=read_rows(run_directory / "domains.csv"),
+        baselines=_baselines(figures),
+        compared={other.label: other.validation for other in others},
+    )
+    picture = as_data_uri(run_figure(job, timeline, measured))
+    path = run_directory / "report.html"
+    write_file(path, _page(job, timeline, figures, run.evaluation, picture, sources, run_directory).encode())
+    return path
+
+
+def _read_runs(jobs: Mapping[Path, TrainJob]) -> list[ComparedRun]:
+    """What is compared, under the runs' names, or their directories where those are alike."""
+    names = [job.run.name for job in jobs.values()]
+    return [
+        ComparedRun(
+            label=job.run.name if names.count(job.run.name) == 1 else str(directory),
+            job=job,
+            validation=read_rows(directory / "validation.csv"),
+            evaluation=_read_evaluation(directory / "eval.json"),
+        )
+        for directory, job in jobs.items()
+    ]
+
+
+def _last_rows(rows: Rows) -> list[Mapping[str, str]]:
+    """The rows of the last step that has any."""
+    return [row for row in rows if row["step"] == rows[-1]["step"]]
+
+
+def _baselines(figures: dict[str, Any]) -> dict[str, float]:
+    named = (("gzip -9", "gzip_bits_per_byte"), ("xz -9e", "xz_bits_per_byte"))
+    return {name: figures[key] for name, key in named if figures.get(key) is not None}
+
+
+def report_figures(
+    job: TrainJob,
+    timeline: Timeline,
+    steps: Rows,
+    validation: Rows,
+    evaluation: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The report's figures; bits per byte come from eval.json, or before it from the last validation."""
+    measured = evaluation.get("bits_per_byte") or {
+        name: float(validation[-1][name]) for name in DOMAINS if validation and validation[-1].get(name)
+    }
+    figures: dict[str, Any] = {
+        "run": job.run.name,
+        "tokens": int(steps[-1]["tokens"]) if steps else 0,
+        "steps": int(steps[-1]["step"]) if steps else 0,
+        "num_steps": timeline.num_steps,
+        "parameters": job.model.num_parameters,
+        "parameters_but_input_embedding": job.model.num_parameters - job.model.vocab_size * job.model.hidden_size,
+        "budget_flops": job.schedule.budget_flops,
+        "loss": float(taken[-1]["loss"]) if (taken := accepted(steps)) else None,
+        "tokens_per_second": _median(steps, "tokens_per_second"),
+        "mfu": _median(steps, "mfu"),
+        "bits_per_byte": {name: measured[name] for name in DOMAINS if name in measured},
+        "bits_per_byte_from": "evaluation" if evaluation else "last validation (part of the held-out text)",
+    }
+    for compressor in ("gzip", "xz"):
+        by_domain = evaluation.get(f"{compressor}_bits_per_byte", {})
+        figures[f"{compressor}_bits_per_byte"] = by_domain.get("overall")
+        figures[f"{compressor}_bits_per_byte_by_domain"] = {k: by_domain[k] for k in DOMAINS if k in by_domain}
+    figures["tasks"] = evaluation.get("tasks", {})
+    return figures
+
+
+def _median(steps: Rows, column: str) -> float | None:
+    """Over the last 1,000 steps that have a value; None where there is none."""
+    values = [float(row[column]) for row in steps[-1_000:] if row.get(column)]
+    return median(values) if values else None
+
+
+def _read_evaluation(path: Path) -> dict[str, Any]:
+    """eval.json, or empty where there is none. Raises ValueError for a damaged one."""
+    try:
+        loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        for key in ("bits_per_byte", "gzip_bits_per_byte", "xz_bits_per_byte") if loaded else ():
+            by_domain = loaded.get(key, {}) if key != "bits_per_byte" else loaded[key]
+            for value in (
+                *(by_domain[name] for name in DOMAINS if name in by_domain),
+                *by_domain.get("sources", {}).values(),
+            ):
+                float(value)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path}: not the result of an evaluation ({error!r}); evaluate again, or remove it"
+        ) from error
+    return loaded
+
+
+def _page(
+    job: TrainJob,
+    timeline: Timeline,
+    figures: dict[str, Any],
+    evaluation: Mapping[str, Any],
+    picture: str,
+    sources: Rows,
+    run_directory: Path,
+) -> str:
+    sections = [
+        f"<h1>{html.escape(job.run.name)}</h1><p class=lead>{html.escape(_lead(figures))}</p>",
+        "<h2>Held-out bits per byte</h2>",
+        _bits_table(figures),
+        f"<p class=lead>Lower is better. Model: {html.escape(figures['bits_per_byte_from'])}"
+        f"{'; gzip -9 and xz -9e on the same bytes' if _baselines(figures) else ''}.</p>",
+        *_comparison(figures),
+        "<h2>Over the timeline</h2>",
+        f"<img alt='losses, bits per byte, gradient norm, speed, learning rate, batch and blend' src='{picture}'>",
+        "<h2>Timeline</h2>",
+        table(("phase", "tokens", "steps", "global batch", "sequence", "blend"), timeline_rows(timeline)),
+    ]
+    if figures["tasks"]:
+        sections += ["<h2>Tasks</h2>", _task_table(figures["tasks"])]
+    heldout = evaluation.get("bits_per_byte", {}).get("sources", {})
+    if sources:
+        sections.append(details("Sources: what was read, and how well", _source_table(sources, heldout)))
+    elif heldout:
+        rows = [(name, f"{value:.3f}") for name, value in sorted(heldout.items())]
+        sections.append(details("Bits per byte by source", table(("source", "bits per byte"), rows)))
+    job_yaml = run_directory / "job.yaml"
+    if job_yaml.is_file():
+        sections.append(details("job.yaml", f"<pre>{html.escape(job_yaml.read_text(encoding='utf-8'))}</pre>"))
+    return page(f"nemotron4: {job.run.name}", sections)
+
+
+def _lead(figures: dict[str, Any]) -> str:
+    text = (
+        f"{figures['parameters']:,} parameters, {figures['tokens']:,} tokens in {figures['steps']:,} of"
+        f" {figures['num_steps']:,} steps; {figures['state']}"
+    )
+    if figures["tokens_per_second"] is not None:
+        text += f"; {figures['tokens_per_second']:,.0f} tokens/s"
+    if figures["mfu"] is not None:
+        text += f", {MFU_NAME} {figures['mfu']:.1%}"
+    return text
+
+
+def _comparison(figures: dict[str, Any]) -> list[str]:
+    compared = figures.get("comparison")
+    if not compared:
+        return []
+    header, *rows = comparison_rows(compared)
+    note = f"Held-out bits per byte: {compared[0]['from']} of each run; in brackets the difference to the first."
+    sections = ["<h2>Beside other runs</h2>", table(header, rows), f"<p class=lead>{html.escape(note)}</p>"]
+    if by_source := source_rows(compared):
+        sections.append(details("By source", table(by_source[0], by_source[1:])))
+    return sections
+
+
+def _source_table(sources: Rows, heldout: Mapping[str, float]) -> str:
+    """Of each source what was drawn, its training loss over the last interval, and held-out bits per byte if known."""
+    header = ("source", "tokens read", "epochs", "training loss", "bits per byte", "held-out bits per byte")
+    rows = [
+        (
+            row["source"],
+            f"{int(row['drawn_tokens']):,}",
+            f"{float(row['epochs']):.3f}",
+            *(f"{float(row[key]):.3f}" if row[key] else "" for key in ("loss", "bits_per_byte")),
+            f"{heldout[row['source']]:.3f}" if row["source"] in heldout else "",
+        )
+        for row in sources
+    ]
+    return table(header, rows)
+
+
+def timeline_rows(timeline: Timeline) -> list[tuple[str, ...]]:
+    """The timeline as a table: phase, tokens, steps, batch, sequence, blend."""
+    return [
+        (
+            plan.name,
+            f"{plan.num_tokens:,}",
+            f"{plan.num_steps:,}",
+            f"{plan.phase.global_batch_size:,}",
+            f"{plan.phase.sequence_length:,}",
+            plan.phase.blend,
+        )
+        for plan in timeline.phases
+    ]
+
+
+def _bits_table(figures: dict[str, Any]) -> str:
+    columns = [name for name in DOMAINS if name in figures["bits_per_byte"]]
+    rows = [("model", *(f"{figures['bits_per_byte'][name]:.3f}" for name in columns))]
+    for title, key in (("gzip -9", "gzip"), ("xz -9e", "xz")):
+        by_domain = figures[f"{key}_bits_per_byte_by_domain"]
+        if by_domain:
+            rows.append((title, *(f"{by_domain[name]:.3f}" if name in by_domain else "" for name in columns)))
+    return table(("", *columns), rows)
+
+
+def _task_table(tasks: dict[str, dict[str, Any]]) -> str:
+    rows = [
+        (
+            name,
+            f"{task['acc']:.3f} ± {task['acc_stderr']:.3f}",
+            f"{task.get('chance', float('nan')):.2f}",
+            str(task.get("num_items", "")),
+        )
+        for name, task in tasks.items()
+        if task.get("acc") is not None
+    ]
+    return table(("task", "accuracy", "chance", "items"), rows)

@@ -1,0 +1,146 @@
+"""The IsoFLOP study of a sweep: at each budget the size that did best, and how it grows with the budget.
+
+Approach 2 of Hoffmann et al. (arXiv 2203.15556, section 3.2): through the runs of one budget goes a parabola of loss
+over log N; through the minima of the budgets go the laws N_opt = a C^alpha and D_opt = b C^beta, lines in logarithms.
+Invariant: a parabola without a minimum between its smallest and its largest size gives none, and no law rests on it.
+
+C is the FLOPs of budget.py. N is every parameter but the input embedding, which takes part in no product, so that
+C is about 6 N D; leaving the head out too would bend the law (arXiv 2406.19146). D is training tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from nemotron4_model.config import ModelConfig
+
+FITTED_SIZES = 5
+"""Sizes about the best that a parabola goes through: further out the loss is none, and the ladder's ends would pull."""
+LEAST_SIZES = 3
+LEAST_BUDGETS = 3
+CHINCHILLA_TOKENS_PER_PARAMETER = 20
+"""What arXiv 2203.15556 comes to, by approaches 1 and 2."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IsoflopRun:
+    """One point of the study."""
+
+    budget_flops: float
+    parameters: int
+    """All but the input embedding."""
+    tokens: int
+    bits_per_byte: float
+    """Of held-out text, at the end."""
+
+
+def study(runs: Sequence[IsoflopRun]) -> dict[str, Any]:
+    """What isoflop.json holds; a budget without a minimum has `minimum: null` and says why, and so has the law."""
+    budgets = [_fit_budget([run for run in runs if run.budget_flops == budget]) for budget in budgets_of(runs)]
+    law = _fit_law(budgets, LEAST_BUDGETS)
+    without_one = [_fit_without(runs, left_out) for left_out in range(len(runs))] if law else []
+    refits = [refit for refit in without_one if refit is not None]
+    if law:
+        for key, fitted in law.items():
+            fitted["leave_one_out"] = _range([refit[key]["exponent"] for refit in refits])
+    reason = f"{sum(b['minimum'] is not None for b in budgets)} budgets have a minimum, a law needs {LEAST_BUDGETS}"
+    return {
+        "flops": "forward and backward, full attention, output head included",
+        "parameters": "all but the input embedding",
+        "runs": [asdict(run) for run in runs],
+        "budgets": budgets,
+        "law": law,
+        "no_law": None if law else reason,
+        "leave_one_out": {"refits": len(refits), "without_law": len(without_one) - len(refits)},
+        "nemotron4_15b": _place_15b(law, refits, max(budgets_of(runs))),
+    }
+
+
+def budgets_of(runs: Sequence[IsoflopRun]) -> list[float]:
+    """The budgets of a study, in FLOPs, ascending."""
+    return sorted({run.budget_flops for run in runs})
+
+
+def _fit_budget(runs: Sequence[IsoflopRun]) -> dict[str, Any]:
+    sizes = sorted({run.parameters for run in runs})
+    best = sizes.index(min(runs, key=lambda run: run.bits_per_byte).parameters)
+    first = min(max(best - FITTED_SIZES // 2, 0), max(len(sizes) - FITTED_SIZES, 0))
+    fitted = sizes[first : first + FITTED_SIZES]
+    near = sorted((run for run in runs if run.parameters in fitted), key=lambda run: run.parameters)
+    found: dict[str, Any] = {"budget_flops": runs[0].budget_flops, "fitted_parameters": fitted, "parabola": None}
+    found |= {"minimum": None, "no_minimum": None}
+    if len(fitted) < LEAST_SIZES:
+        return found | {"no_minimum": f"{len(fitted)} sizes; a parabola needs {LEAST_SIZES}"}
+    x = np.log10([run.parameters for run in near])
+    curvature, slope, constant = (float(c) for c in np.polyfit(x, [run.bits_per_byte for run in near], 2))
+    found["parabola"] = [curvature, slope, constant]
+    lowest = -slope / (2 * curvature) if curvature > 0 else math.inf
+    if curvature <= 0:
+        return found | {"no_minimum": "the parabola opens downwards"}
+    if not x[0] < lowest < x[-1]:
+        where = f"{10**lowest:.3g} parameters, outside the fitted {fitted[0]:,} to {fitted[-1]:,}"
+        return found | {"no_minimum": f"the minimum of the parabola lies at {where}"}
+    minimum = {
+        "parameters": 10**lowest,
+        "tokens": 10 ** float(np.interp(lowest, x, np.log10([run.tokens for run in near]))),
+        "bits_per_byte": curvature * lowest**2 + slope * lowest + constant,
+    }
+    return found | {"minimum": minimum}
+
+
+def _fit_law(budgets: Sequence[Mapping[str, Any]], least_budgets: int) -> dict[str, Any] | None:
+    """N_opt and D_opt as coefficient x FLOPs^exponent, or None with fewer minima."""
+    with_minimum = [budget for budget in budgets if budget["minimum"] is not None]
+    if len(with_minimum) < least_budgets:
+        return None
+    x = np.log10([budget["budget_flops"] for budget in with_minimum])
+    law = {}
+    for key in ("parameters", "tokens"):
+        exponent, intercept = np.polyfit(x, np.log10([budget["minimum"][key] for budget in with_minimum]), 1)
+        law[key] = {"coefficient": float(10**intercept), "exponent": float(exponent)}
+    return law
+
+
+def _fit_without(runs: Sequence[IsoflopRun], left_out: int) -> dict[str, Any] | None:
+    """The law without one run, which may take its budget's minimum away."""
+    rest = [run for index, run in enumerate(runs) if index != left_out]
+    return _fit_law([_fit_budget([run for run in rest if run.budget_flops == b]) for b in budgets_of(rest)], 2)
+
+
+def _range(values: Sequence[float]) -> list[float] | None:
+    return [min(values), max(values)] if values else None
+
+
+def at_budget(fitted: Mapping[str, Any], flops: float) -> float:
+    """A law's value at a budget."""
+    return float(fitted["coefficient"] * flops ** fitted["exponent"])
+
+
+def _place_15b(
+    law: Mapping[str, Any] | None, refits: Sequence[Mapping[str, Any]], largest_budget: float
+) -> dict[str, Any]:
+    """Nemotron-4 15B on 8T tokens by the same count, beside what the law and Chinchilla would do with its FLOPs."""
+    model, tokens = ModelConfig.preset("nemotron4_15b"), 8e12
+    flops = model.flops_per_token(model.max_sequence_length) * tokens
+    parameters = model.num_parameters - model.vocab_size * model.hidden_size
+    chinchilla = math.sqrt(flops / (6 * CHINCHILLA_TOKENS_PER_PARAMETER))
+    placed: dict[str, Any] = {
+        "flops": flops,
+        "parameters": parameters,
+        "tokens": tokens,
+        "tokens_per_parameter": tokens / parameters,
+        "decades_above_largest_budget": math.log10(flops / largest_budget),
+        "chinchilla": {"parameters": chinchilla, "tokens": CHINCHILLA_TOKENS_PER_PARAMETER * chinchilla},
+        "law": None,
+    }
+    if law:
+        placed["law"] = {
+            key: {"value": at_budget(law[key], flops), "range": _range([at_budget(r[key], flops) for r in refits])}
+            for key in law
+        }
+    return placed

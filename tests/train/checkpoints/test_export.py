@@ -1,0 +1,146 @@
+"""Exports: what they hold, what they replace, and what they are when a signal ends them."""
+
+import dataclasses
+import json
+import pickle
+
+import checkpoint_worker as worker
+import pytest
+import torch
+from safetensors.torch import load_file
+from smoke import smoke_job
+
+from nemotron4_data import Corpus
+from nemotron4_data.verify import VerifyJob, verify
+from nemotron4_model import ModelConfig, Transformer, save_pretrained
+from nemotron4_train.checkpoints import reading
+from nemotron4_train.checkpoints.export import ExportJob, export_checkpoint
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*LeafSpec.*:FutureWarning",
+    "ignore:.*LeafSpec.*:DeprecationWarning",
+    "ignore:torch.distributed is disabled:UserWarning",
+)
+
+
+def test_export_equals_the_model_in_memory(undisturbed, tmp_path):
+    job, directory = undisturbed
+    path = reading.checkpoint_directory(directory, 8)
+    export_checkpoint(
+        ExportJob(
+            run=str(directory), checkpoint=str(path), directory=str(tmp_path / "sharded"), max_shard_bytes=30_000
+        ),
+        job,
+    )
+    model = Transformer(job.model)
+    reading.load(path, model, [torch.optim.AdamW(model.parameters())])
+    save_pretrained(model, tmp_path / "whole", dtype=torch.float32)
+    files = sorted((tmp_path / "sharded").glob("*.safetensors"))
+    assert len(files) > 3
+    index = json.loads((tmp_path / "sharded" / "model.safetensors.index.json").read_text())
+    found = {name: (file.name, tensor) for file in files for name, tensor in load_file(file).items()}
+    whole = load_file(tmp_path / "whole" / "model.safetensors")
+    assert found.keys() == whole.keys()
+    for name, (file, tensor) in found.items():
+        assert index["weight_map"][name] == file
+        assert torch.equal(tensor, whole[name]), name
+    provenance = json.loads((tmp_path / "sharded" / "provenance.json").read_text())
+    assert (provenance["step"], provenance["job_digest"]) == (8, job.digest())
+    assert provenance["manifest_digest"] == Corpus.open(job.data.dir).manifest_digest
+    verify(VerifyJob(dir=job.data.dir, model_dir=str(tmp_path / "sharded")))
+
+
+def test_export_refusals(undisturbed, tmp_path):
+    job, directory = undisturbed
+    with pytest.raises(ValueError, match=r"^checkpoint \(nowhere\): not a complete checkpoint \(it has no manifest"):
+        export_checkpoint(ExportJob(run=str(directory), checkpoint="nowhere"), job)
+    other = dataclasses.replace(job, model=dataclasses.replace(job.model, rope_theta=5e5))
+    with pytest.raises(ValueError, match=r"^model.rope_theta \(500000.0\): .* does not fit this model"):
+        export_checkpoint(ExportJob(run=str(directory), directory=str(tmp_path / "x")), other)
+    with pytest.raises(ValueError, match=r"^max_shard_bytes \(0\): must be at least 1$"):
+        ExportJob(run="x", max_shard_bytes=0)
+
+
+def test_an_export_replaces_its_own_files_only(undisturbed, tmp_path):
+    job, directory = undisturbed
+    export = ExportJob(run=str(directory), directory=str(tmp_path / "export"))
+    (tmp_path / "export").mkdir()
+    export_checkpoint(export, job)
+    written = {path.name for path in (tmp_path / "export").iterdir()}
+    provenance = json.loads((tmp_path / "export/provenance.json").read_text())
+    assert set(provenance.pop("files")) == written
+    (tmp_path / "export/notes.txt").write_text("mine")
+    with pytest.raises(ValueError) as error:
+        export_checkpoint(export, job)
+    assert str(error.value) == (
+        f"directory ({tmp_path}/export): would be replaced, and {tmp_path}/export/notes.txt would be lost:"
+        " move it elsewhere"
+    )
+    assert {path.name for path in (tmp_path / "export").iterdir()} == {*written, "notes.txt"}
+    (tmp_path / "export/notes.txt").unlink()
+    (tmp_path / "export/provenance.json").write_text(json.dumps(provenance))  # as an older version wrote it
+    export_checkpoint(export, job)
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+    into = reading.checkpoint_directory(directory, 12)
+    with pytest.raises(ValueError) as error:
+        export_checkpoint(ExportJob(run=str(directory), directory=str(into / "export")), job)
+    assert str(error.value) == (f"directory ({into}/export): lies in checkpoint ({into}): choose another directory")
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "how", "most"), [("SIGINT", 130, "interrupted", 5), ("SIGTERM", 143, "ended by SIGTERM", 20)]
+)
+def test_a_signal_leaves_an_export_whole_and_nothing_beside_it(undisturbed, tmp_path, name, status, how, most):
+    """At any moment: also between the old one's rename and the new one's."""
+    job, directory = undisturbed
+    export = ExportJob(run=str(directory), directory=str(tmp_path / "out" / "export"))
+    arguments = (pickled(tmp_path / "export.pickle", (export, job)), name, str(most))
+    found = json.loads(worker.python("import sys, signal_at; signal_at.main(*sys.argv[1:])", *arguments))
+    assert len(found) >= most
+    said = f"nemotron4 export: {how}; run the same command again to go on\n"
+    for ended in found:
+        # A signal after the last rename finds the new export in its place, and the command's own line was said.
+        assert ended == [status, said, True, ["export"]]
+
+
+def test_an_edited_readme_is_not_replaced(undisturbed, tmp_path):
+    job, directory = undisturbed
+    export = ExportJob(run=str(directory), directory=str(tmp_path / "e"))
+    export_checkpoint(export, job)
+    export_checkpoint(export, job)
+    (tmp_path / "e" / "README.md").write_text("# Mine\n")
+    with pytest.raises(ValueError) as error:
+        export_checkpoint(export, job)
+    assert str(error.value) == (
+        f"directory ({tmp_path}/e): would be replaced, and {tmp_path}/e/README.md would be lost: move it elsewhere"
+    )
+    assert (tmp_path / "e" / "README.md").read_text() == "# Mine\n"
+
+
+def test_export_holds_a_file_and_a_few_tensors_in_memory(undisturbed, prepared, tmp_path):
+    """Peak memory of exporting 256 MB of weights in files of 32 MB, beside that of the tiny model."""
+    job, directory = undisturbed
+    model = ModelConfig(
+        vocab_size=4_096, hidden_size=1_024, intermediate_size=3_072, num_layers=7, num_attention_heads=8,
+        num_key_value_heads=4, max_sequence_length=64,
+    )  # fmt: skip
+    big = dataclasses.replace(smoke_job(prepared, tmp_path), model=model)
+    ledger = (reading.checkpoint_directory(directory, 12) / "ledger.json").read_bytes()
+    worker.python("import sys; import checkpoint_worker; checkpoint_worker.save_model(*sys.argv[1:])",
+           pickled(tmp_path / "big.pickle", (str(tmp_path / "big"), model, ledger)))  # fmt: skip
+    script = "import sys; import checkpoint_worker; print(checkpoint_worker.memory_of_export(sys.argv[1]))"
+    peaks = [
+        float(worker.python(script, pickled(tmp_path / f"{name}.pickle", (export, train_job))))
+        for name, export, train_job in (
+            ("tiny", ExportJob(run=str(directory), directory=str(tmp_path / "tiny")), job),
+            ("big", ExportJob(run=str(tmp_path / "big"), max_shard_bytes=32_000_000), big),
+        )
+    ]
+    total = sum(file.stat().st_size for file in (tmp_path / "big" / "export").glob("*.safetensors"))
+    assert total > 250e6
+    assert peaks[1] - peaks[0] < 32 + 3 * 16.8  # MB: a file, and the largest tensor as read, as stored and as copied
+
+
+def pickled(path, value):
+    path.write_bytes(pickle.dumps(value))
+    return str(path)
