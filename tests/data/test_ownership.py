@@ -12,8 +12,8 @@ import time
 
 import pytest
 
-from nemotron4_common.staging import staged_directory, write_file
 from nemotron4_common import locks, staging
+from nemotron4_common.staging import staged_directory, write_file
 from nemotron4_data import Corpus, CorpusConfig, TokenizerConfig, run_prepare
 from nemotron4_data.adopt import AdoptJob, adopt
 from nemotron4_data.curation import CurationConfig

@@ -87,8 +87,8 @@ def save_both_ways(rank, world_size, directory):
     train_step(model, optimizers)
     still = CheckpointWriter(directory / "still", keep=1, asynchronous=False)
     moving = CheckpointWriter(directory / "moving", keep=1)
-    still.save(1, model, optimizers, {}, b"{}")
-    moving.save(1, model, optimizers, {}, b"{}")
+    still.save(1, model, optimizers, {"tokens": 0}, b"{}")
+    moving.save(1, model, optimizers, {"tokens": 0}, b"{}")
     state = {
         "model": {name: whole(p) for name, p in model.named_parameters()},
         "exp_avg": {name: whole(optimizers[0].state[p]["exp_avg"]) for name, p in model.named_parameters()},
@@ -106,7 +106,7 @@ def draw_after_restoring(rank, world_size, directory, of_one):
     torch.manual_seed(100 + rank)
     model, optimizers = build(init_device_mesh("cpu", (1, 2, 1), mesh_dim_names=("replicate", "shard", "tensor")))
     writer = CheckpointWriter(directory, keep=1)
-    writer.save(1, model, optimizers, {}, b"{}")
+    writer.save(1, model, optimizers, {"tokens": 0}, b"{}")
     drawn = torch.rand(5)
     writer.close()
     torch.manual_seed(5)
@@ -121,11 +121,11 @@ def save_with_one_full_disk(rank, world_size, directory):
     """Save twice; the second time rank 1 cannot write. Returns the error that each rank has between steps."""
     model, optimizers = build(init_device_mesh("cpu", (1, 2, 1), mesh_dim_names=("replicate", "shard", "tensor")))
     writer = CheckpointWriter(directory, keep=1)
-    writer.save(1, model, optimizers, {}, b"{}")
+    writer.save(1, model, optimizers, {"tokens": 0}, b"{}")
     writer.wait()
     if rank == 1:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-    writer.save(2, model, optimizers, {}, b"{}")
+    writer.save(2, model, optimizers, {"tokens": 0}, b"{}")
     try:
         for _ in range(10_000):
             dist.all_reduce(torch.ones(1))  # training goes on
@@ -175,7 +175,7 @@ def memory_of_saves(directory):
     before = peak_mb()
     writer = CheckpointWriter(Path(directory), keep=1)
     for step in range(5):
-        writer.save(step, model, optimizers, {}, b"{}")
+        writer.save(step, model, optimizers, {"tokens": 0}, b"{}")
         train_step(model, optimizers)
     writer.close()
     state = 3 * sum(p.numel() * p.element_size() for p in model.parameters()) / 1e6
@@ -187,7 +187,7 @@ def save_for_ever(directory):
     model, optimizers = large_model()
     writer = CheckpointWriter(Path(directory), keep=2)
     for step in (1, 2):
-        writer.save(step, model, optimizers, {}, b"{}")
+        writer.save(step, model, optimizers, {"tokens": 0}, b"{}")
     time.sleep(600)
 
 

@@ -101,7 +101,7 @@ def test_a_checkpoint_that_holds_a_file_of_the_user_is_kept(tmp_path, capsys):
 
     writer = CheckpointWriter(tmp_path, keep=1)
     for step in (1, 2, 3):
-        writer.save(step, *worker.build(None), {}, b"{}")
+        writer.save(step, *worker.build(None), {"tokens": 0}, b"{}")
         writer.wait()
         if step == 1:
             (checkpoint_directory(tmp_path, 1) / "notes.txt").write_text("mine")

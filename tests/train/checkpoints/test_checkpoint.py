@@ -72,8 +72,8 @@ def test_a_save_holds_the_state_of_its_step_whatever_training_does_meanwhile(tmp
     moving = CheckpointWriter(tmp_path / "moving", keep=1)
     gate = threading.Event()
     moving._thread.submit(gate.wait)  # the write must not begin before training has changed everything
-    still.save(1, model, optimizers, {}, b"ledger")
-    moving.save(1, model, optimizers, {}, b"ledger")
+    still.save(1, model, optimizers, {"tokens": 0}, b"ledger")
+    moving.save(1, model, optimizers, {"tokens": 0}, b"ledger")
     before = model.weight.detach().clone()
     torch.rand(7)
     worker.train_step(model, optimizers)
@@ -111,7 +111,7 @@ def test_each_rank_gets_its_random_state_back(tmp_path):
     """A rank more than there were keeps its own."""
     torch.manual_seed(3)
     writer = CheckpointWriter(tmp_path / "one", keep=1)
-    writer.save(1, *worker.build(None), {}, b"{}")
+    writer.save(1, *worker.build(None), {"tokens": 0}, b"{}")
     writer.close()
     of_one = torch.rand(5)
     directory = reading.checkpoint_directory(tmp_path / "one", 1)
@@ -156,7 +156,7 @@ def test_a_full_disk_keeps_the_older_checkpoint_and_says_so_between_steps(undist
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # writes beyond it fail as on a full disk
     try:
-        writer.save(99, model, optimizers, {}, b"")
+        writer.save(99, model, optimizers, {"tokens": 0}, b"")
         with pytest.raises(
             OSError, match=r"step-00000099: could not be written \(File too large\); older checkpoints are kept"
         ):
@@ -166,7 +166,7 @@ def test_a_full_disk_keeps_the_older_checkpoint_and_says_so_between_steps(undist
     assert committed == []
     assert reading.find(copy, "auto").directory.name == "step-00000012"
     assert not list((copy / "checkpoints").glob("step-00000099*"))
-    writer.save(99, model, optimizers, {}, b"")
+    writer.save(99, model, optimizers, {"tokens": 0}, b"")
     writer.close()
     assert committed == [99]
 
@@ -202,7 +202,7 @@ def test_a_kill_while_writing_leaves_the_older_checkpoint_whole(tmp_path):
     assert names(tmp_path) == ["step-00000001"]
     reading.verify(reading.checkpoint_directory(tmp_path, 1))
     writer = CheckpointWriter(tmp_path, keep=2)
-    writer.save(3, *small_model(), {}, b"")
+    writer.save(3, *small_model(), {"tokens": 0}, b"")
     writer.close()
     assert names(tmp_path) == ["step-00000001", "step-00000003"]
     assert not partial_path(second).exists()
@@ -212,11 +212,11 @@ def test_what_a_run_goes_on_from_is_not_pushed_out_by_a_damaged_one(tmp_path):
     model, optimizers = small_model()
     writer = CheckpointWriter(tmp_path, keep=2)
     for step in (4, 8):
-        writer.save(step, model, optimizers, {}, b"")
+        writer.save(step, model, optimizers, {"tokens": 0}, b"")
     writer.wait()
     flip_a_bit(next(reading.checkpoint_directory(tmp_path, 8).glob("*.distcp")))
     writer = CheckpointWriter(tmp_path, keep=1)
-    writer.save(6, model, optimizers, {}, b"")
+    writer.save(6, model, optimizers, {"tokens": 0}, b"")
     writer.close()
     with pytest.warns(UserWarning, match="step-00000008.*damaged"):
         assert reading.find(tmp_path, "auto").directory.name == "step-00000006"
@@ -226,10 +226,10 @@ def test_state_says_where_and_what(undisturbed):
     job, directory = undisturbed
     found = reading.find(directory, "auto")
     assert found is not None
-    assert {key: found[1][key] for key in ("step", "tokens", "phase", "job_digest")} == {
+    assert {key: getattr(found, key) for key in ("step", "tokens", "phase", "job_digest")} == {
         "step": 12, "tokens": 4 * 4 * 32 + 8 * 8 * 32, "phase": "continued", "job_digest": job.digest(),
     }  # fmt: skip
-    assert found[1]["model"]["head_dim"] == 8
+    assert found.model["head_dim"] == 8
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_said(prepared, tmp_path, undisturbed):

@@ -147,7 +147,7 @@ def test_a_bad_rank_is_named_with_its_node():
 
 
 def test_the_template_names_no_blank_that_is_not_filled():
-    template = Path(__file__).parents[2] / "launchers" / "slurm" / "job.sbatch"
+    template = Path(__file__).parents[3] / "launchers" / "slurm" / "job.sbatch"
     script = leg_script(LauncherConfig(), TopologyConfig(), Path("run"), "warmup", 0)
     assert "@{" in template.read_text()
     assert "@{" not in script
