@@ -65,7 +65,7 @@ def test_training_flops_are_those_of_the_paper() -> None:
 
 @pytest.mark.parametrize("head_dim", [None, 16])
 def test_flops_are_those_torch_counts(head_dim: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nemotron4_model.transformer.MAX_TOKENS", 0)
+    monkeypatch.setattr("nemotron4_model.kernels.attention.MAX_BLOCKED_TOKENS", 0)
     config = ModelConfig(**TINY, head_dim=head_dim)
     tokens = torch.zeros(2, 24, dtype=torch.long)
     model = Transformer(config)
@@ -104,7 +104,7 @@ class Allocated(TorchDispatchMode):
 def test_activation_bytes_are_those_held_for_backward(
     recompute: Recompute, head_dim: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nemotron4_model.transformer.MAX_TOKENS", 0)
+    monkeypatch.setattr("nemotron4_model.kernels.attention.MAX_BLOCKED_TOKENS", 0)
     config = ModelConfig(**{**TINY, "hidden_size": 256, "intermediate_size": 640}, head_dim=head_dim)
     model = Transformer(config)
     parallelise(model, None, recompute=recompute)

@@ -23,7 +23,6 @@ from nemotron4_model import (
 )
 from nemotron4_model.parallel.recipe import MESH_AXES
 from nemotron4_model.parallel.tensor import check_tensor_parallel
-from nemotron4_model.transformer import attend
 
 
 @contextmanager
@@ -115,7 +114,7 @@ def test_uneven_split_is_refused() -> None:
 def test_recomputed_blocks_give_the_same_gradients_to_the_bit(
     recompute: Recompute, max_tokens: int, low: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nemotron4_model.transformer.MAX_TOKENS", max_tokens)
+    monkeypatch.setattr("nemotron4_model.kernels.attention.MAX_BLOCKED_TOKENS", max_tokens)
     with torch.autocast("cpu", torch.bfloat16, enabled=low):
         kept, again = (train(0, 1, None, {"recompute": option}) for option in (Recompute.none, recompute))
     assert again["losses"] == kept["losses"]
@@ -176,15 +175,6 @@ def test_compiled_blocks_take_every_length_of_a_schedule_and_of_validation(
                 found, expected = compiled.get_parameter(name).grad, parameter.grad
                 assert (found - expected).norm() <= (5e-3 if low else 1e-5) * expected.norm(), (name, length)
     assert counters["stats"]["unique_graphs"] == len(lengths), "one graph a length, and none for validation"
-
-
-def test_attention_compiles_where_a_length_is_a_symbol(compiled_eagerly: None) -> None:
-    compiled = torch.compile(attend, fullgraph=True)
-    for length in (5, 7):
-        q, k, v = torch.randn(3, 1, 2, length, 8)
-        for tensor in (q, k, v):
-            torch._dynamo.mark_dynamic(tensor, 2)
-        torch.testing.assert_close(compiled(q, k, v, 0), attend(q, k, v, 0))
 
 
 def test_compile_over_tensor_parallelism_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Time a linear layer in fp32 by torch's BLAS beside the same by oneDNN (`nemotron4_model.cpu_linear`).
+"""Time a linear layer in fp32 by torch's BLAS beside the same by oneDNN (`nemotron4_model.kernels.linear`).
 
 Each size is timed by both in turns, forward alone and with both gradients; a ratio is the median over rounds of BLAS to
 oneDNN within a round, so above 1 oneDNN is the faster.
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from machine import description, publish
 from torch import Tensor
 
-from nemotron4_model import cpu_linear
+from nemotron4_model.kernels import linear as kernel
 
 SIZES = [
     (N, *DF)
@@ -43,13 +43,13 @@ def measure(size: tuple[int, int, int], rounds: int) -> dict[str, float]:
     """Ratios at one size."""
     N, D, features = size
     tensors = torch.randn(N, D).requires_grad_(), torch.randn(features, D).requires_grad_(), torch.randn(N, features)
-    assert cpu_linear.onednn_is_faster(*tensors[:2]), "oneDNN is not used on this machine, or not with one thread"
+    assert kernel.onednn_is_faster(*tensors[:2]), "oneDNN is not used on this machine, or not with one thread"
     repeats = max(3, (1 << 31) // math.prod(size))
     ratios: dict[str, list[float]] = {}
     for _ in range(rounds + 1):
         for work in (forward, forward_and_backward):
             seconds = []
-            for product in (F.linear, cpu_linear.linear):
+            for product in (F.linear, kernel.linear):
                 start = time.perf_counter()
                 for _ in range(repeats):
                     work(product, *tensors)
@@ -66,9 +66,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    bounds = {name: value for name, value in vars(cpu_linear).items() if name.startswith("MIN_")}
+    bounds = {name: value for name, value in vars(kernel).items() if name.startswith("MIN_")}
     for name in bounds:
-        setattr(cpu_linear, name, 0)
+        setattr(kernel, name, 0)
     document = {
         **description("torch", threads=arguments.threads),
         "what": "seconds of F.linear over seconds of the same by oneDNN, fp32; median of rounds",

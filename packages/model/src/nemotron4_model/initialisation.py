@@ -22,7 +22,7 @@ _NORM = ("norm.weight", "norm.bias")
 
 
 def initialise(model: Transformer, seed: int, config: ModelConfig) -> None:
-    """Fill every parameter and buffer in place. The model has storage (after `to_empty`), sharded or not."""
+    """Fill every parameter in place. The model has storage (after `to_empty`), sharded or not."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             assert not parameter.is_meta, f"{name} has no storage: call model.to_empty(device=...) first"
@@ -34,7 +34,6 @@ def initialise(model: Transformer, seed: int, config: ModelConfig) -> None:
                 parameter.copy_(local)
             else:
                 parameter.copy_(full)
-    model.rotary.fill()
 
 
 def initial_tensor(name: str, shape: torch.Size, seed: int, config: ModelConfig) -> Tensor:

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nemotron4_model.cpu_linear import input_gradient, linear, onednn_is_faster
+from nemotron4_model.kernels.linear import input_gradient, linear, onednn_is_faster
 
 LOGITS_BYTES = {"cpu": 24 << 20}
 """Size of a chunk's logits, in fp32 and in the dtype of the products, by device: on a processor they stay in its cache,

@@ -1,8 +1,8 @@
 """The Nemotron-4 decoder, top to bottom, in plain PyTorch: the file is the paper.
 
-Invariant: nothing here knows of devices, meshes, precision policies or training loops; those are applied from outside.
-A module may therefore be handed a shard of its weights (fewer heads, part of the FFN), so head counts are read off
-the tensors.
+Invariant: nothing here knows of devices, compilers, meshes, precision policies or training loops. Meshes, precision
+and loops are applied from outside; what depends on device, dtype, size or compiler is chosen in `kernels/`.
+A module may be handed a shard of its weights (fewer heads, part of the FFN), so head counts are read off the tensors.
 Source: Nemotron-4 15B (arXiv 2402.16819) section 2: rotary positions, squared ReLU (arXiv 2109.08668), grouped-query
 attention (arXiv 2305.13245), no linear bias, no dropout, untied embeddings; the zero-centred LayerNorm is NVIDIA's.
 
@@ -10,18 +10,19 @@ Shapes: B batch, T new tokens, S all tokens so far, D hidden, N query heads, K k
 key/value head, H head width, R rotated half of it, F feed-forward, V vocabulary.
 """
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from nemotron4_model.config import ModelConfig
-from nemotron4_model.cpu_attention import MAX_TOKENS, blocked_causal_attention
-from nemotron4_model.cpu_linear import linear
+from nemotron4_model.kernels.attention import attend
+from nemotron4_model.kernels.linear import linear
+from nemotron4_model.kernels.rotation import split_and_rotate
+from nemotron4_model.kernels.squared_relu import squared_relu_
 from nemotron4_model.loss import Loss, linear_cross_entropy
-from nemotron4_model.rotary import RotaryTables, split_and_rotate
+from nemotron4_model.rotary import RotaryTables
 
 
 class KeyValueCache(Protocol):
@@ -163,22 +164,6 @@ class Attention(nn.Module):
         return self.out(y_BNTH.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]  # a module's call is Any
 
 
-def attend(q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, start: int, mask: Tensor | None = None) -> Tensor:
-    """Attention of queries at positions start.. to keys at positions 0.., each query to itself and what precedes it.
-
-    `mask` (mask_B1TS, True where a query may see a key) takes the place of that rule.
-    """
-    T, S = q_BNTH.shape[2], k_BKSH.shape[2]
-    if mask is None and (start + T < S or (T > 1 and start > 0)):
-        mask = torch.ones(T, S, dtype=torch.bool, device=q_BNTH.device).tril(start)
-    grouped = q_BNTH.shape[1] != k_BKSH.shape[1]
-    if mask is None and T > 1:  # not a value: where sizes are symbols, is_causal must still be a bool
-        if q_BNTH.device.type == "cpu" and q_BNTH.requires_grad and T <= MAX_TOKENS:
-            return blocked_causal_attention(q_BNTH, k_BKSH, v_BKSH)
-        return F.scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, is_causal=True, enable_gqa=grouped)
-    return F.scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, mask, enable_gqa=grouped)
-
-
 def separate_documents(tokens_BT: Tensor, end_of_document: int) -> tuple[Tensor, Tensor]:
     """Positions position_BT, from 0 in each document, and mask_B1TT: the same document, and not later.
 
@@ -203,29 +188,6 @@ class MLP(nn.Module):
     def forward(self, x_BTD: Tensor) -> Tensor:
         """x_BTD to x_BTD."""
         return self.down(squared_relu_(self.up(x_BTD)))  # type: ignore[no-any-return]  # a module's call is Any
-
-
-def squared_relu_(x: Tensor) -> Tensor:
-    """relu(x)^2 (Primer, arXiv 2109.08668 section 3), keeping only relu(x) for backward, in the place of x."""
-    if torch.compiler.is_compiling():
-        return torch.relu(x).square()  # the compiler chooses what to save, and fuses it
-    y: Tensor = _SquaredReLU.apply(x)  # type: ignore[no-untyped-call]  # torch's
-    return y
-
-
-class _SquaredReLU(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        positive = x.detach().relu_()  # in place: nothing else reads what the up projection gave
-        ctx.save_for_backward(positive)
-        return positive * positive
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
-        (positive,) = ctx.saved_tensors
-        zero = positive.new_zeros(())
-        return torch.addcmul(zero, grad_outputs[0], positive, value=2)  # 2 x gradient x relu(x), in one pass
 
 
 class Head(nn.Module):

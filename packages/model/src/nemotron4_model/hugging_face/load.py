@@ -46,7 +46,6 @@ def load_pretrained(
             reader.check(stored_name, shape)
     reader.check_nothing_is_left()
     model.to_empty(device=device)
-    model.rotary.fill()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parts = [reader.read(stored_name) for stored_name, _ in stored[name]]

@@ -1,8 +1,8 @@
 """What a block computes again in backward instead of keeping: nothing, all, or what is large and cheap.
 
 Selective recomputation keeps what matrix products and the fused attention kernel gave, and computes norms, rotation,
-squared ReLU and residual sums again. On a processor, attention of short sequences (cpu_attention.py) is computed again
-as well: it keeps T x T / 2 weights a head.
+squared ReLU and residual sums again. Blocked attention (kernels/attention.py), which short sequences take on a CPU, is
+computed again as well, because it keeps T x T / 2 weights for each head.
 
 Invariant: the same kernels run on the same values in forward and in backward, so losses and gradients are those of
 `Recompute.none`, in one process to the bit.
@@ -27,7 +27,7 @@ from torch.utils.checkpoint import (
 from nemotron4_model.config import Recompute
 
 _aten = torch.ops.aten
-# What a product is: plainly, in float8, or as cpu_linear.py asks oneDNN for it.
+# Matrix products: plain, in float8, and by oneDNN (kernels/linear.py).
 _PRODUCTS = {_aten.mm.default, _aten._scaled_mm.default, _aten.convolution.default}
 _ATTENTION = {
     _aten._scaled_dot_product_flash_attention.default,
@@ -59,5 +59,5 @@ def _selective_contexts() -> Any:
             return CheckpointPolicy.MUST_RECOMPUTE if is_last else CheckpointPolicy.MUST_SAVE
         return CheckpointPolicy.MUST_SAVE if op in _ATTENTION else CheckpointPolicy.PREFER_RECOMPUTE
 
-    # Mutation: squared_relu_ works in the place of what mlp.up gave. That is kept as relu(x), and relu(relu(x)) is it.
+    # squared_relu_ overwrites the kept output of mlp.up by relu(x). That is harmless: relu of it is the same again.
     return create_selective_checkpoint_contexts(policy, allow_cache_entry_mutation=True)

@@ -1,30 +1,54 @@
-"""Causal grouped-query attention for training on a processor: a few large matrix products instead of a fused kernel.
+"""Causal grouped-query attention: y = softmax(q k^T / sqrt(H) + mask) v.
 
-torch's fused kernel for processors works on small tiles of single heads and is slowest in backward. Here all query
-heads of a key/value head are stacked, and each block of queries meets only the keys up to its end, so that nearly all
+Paths:
+- on a CPU, of at most MAX_BLOCKED_TOKENS tokens that take gradients and see all that precedes them in the same
+  sequence: `_BlockedCausalAttention`, a few large matrix products;
+- elsewhere, of several tokens from position 0 on: `F.scaled_dot_product_attention` by its causal rule, which lets torch
+  choose a fused kernel that never holds the scores;
+- one token, a sequence continued from a cache, or a mask of the caller: the same function with a mask, or with none
+  where the token sees every key.
+
+torch's fused kernel for CPUs works on small tiles of single heads and is slowest in backward. The blocked path stacks
+all query heads of a key/value head, and each block of queries meets only the keys up to its end, so that most of the
 work above the diagonal, half of the square, is never done. The price is memory: backward keeps the attention weights,
-T x T / 2 a query head.
+T x T / 2 for each query head. Its scores, softmax and their gradients are fp32 whatever the dtype, under autocast too.
 
-Invariant: equal to `F.scaled_dot_product_attention` up to rounding; scores, softmax and their gradients are fp32
-whatever the dtype, under autocast too.
+Invariant: every path equals the formula up to rounding.
 
-Shapes: B batch, T tokens, N query heads, K key/value heads, G query heads per key/value head, H head width, P pairs of
-batch and key/value head, Q queries of a group in the order of (position, head), S keys up to the end of a block.
+Shapes: B batch, T new tokens, S all tokens so far, N query heads, K key/value heads, G query heads per key/value head,
+H head width. In the blocked path: P pairs of batch and key/value head, Q queries of a group in the order of
+(position, head), S keys up to the end of a block.
 """
 
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-MAX_TOKENS = 1_024
+MAX_BLOCKED_TOKENS = 1_024
 """Longer sequences go to the fused kernel, which keeps no attention weights."""
 
 
-def blocked_causal_attention(q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor) -> Tensor:
-    """y_BNTH = softmax(q k^T / sqrt(H)) v, each query over the keys up to its own position."""
+def attend(q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, start: int, mask: Tensor | None = None) -> Tensor:
+    """y_BNTH: queries at positions start.. attend to keys at positions 0.., each to its own position and those before.
+
+    `mask` (mask_B1TS, True where a query may see a key) takes the place of that rule.
+    """
+    T, S = q_BNTH.shape[2], k_BKSH.shape[2]
+    if mask is None and (start + T < S or (T > 1 and start > 0)):
+        mask = torch.ones(T, S, dtype=torch.bool, device=q_BNTH.device).tril(start)
+    grouped = q_BNTH.shape[1] != k_BKSH.shape[1]
+    if mask is None and T > 1:  # not `is_causal=T > 1`: where sizes are symbols, it must still be a bool
+        if q_BNTH.device.type == "cpu" and q_BNTH.requires_grad and T <= MAX_BLOCKED_TOKENS:
+            return _blocked_causal_attention(q_BNTH, k_BKSH, v_BKSH)
+        return F.scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, is_causal=True, enable_gqa=grouped)
+    return F.scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, mask, enable_gqa=grouped)
+
+
+def _blocked_causal_attention(q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor) -> Tensor:
     with torch.autocast("cpu", enabled=False):  # it would undo the casts to fp32
         y_BNTH: Tensor = _BlockedCausalAttention.apply(q_BNTH, k_BKTH, v_BKTH)  # type: ignore[no-untyped-call]  # torch's
     return y_BNTH
@@ -51,14 +75,14 @@ class _BlockedCausalAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        with torch.autocast("cpu", enabled=False):  # where it is called under autocast
+        with torch.autocast("cpu", enabled=False):  # backward may be called under autocast too
             return _gradients(grad_outputs[0], ctx.batch, *ctx.saved_tensors)
 
 
 def _gradients(
     grad_y_BNTH: Tensor, B: int, q_PQH: Tensor, k_PTH: Tensor, v_PTH: Tensor, *kept: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of q_BNTH, k_BKTH, v_BKTH, from each block's kept weights_PQS."""
+    """Gradients of q_BNTH, k_BKTH and v_BKTH, from each block's kept weights_PQS."""
     (P, T, H), dtype = k_PTH.shape, q_PQH.dtype
     grad_y_PQH = _stacked(grad_y_BNTH, P // B)
     grad_q, grad_k_PTH, grad_v_PTH = [], torch.zeros_like(k_PTH), torch.zeros_like(v_PTH)
@@ -76,12 +100,12 @@ def _gradients(
 
 
 def _block_tokens(dtype: torch.dtype) -> int:
-    """Positions per block: smaller ones skip more of what lies above the diagonal, larger ones make better products."""
+    """Positions per block: small blocks skip more of what lies above the diagonal, large ones multiply faster."""
     return 32 if dtype == torch.float32 else 64
 
 
 def _blocks(T: int, G: int, dtype: torch.dtype) -> Iterator[tuple[slice, int, int]]:
-    """The queries of each block, its first position, and the one after its last."""
+    """For each block: its queries, its first position, and the position after its last."""
     tokens = _block_tokens(dtype)
     for first in range(0, T, tokens):
         end = min(first + tokens, T)
@@ -89,18 +113,18 @@ def _blocks(T: int, G: int, dtype: torch.dtype) -> Iterator[tuple[slice, int, in
 
 
 def _above_diagonal(G: int, dtype: torch.dtype) -> Tensor:
-    """To be added to the scores of a block's own positions, each with its G queries: -inf for keys that come later."""
+    """What is added to the scores of a block's own positions, G rows for each: -inf for keys that come later."""
     tokens = _block_tokens(dtype)
     return torch.full((tokens, tokens), float("-inf")).triu(1).repeat_interleave(G, dim=0)
 
 
 def _stacked(x_BNTH: Tensor, K: int) -> Tensor:
-    """x_PQH, contiguous, so that the queries of a block of positions are neighbours."""
+    """x_PQH, contiguous, so that the queries of a block of positions lie side by side."""
     B, N, T, H = x_BNTH.shape
     return x_BNTH.view(B, K, N // K, T, H).transpose(2, 3).reshape(B * K, T * (N // K), H)
 
 
 def _unstacked(x_PQH: Tensor, B: int, T: int) -> Tensor:
-    """x_BNTH, the inverse of `_stacked`: a view of x_BTNH, which is what the output projection reads."""
+    """x_BNTH, the inverse of `_stacked`: a view of x_BTNH, the layout that the output projection reads."""
     P, Q, H = x_PQH.shape
     return x_PQH.view(B, P // B, T, Q // T, H).transpose(1, 2).reshape(B, T, P // B * (Q // T), H).transpose(1, 2)

@@ -1,10 +1,14 @@
-"""x @ weight.T on a processor, by whichever library multiplies faster.
+"""A linear layer without bias, x @ weight.T, and the gradient of its input.
 
-torch multiplies fp32 matrices by its BLAS. oneDNN is faster for large ones (measured on two threads of a Zen 4, assumed
-of other processors with AVX-512), and what torch asks it for is convolution: a linear layer is one whose window is a
-single pixel, over an image with a channel a feature.
+Paths:
+- large products of plain fp32 matrices on a CPU (`onednn_is_faster` says exactly which): oneDNN;
+- everything else: `F.linear`, which multiplies by torch's BLAS or by the GPU's.
 
-Invariant: equal to `F.linear` up to the order of fp32 sums, gradients too.
+oneDNN is faster for large products (measured on two threads of a Zen 4, assumed of other CPUs with AVX-512). torch
+offers its fp32 products only as convolution: a linear layer is a convolution whose window is a single pixel, over an
+image with one channel per feature.
+
+Invariant: both paths are equal up to the order of fp32 sums, gradients included.
 """
 
 import torch
@@ -13,7 +17,7 @@ from torch import Tensor
 
 MIN_MULTIPLICATIONS = 1 << 28
 MIN_MULTIPLICATIONS_WITH_GRADIENTS, MIN_ROWS_WITH_GRADIENTS = 1 << 27, 1_024
-"""Below these some products gain and some lose: tools/bench/results/cpu_linear.json."""
+"""Smaller products gain in some shapes and lose in others: tools/bench/results/cpu_linear.json."""
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -25,12 +29,12 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def input_gradient(grad_y_NF: Tensor, weight_FD: Tensor, out_ND: Tensor) -> None:
-    """out = grad_y @ weight."""
+    """Write grad_y @ weight, the gradient of a linear layer's input, into `out`."""
     if not onednn_is_faster(grad_y_NF, weight_FD.T):
         torch.mm(grad_y_NF, weight_FD, out=out_ND)
         return
     stride, padding, dilation, groups, wanted = [1, 1], [0, 0], [1, 1], 1, [True, False, False]
-    # Of the input of the convolution, for which out stands here, no value is read.
+    # Only the shape of the convolution's input is read, so `out` can stand in for it.
     grad_x_1D1N, _, _ = torch.ops.aten.convolution_backward(
         _pixels(grad_y_NF), _pixels(out_ND), weight_FD[:, :, None, None], None,
         stride, padding, dilation, False, [0, 0], groups, wanted,
@@ -39,7 +43,7 @@ def input_gradient(grad_y_NF: Tensor, weight_FD: Tensor, out_ND: Tensor) -> None
 
 
 def onednn_is_faster(x: Tensor, weight: Tensor) -> bool:
-    """Whether this product is one of large plain fp32 matrices, on several threads of a processor with AVX-512."""
+    """Whether this is a large product of plain fp32 matrices, on several threads of a CPU with AVX-512."""
     multiplications = x.numel() * weight.shape[0]
     if torch.is_grad_enabled():
         has_enough_rows = x.numel() >= MIN_ROWS_WITH_GRADIENTS * x.shape[-1]
@@ -61,5 +65,5 @@ def onednn_is_faster(x: Tensor, weight: Tensor) -> bool:
 
 
 def _pixels(x: Tensor) -> Tensor:
-    """x (..., D) as x_1D1N without a copy, in what oneDNN calls channels-last."""
+    """x (..., D) as x_1D1N, without a copy: the layout that oneDNN calls channels-last."""
     return x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)

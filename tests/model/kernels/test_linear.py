@@ -1,4 +1,4 @@
-"""Products by oneDNN: what `F.linear` gives, wherever the model uses them."""
+"""Products by oneDNN equal those of `F.linear`, wherever the model uses them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from parallel_worker import train
 from torch.utils.flop_counter import FlopCounterMode
 
-from nemotron4_model import Recompute, cpu_linear, linear_cross_entropy
+from nemotron4_model import Recompute, linear_cross_entropy
+from nemotron4_model.kernels import linear as kernel
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def by_onednn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this torch has no oneDNN")
     for name in ("MIN_MULTIPLICATIONS", "MIN_MULTIPLICATIONS_WITH_GRADIENTS", "MIN_ROWS_WITH_GRADIENTS"):
-        monkeypatch.setattr(cpu_linear, name, 1)
+        monkeypatch.setattr(kernel, name, 1)
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
     num_threads = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -34,11 +35,11 @@ def test_it_is_linear_and_so_are_its_gradients_to_the_same_bits_each_time(
     x = torch.randn(shape, generator=generator, requires_grad=True)
     weight = torch.randn(80, 48, generator=generator, requires_grad=True)
     target = torch.randn(*shape[:-1], 80, generator=generator)
-    assert cpu_linear.onednn_is_faster(x, weight)
+    assert kernel.onednn_is_faster(x, weight)
     with FlopCounterMode(display=False) as counter:
         first, second, plain = (
             (y := product(x, weight), *torch.autograd.grad((y * target).sum(), (x, weight)))
-            for product in (cpu_linear.linear, cpu_linear.linear, F.linear)
+            for product in (kernel.linear, kernel.linear, F.linear)
         )
     assert counter.get_total_flops() == 3 * 3 * 2 * x.numel() * 80
     for ours, again, theirs in zip(first, second, plain, strict=True):
@@ -48,30 +49,30 @@ def test_it_is_linear_and_so_are_its_gradients_to_the_same_bits_each_time(
 
 def test_views_that_are_not_contiguous(by_onednn: None) -> None:
     x, weight = torch.randn(48, 5, 3).permute(1, 2, 0), torch.randn(48, 80).T
-    torch.testing.assert_close(cpu_linear.linear(x, weight), F.linear(x, weight), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(kernel.linear(x, weight), F.linear(x, weight), atol=1e-4, rtol=1e-5)
 
 
 def test_one_thread_low_precision_small_products_and_gradients_of_few_rows_stay_with_blas(
     by_onednn: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x, weight = torch.randn(5, 48), torch.randn(80, 48)
-    assert cpu_linear.onednn_is_faster(x, torch.nn.Parameter(weight))
-    assert not cpu_linear.onednn_is_faster(x.bfloat16(), weight.bfloat16())
-    assert not cpu_linear.onednn_is_faster(x[:0], weight)
+    assert kernel.onednn_is_faster(x, torch.nn.Parameter(weight))
+    assert not kernel.onednn_is_faster(x.bfloat16(), weight.bfloat16())
+    assert not kernel.onednn_is_faster(x[:0], weight)
     with torch.autocast("cpu", torch.bfloat16):
-        assert not cpu_linear.onednn_is_faster(x, weight)
+        assert not kernel.onednn_is_faster(x, weight)
     for name, is_enough in (("MIN_MULTIPLICATIONS_WITH_GRADIENTS", 5 * 48 * 80), ("MIN_ROWS_WITH_GRADIENTS", 5)):
-        monkeypatch.setattr(cpu_linear, name, is_enough + 1)
-        assert not cpu_linear.onednn_is_faster(x, weight)
-        monkeypatch.setattr(cpu_linear, name, is_enough)
-        assert cpu_linear.onednn_is_faster(x, weight)
+        monkeypatch.setattr(kernel, name, is_enough + 1)
+        assert not kernel.onednn_is_faster(x, weight)
+        monkeypatch.setattr(kernel, name, is_enough)
+        assert kernel.onednn_is_faster(x, weight)
     with torch.no_grad():
-        monkeypatch.setattr(cpu_linear, "MIN_MULTIPLICATIONS", 5 * 48 * 80 + 1)
-        assert not cpu_linear.onednn_is_faster(x, weight)
-        monkeypatch.setattr(cpu_linear, "MIN_MULTIPLICATIONS", 5 * 48 * 80)
-        assert cpu_linear.onednn_is_faster(x, weight)
+        monkeypatch.setattr(kernel, "MIN_MULTIPLICATIONS", 5 * 48 * 80 + 1)
+        assert not kernel.onednn_is_faster(x, weight)
+        monkeypatch.setattr(kernel, "MIN_MULTIPLICATIONS", 5 * 48 * 80)
+        assert kernel.onednn_is_faster(x, weight)
     torch.set_num_threads(1)
-    assert not cpu_linear.onednn_is_faster(x, weight)
+    assert not kernel.onednn_is_faster(x, weight)
 
 
 @pytest.mark.parametrize("recompute", Recompute)
@@ -86,7 +87,7 @@ def test_training_is_the_same_and_computes_no_product_again_that_blas_would_not(
     kept, _ = train_counting_flops(Recompute.none)
     ours, our_flops = train_counting_flops(recompute)
     for name in ("MIN_MULTIPLICATIONS", "MIN_MULTIPLICATIONS_WITH_GRADIENTS"):
-        monkeypatch.setattr(cpu_linear, name, 1 << 60)
+        monkeypatch.setattr(kernel, name, 1 << 60)
     plain, plain_flops = train_counting_flops(recompute)
     assert our_flops == plain_flops
     assert ours["losses"] == kept["losses"] == pytest.approx(plain["losses"], abs=1e-5)
