@@ -37,7 +37,7 @@ class AdoptJob:
     train: list[str]
     """SOURCE:PATH of each shard, without .bin and .idx; a source is domain/category, or deeper."""
     heldout: list[str] = field(default_factory=list)
-    """The same for held-out documents."""
+    """Shards of held-out documents, written as in `train`."""
     append_eos: bool = False
     """Copy shards in which documents do not end in EOS, and append it to those documents."""
     check_text: bool = True

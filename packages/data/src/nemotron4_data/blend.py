@@ -27,9 +27,10 @@ class Sampling:
     """How the sources of a key share its weight."""
 
     exponent: float | None = None
-    """By tokens**exponent: 1 is by size, 0 all alike. A temperature T is the exponent 1/T."""
+    """Sources share in proportion to tokens**exponent: 1 is by size, 0 is equal shares. A temperature T is the exponent
+    1/T."""
     unimax_epochs: float | None = None
-    """Alike, but none for more than so many epochs of the timeline (UniMax)."""
+    """Equal shares, but no source is read for more than this many epochs of the timeline (UniMax)."""
 
 
 @dataclass(kw_only=True)
@@ -37,9 +38,10 @@ class Distribution:
     """How often each kind of text is drawn. A key is a domain (`english`) or a source (`english/books`)."""
 
     weights: dict[str, float]
-    """Share of the tokens of each key; they sum to 1. A domain means its sources that no other key names."""
+    """Share of the tokens that each key gets, of a total of 1. A domain stands for those of its sources that no other
+    key names."""
     sampling: dict[str, Sampling] = field(default_factory=dict)
-    """How the sources of a key share its weight; by size where a key is not listed."""
+    """How the sources of a key share its weight; those of a key that is not listed share by size."""
 
 
 @dataclass(kw_only=True)
@@ -47,9 +49,9 @@ class BlendConfig:
     """The distributions that a timeline's phases name."""
 
     distributions: dict[str, Distribution]
-    """Distributions by name, as in pretraining."""
+    """Distributions by name, such as `pretraining`; phases refer to them."""
     max_epochs: float = 4.0
-    """A timeline that would read any source more often is refused."""
+    """Most epochs of any source; a timeline that reads one more often is refused."""
 
     def __post_init__(self) -> None:
         if not self.distributions:

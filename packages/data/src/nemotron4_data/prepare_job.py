@@ -30,18 +30,18 @@ class ColumnsConfig:
     one has this name; constant:VALUE means VALUE for every document."""
 
     text: str = "text"
-    """The text."""
+    """Field that holds the text."""
     id: str | None = "id"
-    """A name of the document; without one it is a digest of the text."""
+    """Field that names the document; without one its name is a digest of the text."""
     source: str | None = "source"
-    """domain/category; without one it is corpus.source."""
+    """Field that holds the source, as domain/category; without one it is corpus.source."""
     split: str | None = "split"
-    """train or heldout (train, training; heldout, validation, valid, val, dev, test, eval); without one
-    corpus.heldout_fraction decides."""
+    """Field that holds the split: train or heldout (train, training; heldout, validation, valid, val, dev, test, eval);
+    without one corpus.heldout_fraction decides."""
     language: str | None = "language"
-    """Code of the language, natural or programming."""
+    """Field that holds the code of the language, natural or programming."""
     date: str | None = "date"
-    """When it was written; of duplicates the older one stays."""
+    """Field that says when the text was written; of duplicates the older one stays."""
 
     def __post_init__(self) -> None:
         for name, column in vars(self).items():
@@ -93,19 +93,20 @@ class CorpusConfig:
     a folder stands for the files below it in such formats, except names that begin with _ or .; a name that exists is
     not taken for a glob; package://sample is the shipped corpus."""
     debian: DebianConfig | None = None
-    """Or: built from distribution packages."""
+    """Build the corpus from distribution packages instead of `files`."""
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
-    """Which fields of the records hold what."""
+    """Which field of a record holds what."""
     text_column: str | None = None
-    """Replaced by corpus.columns.text."""
+    """Old name of corpus.columns.text."""
     source: str = "english/documents"
-    """domain/category of records that name no source."""
+    """Source, as domain/category, of records that name none."""
     heldout_fraction: float = 0.01
     """Share of documents held out where a record names no split, chosen by a hash of its id."""
     max_document_bytes: int = 10_000_000
-    """A longer line, text or page is rejected, and read past without being held in memory."""
+    """Most bytes of a line, text or page; a longer one is rejected, and read past without being held in memory."""
     max_expansion: int = 200
-    """A file that unpacks to more than this many times its size (and 100 MB) is a bomb: rejected there."""
+    """A file that unpacks to more than this many times its size (and to more than 100 MB) is taken for a bomb and
+    rejected."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_][\w.-]*", self.name, re.ASCII):
@@ -138,15 +139,15 @@ class TokenizerConfig:
     model: str | None = None
     """Path of an existing SentencePiece tokenizer.model; null trains one on this corpus."""
     vocab_size: int = 256_000
-    """Pieces, the special and 256 byte pieces included."""
+    """Pieces in the vocabulary, including the special ones and 256 for single bytes."""
     train_bytes: int = 1_000_000_000
-    """UTF-8 bytes of lines to train on, at most; a smaller corpus is used whole."""
+    """Most UTF-8 bytes of lines to train on; a smaller corpus is used whole."""
     character_coverage: float = 0.9995
     """Share of characters that get a piece of their own; the others are spelled in bytes."""
     natural_domains: list[str] = field(default_factory=lambda: ["english", "code"])
     """Domains sampled by their size; the sources of every other are upsampled."""
     upsampling_exponent: float = 0.5
-    """Upsampled sources of share f weigh f**exponent together and share it by size**exponent; 1 keeps sizes."""
+    """Upsampled sources of share f weigh f**exponent together and share it by size**exponent; 1 is by size."""
 
     def __post_init__(self) -> None:
         if self.vocab_size < 512:
@@ -173,11 +174,11 @@ class ExecutorConfig:
     """Where the tasks of `prepare` run. It changes no byte of the corpus."""
 
     kind: ExecutorKind = ExecutorKind.local
-    """Processes of this machine, or a running Ray cluster."""
+    """What runs the tasks: local (processes of this machine) or ray (a running Ray cluster)."""
     num_workers: int = 0
-    """Tasks at a time: 0 is one a core (of the cluster, with Ray); a local 1 stays in this process."""
+    """Tasks at a time; 0 is one per core (of the cluster, with Ray), and 1 on this machine stays in this process."""
     address: str = "auto"
-    """Of the Ray cluster, HOST:PORT; auto is the one of this machine."""
+    """Address of the Ray cluster, HOST:PORT; auto is the one of this machine."""
 
     def __post_init__(self) -> None:
         if self.num_workers < 0:
@@ -195,15 +196,16 @@ class PrepareJob:
     curation: CurationConfig = field(default_factory=CurationConfig)
     """What is repaired, dropped and deduplicated."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    """The tokenizer."""
+    """How the tokenizer is trained, or which trained one is used."""
     blend: BlendConfig | None = None
-    """Checked against the sources; the report shows its first distribution over one pass of the corpus."""
+    """Blend that is checked against the sources; the report shows its first distribution over one pass of the
+    corpus."""
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
-    """Where the work is done."""
+    """Where the work is done; it changes no byte of the corpus."""
     dir: str
     """Directory of the prepared corpus: new, empty or one of `prepare`, and apart from all that is read."""
     seed: int = 1234
-    """Draws the lines that the tokenizer is trained on."""
+    """Seed of the draw of lines that the tokenizer is trained on."""
 
     def __post_init__(self) -> None:
         check_finite(self)

@@ -24,9 +24,9 @@ class VerifyJob:
     dir: str = "data/sample"
     """A directory that `nemotron4 prepare` or `nemotron4 data adopt` made."""
     ledger: str | None = None
-    """The ledger.json of a checkpoint that read this corpus, to be computed again."""
+    """The ledger.json of a checkpoint that read this corpus; it is computed again and compared."""
     run: str | None = None
-    """A run directory, such as runs/demo/latest: the ledger of its newest checkpoint."""
+    """A run directory, such as runs/demo/latest; the ledger of its newest checkpoint is checked."""
     model_dir: str | None = None
     """An exported model, whose provenance.json names the corpus that it was trained on."""
 

@@ -60,7 +60,7 @@ class EvalJob:
     """Result file; null means eval.json in the run that exported the model, or in the model directory."""
 
     limit: int | None = None
-    """Most items per harness task, for a quick look; null means all."""
+    """Most items of each harness task, for a quick look; null means all."""
 
     dtype: Precision = Precision.auto
     """Format of the weights: auto (bf16 on a GPU, fp32 on a CPU), fp32 or bf16."""

@@ -16,10 +16,10 @@ class GenerateJob:
     """Model directory, e.g. runs/demo/latest/export: config.json, *.safetensors, tokenizer.model."""
 
     prompt: str = ""
-    """Text to continue; it is read as the start of a document."""
+    """Text to continue, taken as the start of a document."""
 
     prompt_file: str | None = None
-    """Or: a file that holds it, UTF-8, whose last line end is left out; `-` is standard input."""
+    """UTF-8 file to read the prompt from instead; its last line end is dropped, and `-` is standard input."""
 
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How the next token is chosen."""

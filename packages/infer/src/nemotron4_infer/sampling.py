@@ -12,13 +12,13 @@ class SamplingConfig:
     """Greedy by default; a temperature above 0 draws from the distribution that top_k and top_p leave."""
 
     temperature: float = 0.0
-    """Divides the logits; 0 takes the most likely token (greedy), 1 is the model's own distribution."""
+    """Number that divides the logits: 0 takes the most likely token (greedy), 1 is the model's own distribution."""
 
     top_k: int | None = None
-    """Draw from this many most likely tokens; null means all."""
+    """Draw from this many of the most likely tokens; null means all."""
 
     top_p: float = 1.0
-    """Draw from the fewest most likely tokens that together have at least this probability; 1 means all."""
+    """Draw from the fewest most likely tokens whose probabilities add up to at least this; 1 means all."""
 
     seed: int = 0
     """Seed of the draws."""

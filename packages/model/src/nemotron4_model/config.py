@@ -32,13 +32,13 @@ class ModelConfig:
     """One decoder-only transformer: pre-LayerNorm, grouped-query attention, squared-ReLU MLP, partial RoPE, untied."""
 
     vocab_size: int
-    """Rows of the embedding and of the output head."""
+    """Tokens in the vocabulary: rows of the embedding and of the output head."""
 
     hidden_size: int
-    """Width of the residual stream."""
+    """Dimensions of the residual stream."""
 
     intermediate_size: int
-    """Width inside the MLP (4 x hidden_size in Nemotron-4)."""
+    """Dimensions inside the MLP (4 x hidden_size in Nemotron-4)."""
 
     num_layers: int
     """Number of transformer blocks."""
@@ -50,22 +50,22 @@ class ModelConfig:
     """Number of key/value heads; each serves num_attention_heads / num_key_value_heads query heads."""
 
     head_dim: int | None = None
-    """Width of one attention head; None means hidden_size / num_attention_heads."""
+    """Dimensions of one attention head; null means hidden_size / num_attention_heads."""
 
     rotary_fraction: float = 0.5
-    """Share of each head, from its first dimension on, that rotary position embedding turns."""
+    """Fraction of each head's dimensions, from the first on, that get rotary position embedding."""
 
     rope_theta: float = 10_000.0
-    """Base of the rotary wavelengths."""
+    """Base of the rotary wavelengths, a pure number."""
 
     norm_eps: float = 1e-5
-    """Added to the variance in LayerNorm."""
+    """Number added to the variance in LayerNorm."""
 
     init_std: float = 0.0134
     """Standard deviation of initial weights; residual projections use init_std / sqrt(2 * num_layers)."""
 
     max_sequence_length: int = 4_096
-    """Most positions, in tokens, that one sequence may have."""
+    """Longest sequence that the model accepts, in tokens."""
 
     def __post_init__(self) -> None:
         for name in (

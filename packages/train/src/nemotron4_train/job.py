@@ -31,13 +31,14 @@ class RunConfig:
     """Where a run writes."""
 
     name: str = "run"
-    """The experiment's name: runs live in <root>/<name>/<time>/."""
+    """The experiment's name; runs live in <root>/<name>/<time>/."""
     root: str = "runs"
     """Directory of all runs."""
     dir: str | None = None
-    """Its directory: new, empty or of a run; null makes <root>/<name>/<time>, or takes what resume=auto finds."""
+    """The run's directory: new, empty or that of an earlier run; null makes <root>/<name>/<time>, or takes the run that
+    resume=auto finds."""
     allow_changed: list[str] = field(default_factory=list)
-    """Dotted keys, or groups of them, that may differ from those run.dir was started with."""
+    """Dotted keys or groups whose values may differ from those that the run in run.dir was started with."""
 
     def __post_init__(self) -> None:
         """Refuse a place that an unset variable leaves empty or that leaves the root, and to go on as another model."""
@@ -57,11 +58,12 @@ class DataConfig:
     dir: str = "data/sample"
     """A directory that `nemotron4 prepare` made."""
     num_workers: int = 0
-    """Reader processes a rank; 0 reads in the training process."""
+    """Reader processes per rank; 0 reads in the training process."""
     mask_documents: bool = False
-    """Attend within a document only, its positions from 0, where a sample packs several; False sees the whole row."""
+    """Where a sample packs several documents, attend within each alone, with positions from 0; false attends across
+    them."""
     verify: bool = True
-    """Hash every file of the corpus against its manifest before training; costs a full read."""
+    """Before training, check the hash of every file of the corpus against its manifest; this reads all of it."""
 
     def __post_init__(self) -> None:
         """Refuse a negative number of processes."""
@@ -80,27 +82,28 @@ class OptimizerConfig:
     """AdamW as the reports train with it (betas 0.9/0.95, decay 0.1 not on norms, clip 1.0), or with Muon."""
 
     kind: OptimizerKind = OptimizerKind.adamw
-    """adamw, or muon for the matrices of the blocks."""
+    """adamw for all parameters, or muon for the matrices of the blocks and AdamW for the rest."""
     lr: float = 4.5e-4
-    """Peak learning rate; the schedule's fractions multiply it."""
+    """Peak learning rate of what AdamW updates; the schedule's fractions multiply it."""
     embedding_lr: float | None = None
-    """Peak learning rate of the input embedding, whose rows have gradients only where they occur; null means lr."""
+    """Peak learning rate of the input embedding, whose rows get gradients only where their token occurs; null means
+    lr."""
     head_lr: float | None = None
     """Peak learning rate of the output head; null means lr."""
     beta1: float = 0.9
-    """Decay of the first moment."""
+    """Decay per step of AdamW's first moment, a fraction."""
     beta2: float = 0.95
-    """Decay of the second moment."""
+    """Decay per step of AdamW's second moment, a fraction."""
     epsilon: float = 1e-8
-    """Added to the root of the second moment."""
+    """Number added to the square root of AdamW's second moment."""
     weight_decay: float = 0.1
-    """Decoupled decay of matrices (norms and biases have none)."""
+    """Decoupled weight decay of matrices, multiplied by the learning rate; norms and biases have none."""
     clip_norm: float = 1.0
-    """Global gradient norm above which gradients are scaled down."""
+    """Global gradient norm above which gradients are scaled down to it."""
     muon_lr: float = 0.02
-    """Peak learning rate of the matrices that Muon updates."""
+    """Peak learning rate of the matrices that Muon updates; the schedule's fractions multiply it."""
     muon_momentum: float = 0.95
-    """Decay of Muon's momentum."""
+    """Decay per step of Muon's momentum, a fraction."""
 
     def __post_init__(self) -> None:
         """Refuse values outside their ranges."""
@@ -130,9 +133,10 @@ class PrecisionConfig:
     """Arithmetic of training."""
 
     compute: Precision = Precision.fp32
-    """fp32; bf16 (autocast on one device, FSDP2's mixed precision on a mesh); fp8: bf16, float8 products in blocks."""
+    """Format of matrix products: fp32; bf16 (autocast on one device, FSDP2's mixed precision on a mesh); or fp8 (bf16,
+    but float8 in the blocks)."""
     reduce: Precision = Precision.fp32
-    """Arithmetic of gradient reduction over data-parallel ranks: fp32 or bf16."""
+    """Format in which gradients are reduced over data-parallel ranks: fp32 or bf16."""
 
     def __post_init__(self) -> None:
         """Refuse a reduction that would lose the gradients."""
@@ -144,34 +148,35 @@ class TrainerConfig:
     """Cadence of the run, and the steps it refuses."""
 
     max_steps: int | None = None
-    """Stop after so many optimiser steps of the timeline; null runs all of it."""
+    """Stop after this many optimiser steps of the timeline; null runs all of it."""
     log_interval_steps: int = 10
-    """Steps between lines of the log, and between points of the TensorBoard curves."""
+    """Steps between log lines, and between points of the TensorBoard curves."""
     save_interval_steps: int = 500
     """Steps between checkpoints."""
     async_checkpoint: bool = True
-    """Write checkpoints while training goes on, from one copy in host memory; false stops training meanwhile."""
+    """Write checkpoints while training goes on, from one copy in host memory; false pauses training meanwhile."""
     keep_checkpoints: int = 2
-    """Newest checkpoints kept; older ones are deleted."""
+    """Number of newest checkpoints to keep; older ones are deleted."""
     keep_phase_ends: bool = True
-    """Save at the end of each phase of the schedule too, and keep that for good."""
+    """Also save at the end of each phase of the schedule, and keep those checkpoints for good."""
     validation_interval_steps: int = 500
     """Steps between validations; the last step is always validated."""
     validation_bytes_per_source: int | None = 20_000
-    """Held-out text a source that a validation during training reads; null reads all of it."""
+    """Bytes of held-out text that a validation during training reads of each source; null reads all."""
     deterministic: bool = True
-    """Use deterministic kernels, so that a resumed run repeats the undisturbed one bit for bit."""
+    """Use deterministic kernels, so that a resumed run repeats the uninterrupted one to the bit."""
     spike_sigma: float | None = 10.0
-    """Skip a step whose loss or gradient norm is so many standard deviations above the mean of the steps before it;
-    null skips only those that are not finite."""
+    """Skip a step whose loss or gradient norm is this many standard deviations above the mean of recent steps; null
+    skips only those that are not finite."""
     spike_window_steps: int = 128
-    """Accepted steps of the same phase that this mean is over; with fewer, no spike is seen."""
+    """Accepted steps of the same phase over which that mean is taken; while there are fewer, no spike is detected."""
     max_skipped_steps_in_a_row: int = 10
-    """Stop with a diagnosis when so many steps in a row were skipped."""
+    """Stop with a diagnosis after this many skipped steps in a row."""
     profile_first_step: int | None = None
-    """First optimiser step (from 1) that torch.profiler records, each rank a trace in <run>/profile/; null: none."""
+    """First optimiser step, counted from 1, that torch.profiler records; each rank writes a trace to <run>/profile/.
+    null records none."""
     profile_num_steps: int = 3
-    """Optimiser steps that the profiler records."""
+    """Number of optimiser steps that the profiler records."""
 
     def __post_init__(self) -> None:
         """Refuse intervals that are not positive."""
@@ -201,17 +206,17 @@ class LoggerConfig:
     tensorboard: bool = True
     """Write TensorBoard event files below the run directory."""
     wandb: bool = False
-    """Log to Weights & Biases; WANDB_MODE=offline keeps it below the run directory."""
+    """Log to Weights & Biases; WANDB_MODE=offline keeps the log below the run directory."""
     wandb_project: str = "nemotron4"
-    """Its project."""
+    """Project on Weights & Biases."""
     wandb_entity: str | None = None
-    """Its user or team; null is the account's default."""
+    """User or team on Weights & Biases; null is the account's default."""
     mlflow: bool = False
     """Log to MLflow."""
     mlflow_tracking_uri: str | None = None
-    """Its server or database; null takes the environment's MLFLOW_TRACKING_URI."""
+    """MLflow's server or database; null takes MLFLOW_TRACKING_URI from the environment."""
     mlflow_experiment: str = "nemotron4"
-    """Its experiment."""
+    """Experiment in MLflow."""
 
 
 @dataclass(kw_only=True)
@@ -219,34 +224,35 @@ class TrainJob:
     """Everything a training run is."""
 
     run: RunConfig = field(default_factory=RunConfig)
-    """Where it writes."""
+    """Where the run writes."""
     seed: int = 1234
-    """Of initial weights and data order."""
+    """Seed of the initial weights and of the data order."""
     resume: str = "auto"
-    """auto (newest checkpoint of the same job), never, or the path of a checkpoint."""
+    """Where to start: auto (the newest checkpoint of the same job), never (from the first step), or the path of a
+    checkpoint."""
     model: ModelConfig
-    """Architecture."""
+    """The model's architecture."""
     data: DataConfig = field(default_factory=DataConfig)
-    """Prepared corpus."""
+    """The prepared corpus and how it is read."""
     blend: BlendConfig
-    """Distributions that phases draw from."""
+    """The distributions of text that phases draw from."""
     schedule: Schedule
-    """The token timeline."""
+    """The timeline of training: phases, each of so many tokens."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """AdamW."""
+    """AdamW for all parameters, or Muon for the matrices of the blocks and AdamW for the rest."""
     topology: TopologyConfig = field(default_factory=TopologyConfig)
-    """Mesh and machines."""
+    """The mesh of ranks and the machines it covers."""
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
-    """Arithmetic."""
+    """Number formats of the arithmetic."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    """Cadence."""
+    """How often a run logs, saves and validates, and which steps it skips."""
     logger: LoggerConfig = field(default_factory=LoggerConfig)
-    """Where metrics go."""
+    """Where metrics go besides metrics.csv and the terminal."""
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
-    """What starts the workers."""
+    """What starts the workers, on this machine or on Slurm."""
     afterwards: list[str] = field(default_factory=list)
-    """Command lines that follow a complete run, such as `export run={run}` or `eval model_dir={run}/export`, without
-    the program's name; {run} is the run's directory, {data} is data.dir."""
+    """Commands to run after a complete run, such as `export run={run}` or `eval model_dir={run}/export`, without the
+    program's name; {run} is the run's directory, {data} is data.dir."""
 
     def __post_init__(self) -> None:
         """Check the rules that span groups; raises ValueError with the dotted keys."""

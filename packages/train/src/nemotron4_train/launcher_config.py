@@ -24,17 +24,18 @@ class LauncherConfig:
     """The launcher; nodes, tasks and GPUs a node follow from the topology."""
 
     kind: LauncherKind = LauncherKind.local
-    """local (this machine) or slurm."""
+    """Where the workers are started: local (this machine) or slurm."""
     num_threads: int | None = None
-    """CPU threads a rank; null shares the machine's cores among its ranks (local), or takes cpus_per_task (slurm)."""
+    """CPU threads per rank; null shares the machine's cores among its ranks (local), or takes cpus_per_task (slurm)."""
     max_jobs_at_once: int = 1
     """Jobs of a sweep that run at the same time."""
     dry_run: bool = False
-    """Write the run directory, and print what would start the job instead of starting it."""
+    """Write the run directory and print what would start the job, without starting it."""
     health_check: bool = False
-    """Before training on several ranks, have each compute and all of them reduce a known answer, timed."""
+    """Before training on several ranks, have each compute, and all of them reduce, a known answer; both are checked and
+    timed."""
     health_check_max_slowdown: float = 3.0
-    """GPUs so many times slower than the median fail that check."""
+    """A GPU that takes more than this many times the median time fails the health check."""
     partition: str | None = None
     """Slurm partition; null is the cluster's default."""
     account: str | None = None
@@ -42,35 +43,36 @@ class LauncherConfig:
     qos: str | None = None
     """Slurm quality of service; null is the account's default."""
     wall_time_minutes: int | None = None
-    """Time limit of a job, after which it saves and is queued again; null is the partition's."""
+    """Minutes that a job may run, after which it saves and is queued again; null is the partition's limit."""
     signal_lead_seconds: int = 300
-    """How long before the time limit, or before a preemption, a job is told to save: longer than a step and a save."""
+    """Seconds before the time limit, or before a preemption, at which a job is told to save: more than a step and a
+    save take."""
     max_requeues_without_progress: int = 3
-    """A job that is queued again so often without a new checkpoint fails instead of starting once more."""
+    """A job that has been queued again this many times without a new checkpoint fails instead of starting once more."""
     cpus_per_task: int | None = None
-    """CPU cores a rank; null leaves it to Slurm."""
+    """CPU cores per rank; null leaves it to Slurm."""
     memory_per_node: str | None = None
-    """Memory a node, as Slurm writes it (64G; 0 is all of it); null is the partition's default."""
+    """Memory per node, as Slurm writes it (64G; 0 is all of it); null is the partition's default."""
     exclusive: bool = True
     """Share nodes with no other job."""
     exclude: list[str] = field(default_factory=list)
-    """Nodes not to run on, such as one that failed the health check."""
+    """Nodes not to run on, such as those that failed the health check."""
     constraint: str | None = None
-    """Features that nodes must have."""
+    """Features that nodes must have, as Slurm writes them; null asks for none."""
     container_image: str | None = None
-    """Image the workers run in, by Slurm's container plugin (pyxis); null runs them on the node."""
+    """Container image that the workers run in, by Slurm's plugin pyxis; null runs them on the node itself."""
     container_mounts: list[str] = field(default_factory=list)
-    """HOST:CONTAINER directories it sees."""
+    """Directories that the container sees, each as HOST:CONTAINER."""
     setup: list[str] = field(default_factory=list)
-    """Shell lines before anything is started, such as `module load cuda` or `source .venv/bin/activate`."""
+    """Shell lines that run before anything is started, such as `module load cuda` or `source .venv/bin/activate`."""
     environment: dict[str, str] = field(default_factory=dict)
     """Environment variables of the job."""
     python: str | None = None
-    """Interpreter on the nodes; null is the one that runs this command."""
+    """Python interpreter on the nodes; null is the one that runs this command."""
     array: bool = True
     """Submit the jobs of a sweep that ask for the same machines as one array; false submits them one by one."""
     sbatch_options: list[str] = field(default_factory=list)
-    """More options of sbatch, each as `--name=value`."""
+    """Further options of sbatch, each as `--name=value`."""
 
     def __post_init__(self) -> None:
         """Refuse what no launcher can do."""

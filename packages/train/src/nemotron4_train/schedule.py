@@ -32,11 +32,12 @@ class LearningRate:
     """A segment of the learning-rate curve; it runs until a later phase names another segment."""
 
     shape: Shape
-    """linear, cosine or constant."""
+    """How the rate moves from the segment's start to its end: linear, cosine or constant."""
     start_fraction: float | None = None
-    """Of optimizer.lr, at the segment's first token; null continues from the previous segment's end (0 at first)."""
+    """Rate at the segment's first token, as a fraction of optimizer.lr; null continues from the end of the previous
+    segment (0 at first)."""
     end_fraction: float
-    """Of optimizer.lr, at the segment's last token."""
+    """Rate at the segment's last token, as a fraction of optimizer.lr."""
 
     def __post_init__(self) -> None:
         """Refuse negative rates."""
@@ -55,17 +56,18 @@ class Phase:
     """A stretch of training tokens under one blend and one global batch."""
 
     tokens: int
-    """Training tokens of the phase; rounded up to whole optimiser steps."""
+    """Training tokens of the phase, rounded up to whole optimiser steps."""
     blend: str
-    """The distribution of `blend.distributions` that samples are drawn from."""
+    """Name of the distribution in `blend.distributions` that samples are drawn from."""
     global_batch_size: int
-    """Sequences an optimiser step, over all ranks."""
+    """Sequences per optimiser step, over all ranks."""
     sequence_length: int
-    """Tokens a sequence."""
+    """Tokens per sequence."""
     learning_rate: LearningRate | None = None
-    """The segment that starts here; null goes on with the one in force."""
+    """The segment of the learning-rate curve that starts here; null continues the one in force."""
     topology: TopologyConfig | None = None
-    """The mesh it runs on, when that is not the job's: a run with several is a chain of jobs, resharded in between."""
+    """The mesh that this phase runs on, if it is not the job's; a run on several meshes is a chain of jobs, with
+    checkpoints resharded in between."""
 
 
 @dataclass(kw_only=True)
@@ -75,10 +77,11 @@ class Schedule:
     phases: dict[str, Phase] = field(default_factory=dict)
     """Phases by name, in the order they run."""
     shuffle_block_tokens: int = 8_192
-    """Tokens of the unit in which a source is shuffled, at least two sequences: so the tokens drawn from each source
-    stay within one such block of what a blend asks, after every sample of it. Part of the data order."""
+    """Tokens of a block, the unit in which a source is shuffled; at least two sequences. After every sample, the tokens
+    drawn from each source are within one block of what the blend asks for. Part of the data order."""
     budget_flops: float | None = None
-    """Stretch the phases in proportion until training the model costs so many FLOPs (see budget.py); null: as told."""
+    """FLOPs that training should cost: the phases are stretched in proportion until it does; null leaves them as they
+    are."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be a timeline, naming the key."""

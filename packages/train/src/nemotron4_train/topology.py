@@ -27,17 +27,19 @@ class TopologyConfig:
     tensor: int = 1
     """Ranks that each layer is split over (tensor and sequence parallel)."""
     num_nodes: int = 1
-    """Machines."""
+    """Number of machines."""
     device: Device = Device.cpu
-    """cpu or cuda."""
+    """Kind of device that each rank computes on: cpu or cuda."""
     micro_batch_size: int = 8
-    """Sequences a rank computes at once; gradient accumulation follows from it and the global batch."""
+    """Sequences that a rank processes at once; gradient accumulation follows from it and the global batch."""
     recompute: Recompute = Recompute.none
-    """Activations computed again in backward: none, selective (cheap ones: not matrix products), or full (blocks)."""
+    """Activations that the backward pass computes again: none, selective (cheap ones, not matrix products) or full
+    (whole blocks)."""
     compile: bool = False
-    """torch.compile of each block, once a sequence length; validation is not compiled. Refused with tensor > 1."""
+    """Compile each block with torch.compile, once per sequence length; validation is not compiled. Refused with tensor
+    > 1."""
     peak_teraflops: float | None = None
-    """Dense bf16 peak of one device, TFLOP/s, that MFU is a share of; null looks the device up (see mfu.py)."""
+    """Dense bf16 peak of one device in TFLOP/s, which MFU is a fraction of; null looks the device up."""
 
     def __post_init__(self) -> None:
         """Refuse a mesh that cannot be laid on the machines."""

@@ -32,11 +32,12 @@ class LanguageConfig:
     domains: list[str] = field(default_factory=list)
     """Domains whose documents are checked; a document of `english` without a language declares English."""
     min_confidence: float = 0.5
-    """Probability from which on a differing language drops the document, or names that of an undeclared one."""
+    """Probability from which a language other than the declared one drops the document, or is taken as the language of
+    one that declares none."""
     min_characters: int = 50
-    """Shorter texts are not judged: too little to tell related languages apart."""
+    """Texts of fewer characters are not judged: too little to tell related languages apart."""
     max_characters: int = 4000
-    """Only so much from the beginning is read."""
+    """Characters, from the beginning, that are read; the rest is not."""
 
     def __post_init__(self) -> None:
         refuse_code("language", self.domains, "its language is a programming language")
@@ -58,11 +59,12 @@ class CodeConfig:
     min_alphanumeric: float = 0.25
     """Least share of characters that are letters or digits."""
     max_encoded: float = 0.5
-    """Greatest share of the text in base64, lists of bytes and the like; a run of more than 1024 also drops."""
+    """Greatest share of the text in base64, lists of bytes and the like; a run of more than 1024 characters also
+    drops."""
     max_digits: float = 0.5
     """Greatest share of digits among the characters that are not space: tables of numbers are data."""
     generated: bool = True
-    """Drop files that bear a generator's signature near their beginning, and minified files by their path."""
+    """Drop files that bear a generator's signature near their beginning, and minified files, told by their path."""
     licenses: list[str] = field(default_factory=list)
     """SPDX identifiers that are kept; a document without `license` is kept, and an empty list keeps all."""
 
@@ -90,7 +92,7 @@ class PiiConfig:
             "iban": "[bank account]",
         }
     )
-    """What stands in the place of each kind; null leaves a kind alone."""
+    """What replaces each kind; null leaves a kind alone."""
     phone_regions: dict[str, str] = field(default_factory=lambda: {"en": "US"})
     """Region whose national way of writing phone numbers is read, by language; +… is read in every language."""
 
@@ -110,7 +112,7 @@ class DecontaminationConfig:
     benchmarks: dict[str, list[str]] = field(default_factory=dict)
     """Files or globs of each benchmark: .jsonl, .json, .tsv or .txt, and these with .gz, .xz or .zst."""
     ngram_words: int = 13
-    """A document that shares so many words in a row with an item is dropped; shorter items cannot be found."""
+    """A document that shares this many words in a row with an item is dropped; shorter items cannot be found."""
 
     def __post_init__(self) -> None:
         check_range("decontamination", self, "ngram_words", 1, float("inf"))
@@ -130,7 +132,7 @@ class CurationConfig:
     dedup: DedupConfig = field(default_factory=DedupConfig)
     """Exact and near deduplication, of all domains."""
     quality: QualityConfig = field(default_factory=QualityConfig)
-    """A language model's judgement."""
+    """Quality as a language model judges it."""
     gopher_quality: GopherQualityConfig = field(default_factory=GopherQualityConfig)
     """Gopher's quality rules."""
     gopher_repetition: GopherRepetitionConfig = field(default_factory=GopherRepetitionConfig)

@@ -26,7 +26,7 @@ class DedupConfig:
     rows: int = 6
     """MinHash values in a band: a pair of similarity s is found with probability 1 - (1 - s**rows)**bands."""
     memory_megabytes: int = 1024
-    """Memory that the joins over all documents may take before they spill to disk."""
+    """Megabytes of memory that the joins over all documents may take before they spill to disk."""
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:

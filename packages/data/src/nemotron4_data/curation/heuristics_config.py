@@ -21,15 +21,15 @@ class GopherQualityConfig:
     domains: list[str] = field(default_factory=list)
     """Domains whose documents are judged."""
     min_words: int = 50
-    """Fewest words."""
+    """Fewest words in a document."""
     max_words: int = 100_000
-    """Most words."""
+    """Most words in a document."""
     min_mean_word_length: float = 3.0
     """Least mean length of words in characters."""
     max_mean_word_length: float = 10.0
     """Greatest mean length of words in characters."""
     max_symbol_ratio: float = 0.1
-    """Most hash signs a token, and most ellipses a token."""
+    """Most hash signs per token, and most ellipses per token."""
     max_bullet_lines: float = 0.9
     """Greatest share of lines that start with a bullet."""
     max_ellipsis_lines: float = 0.3
@@ -37,13 +37,13 @@ class GopherQualityConfig:
     min_alphabetic_words: float = 0.8
     """Least share of tokens with a letter in them."""
     min_stop_words: int = 2
-    """Fewest different words of `stop_words`."""
+    """Least number of different words of `stop_words`."""
     stop_words: dict[str, list[str]] = field(
         default_factory=lambda: {"en": ["the", "be", "to", "of", "and", "that", "have", "with"]}
     )
-    """Words that connected text of a language has; a language without a list is not asked."""
+    """Words that connected text of a language has, by its code; a language without a list is not judged by them."""
     languages: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Thresholds of single languages."""
+    """Thresholds that differ for single languages, by code."""
 
     def __post_init__(self) -> None:
         refuse_code("gopher_quality", self.domains, "these rules judge prose; code has curation.code")
@@ -73,7 +73,7 @@ class GopherRepetitionConfig:
     max_duplicate_ngrams: list[float] = field(default_factory=lambda: [0.15, 0.14, 0.13, 0.12, 0.11, 0.10])
     """Greatest share of the text in n-grams of words that repeat an earlier one, n = 5 to 10."""
     languages: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Thresholds of single languages."""
+    """Thresholds that differ for single languages, by code."""
 
     def __post_init__(self) -> None:
         refuse_code("gopher_repetition", self.domains, "code repeats lines by nature; code has curation.code")
@@ -95,7 +95,7 @@ class C4Config:
     min_sentences: int = 5
     """Fewest sentences in the good lines of a document."""
     min_words_per_line: int = 3
-    """Fewest words of a good line."""
+    """Fewest words in a good line."""
     max_word_length: int = 1000
     """Greatest length in characters of a word in a good line."""
     terminal_punctuation: bool = True
@@ -103,9 +103,9 @@ class C4Config:
     curly_brackets: bool = True
     """A curly bracket in a good line drops the document."""
     remove_lines: bool = True
-    """As in C4, lines that are not good, and citation markers, leave the text; false judges and keeps the text."""
+    """As in C4, remove citation markers and lines that are not good; false judges them and keeps the text."""
     languages: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Thresholds of single languages."""
+    """Thresholds that differ for single languages, by code."""
 
     def __post_init__(self) -> None:
         refuse_code("c4", self.domains, "these rules judge prose; code has curation.code")
@@ -128,15 +128,15 @@ class DataEverywhereConfig:
     max_urls: float = 0.2
     """Greatest share of characters that belong to URLs."""
     min_words: int = 50
-    """Fewest words."""
+    """Fewest words in a document."""
     max_words: int = 100_000
-    """Most words."""
+    """Most words in a document."""
     min_mean_word_length: float = 3.0
     """Least mean length of words in characters."""
     max_mean_word_length: float = 10.0
     """Greatest mean length of words in characters."""
     languages: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Thresholds of single languages."""
+    """Thresholds that differ for single languages, by code."""
 
     def __post_init__(self) -> None:
         refuse_code("data_everywhere", self.domains, "these rules judge prose; code has curation.code")

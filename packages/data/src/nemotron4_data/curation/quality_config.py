@@ -22,11 +22,11 @@ class QualityConfig:
     scorer: str = "nemotron"
     """Name of an installed scorer, or the place of one as module:factory."""
     percentiles: list[float] = field(default_factory=lambda: [30.0, 60.0])
-    """Of each language's scores: up to the first is head, up to the second middle, the rest tail."""
+    """Percentiles of each language's scores: up to the first is head, up to the second middle, the rest tail."""
     keep: list[str] = field(default_factory=lambda: ["head", "middle"])
-    """Buckets that stay."""
+    """Buckets that stay, of head, middle and tail."""
     max_tokens: int = 256
-    """A document is judged by its first tokens, at most this many."""
+    """Tokens, from its beginning, by which a document is judged."""
 
     def __post_init__(self) -> None:
         if len(self.percentiles) != 2 or not 0 <= self.percentiles[0] <= self.percentiles[1] <= 100:

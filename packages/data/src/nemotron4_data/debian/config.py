@@ -14,13 +14,13 @@ class DebianConfig:
     """
 
     english_mb: float = 340.0
-    """English text to take."""
+    """English text to take, in MB."""
     multilingual_mb: float = 62.0
-    """Text in other natural languages."""
+    """Text in other natural languages to take, in MB."""
     code_mb: float = 58.0
-    """Source code."""
+    """Source code to take, in MB."""
     exponent: float = 0.5
-    """A language or package of size s may give text in proportion to s**exponent; 1 keeps sizes, 0 is all alike."""
+    """A language or package of size s may give text in proportion to s**exponent: 1 is by size, 0 is equal shares."""
     cache: str = "data/debian-packages"
     """Directory of downloaded packages and the text read from them; remove it to fetch newer versions."""
 

@@ -45,7 +45,7 @@ class ExportJob:
     dtype: ExportDtype = ExportDtype.float32
     """float32 or bfloat16."""
     max_shard_bytes: int = 5_000_000_000
-    """Most bytes of weights a file; the export holds no more than that and a few tensors in memory."""
+    """Most bytes of weights in one file; the export holds no more than that and a few tensors in memory."""
 
     def __post_init__(self) -> None:
         """Refuse files that hold nothing, and a directory that an unset variable leaves empty."""

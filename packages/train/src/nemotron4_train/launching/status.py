@@ -35,7 +35,7 @@ class StatusJob:
     """`nemotron4 status [run=DIR] [root=runs]`."""
 
     run: str | None = None
-    """One run's directory; null shows all below `root`."""
+    """Directory of one run; null shows all runs below `root`."""
     root: str = "runs"
     """Directory of all runs."""
 
