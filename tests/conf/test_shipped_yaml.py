@@ -65,7 +65,7 @@ def job_of(verb, *overrides):
 
 
 def composed(verb, *overrides):
-    ConfigStore.instance().store(name=f"{verb}_job", node=load_attribute(command_loaders()[verb]().job))
+    ConfigStore.instance().store(name="job", node=load_attribute(command_loaders()[verb]().job))
     with initialize_config_module("nemotron4_config.conf", version_base="1.3"):
         return compose(verb, list(overrides))
 

@@ -93,13 +93,6 @@ def test_composing_and_help_of_a_verb_import_no_torch(tmp_path):
     subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=tmp_path, timeout=60, check=True)
 
 
-def test_help_of_a_verb_lists_groups_and_keys(capsys):
-    assert main(["train", "--help"]) == 0
-    shown = capsys.readouterr().out
-    for text in ("topology: cpu_1x1, cpu_1x2", "schedule: demo", "clip_norm: 1.0", "Unknown keys are refused"):
-        assert text in shown
-
-
 def test_cfg_job_prints_the_composed_job_without_running_it(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "experiment=smoke", "--cfg", "job"]) == 0

@@ -21,11 +21,8 @@ from nemotron4_config.main import run_reporting_errors
 
 YAML = """\
 defaults:
-  - fake_job
   - common
   - _self_
-  - override hydra/job_logging: disabled
-  - override hydra/hydra_logging: disabled
 """
 
 

@@ -59,10 +59,11 @@ def run_application(verb: str, command: Command, overrides: list[str], check: Ca
     `check` is called between the two, to raise what Hydra may have swallowed.
     """
     job_type: type[Any] = load_attribute(command.job)
-    ConfigStore.instance().store(name=f"{verb}_job", node=job_type)
+    ConfigStore.instance().store(name="job", node=job_type)
     if set(overrides) & {"-h", "--help"}:
-        given = [text for text in overrides if "=" in text and text[0] != "-"]
-        print(help_text(verb, typed_overrides(given, job_type, config_groups(), False)))
+        _, words = split_options([text for text in overrides if text not in ("-h", "--help")])
+        given = typed_overrides([text for text in words if "=" in text], job_type, config_groups(), False)
+        print(help_text(verb, command, given, [text for text in words if "=" not in text]), end="")
         return 0
     name = sweep_name(verb, overrides)
     options, given = split_options(overrides)

@@ -23,7 +23,8 @@ Pretrain, continue, evaluate and serve Nemotron-4 models, by overrides alone.
 verbs:
 {verbs}
 
-nemotron4 VERB --help lists a verb's config groups and every key; --cfg job prints the composed job; -m sweeps.
+nemotron4 VERB --help lists a verb's config groups and keys, VERB --help GROUP says more about one; --cfg job prints the
+composed job; -m sweeps.
 """
 
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import is_dataclass
-from enum import Enum
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString, Sweep
 from hydra.errors import HydraException
 from omegaconf.errors import GrammarParseError
 from omegaconf.grammar_parser import parse as parse_interpolations
+
+from nemotron4_config.keys import is_enum, kinds_along, without_none
 
 _OVERRIDE = re.compile(r"(\+\+|\+|~)?([^=]*)(?:=(.*))?", re.DOTALL)
 _KEY = re.compile(r"[\w$/@:-]+(\.[\w$/@:-]+)*", re.ASCII)
@@ -55,7 +55,7 @@ def _typed_override(
         return _group_choice(text, key, raw, groups[key], is_sweep)
     if parts[0] not in get_type_hints(job_type) or (prefix == "~" and len(parts) == 1):
         return _readable(text, key, raw, None, is_sweep)
-    kinds = _kinds(job_type, parts, "")
+    kinds = kinds_along(job_type, parts, "")
     if prefix == "~":
         if get_origin(kinds[-2]) is not dict:
             raise ValueError(f"{text}: {key} cannot be removed; give it another value")
@@ -105,10 +105,10 @@ def _refusal(key: str, raw: str, rule: str) -> ValueError:
 
 def _rule(kind: Any, key: str, value: str) -> str:
     """What a value of a type must be; `value`: what a list would hold instead."""
-    kind = _required(kind)
+    kind = without_none(kind)
     if kind is None:
         return f"cannot be read; put text into quotes of its own, as in '{key}=\"TEXT\"'"
-    if _is_enum(kind):
+    if is_enum(kind):
         return f"must be one of: {', '.join(kind.__members__)}"
     if get_origin(kind) is list:
         return f"must be a list; write {key}=[{value}]"
@@ -124,38 +124,9 @@ def _check_references(key: str, raw: str) -> None:
         raise _refusal(key, raw, rule) from error
 
 
-def _kinds(whole: Any, parts: Sequence[str], root: str) -> list[Any]:
-    """The types of what the key `root` names, of its key parts[0], of the key parts[1] of that, and so on."""
-    kinds: list[Any] = [whole]
-    for number, name in enumerate(parts):
-        kind = _required(kinds[-1])
-        if is_dataclass(kind):
-            hints = get_type_hints(kind)
-            if name not in hints:
-                where = ".".join((*([root] if root else []), *parts[:number]))
-                key = f"{where}.{name}".lstrip(".")
-                raise ValueError(f"{key}: unknown key; {where or 'the job'} has: {', '.join(hints)}")
-            kinds.append(hints[name])
-        elif get_origin(kind) is dict:
-            kinds.append(get_args(kind)[-1])
-        else:
-            raise ValueError(f"{'.'.join(parts)}: unknown key; {'.'.join(parts[:number])} has no keys")
-    return kinds
-
-
-def _required(kind: Any) -> Any:
-    """The type, without None."""
-    given = [each for each in get_args(kind) if each is not NoneType] if get_origin(kind) in (Union, UnionType) else []
-    return given[0] if given else kind
-
-
 def _is_optional_part(kind: Any) -> bool:
     """Whether it may be null, or else has keys of its own."""
-    return _required(kind) is not kind and is_dataclass(_required(kind))
-
-
-def _is_enum(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Enum)
+    return without_none(kind) is not kind and is_dataclass(without_none(kind))
 
 
 def _split(text: str, name: str = "") -> list[str]:
@@ -188,9 +159,9 @@ def _joined(typed: list[str], parts: list[str], raw: str) -> str:
 
 def _typed(kind: Any, raw: str, key: str, is_part: bool) -> str:
     """A value as Hydra is to read it; `is_part`: of a list, a mapping or a sweep."""
-    if _required(kind) is not kind and raw.strip().lower() == "null":
+    if without_none(kind) is not kind and raw.strip().lower() == "null":
         return raw
-    kind, inner = _required(kind), raw.strip()[1:-1]
+    kind, inner = without_none(kind), raw.strip()[1:-1]
     if kind is str:
         return _typed_text(raw, key, is_part)
     if get_origin(kind) is list and _is_enclosed(raw, "[]") and inner.strip():
@@ -210,7 +181,7 @@ def _typed_entry(kind: Any, entry: str, key: str) -> str:
     name, colon, value = entry.partition(":")
     if not colon:
         return entry
-    typed = _typed(_kinds(kind, [name.strip()], key)[-1], value.strip(), f"{key}.{name.strip()}", True)
+    typed = _typed(kinds_along(kind, [name.strip()], key)[-1], value.strip(), f"{key}.{name.strip()}", True)
     return entry if typed == value.strip() else f"{name}: {typed}"
 
 
@@ -229,11 +200,11 @@ def _typed_text(raw: str, key: str, is_part: bool) -> str:
 def _check_shape(kind: Any, value: Any, key: str, raw: str) -> None:
     """Raise ValueError for null, a list or a mapping where another is due; OmegaConf checks numbers and choices."""
     if value is None:
-        if _required(kind) is kind:
+        if without_none(kind) is kind:
             raise ValueError(f"{key} (null): must have a value")
         return
-    kind = _required(kind)
-    is_single = kind in _RULES or _is_enum(kind)
+    kind = without_none(kind)
+    is_single = kind in _RULES or is_enum(kind)
     if isinstance(value, str) and "${" in value and not is_single:
         return
     fits = list if get_origin(kind) is list else dict
@@ -246,7 +217,7 @@ def _check_shape(kind: Any, value: Any, key: str, raw: str) -> None:
         for name, each in value.items():
             if not isinstance(name, str):
                 raise _refusal(key, raw, "a name must be text, neither a number nor null; set it in a file of conf/")
-            _check_shape(_kinds(kind, [str(name)], key)[-1], each, f"{key}.{name}", raw)
+            _check_shape(kinds_along(kind, [str(name)], key)[-1], each, f"{key}.{name}", raw)
 
 
 def _spelled_out(prefix: str | None, parts: Sequence[str], kinds: Sequence[Any], value: str, is_dict: bool) -> str:
