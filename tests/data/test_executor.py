@@ -138,7 +138,7 @@ def test_wrong_settings_are_refused(settings, message):
 
 def test_ray_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    expected = "executor.kind (ray) needs Ray: pip install 'nemotron4-data[ray]'"
+    expected = "executor.kind (ray): needs Ray; pip install 'nemotron4-data[ray]'"
     with pytest.raises(ValueError) as error, open_executor(ExecutorConfig(kind=ExecutorKind.ray)):
         pass
     assert str(error.value) == expected

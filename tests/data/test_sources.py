@@ -231,7 +231,7 @@ def test_hugging_face_data_sets_are_streamed(tmp_path, monkeypatch):
 def test_hugging_face_without_its_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     url = "hf://datasets/a/b"
-    expected = f"corpus.files ({url}) needs `datasets`: pip install 'nemotron4-data[hub]'"
+    expected = f"corpus.files ({url}): needs Hugging Face's datasets; pip install 'nemotron4-data[hub]'"
     assert message_of(ValueError, read, url) == expected
 
 
@@ -242,7 +242,7 @@ def test_the_options_of_a_data_set_reach_its_library(monkeypatch):
         seen.append((arguments, named))
         return [{"text": "x"}]
 
-    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset, __spec__=""))
     assert texts(read("hf://datasets/a/b?config=en&revision=v1")) == ["x"]
     assert seen == [(("a/b", "en"), {"split": "train", "revision": "v1", "streaming": True})]
 

@@ -11,7 +11,7 @@ from nemotron4_model.parallel.float8 import check_float8, convert_blocks
 CONFIG = ModelConfig(
     vocab_size=64, hidden_size=64, intermediate_size=256, num_layers=2, num_attention_heads=4, num_key_value_heads=2
 )
-REFUSAL = "precision.compute (fp8): needs torchao and an H100 or newer; use precision=bf16"
+REFUSAL = "precision.compute (fp8): needs torchao; pip install 'nemotron4-model[float8]'"
 
 
 def gradients(float8: bool, recompute: Recompute = Recompute.none) -> dict[str, torch.Tensor]:

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-import zstandard
-
 from .prepare_job import SOURCE_PATTERN, CorpusConfig
 from .zstd import ZstdError, open_zstd
 
@@ -168,7 +166,9 @@ class FrameBuffer:
         """The frame of what is left; nothing when nothing is."""
         if not self._lines:
             return b""
-        frame = zstandard.ZstdCompressor(level=self._level).compress(b"".join(self._lines))
+        from zstandard import ZstdCompressor
+
+        frame = ZstdCompressor(level=self._level).compress(b"".join(self._lines))
         self._lines, self._pending_bytes = [], 0
         return frame
 

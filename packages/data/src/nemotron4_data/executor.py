@@ -22,6 +22,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from nemotron4_common.extras import check_installed
+
 from .prepare_job import ExecutorConfig, ExecutorKind
 
 T = TypeVar("T")
@@ -167,10 +169,8 @@ class RayExecutor:
     """Tasks on a running Ray cluster whose nodes have this package and see the same files."""
 
     def __init__(self, config: ExecutorConfig) -> None:
-        try:
-            ray: Any = importlib.import_module("ray")
-        except ImportError:
-            raise ValueError("executor.kind (ray) needs Ray: pip install 'nemotron4-data[ray]'") from None
+        check_installed("executor.kind (ray): needs Ray", ("ray",), "nemotron4-data[ray]")
+        ray: Any = importlib.import_module("ray")
         self._ray = ray
         try:
             if config.address != "auto":  # Ray itself would try for minutes

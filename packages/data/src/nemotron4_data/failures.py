@@ -10,10 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import zstandard
-
-from .zstd import ZstdError
-
 _NO_MEMORY = (
     *("Allocation error", "not enough memory"),  # Zstandard
     *("Cannot allocate memory", "failed to map segment"),  # of a library that is loaded
@@ -41,8 +37,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether it was raised for lack of memory."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
-    kinds = (ImportError, RuntimeError, ZstdError, zstandard.ZstdError)
-    return isinstance(error, kinds) and any(words in str(error) for words in _NO_MEMORY)
+    is_of_library = isinstance(error, ImportError | RuntimeError) or type(error).__name__ == "ZstdError"
+    return is_of_library and any(words in str(error) for words in _NO_MEMORY)
 
 
 def in_one_line(error: Exception, stage: str, directory: str) -> OSError | None:

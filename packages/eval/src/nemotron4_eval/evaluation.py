@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from nemotron4_common.extras import check_installed
 from nemotron4_common.system_errors import check_can_write, naming_place
 from nemotron4_common.terminal import plain_console
 from nemotron4_data import Corpus
@@ -86,6 +87,9 @@ def _check_tasks(tasks: list[str]) -> None:
                 f"suite.tasks ({task}) is neither {HELDOUT_CONTINUATION} nor a file; give the path of an LM "
                 "Evaluation Harness task YAML"
             )
+    if tasks:
+        need = f"suite.tasks ([{', '.join(tasks)}]): needs the LM Evaluation Harness"
+        check_installed(need, ("lm_eval",), "nemotron4-eval[harness]")
 
 
 def _check_same_tokenizer(job: EvalJob, loaded: LoadedModel, corpus: Corpus) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from nemotron4_common.extras import check_installed
+
 from .places import HUB_SCHEME
 from .records import Record, Refusal
 
@@ -30,10 +32,9 @@ def parse_hub_url(url: str) -> tuple[str, dict[str, str]]:
 def read_dataset(url: str) -> Iterator[Record | Refusal]:
     """One record a row. OSError when the hub or the network fails."""
     name, options = parse_hub_url(url)
-    try:
-        import datasets
-    except ImportError:
-        raise ValueError(f"corpus.files ({url}) needs `datasets`: pip install 'nemotron4-data[hub]'") from None
+    check_installed(f"corpus.files ({url}): needs Hugging Face's datasets", ("datasets",), "nemotron4-data[hub]")
+    import datasets
+
     try:
         rows: Any = datasets.load_dataset(
             name,

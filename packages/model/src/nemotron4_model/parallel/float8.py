@@ -8,18 +8,18 @@ Source: float8 formats, arXiv 2209.05433; torchao.float8, whose tensor-wise dyna
 gathered by FSDP2 as without float8 (torchao's float8 all-gather stays off).
 """
 
-from importlib.util import find_spec
-
 import torch
 
+from nemotron4_common.extras import check_installed
 from nemotron4_model.transformer import Transformer
 
 
 def check_float8() -> None:
     """Raise ValueError unless torchao is installed and this machine's GPU, where it has one, multiplies float8."""
+    check_installed("precision.compute (fp8): needs torchao", ["torchao"], "nemotron4-model[float8]")
     can_multiply = not torch.cuda.is_available() or torch.cuda.get_device_capability() >= (8, 9)
-    if find_spec("torchao") is None or not can_multiply:
-        raise ValueError("precision.compute (fp8): needs torchao and an H100 or newer; use precision=bf16")
+    if not can_multiply:
+        raise ValueError("precision.compute (fp8): needs an H100 or newer; use precision=bf16")
 
 
 def convert_blocks(model: Transformer, *, emulate: bool = False) -> None:

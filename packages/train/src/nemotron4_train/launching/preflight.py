@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
+from nemotron4_common.extras import check_installed
 from nemotron4_data import Corpus
 from nemotron4_data.blend import phase_weights
 from nemotron4_model.config import ModelConfig
@@ -44,8 +44,8 @@ def check_machine(job: TrainJob) -> None:
             " MLFLOW_TRACKING_URI"
         )
     for name in ("wandb", "mlflow"):
-        if getattr(job.logger, name) and find_spec(name) is None:
-            raise ValueError(f"logger.{name} (true): needs the {name} package; pip install 'nemotron4-train[{name}]'")
+        if getattr(job.logger, name):
+            check_installed(f"logger.{name} (true): needs the {name} package", (name,), f"nemotron4-train[{name}]")
 
 
 def num_threads(job: TrainJob) -> int:
