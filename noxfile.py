@@ -1,13 +1,17 @@
 """Every promise of the project is one session: `python -m nox -s SESSION`.
 
-demo and tests need nothing but Python 3.11 and nox; versions come from constraints.txt.
+demo and tests need nothing but Python 3.11 and nox; versions come from constraints.txt, the packages and their extras
+from requirements.txt.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
+import tomllib
+from pathlib import Path
 
 import nox
 
@@ -15,28 +19,38 @@ nox.options.sessions = ["tests"]
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = True
 
-PACKAGES = ("common", "config", "model", "data", "infer", "eval", "train")
+ROOT = Path(__file__).parent
+PACKAGES = re.findall(r"^-e \./packages/(\w+)$", (ROOT / "requirements-train.txt").read_text(), re.MULTILINE)
+EXTRAS = dict(re.findall(r"^nemotron4-(\w+)(\[.+\])$", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
 TEST_TOOLS = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis")
 ALL_TEST_TOOLS = (*TEST_TOOLS, "hydra-optuna-sweeper", "transformers")
 CHECK_TOOLS = ("ruff", "mypy", "import-linter", "yamllint")
 BUILD_TOOLS = ("hatchling", "editables", "setuptools")  # setuptools: antlr4-python3-runtime comes as source
-# What a package's tests need installed beside it and its dependencies: the command line's tests compose real verbs.
-TEST_PACKAGES = {
-    "common": ("common",),
-    "config": PACKAGES,
-    "model": ("model", "common"),
-    "data": ("data", "common", "config"),
-    "infer": ("infer", "data", "model", "common", "config"),
-    "eval": ("eval", "infer", "data", "model", "common", "config"),
-    "train": PACKAGES,
-}
+TRY_NEXT = (
+    "generate model_dir=runs/demo/latest/export 'prompt=def main():'",
+    "plan experiment=nemotron4_15b",
+    "train experiment=demo model=nano_1m topology=cpu_2x1 schedule=smoke",
+)
+"""What `demo` ends with: commands of seconds on what it left."""
 
 
 def install(session: nox.Session, *packages: str, tools: tuple[str, ...] = ()) -> None:
     """Install packages of this repository and tools in the tested versions."""
     session.install("-c", "constraints.txt", *BUILD_TOOLS)
-    paths = [word for name in packages for word in ("-e", f"packages/{name}")]
+    paths = [word for name in packages for word in ("-e", f"packages/{name}{EXTRAS.get(name, '')}")]
     session.install("-c", "constraints.txt", "--no-build-isolation", *paths, *tools)
+
+
+def packages_to_test(name: str) -> list[str]:
+    """A package, those of ours that it depends on, and config where it has verbs, whose tests compose real jobs."""
+    if name == "config":
+        return PACKAGES
+    project = tomllib.loads((ROOT / "packages" / name / "pyproject.toml").read_text())["project"]
+    found = [name] + ["config"] * ("nemotron4.commands" in project.get("entry-points", {}))
+    for dependency in project["dependencies"]:
+        if own := re.fullmatch(r"nemotron4-(\w+)", dependency):
+            found += packages_to_test(own[1])
+    return list(dict.fromkeys(found))
 
 
 @nox.session
@@ -51,6 +65,8 @@ def demo(session: nox.Session) -> None:
     session.run(*nemotron4, "eval", f"model_dir={run}/export", "suite=demo")
     session.run(*nemotron4, "generate", f"model_dir={run}/export", "prompt='In the beginning'")
     session.run(*nemotron4, "report", f"run={run}")
+    program = os.path.relpath(os.path.join(session.bin, "nemotron4"))
+    session.log("\n  ".join(("what to try next:", *(f"{program} {line}" for line in TRY_NEXT))))
 
 
 @nox.session
@@ -87,9 +103,10 @@ def lint(session: nox.Session) -> None:
 @nox.parametrize("package", [nox.param(name, id=name) for name in PACKAGES])
 def test(session: nox.Session, package: str) -> None:
     """One package's tests with only that package (and what it depends on) installed."""
-    optuna = ("hydra-optuna-sweeper",) if "config" in TEST_PACKAGES[package] else ()
+    packages = packages_to_test(package)
+    optuna = ("hydra-optuna-sweeper",) if "config" in packages else ()
     tools = (*TEST_TOOLS, *optuna, "transformers", "sentencepiece", "protobuf")
-    install(session, *TEST_PACKAGES[package], tools=tools)
+    install(session, *packages, tools=tools)
     session.run("pytest", "-q", f"tests/{package}", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
@@ -131,7 +148,7 @@ def install_slurm(session: nox.Session) -> str | None:
 @nox.session
 def curation_reference(session: nox.Session) -> None:
     """Our heuristics beside datatrove's on the shipped sample. Apart: datatrove needs an older xxhash than the rest."""
-    install(session, *TEST_PACKAGES["data"], tools=TEST_TOOLS)
+    install(session, *packages_to_test("data"), tools=TEST_TOOLS)
     session.install("datatrove==0.10.1", "regex", "nltk", "spacy==3.8.18", "xxhash<4")
     session.run("pytest", "-q", "tests/data/curation/test_datatrove.py", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
@@ -140,7 +157,7 @@ def curation_reference(session: nox.Session) -> None:
 @nox.parametrize("version", [nox.param(version, id=version) for version in ("4.44.2", "4.57.6", "5.0.0")])
 def compat_export(session: nox.Session, version: str) -> None:
     """Exports read by the versions of transformers that their README.md names: the oldest, and those around 5."""
-    install(session, *TEST_PACKAGES["model"], tools=(*TEST_TOOLS, "sentencepiece"))
+    install(session, *packages_to_test("model"), tools=(*TEST_TOOLS, "sentencepiece"))
     session.install(f"transformers=={version}")
     # Old versions warn of this torch; what they compute is what is tested.
     quiet = ("-W", "ignore::FutureWarning", "-W", "ignore::DeprecationWarning")
@@ -155,9 +172,8 @@ def dev(session: nox.Session) -> None:
     session.run(sys.executable, "-m", "venv", ".venv", external=True)
     pip = os.path.join(".venv", "bin", "pip")
     tools = (*BUILD_TOOLS, *ALL_TEST_TOOLS, *CHECK_TOOLS, "ray", "nox")
-    paths = [word for name in PACKAGES for word in ("-e", f"packages/{name}")]
     session.run(pip, "install", "-c", "constraints.txt", *tools, external=True)
-    session.run(pip, "install", "-c", "constraints.txt", "--no-build-isolation", *paths, external=True)
+    session.run(pip, "install", "--no-build-isolation", "-r", "requirements.txt", external=True)
 
 
 @nox.session
@@ -168,10 +184,11 @@ def wheels(session: nox.Session) -> None:
     for name in PACKAGES:
         session.run("python", "-m", "build", "--no-isolation", "--outdir", dist, f"packages/{name}", silent=True)
     built = sorted(os.path.join(dist, file) for file in os.listdir(dist) if file.endswith(".whl"))
-    session.install("-c", "constraints.txt", *built)
+    extras = [f"nemotron4-{name}{extras}" for name, extras in EXTRAS.items()]
+    session.install("-c", "constraints.txt", *built, *extras)
     session.chdir(dist)
     session.run("nemotron4", "train", "experiment=demo", "--cfg", "job", silent=True)
-    session.run("nemotron4", "prepare", "tokenizer.vocab_size=1024", "dir=prepared")
+    session.run("nemotron4", "prepare", "tokenizer.vocab_size=4096", "dir=prepared")
     session.run(
         "nemotron4", "train", "experiment=smoke", "data.dir=prepared", "trainer.max_steps=3", "topology=cpu_2x1"
     )

@@ -21,9 +21,10 @@ PROJECTS: dict[str, dict[str, Any]] = {
 
 
 def brought_by(*names: str) -> set[str]:
-    """The distributions that a bare `pip install NAMES` leaves here: without extras, but with those they ask for."""
+    """The distributions that `pip install NAMES` leaves here, such as nemotron4-eval or nemotron4-eval[harness]."""
     found: set[tuple[str, str]] = set()
-    wanted = [(name, "") for name in names]
+    asked = map(Requirement, names)
+    wanted = [(each.name, extra) for each in asked for extra in ("", *each.extras)]
     while wanted:
         name, extra = item = wanted.pop()
         if item in found:
@@ -31,8 +32,13 @@ def brought_by(*names: str) -> set[str]:
         found.add(item)
         for requirement in map(Requirement, _requirements(name, extra)):
             if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
-                wanted += [(canonicalize_name(requirement.name), asked) for asked in ("", *requirement.extras)]
+                wanted += [(canonicalize_name(requirement.name), each) for each in ("", *requirement.extras)]
     return {name for name, _ in found}
+
+
+def of_cuda(name: str) -> bool:
+    """Whether it comes with torch's wheel for CUDA alone, which asks for it in a version of its own."""
+    return name.startswith(("nvidia-", "cuda-")) or name == "triton"
 
 
 def _requirements(name: str, extra: str) -> list[str]:

