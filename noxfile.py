@@ -25,6 +25,8 @@ EXTRAS = dict(re.findall(r"^nemotron4-(\w+)(\[.+\])$", (ROOT / "requirements.txt
 TEST_TOOLS = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis")
 ALL_TEST_TOOLS = (*TEST_TOOLS, "hydra-optuna-sweeper", "transformers")
 CHECK_TOOLS = ("ruff", "mypy", "import-linter", "yamllint")
+COMMIT_TOOLS = ("pre-commit", "pre-commit-hooks")
+DOCS_TOOLS = ("sphinx", "myst-parser", "furo", "sphinx-copybutton")
 BUILD_TOOLS = ("hatchling", "editables", "setuptools")  # setuptools: antlr4-python3-runtime comes as source
 TRY_NEXT = (
     "generate model_dir=runs/demo/latest/export 'prompt=def main():'",
@@ -100,6 +102,15 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation site in build/docs; a broken link, a missing heading or an unlisted page is an error."""
+    session.install("-c", "constraints.txt", *DOCS_TOOLS)
+    options = ("--fail-on-warning", "--keep-going", "--quiet", "--fresh-env", "-c", "docs", "-d", "build/doctrees")
+    session.run("sphinx-build", *options, *session.posargs, ".", "build/docs")
+    session.log("open build/docs/index.html")
+
+
+@nox.session
 @nox.parametrize("package", [nox.param(name, id=name) for name in PACKAGES])
 def test(session: nox.Session, package: str) -> None:
     """One package's tests with only that package (and what it depends on) installed."""
@@ -171,7 +182,7 @@ def dev(session: nox.Session) -> None:
     """An editable .venv with every tool, for working on the project."""
     session.run(sys.executable, "-m", "venv", ".venv", external=True)
     pip = os.path.join(".venv", "bin", "pip")
-    tools = (*BUILD_TOOLS, *ALL_TEST_TOOLS, *CHECK_TOOLS, "ray", "nox")
+    tools = (*BUILD_TOOLS, *ALL_TEST_TOOLS, *CHECK_TOOLS, *COMMIT_TOOLS, "ray", "nox")
     session.run(pip, "install", "-c", "constraints.txt", *tools, external=True)
     session.run(pip, "install", "--no-build-isolation", "-r", "requirements.txt", external=True)
 

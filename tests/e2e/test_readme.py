@@ -1,14 +1,20 @@
-"""Every command of the README is run, in its order, on the shipped corpus; long ones are cut short by overrides."""
+"""Every command of README and docs composes; those of the README and the tour of the command line are run as written.
+
+They run in the order of their page, on the shipped corpus; long ones are cut short by overrides.
+"""
 
 import re
-import shlex
-from pathlib import Path
+import shutil
 
 import pytest
+from composed import composed
+from pages import DOCS, PAGES, ROOT, block_commands, inline_commands, jobs_of, table_commands, words
 from smoke import nemotron4
 
-ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+from nemotron4_train.schedule import Timeline
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
 SHORT = {
     "train": ["trainer.max_steps=2", "trainer.validation_bytes_per_source=300"],
     "eval": ["limit=4", "suite.num_items=4", "suite.max_bytes_per_source=500"],
@@ -16,39 +22,96 @@ SHORT = {
 }
 
 
-def readme_commands():
-    """Commands in code blocks and in the table, without those on the reader's own files."""
-    found = re.findall(r"^\| `(nemotron4 [^`]+)`", TEXT, re.MULTILINE)
-    for block in re.findall(r"^```\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE):
-        found += [line for line in block.splitlines() if line.startswith("nemotron4 ")]
-    return found
+def recipe(title):
+    """The commands of one section of the README."""
+    (section,) = re.findall(rf"^## {title}\n(.*?)(?=^## )", README, re.DOTALL | re.MULTILINE)
+    return block_commands(section)
+
+
+TOUR = TEXTS[DOCS / "command_line.md"]
+RUN = [*table_commands(TOUR), *block_commands(TOUR), *recipe("Your text, your GPU, your cluster")[:2]]
+ALL = {command for text in TEXTS.values() for command in block_commands(text) + inline_commands(text)}
+
+
+def run(commands, directory):
+    for command in commands:
+        verb, arguments = words(command)
+        short = [] if "experiment=smoke" in arguments else SHORT.get(verb, [])
+        nemotron4(*verb.split("_"), *arguments, *short, cwd=directory)
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    return tmp_path_factory.mktemp("readme")
+    """Where the commands are run: `texts/` is the reader's own text."""
+    path = tmp_path_factory.mktemp("readme")
+    nemotron4("prepare", cwd=path)  # whose English is the text
+    heldout = shutil.ignore_patterns("*.heldout.*")
+    shutil.copytree(path / "data/sample/documents/english", path / "texts", ignore=heldout)
+    return path
+
+
+@pytest.mark.parametrize("command", sorted(ALL - set(RUN)), ids=lambda command: command[:60])
+def test_a_command_composes(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    verb, arguments = words(command)
+    for job in jobs_of(arguments):
+        composed(verb, *job)
 
 
 @pytest.mark.timeout(900)
-def test_the_commands_run_as_written(directory):
-    commands = readme_commands()
-    assert len(commands) >= 10
-    for command in commands:
-        _, verb, *arguments = shlex.split(command)
-        nemotron4(verb, *arguments, *SHORT.get(verb, []), cwd=directory)
+def test_the_tour_of_the_command_line_and_the_readme_s_recipe_run_as_written(directory):
+    assert len(RUN) == 14
+    run(RUN, directory)
     assert (directory / "runs" / "demo" / "latest" / "report.html").is_file()
+    assert (directory / "runs" / "mine" / "latest" / "metrics.csv").is_file()
     (table,) = (directory / "runs" / "demo").glob("sweep_*/sweep.csv")
     assert len(table.read_text().splitlines()) == 5
 
 
-def test_nox_sessions_and_links_exist():
-    sessions = set(re.findall(r"python -m nox -s (\w+)", TEXT))
+def test_the_checkpoints_that_the_tutorial_resumes_from_end_their_runs():
+    text = TEXTS[DOCS / "tutorials" / "continued_training.md"]
+    ends = {
+        f"{Timeline(composed('train', *words).schedule).num_steps:08d}"
+        for words in (["experiment=smoke"], ["experiment=demo", "schedule=nemotron4_8t_twin"])
+    }
+    assert set(re.findall(r"checkpoints/step-(\d+)", text)) == ends
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_800)
+@pytest.mark.parametrize("page", ["one_gpu", "own_data", "continued_training", "evaluation"])
+def test_a_tutorial_runs_on_a_cpu(page, directory):
+    """Without what needs a GPU, Debian or the commands before it at full length."""
+    commands = []
+    for command in block_commands(TEXTS[DOCS / "tutorials" / f"{page}.md"]):
+        command = command.replace(" topology=h100_x1 precision=bf16", "")
+        if not re.search(r"debian|h100|twin|/control/|dump/|my_task|prompt_file", command):
+            commands.append(command)
+    assert len(commands) >= 3
+    run(commands, directory)
+
+
+def test_the_readme_begins_with_the_demo_the_tests_and_the_install():
+    blocks = re.findall(r"^```\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    assert blocks[:3] == [
+        "python -m pip install nox && python -m nox -s demo\n",
+        "python -m nox -s tests\n",
+        "python -m pip install -r requirements.txt\n",
+    ]
+
+
+def test_nox_sessions_exist():
     noxfile = (ROOT / "noxfile.py").read_text(encoding="utf-8")
-    assert sessions == {"demo", "tests"}
-    for session in sessions:
-        assert f"def {session}(session" in noxfile
-    for target in re.findall(r"\]\(([^)]+)\)", TEXT):
-        assert (ROOT / target).exists(), target
+    sessions = {name for text in TEXTS.values() for name in re.findall(r"nox -s \"?(\w+)", text)}
+    assert {"demo", "tests", "docs"} <= sessions
+    for name in sessions:
+        assert f"def {name}(session" in noxfile, name
+
+
+def test_links_lead_somewhere():
+    for page, text in TEXTS.items():
+        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
+            assert target.startswith("https://") or (page.parent / target).exists(), f"{page}: {target}"
 
 
 def test_ci_runs_the_readme_s_test_command():
