@@ -209,12 +209,12 @@ torch {{torch}}, Lightning {{lightning}} and Python {{python}} on the CPU (gloo)
 nemotron4 train {" ".join(JOB)}
 ```
 
-Each row is a way of running its {NUM_STEPS} steps, through a batch ramp and a change of blend. Differences are the
+Each row is a way of running its {NUM_STEPS} steps, through a batch ramp and a change of blend. Differences are
 relative to the first row: the largest of loss and gradient norm over all steps, and that of the first step's gradient
 over all parameters (norm of the difference over the norm; a row without a checkpoint of that step has none). "Same bits
 as" names a row with bit-identical losses, norms, weights and optimiser state, which is required where the order of
-arithmetic is the same; elsewhere the session fails beyond {TOLERANCE:g}. "Samples" is the beginning of the digest of all
-samples in order, from the [ledger](glossary.md#ledger) of the last checkpoint: the same everywhere.
+arithmetic is the same; elsewhere the session fails beyond {TOLERANCE:g}. "Samples" is the beginning of the digest of
+all samples in order, from the [ledger](glossary.md#ledger) of the last checkpoint: the same everywhere.
 
 {{table}}
 """
