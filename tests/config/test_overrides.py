@@ -120,8 +120,8 @@ def test_options_may_stand_anywhere(capsys):
         ["--multirun", "--config-dir=x", "--info=all", "--cfg=job"],
         ["a=1", "b=2"],
     )
-    assert status_of("data_verify", "dir=a", "--cfg", "job", "run=b") == 0
-    assert capsys.readouterr().out == "dir: a\nledger: null\nrun: b\nmodel_dir: null\n"
+    assert status_of("data_verify", "data.dir=a", "--cfg", "job", "run=b") == 0
+    assert capsys.readouterr().out == "data:\n  dir: a\nledger: null\nrun: b\nmodel_dir: null\n"
 
 
 def test_a_wrong_type_in_a_site_s_file(tmp_path, capsys):

@@ -19,6 +19,7 @@ from nemotron4_data import (
 from nemotron4_data.curation.config import CurationConfig, DecontaminationConfig, LanguageConfig
 from nemotron4_data.curation.dedup_config import DedupConfig
 from nemotron4_data.curation.heuristics_config import GopherQualityConfig
+from nemotron4_data.data_config import DataDirConfig
 from nemotron4_data.documents import read_lines
 from nemotron4_data.verify import VerifyJob, verify
 
@@ -92,7 +93,7 @@ def test_what_was_dropped_is_kept_with_its_reason(make, tmp_path, monkeypatch):
     assert counted + Counter(dedup=len(facts["dedup"])) == Counter(record["step"] for record in records)
     # It is listed, and changes nothing else.
     assert "dropped/documents.jsonl.zst" in kept.files
-    verify(VerifyJob(dir=str(tmp_path / "kept")))
+    verify(VerifyJob(data=DataDirConfig(dir=str(tmp_path / "kept"))))
     assert (kept.digest, kept.manifest_digest) == (plain.digest, plain.manifest_digest)
 
     # Neither workers nor a kill show in the bytes.
@@ -124,4 +125,4 @@ def test_it_can_be_switched_on_and_off(make, tmp_path, capsys, monkeypatch):
     assert dropped_bytes(tmp_path / "out")
     run_prepare(make("out"))
     assert not (tmp_path / "out/dropped").exists()
-    verify(VerifyJob(dir=str(tmp_path / "out")))
+    verify(VerifyJob(data=DataDirConfig(dir=str(tmp_path / "out"))))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from nemotron4_common.staging import file_sha256
 from nemotron4_data import StreamPhase, TokenStream, ledger
+from nemotron4_data.data_config import DataDirConfig
 from nemotron4_data.ledger import Ledger, first_difference, make_ledger
 from nemotron4_data.manifest import Manifest
 from nemotron4_data.verify import VerifyJob, verify
@@ -89,7 +90,7 @@ def test_verify_finds_a_ledger_as_it_is(corpus, tmp_path, capsys):
     path.parent.mkdir(parents=True)
     found = make_ledger(stream_of(corpus), corpus, 300)
     path.write_bytes(found.to_json())
-    verify(VerifyJob(dir=str(corpus.dir), run=str(tmp_path)))
+    verify(VerifyJob(data=DataDirConfig(dir=str(corpus.dir)), run=str(tmp_path)))
     shown = capsys.readouterr().out
     assert WEB in shown
     assert f"digest {found.sequence[:12]}" in " ".join(shown.split())
@@ -112,7 +113,7 @@ def test_verify_names_the_first_difference(corpus, tmp_path, change, message):
     path = tmp_path / "ledger.json"
     path.write_bytes(dataclasses.replace(found, **change).to_json())
     with pytest.raises(ValueError) as error:
-        verify(VerifyJob(dir=str(corpus.dir), ledger=str(path)))
+        verify(VerifyJob(data=DataDirConfig(dir=str(corpus.dir)), ledger=str(path)))
     assert str(error.value) == f"{path}: {message.format(zeros='0' * 64, sequence=found.sequence)}"
 
 
@@ -139,9 +140,9 @@ def test_a_corpus_that_was_forged_whole_is_known_by_the_ledger(corpus, tmp_path)
     (tmp_path / "copy" / name).write_bytes(content[2:4] + content[:2] + content[4:])
     manifest.stages["tokens"].files[name] = file_sha256(tmp_path / "copy" / name)
     manifest.save(tmp_path / "copy")
-    verify(VerifyJob(dir=str(tmp_path / "copy")))
+    verify(VerifyJob(data=DataDirConfig(dir=str(tmp_path / "copy"))))
     with pytest.raises(ValueError, match=r"digest of the corpus is .*, but the ledger was made with"):
-        verify(VerifyJob(dir=str(tmp_path / "copy"), ledger=str(path)))
+        verify(VerifyJob(data=DataDirConfig(dir=str(tmp_path / "copy")), ledger=str(path)))
 
 
 def test_older_ledgers_are_verified_and_what_they_lack_is_said(corpus, tmp_path, capsys):
@@ -149,7 +150,7 @@ def test_older_ledgers_are_verified_and_what_they_lack_is_said(corpus, tmp_path,
     content = dataclasses.asdict(make_ledger(stream_of(corpus), corpus, 300))
     del content["manifest"]
     path.write_text(json.dumps(content))
-    verify(VerifyJob(dir=str(corpus.dir), ledger=str(path)))
+    verify(VerifyJob(data=DataDirConfig(dir=str(corpus.dir)), ledger=str(path)))
     assert capsys.readouterr().err.endswith(
         f"{path} is of an older version, without the manifest's digest: counts were compared with the corpus alone\n"
     )
@@ -165,7 +166,7 @@ def test_what_is_no_ledger_is_refused(corpus, tmp_path):
     with pytest.raises(ValueError, match=r"ledger.json: not a ledger \(.*\): give one that a checkpoint holds$"):
         Ledger.load(path)
     with pytest.raises(ValueError) as error:
-        verify(VerifyJob(dir=str(corpus.dir), run=str(tmp_path)))
+        verify(VerifyJob(data=DataDirConfig(dir=str(corpus.dir)), run=str(tmp_path)))
     assert str(error.value) == (
         f"run ({tmp_path}): no checkpoint with a ledger.json: name a run directory that has saved one"
     )

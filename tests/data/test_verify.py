@@ -12,6 +12,7 @@ import sentencepiece as spm
 from nemotron4_common.staging import file_sha256
 from nemotron4_data import Corpus, Tokenizer, run_prepare
 from nemotron4_data.adopt import AdoptJob, adopt
+from nemotron4_data.data_config import DataDirConfig
 from nemotron4_data.documents import read_lines
 from nemotron4_data.manifest import Manifest
 from nemotron4_data.shards import ShardWriter
@@ -28,7 +29,7 @@ def copy(corpus, tmp_path):
 
 def refused(directory, **fields):
     with pytest.raises(ValueError) as error:
-        verify(VerifyJob(dir=str(directory), **fields))
+        verify(VerifyJob(data=DataDirConfig(dir=str(directory)), **fields))
     return str(error.value)
 
 
@@ -52,7 +53,7 @@ def flip_a_byte(path):
 
 
 def test_a_whole_corpus_passes_and_is_shown(copy, capsys):
-    verify(VerifyJob(dir=str(copy)))
+    verify(VerifyJob(data=DataDirConfig(dir=str(copy))))
     assert "english/web" in capsys.readouterr().out
 
 
@@ -127,13 +128,13 @@ def test_older_manifests_without_a_digest_of_counts_are_read(copy, corpus):
     for stage in manifest["stages"].values():
         del stage["content"]
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    verify(VerifyJob(dir=str(copy)))
+    verify(VerifyJob(data=DataDirConfig(dir=str(copy))))
     assert Corpus.open(copy).digest == corpus.digest
 
 
 def test_the_corpus_of_a_model_is_known_by_its_provenance(copy, corpus, tmp_path, capsys):
     path = tmp_path / "export" / "provenance.json"
-    job = VerifyJob(dir=str(copy), model_dir=str(path.parent))
+    job = VerifyJob(data=DataDirConfig(dir=str(copy)), model_dir=str(path.parent))
     with pytest.raises(ValueError) as error:
         verify(job)
     assert str(error.value) == (
@@ -283,7 +284,7 @@ def test_documents_without_eos_are_refused_or_given_one(corpus, tmp_path, monkey
     )
     before = (tmp_path / "a.bin").read_bytes()
     directory = adopt_one(corpus, tmp_path, made, append_eos=True)
-    verify(VerifyJob(dir=str(directory)))
+    verify(VerifyJob(data=DataDirConfig(dir=str(directory))))
     shard = Corpus.open(directory, verify=True).shard("english/web", "train")
     ended = [document if document[-1:] == [3] else [*document, 3] for document in made]
     assert [shard[number].tolist() for number in range(len(shard))] == ended
@@ -343,5 +344,5 @@ def test_a_missing_shard_is_named(corpus, tmp_path):
 
 def test_a_missing_ledger_is_refused_before_the_corpus_is_read(tmp_path):
     with pytest.raises(ValueError) as caught:
-        verify(VerifyJob(dir=str(tmp_path / "no corpus"), ledger=str(tmp_path / "ledger.json")))
+        verify(VerifyJob(data=DataDirConfig(dir=str(tmp_path / "no corpus")), ledger=str(tmp_path / "ledger.json")))
     assert str(caught.value).startswith(f"{tmp_path}/ledger.json: no such ledger")

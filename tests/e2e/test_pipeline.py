@@ -21,7 +21,7 @@ def run(workspace):
     for _ in range(2):  # a second export takes the place of the first
         nemotron4("export", "run=runs/smoke/latest", cwd=workspace)
     nemotron4(
-        "eval", "model_dir=runs/smoke/latest/export", "corpus_dir=data/tiny", "suite.window_tokens=64",
+        "eval", "model_dir=runs/smoke/latest/export", "data.dir=data/tiny", "suite.window_tokens=64",
         "suite.num_items=8", cwd=workspace,
     )  # fmt: skip
     nemotron4("report", "run=runs/smoke/latest", cwd=workspace)
@@ -122,12 +122,12 @@ def test_a_damaged_shard_is_named_and_a_rerun_mends_it(workspace, tmp_path):
 
 
 def test_verify_computes_the_ledger_again_and_names_a_change(workspace, run):
-    shown = nemotron4("data", "verify", "dir=data/tiny", "run=runs/smoke/latest", cwd=workspace).stdout
+    shown = nemotron4("data", "verify", "data.dir=data/tiny", "run=runs/smoke/latest", cwd=workspace).stdout
     assert "200 samples are those of the ledger" in " ".join(shown.split())
     ledger = max((run / "checkpoints").glob("step-*/ledger.json"))
     changed = workspace / "changed.json"
     changed.write_text(ledger.read_text().replace('"samples": 200', '"samples": 201'))
-    done = nemotron4("data", "verify", "dir=data/tiny", "ledger=changed.json", cwd=workspace, check=False)
+    done = nemotron4("data", "verify", "data.dir=data/tiny", "ledger=changed.json", cwd=workspace, check=False)
     assert done.returncode == 2
     assert done.stderr == "nemotron4 data verify: changed.json: samples is 201, but its timeline has 200\n"
 

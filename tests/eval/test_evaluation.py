@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from nemotron4_data import Corpus, PrepareJob, Tokenizer, run_prepare
+from nemotron4_data.data_config import DataDirConfig
 from nemotron4_data.prepare_job import CorpusConfig, ExecutorConfig, TokenizerConfig
 from nemotron4_eval import EvalJob, SuiteConfig, run_eval
 from nemotron4_eval.report import check_output, write_result
@@ -62,7 +63,7 @@ def export_tiny(tokenizer_path, directory):
 @pytest.fixture(scope="module")
 def result(corpus_dir, export_dir):
     suite = SuiteConfig(name="demo", tasks=["heldout_continuation"], num_items=24)
-    overall = run_eval(EvalJob(model_dir=str(export_dir), corpus_dir=str(corpus_dir), suite=suite))
+    overall = run_eval(EvalJob(model_dir=str(export_dir), data=DataDirConfig(dir=str(corpus_dir)), suite=suite))
     result = json.loads((export_dir.parent / "eval.json").read_text(encoding="utf-8"))
     assert overall == result["bits_per_byte"]["overall"]
     return result
@@ -114,7 +115,7 @@ def test_the_table_goes_to_standard_output(corpus_dir, export_dir, tmp_path, cap
     output = tmp_path / "new" / "result.json"
     job = EvalJob(
         model_dir=str(export_dir),
-        corpus_dir=str(corpus_dir),
+        data=DataDirConfig(dir=str(corpus_dir)),
         suite=SuiteConfig(max_bytes_per_source=1_000, window_tokens=64, stride_tokens=64),
         output=str(output),
     )
@@ -153,18 +154,18 @@ def refusal(job):
 
 def test_another_corpus_tokenizer_is_refused(corpus_dir, tmp_path, tokenizer_path):
     directory = export_tiny(tokenizer_path, tmp_path / "export")
-    assert refusal(EvalJob(model_dir=str(directory), corpus_dir=str(corpus_dir))) == (
-        f"model_dir ({directory}) has another tokenizer than corpus_dir ({corpus_dir}), whose held-out "
+    assert refusal(EvalJob(model_dir=str(directory), data=DataDirConfig(dir=str(corpus_dir)))) == (
+        f"model_dir ({directory}) has another tokenizer than data.dir ({corpus_dir}), whose held-out "
         "tokens it cannot read; give the corpus the model was trained on, or one prepared with the same tokenizer"
     )
 
 
 def test_a_missing_model_or_corpus_is_one_line(corpus_dir, export_dir, tmp_path):
     nowhere = tmp_path / "nowhere"
-    assert refusal(EvalJob(model_dir=str(nowhere), corpus_dir=str(corpus_dir))) == (
+    assert refusal(EvalJob(model_dir=str(nowhere), data=DataDirConfig(dir=str(corpus_dir)))) == (
         f"model_dir ({nowhere}) is not a directory; give the export of a run, e.g. runs/demo/latest/export"
     )
-    assert str(nowhere) in refusal(EvalJob(model_dir=str(export_dir), corpus_dir=str(nowhere)))
+    assert str(nowhere) in refusal(EvalJob(model_dir=str(export_dir), data=DataDirConfig(dir=str(nowhere))))
 
 
 @pytest.mark.parametrize(
@@ -221,7 +222,7 @@ def test_what_only_the_end_would_meet_is_refused_before_scoring(corpus_dir, expo
         raise AssertionError("scored first")
 
     monkeypatch.setattr("nemotron4_eval.evaluation.score_heldout", score)
-    places = {"model_dir": str(export_dir), "corpus_dir": str(corpus_dir)}
+    places = {"model_dir": str(export_dir), "data": DataDirConfig(dir=str(corpus_dir))}
     assert refusal(EvalJob(**places, output=str(tmp_path))) == (
         f"output ({tmp_path}): is a directory; give the path of a file, such as {tmp_path}/result.json"
     )
@@ -248,7 +249,11 @@ def test_a_full_disk_takes_the_file_but_not_the_table(corpus_dir, export_dir, tm
     resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))
     try:
         with pytest.raises(OSError) as caught:
-            run_eval(EvalJob(model_dir=str(export_dir), corpus_dir=str(corpus_dir), suite=suite, output=str(output)))
+            run_eval(
+                EvalJob(
+                    model_dir=str(export_dir), data=DataDirConfig(dir=str(corpus_dir)), suite=suite, output=str(output)
+                )
+            )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert str(caught.value) == f"{output}: File too large; make room, or give another output"

@@ -132,7 +132,7 @@ def test_a_campaign_runs_to_its_evaluation(cluster, workspace):
         workspace, "campaign", "+topology@schedule.phases.warmup.topology=cpu_1x1",
         "+topology@schedule.phases.main.topology=cpu_2x1", "+topology@schedule.phases.continued.topology=cpu_2x2",
         "schedule.phases.main.topology.num_nodes=2", "schedule.phases.continued.topology.num_nodes=2",
-        "afterwards=['export run={run}', 'eval model_dir={run}/export corpus_dir={data} suite=bits_per_byte']",
+        "afterwards=['export run={run}', 'eval model_dir={run}/export data.dir={data} suite=bits_per_byte']",
     )  # fmt: skip
     until(lambda: (run / "eval.json").is_file() or state(run) == "failed")
     assert state(run) == "complete", logs(run)

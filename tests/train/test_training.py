@@ -13,6 +13,7 @@ from smoke import smoke_job
 from nemotron4_common.staging import file_sha256
 from nemotron4_data import Corpus
 from nemotron4_data.adopt import AdoptJob, adopt
+from nemotron4_data.data_config import DataDirConfig
 from nemotron4_data.manifest import TOKENIZER_FILE, Manifest
 from nemotron4_data.verify import VerifyJob, verify
 from nemotron4_model import Recompute
@@ -112,7 +113,7 @@ def test_the_ledger_counts_every_token_and_verifies(undisturbed, prepared, tmp_p
     assert ledger.samples == 4 * 4 + 8 * 8
     assert sum(counts["tokens"] for counts in ledger.sources.values()) == state["tokens"] == 32 * ledger.samples
     assert [phase["num_samples"] for phase in ledger.timeline] == [4 * 4 + 4 * 8, 4 * 8]
-    verify(VerifyJob(dir=str(prepared), run=str(directory)))
+    verify(VerifyJob(data=DataDirConfig(dir=str(prepared)), run=str(directory)))
 
 
 def test_a_corpus_made_again_under_a_run_is_refused(prepared, tmp_path, undisturbed):

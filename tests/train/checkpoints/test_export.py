@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from smoke import smoke_job
 
 from nemotron4_data import Corpus
+from nemotron4_data.data_config import DataDirConfig
 from nemotron4_data.verify import VerifyJob, verify
 from nemotron4_model import ModelConfig, Transformer, save_pretrained
 from nemotron4_train.checkpoints import reading
@@ -47,7 +48,7 @@ def test_export_equals_the_model_in_memory(undisturbed, tmp_path):
     provenance = json.loads((tmp_path / "sharded" / "provenance.json").read_text())
     assert (provenance["step"], provenance["job_digest"]) == (8, job.digest())
     assert provenance["manifest_digest"] == Corpus.open(job.data.dir).manifest_digest
-    verify(VerifyJob(dir=job.data.dir, model_dir=str(tmp_path / "sharded")))
+    verify(VerifyJob(data=DataDirConfig(dir=job.data.dir), model_dir=str(tmp_path / "sharded")))
 
 
 def test_export_refusals(undisturbed, tmp_path):

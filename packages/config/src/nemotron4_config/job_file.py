@@ -15,6 +15,8 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
+from nemotron4_config.renamed import with_current_names
+
 Job = TypeVar("Job")
 _SCALARS: dict[type, tuple[type, ...]] = {str: (str,), bool: (bool,), int: (int,), float: (float, int)}
 
@@ -26,9 +28,13 @@ def render_job(job: Any) -> str:
 
 
 def load_job(path: str | Path, job_type: type[Job]) -> Job:
-    """Read a job file back into its dataclass; raises ValueError naming the file when it does not fit."""
+    """Read a job file back into its dataclass, also one that has keys by the names of an earlier version.
+
+    Raises ValueError naming the file when it does not fit.
+    """
     try:
-        job = _fit(job_type, yaml.safe_load(Path(path).read_text(encoding="utf-8")), "")
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        job = _fit(job_type, with_current_names(content, job_type), "")
     except (_MisfitError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: not a {job_type.__name__} job file ({reason}); compose the job again") from error

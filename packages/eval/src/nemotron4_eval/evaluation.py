@@ -35,7 +35,7 @@ def run_eval(job: EvalJob) -> float:
     check_can_write(job.output_path, "output")
     check_output(job.output_path)
     _check_tasks(job.suite.tasks)
-    corpus = Corpus.open(job.corpus_dir)
+    corpus = Corpus.open(job.data.dir)
     loaded = load_model_directory(job.model_dir, job.dtype)
     _check_same_tokenizer(job, loaded, corpus)
     texts = read_heldout(corpus, job.suite.max_bytes_per_source)
@@ -73,7 +73,7 @@ def _measure(
         "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
         "tasks": _run_tasks(tasks, loaded, job.limit),
         "model": job.model_dir,
-        "corpus": job.corpus_dir,
+        "corpus": job.data.dir,
         "corpus_digest": corpus.digest,
         "suite": job.suite.name,
     }
@@ -95,7 +95,7 @@ def _check_tasks(tasks: list[str]) -> None:
 def _check_same_tokenizer(job: EvalJob, loaded: LoadedModel, corpus: Corpus) -> None:
     if loaded.tokenizer.sha256 != corpus.tokenizer.sha256:
         raise ValueError(
-            f"model_dir ({job.model_dir}) has another tokenizer than corpus_dir ({job.corpus_dir}), whose held-out "
+            f"model_dir ({job.model_dir}) has another tokenizer than data.dir ({job.data.dir}), whose held-out "
             "tokens it cannot read; give the corpus the model was trained on, or one prepared with the same tokenizer"
         )
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from nemotron4_common.rules import check_finite, require
 from nemotron4_data.blend import BlendConfig
+from nemotron4_data.data_config import DataDirConfig
 from nemotron4_model.config import ModelConfig
 from nemotron4_train.budget import fit_to_budget
 from nemotron4_train.launcher_config import LauncherConfig
@@ -55,8 +56,8 @@ class RunConfig:
 class DataConfig:
     """The prepared corpus and how it is read."""
 
-    dir: str = "data/sample"
-    """A directory that `nemotron4 prepare` made."""
+    dir: str = DataDirConfig.dir
+    """A directory that `nemotron4 prepare` or `nemotron4 data adopt` made."""
     num_workers: int = 0
     """Reader processes per rank; 0 reads in the training process."""
     mask_documents: bool = False

@@ -1,0 +1,87 @@
+"""Old names of keys and values: an override by one is answered with the new, and job files that hold them open."""
+
+import pytest
+from composed import composed, status_of
+
+from nemotron4_config import load_job
+from nemotron4_config.command import command_loaders, load_attribute
+from nemotron4_config.renamed import KEYS, VALUES
+from nemotron4_data.verify import VerifyJob
+from nemotron4_eval import EvalJob
+
+OLD = [
+    ("eval", ["model_dir=m", "corpus_dir=data/mine"], "corpus_dir: is now data.dir; give data.dir=data/mine"),
+    ("eval", ["model_dir=m", "+corpus_dir=d"], "corpus_dir: is now data.dir; give data.dir=d"),
+    ("eval", ["-m", "model_dir=m", "corpus_dir=a,b"], "corpus_dir: is now data.dir; give data.dir=a,b"),
+    ("eval", ["model_dir=m", "~corpus_dir"], "corpus_dir: is now data.dir; give data.dir=VALUE"),
+    ("data_verify", ["dir=data/mine"], "dir: is now data.dir; give data.dir=data/mine"),
+]
+
+
+@pytest.mark.parametrize(("verb", "arguments", "message"), OLD, ids=lambda value: str(value)[:50])
+def test_an_old_name_is_answered_with_the_new(capsys, tmp_path, monkeypatch, verb, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert status_of(verb, *arguments) == 2
+    assert capsys.readouterr().err == f"nemotron4 {verb.replace('_', ' ')}: {message}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_written_is_still_dir():
+    assert composed("prepare", "dir=data/mine").dir == "data/mine"
+    adopted = composed("data_adopt", "dir=data/mine", "tokenizer_model=t", "train=[english/web:a]")
+    assert adopted.dir == "data/mine"
+
+
+@pytest.mark.parametrize(
+    ("job_type", "content", "found"),
+    [
+        (EvalJob, "model_dir: m\ncorpus_dir: data/mine\n", {"data.dir": "data/mine"}),
+        (EvalJob, "model_dir: m\ncorpus_dir: old\ndata: {dir: new}\n", {"data.dir": "new"}),
+        (VerifyJob, "dir: data/mine\nrun: r\n", {"data.dir": "data/mine", "run": "r"}),
+    ],
+)
+def test_a_job_file_with_old_names_opens(tmp_path, job_type, content, found):
+    path = tmp_path / "job.yaml"
+    path.write_text(content)
+    job = load_job(path, job_type)
+    assert {key: value_of(job, key) for key in found} == found
+
+
+def value_of(job, key):
+    for name in key.split("."):
+        job = getattr(job, name)
+    return job
+
+
+@pytest.mark.parametrize("content", ["model_dir: m\ncorpus_dir: d\ndata: 3\n", "[corpus_dir]", "corpus_dir"])
+def test_a_job_file_that_fits_by_no_name_says_so(tmp_path, content):
+    path = tmp_path / "job.yaml"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"job.yaml: not a EvalJob job file \(.*; compose the job again"):
+        load_job(path, EvalJob)
+
+
+def test_the_tables_name_jobs_and_keys_that_there_are():
+    jobs = {}
+    for loader in command_loaders().values():
+        job_type = load_attribute(loader().job)
+        jobs[job_type.__name__] = job_type
+    for job_name, old_and_new in KEYS.items():
+        for old, new in old_and_new.items():
+            assert not hasattr_deep(jobs[job_name], old)
+            assert hasattr_deep(jobs[job_name], new)
+    for job_name, keys in VALUES.items():
+        for key in keys:
+            assert hasattr_deep(jobs[job_name], key)
+
+
+def hasattr_deep(job_type, key):
+    """Whether the dataclass has the dotted key."""
+    from typing import get_type_hints
+
+    for name in key.split("."):
+        hints = get_type_hints(job_type)
+        if name not in hints:
+            return False
+        job_type = hints[name]
+    return True
