@@ -31,6 +31,7 @@ def run(workspace):
 def test_the_run_directory_holds_what_is_promised(run):
     names = {path.name for path in run.iterdir()}
     assert {"job.yaml", "run.json", "metrics.csv", "checkpoints", "export", "report.html", "report.json"} <= names
+    assert {"tokenizer.model", "eval.json"} <= names
     with open(run / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [

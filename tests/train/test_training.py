@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from nemotron4_train.job import (
 from nemotron4_train.launching.launch import launch
 from nemotron4_train.launching.preflight import check_checkpoint
 from nemotron4_train.reporting.metrics import STEP_COLUMNS
-from nemotron4_train.run_directory import exclusive, read_record, write_record
+from nemotron4_train.run_directory import create, exclusive, keep_tokenizer, read_record, write_record
 from nemotron4_train.schedule import Timeline
 
 pytestmark = pytest.mark.filterwarnings(
@@ -180,10 +181,12 @@ def test_a_run_killed_after_its_last_checkpoint_is_completed(prepared, tmp_path,
     finished = read_record(directory)
     write_record(directory, dataclasses.replace(finished, state="running", objective=None))
     (directory / "report.html").unlink()
+    (directory / "tokenizer.model").unlink()
     assert run(job) == directory
     found = read_record(directory)
     assert found == dataclasses.replace(finished, objective=pytest.approx(finished.objective, abs=1e-6))
     assert (directory / "report.html").is_file()
+    assert file_sha256(directory / "tokenizer.model") == finished.tokenizer
     write_record(directory, dataclasses.replace(finished, state="running"))
     (directory / "eval.json").write_text('{"bytes": 1}')  # a report that cannot be drawn makes no run a failed one
     capsys.readouterr()
@@ -193,6 +196,30 @@ def test_a_run_killed_after_its_last_checkpoint_is_completed(prepared, tmp_path,
         f"{directory}: report.html was not written ({directory}/eval.json: not the result of an evaluation"
         " (KeyError('bits_per_byte')); evaluate again, or remove it)"
     ]
+
+
+def test_a_run_of_an_older_version_gets_a_name_and_its_tokenizer(prepared, tmp_path):
+    job = smoke_job(prepared, tmp_path)
+    directory, corpus = tmp_path / "run", Corpus.open(prepared)
+    create(directory, job, "", 12)
+    record = json.loads((directory / "run.json").read_text())
+    del record["id"], record["tokenizer"]  # as an older version wrote it
+    (directory / "run.json").write_text(json.dumps(record))
+    create(directory, job, "", 12)
+    keep_tokenizer(directory, corpus)
+    found = read_record(directory)
+    assert found.tokenizer == corpus.tokenizer_digest == file_sha256(directory / "tokenizer.model")
+    assert re.fullmatch("[0-9a-f]{32}", found.id)
+    create(directory, job, "", 12)
+    assert read_record(directory) == found
+    create(directory, dataclasses.replace(job, resume="never"), "", 12)  # which starts anew
+    assert read_record(directory).id != found.id
+    (directory / "tokenizer.model").write_text("mine")
+    with pytest.raises(ValueError) as caught:
+        keep_tokenizer(directory, corpus)
+    assert str(caught.value) == (
+        f"run.dir ({directory}): holds tokenizer.model, which this program did not make: move it elsewhere"
+    )
 
 
 def test_another_topology_goes_on_in_the_same_directory(prepared, tmp_path, undisturbed):

@@ -1,8 +1,10 @@
 """Exports: what they hold, what they replace, and what they are when a signal ends them."""
 
 import dataclasses
+import hashlib
 import json
 import pickle
+import shutil
 
 import checkpoint_worker as worker
 import pytest
@@ -10,12 +12,16 @@ import torch
 from safetensors.torch import load_file
 from smoke import smoke_job
 
+from nemotron4_common.staging import file_sha256
 from nemotron4_data import Corpus
 from nemotron4_data.data_config import DataDirConfig
+from nemotron4_data.manifest import TOKENIZER_FILE, Manifest
 from nemotron4_data.verify import VerifyJob, verify
 from nemotron4_model import ModelConfig, Transformer, save_pretrained
 from nemotron4_train.checkpoints import reading
 from nemotron4_train.checkpoints.export import ExportJob, export_checkpoint
+from nemotron4_train.job import DataConfig
+from nemotron4_train.run_directory import read_record
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*LeafSpec.*:FutureWarning",
@@ -60,6 +66,72 @@ def test_export_refusals(undisturbed, tmp_path):
         export_checkpoint(ExportJob(run=str(directory), directory=str(tmp_path / "x")), other)
     with pytest.raises(ValueError, match=r"^max_shard_bytes \(0\): must be at least 1$"):
         ExportJob(run="x", max_shard_bytes=0)
+
+
+def moved_run(undisturbed, tmp_path):
+    """A copy of the run, as its job and its directory: the corpus that the job names is gone."""
+    job, directory = undisturbed
+    (tmp_path / "moved").mkdir()
+    for name in ("run.json", "tokenizer.model", "checkpoints/step-00000012"):
+        copy = shutil.copytree if (directory / name).is_dir() else shutil.copyfile
+        copy(directory / name, tmp_path / "moved" / name)
+    return dataclasses.replace(job, data=DataConfig(dir=str(tmp_path / "gone"))), tmp_path / "moved"
+
+
+def test_a_moved_run_exports_without_its_corpus(undisturbed, tmp_path):
+    job, directory = undisturbed
+    without, moved = moved_run(undisturbed, tmp_path)
+    record = read_record(directory)
+    assert (moved / "tokenizer.model").read_bytes() == Corpus.open(job.data.dir).tokenizer.path.read_bytes()
+    assert record.tokenizer == Corpus.open(job.data.dir).tokenizer_digest
+    export_checkpoint(ExportJob(run=str(directory), directory=str(tmp_path / "here")), job)
+    export_checkpoint(ExportJob(run=str(moved)), without)
+    provenance = json.loads((moved / "export/provenance.json").read_text())
+    assert provenance == json.loads((tmp_path / "here/provenance.json").read_text()) | {"run_directory": str(moved)}
+    assert provenance["run_id"] == record.id
+    for name in set(provenance["files"]) - {"provenance.json"}:
+        assert (moved / "export" / name).read_bytes() == (tmp_path / "here" / name).read_bytes(), name
+
+
+def test_the_tokenizer_of_an_export_is_that_of_the_ledger(undisturbed, tmp_path):
+    job, _ = undisturbed
+    without, moved = moved_run(undisturbed, tmp_path)
+    asked = Corpus.open(job.data.dir).tokenizer_digest[:12]
+    (moved / "tokenizer.model").write_bytes(b"another")
+    with pytest.raises(ValueError) as error:
+        export_checkpoint(ExportJob(run=str(moved)), without)
+    assert str(error.value) == (
+        f"run ({moved}): its tokenizer.model is {hashlib.sha256(b'another').hexdigest()[:12]}, but the checkpoint was"
+        f" trained with {asked}: put that file back, or remove it to take that of data.dir"
+    )
+    (moved / "tokenizer.model").unlink()  # as a run of an older version
+    with pytest.raises(ValueError) as error:
+        export_checkpoint(ExportJob(run=str(moved)), without)
+    assert str(error.value) == (
+        f"{tmp_path}/gone: no prepared corpus (it has no manifest.json): run `nemotron4 prepare`"
+    )
+    other = with_another_tokenizer(job, tmp_path)
+    with pytest.raises(ValueError) as error:
+        export_checkpoint(ExportJob(run=str(moved)), dataclasses.replace(job, data=DataConfig(dir=str(other))))
+    assert str(error.value) == (
+        f"data.dir ({other}): its tokenizer is {Corpus.open(other).tokenizer_digest[:12]}, but the checkpoint was"
+        f" trained with {asked}: put the corpus back that the run read"
+    )
+    export_checkpoint(ExportJob(run=str(moved)), job)
+    assert (moved / "export/tokenizer.model").read_bytes() == Corpus.open(job.data.dir).tokenizer.path.read_bytes()
+
+
+def with_another_tokenizer(job, tmp_path):
+    """A corpus whose manifest says that its tokenizer is another one."""
+    other = tmp_path / "other"
+    shutil.copytree(job.data.dir, other)
+    with open(other / TOKENIZER_FILE, "ab") as file:
+        file.write(b"\n")
+    manifest = Manifest.load(other)
+    manifest.stages["tokenizer"].files[TOKENIZER_FILE] = file_sha256(other / TOKENIZER_FILE)
+    manifest.stages["tokens"].upstream = manifest.upstream("tokens")
+    manifest.save(other)
+    return other
 
 
 def test_an_export_replaces_its_own_files_only(undisturbed, tmp_path):

@@ -13,7 +13,9 @@ from omegaconf import OmegaConf
 from smoke import smoke_job
 from training_process import metric_rows
 
+from nemotron4_common.staging import file_sha256
 from nemotron4_config import render_job
+from nemotron4_data import Corpus
 from nemotron4_train.job import RunConfig, TrainerConfig
 from nemotron4_train.launcher_config import LauncherConfig
 from nemotron4_train.launching.launch import launch
@@ -62,6 +64,7 @@ def test_a_run_of_three_legs_gives_the_losses_of_one(prepared, tmp_path):
     assert [float(row["loss"]) for row in rows] == pytest.approx([float(row["loss"]) for row in expected], rel=1e-5)
     record = read_record(run)
     assert (record.state, record.step, record.objective) == ("complete", 12, objective)
+    assert file_sha256(run / "tokenizer.model") == record.tokenizer == Corpus.open(prepared).tokenizer_digest
 
 
 def test_places_in_what_follows_a_run_stay_as_they_are():
@@ -88,6 +91,7 @@ def test_torchrun_by_hand_joins_a_run_that_was_written(prepared, tmp_path, capsy
         if status:
             assert "topology (2 ranks): the launcher started 3; start as many" in done.stderr
     assert read_record(run).state == "complete"
+    assert file_sha256(run / "tokenizer.model") == Corpus.open(prepared).tokenizer_digest
 
 
 def test_what_differs_from_the_run_it_goes_on_with_is_named(prepared, tmp_path):

@@ -1,9 +1,9 @@
 """A run's directory: where it is, whose it is, and what state it is in.
 
 runs/<name>/<time>/ holds job.yaml (the composed job), run.json (the record: job digest, state, last step),
-metrics.csv, checkpoints/, export/ and report.*; runs/<name>/latest is a link to the newest. Invariant: one live
-launch a directory (an flock on run.lock), and a directory belongs to one job identity, but for what
-run.allow_changed lets change.
+tokenizer.model, metrics.csv, checkpoints/, export/ and report.*; runs/<name>/latest is a link to the newest.
+Invariant: one live launch a directory (an flock on run.lock), and a directory belongs to one job identity, but for
+what run.allow_changed lets change.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shlex
+import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
@@ -21,12 +22,16 @@ from typing import Any
 
 from nemotron4_common import locks
 from nemotron4_common.ownership import check_apart, check_new_or_ours
-from nemotron4_common.staging import write_file
+from nemotron4_common.staging import file_sha256, write_file
+from nemotron4_data import Corpus
+from nemotron4_data.manifest import TOKENIZER_FILE
 from nemotron4_train.job import TrainJob, may_change
 
 STATES = ("queued", "running", "stopped", "failed", "complete")
 """queued: written, and waiting for its job, or for the job of its next leg."""
 LOCK_FILE = "run.lock"
+TOKENIZER = "tokenizer.model"
+"""The tokenizer of the corpus, with which a run exports without it."""
 _MARKS = ("run.json", LOCK_FILE, "sweep_job.yaml")  # whatever begins a run's directory leaves one of them
 _MOMENT_SECONDS = 60.0
 
@@ -44,14 +49,19 @@ class RunRecord:
     """Final validation bits per byte, when the run is complete."""
     identity: dict[str, Any] | None = None
     """What the digest is of (TrainJob.identity); runs of older versions do not say."""
+    id: str | None = None
+    """Names the run wherever its directory is: exports and evaluations hold it. Runs of older versions have none."""
+    tokenizer: str | None = None
+    """SHA-256 of the tokenizer.model that the directory keeps; those of older versions keep none."""
 
     def __post_init__(self) -> None:
         """Refuse what a damaged file may hold: TypeError."""
-        counts, texts = (self.step, self.num_steps), (self.job_digest, self.error or "")
+        counts = (self.step, self.num_steps)
+        texts = (self.job_digest, self.error or "", self.id or "", self.tokenizer or "")
         if self.state not in STATES or not all(type(count) is int and count >= 0 for count in counts):
             raise TypeError(f"state {self.state!r}, step {self.step!r} of {self.num_steps!r}")
         if not all(isinstance(text, str) for text in texts) or not isinstance(self.identity, dict | None):
-            raise TypeError("job_digest, error and identity must be texts and a mapping")
+            raise TypeError("job_digest, error, id, tokenizer and identity must be texts and a mapping")
 
 
 def read_record(directory: Path) -> RunRecord | None:
@@ -183,12 +193,30 @@ def create(directory: Path, job: TrainJob, job_yaml: str, num_steps: int, state:
     record = read_record(directory) or RunRecord(job_digest="")
     record.job_digest, record.identity = job.digest(), job.identity()
     record.state, record.num_steps, record.error = state, num_steps, None
+    if record.id is None or job.resume == "never":  # which starts anew: what was evaluated before is not of it
+        record.id = uuid.uuid4().hex
     write_file(directory / "job.yaml", job_yaml.encode())
     write_record(directory, record)
     if directory.parent == root:
         staged.unlink(missing_ok=True)
         staged.symlink_to(directory.name)
         os.replace(staged, link)
+
+
+def keep_tokenizer(directory: Path, corpus: Corpus) -> None:
+    """Have the directory hold the corpus's tokenizer; its record says so. ValueError where that is a file of others."""
+    path, record, digest = directory / TOKENIZER, read_record(directory), corpus.tokenizer_digest
+    assert record is not None
+    found = file_sha256(path) if path.is_file() else None
+    if path.exists() and found not in (digest, record.tokenizer):
+        raise ValueError(
+            f"run.dir ({directory}): holds {TOKENIZER}, which this program did not make: move it elsewhere"
+        )
+    if found != digest:
+        write_file(path, (corpus.dir / TOKENIZER_FILE).read_bytes())
+    if record.tokenizer != digest:
+        record.tokenizer = digest
+        write_record(directory, record)
 
 
 def exclusive(directory: Path, wait_seconds: float = 0.0) -> AbstractContextManager[None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -15,8 +16,12 @@ from typing import Any
 
 from nemotron4_common.ownership import IsOurs, check_apart, check_new_or_ours
 from nemotron4_common.staging import file_sha256, staged_directory, write_file
+from nemotron4_data import Corpus
+from nemotron4_data.ledger import Ledger
+from nemotron4_data.manifest import TOKENIZER_FILE
 from nemotron4_train.checkpoints.export_readme import README, export_readme
 from nemotron4_train.job import TrainJob
+from nemotron4_train.run_directory import TOKENIZER, read_record
 
 PROVENANCE = "provenance.json"
 _EXPORTED = re.compile(
@@ -59,7 +64,6 @@ def export_checkpoint(job: ExportJob, train_job: TrainJob) -> Path:
     """Write the model directory; raises ValueError when the run has no checkpoint or it does not fit."""
     import torch
 
-    from nemotron4_data import Corpus
     from nemotron4_model import Transformer, write_pretrained
     from nemotron4_train.checkpoints import reading
 
@@ -73,14 +77,10 @@ def export_checkpoint(job: ExportJob, train_job: TrainJob) -> Path:
     found.check_model(train_job.model)
     with torch.device("meta"):
         shapes = {name: parameter.shape for name, parameter in Transformer(train_job.model).named_parameters()}
-    corpus = Corpus.open(train_job.data.dir)
     ledger = found.ledger
-    if corpus.tokenizer_digest != ledger.tokenizer:
-        raise ValueError(
-            f"data.dir ({train_job.data.dir}): its tokenizer is {corpus.tokenizer_digest[:12]}, but the checkpoint was "
-            f"trained with {ledger.tokenizer[:12]}: put the corpus back that the run read"
-        )
+    tokenizer_model = _tokenizer_model(run, train_job.data.dir, ledger)
     provenance: dict[str, Any] = {
+        **_run_of(found.directory),
         "job_digest": found.job_digest or train_job.digest(),  # an older checkpoint does not say
         "corpus_digest": ledger.corpus,
         "manifest_digest": ledger.manifest,
@@ -98,7 +98,7 @@ def export_checkpoint(job: ExportJob, train_job: TrainJob) -> Path:
             reading.read_parameters(found.directory, shapes),
             staged,
             dtype=getattr(torch, job.dtype.name),
-            tokenizer_model=str(corpus.tokenizer.path),
+            tokenizer_model=tokenizer_model,
             max_shard_bytes=job.max_shard_bytes,
             extra_files={README: readme},
         )
@@ -107,6 +107,34 @@ def export_checkpoint(job: ExportJob, train_job: TrainJob) -> Path:
         write_file(staged / PROVENANCE, (json.dumps(provenance, indent=1) + "\n").encode())
     print(f"exported step {found.step} to {directory}", file=sys.stderr)
     return directory
+
+
+def _tokenizer_model(run: Path, corpus_dir: str, ledger: Ledger) -> Path:
+    """The run's own tokenizer, or its corpus's where it has none; ValueError unless it was trained with that."""
+    kept, asked = run / TOKENIZER, ledger.tokenizer
+    if kept.is_file():
+        if (found := file_sha256(kept)) != asked:
+            raise ValueError(
+                f"run ({run}): its {TOKENIZER} is {found[:12]}, but the checkpoint was trained with {asked[:12]}:"
+                " put that file back, or remove it to take that of data.dir"
+            )
+        return kept
+    corpus = Corpus.open(corpus_dir)
+    if corpus.tokenizer_digest != asked:
+        raise ValueError(
+            f"data.dir ({corpus_dir}): its tokenizer is {corpus.tokenizer_digest[:12]}, but the checkpoint was "
+            f"trained with {asked[:12]}: put the corpus back that the run read"
+        )
+    return corpus.dir / TOKENIZER_FILE
+
+
+def _run_of(checkpoint: Path) -> dict[str, str]:
+    """Which run a checkpoint is of, and where that is now; empty where the run does not say, as those of old do not."""
+    run = checkpoint.resolve().parent.parent
+    with suppress(ValueError):
+        if (record := read_record(run)) is not None and record.id is not None:
+            return {"run_id": record.id, "run_directory": str(run)}
+    return {}
 
 
 def _is_exported(directory: Path) -> IsOurs:

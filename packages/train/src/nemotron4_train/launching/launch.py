@@ -26,6 +26,7 @@ from nemotron4_train.run_directory import (
     choose_directory,
     create,
     exclusive,
+    keep_tokenizer,
     note_start,
     read_record,
     record_failure,
@@ -61,6 +62,7 @@ def launch(job: TrainJob, job_yaml: str) -> float | None:
         print(f"run directory: {directory}", file=sys.stderr, flush=True)
         try:
             with naming_place(directory, WAY_OUT):
+                keep_tokenizer(directory, corpus)
                 if on_slurm or elsewhere:
                     _start_elsewhere(job, directory, done_steps)
                     return None

@@ -30,7 +30,7 @@ from nemotron4_train.launching.slurm.submit import (
     submit_chain,
     write_scripts,
 )
-from nemotron4_train.run_directory import create, exclusive, read_record
+from nemotron4_train.run_directory import create, exclusive, keep_tokenizer, read_record
 
 Report = Callable[[int, float | None, str | None], None]
 """What the sweep is told as a job ends: its index, its objective, its error."""
@@ -94,9 +94,11 @@ def _write(directory: Path, job: TrainJob) -> _Ready:
     """Check a job as `launch` does, and make its directory; the sweep has written what was composed."""
     timeline = job.timeline()
     check_machine(job)
-    done_steps = check_checkpoint(job, check_corpus(job), directory, timeline)
+    corpus = check_corpus(job)
+    done_steps = check_checkpoint(job, corpus, directory, timeline)
     with exclusive(directory):
         create(directory, job, (directory / "sweep_job.yaml").read_text(), timeline.num_steps, "queued")
+        keep_tokenizer(directory, corpus)
     prepare_directory(directory, job)
     return _Ready(directory, job, done_steps)
 
