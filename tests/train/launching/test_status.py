@@ -20,7 +20,7 @@ from nemotron4_train.launching.status import (
     show_status,
     status_row,
 )
-from nemotron4_train.run_directory import RunRecord, create, exclusive, read_record, write_record
+from nemotron4_train.run_directory import RunRecord, RunState, create, exclusive, read_record, write_record
 
 METRICS = """\
 step,tokens,loss,lr,global_batch_size,phase,grad_norm,skipped,tokens_per_second,mfu
@@ -192,3 +192,16 @@ def test_cancel_tells_the_process_that_holds_the_lock(run):
         cancel(CancelJob(run=str(directory)))
         assert process.wait(20) == -signal.SIGTERM
     assert read_record(directory).state == "running"
+
+
+@pytest.mark.parametrize("state", ["queued", "running", "stopped", "failed", "complete"])
+def test_a_record_says_its_state_as_it_always_has(tmp_path, state):
+    text = (
+        f'{{\n "job_digest": "d",\n "state": "{state}",\n "step": 3,\n "num_steps": 12,\n "error": null,\n'
+        ' "objective": null,\n "identity": null\n}\n'
+    )
+    (tmp_path / "run.json").write_text(text)
+    record = read_record(tmp_path)
+    assert record.state is RunState(state)
+    write_record(tmp_path, record)
+    assert (tmp_path / "run.json").read_text() == text

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from nemotron4_common.staging import write_file
 from nemotron4_config.errors import explain
 from nemotron4_config.job_file import render_job
-from nemotron4_config.sweep import Sweep, SweepRow, job_digest
+from nemotron4_config.sweep import Sweep, SweepRow, SweepState, job_digest
 from nemotron4_config.sweep_job import JOB_FILE
 
 
@@ -75,7 +75,7 @@ class ProcessLauncher(Launcher):
             write_file(directory / JOB_FILE, render_job(job).encode())
             row.run_dir = str(directory)
         except Exception as error:  # whatever failed, the sweep goes on and the table says what it was
-            row.state, row.error = "failed", explain(error)
+            row.state, row.error = SweepState.failed, explain(error)
             return row, None
         finally:
             HydraConfig.instance().cfg = original

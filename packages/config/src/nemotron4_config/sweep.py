@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,17 @@ from nemotron4_config.sweep_processes import SweepProcesses
 from nemotron4_config.sweep_result import SweepResult, read_result, write_result
 
 _HOW_IT_RUNS = re.compile(r"-m$|--multirun$|[+~]*(hydra[./])?launcher[.=]")
+
+
+class SweepState(StrEnum):
+    """What has become of a job of a sweep."""
+
+    waiting = "waiting"
+    running = "running"
+    complete = "complete"
+    failed = "failed"
+    stopped = "stopped"
+    """By a signal."""
 
 
 @dataclass
@@ -42,8 +54,7 @@ class SweepRow:
     """Those of them that the sweep sets, for the terminal."""
     run_dir: str = ""
     """Where the job wrote; empty for one that could not be composed."""
-    state: str = "waiting"
-    """waiting, running, complete, failed, or stopped (by a signal)."""
+    state: SweepState = SweepState.waiting
     objective: float | None = None
     """What the job returned (for train: final validation bits per byte); None when it failed."""
     error: str | None = None
@@ -110,11 +121,11 @@ class Sweep:
         todo: list[tuple[SweepRow, Any]] = []
         for row, job in batch:
             self.rows.append(row)
-            result = read_result(Path(row.run_dir)) if row.state == "waiting" else None
-            if row.state == "failed":
+            result = read_result(Path(row.run_dir)) if row.state is SweepState.waiting else None
+            if row.state is SweepState.failed:
                 self._tell(row, f"failed: {row.error}")
             elif result is not None and result.objective is not None and result.error is None:
-                row.state, row.objective, row.seconds = "complete", result.objective, result.seconds
+                row.state, row.objective, row.seconds = SweepState.complete, result.objective, result.seconds
                 self._tell(row, f"complete already{_shown(row)}")
             else:
                 (Path(row.run_dir) / "result.json").unlink(missing_ok=True)
@@ -130,7 +141,7 @@ class Sweep:
 
         def report(index: int, objective: float | None, error: str | None) -> None:
             result = SweepResult(objective, error, time.monotonic() - begin)
-            self._end(todo[index][0], result, "failed" if result.error else "complete")
+            self._end(todo[index][0], result, SweepState.failed if result.error else SweepState.complete)
 
         run_jobs: Callable[..., bool] = load_attribute(self.command.run_jobs)
         return run_jobs([(Path(row.run_dir), job) for row, job in todo], report)
@@ -140,7 +151,7 @@ class Sweep:
 
         def started(index: int) -> None:
             begin[index] = time.monotonic()
-            rows[index].state = "running"
+            rows[index].state = SweepState.running
             self._tell(rows[index], f"started in {rows[index].run_dir}")
 
         def ended(index: int, status: int) -> None:
@@ -149,7 +160,8 @@ class Sweep:
             stopped = result is None and (processes.received is not None or status == 75 or status > 128)
             result = result or SweepResult(error=_reason(status, stopped))
             result.seconds = time.monotonic() - begin[index]
-            self._end(row, result, "stopped" if stopped else "failed" if result.error else "complete")
+            done = SweepState.failed if result.error else SweepState.complete
+            self._end(row, result, SweepState.stopped if stopped else done)
 
         processes = SweepProcesses(self.command, max_at_once, started, ended)
         processes.run([Path(row.run_dir) for row in rows])
@@ -157,7 +169,7 @@ class Sweep:
             print("sweep stopped; run the same command to go on", file=sys.stderr)
             raise SystemExit(stop_status(processes.received))
 
-    def _end(self, row: SweepRow, result: SweepResult, state: str) -> None:
+    def _end(self, row: SweepRow, result: SweepResult, state: SweepState) -> None:
         row.state, row.objective, row.error, row.seconds = state, result.objective, result.error, result.seconds
         write_result(Path(row.run_dir), result)
         self._tell(row, f"{state}{_shown(row)}")

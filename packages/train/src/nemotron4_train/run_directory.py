@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,6 @@ from nemotron4_data import Corpus
 from nemotron4_data.manifest import TOKENIZER_FILE
 from nemotron4_train.job import TrainJob, may_change
 
-STATES = ("queued", "running", "stopped", "failed", "complete")
-"""queued: written, and waiting for its job, or for the job of its next leg."""
 LOCK_FILE = "run.lock"
 TOKENIZER = "tokenizer.model"
 """The tokenizer of the corpus, with which a run exports without it."""
@@ -36,12 +35,24 @@ _MARKS = ("run.json", LOCK_FILE, "sweep_job.yaml")  # whatever begins a run's di
 _MOMENT_SECONDS = 60.0
 
 
+class RunState(StrEnum):
+    """What a run's record says of it."""
+
+    queued = "queued"
+    """Written, and waiting for its job, or for the job of its next leg."""
+    running = "running"
+    stopped = "stopped"
+    """By a signal, after saving."""
+    failed = "failed"
+    complete = "complete"
+
+
 @dataclass
 class RunRecord:
     """run.json."""
 
     job_digest: str
-    state: str = "running"
+    state: RunState = RunState.running
     step: int = 0
     num_steps: int = 0
     error: str | None = None
@@ -58,8 +69,10 @@ class RunRecord:
         """Refuse what a damaged file may hold: TypeError."""
         counts = (self.step, self.num_steps)
         texts = (self.job_digest, self.error or "", self.id or "", self.tokenizer or "")
-        if self.state not in STATES or not all(type(count) is int and count >= 0 for count in counts):
-            raise TypeError(f"state {self.state!r}, step {self.step!r} of {self.num_steps!r}")
+        states: list[str] = list(RunState)
+        if self.state not in states or not all(type(count) is int and count >= 0 for count in counts):
+            raise TypeError(f"state {str(self.state)!r}, step {self.step!r} of {self.num_steps!r}")
+        self.state = RunState(self.state)  # in a file it is text
         if not all(isinstance(text, str) for text in texts) or not isinstance(self.identity, dict | None):
             raise TypeError("job_digest, error, id, tokenizer and identity must be texts and a mapping")
 
@@ -77,7 +90,6 @@ def read_record(directory: Path) -> RunRecord | None:
 
 def write_record(directory: Path, record: RunRecord) -> None:
     """Replace run.json atomically."""
-    assert record.state in STATES
     write_file(directory / "run.json", (json.dumps(asdict(record), indent=1) + "\n").encode())
 
 
@@ -94,7 +106,7 @@ def choose_directory(job: TrainJob, num_steps: int) -> Path:
         return directory
     if job.resume == "auto" and (latest := _latest(root)) is not None:
         record = read_record(latest)
-        unfinished = record is not None and (record.state != "complete" or record.step < num_steps)
+        unfinished = record is not None and (record.state is not RunState.complete or record.step < num_steps)
         if record is not None and record.job_digest == job.digest() and unfinished:
             return latest
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
@@ -151,7 +163,7 @@ def note_start(directory: Path) -> None:
     """The run's record says that it runs."""
     record = read_record(directory)
     assert record is not None
-    record.state, record.error = "running", None
+    record.state, record.error = RunState.running, None
     write_record(directory, record)
 
 
@@ -159,9 +171,9 @@ def record_failure(directory: Path, error: BaseException) -> None:
     """Note in the run's record why it did not end."""
     record = read_record(directory) or RunRecord(job_digest="")
     if isinstance(error, SystemExit | KeyboardInterrupt):
-        record.state = "stopped"
+        record.state = RunState.stopped
     else:
-        record.state, record.error = "failed", " ".join(str(error).split()) or type(error).__name__
+        record.state, record.error = RunState.failed, " ".join(str(error).split()) or type(error).__name__
     with suppress(OSError):  # where even that finds no room, the error itself still says so
         write_record(directory, record)
 
@@ -183,7 +195,7 @@ def _latest(root: Path) -> Path | None:
     return root / os.readlink(link) if link.is_symlink() and link.exists() else None
 
 
-def create(directory: Path, job: TrainJob, job_yaml: str, num_steps: int, state: str = "running") -> None:
+def create(directory: Path, job: TrainJob, job_yaml: str, num_steps: int, state: RunState = RunState.running) -> None:
     """Make the directory, its job.yaml and record, and point `latest` at it."""
     root = Path(job.run.root) / job.run.name
     link, staged = root / "latest", root / ".latest.partial"

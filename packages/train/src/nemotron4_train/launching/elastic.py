@@ -17,7 +17,7 @@ from nemotron4_common.signals import stop_status
 from nemotron4_train.job import TrainJob
 from nemotron4_train.launching.preflight import num_threads
 from nemotron4_train.launching.slurm.rank import LAUNCHER_PID
-from nemotron4_train.run_directory import read_record
+from nemotron4_train.run_directory import RunState, read_record
 from nemotron4_train.stop_signal import StopSignal
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _ending(directory: Path, failures: dict[int, ProcessFailure], signalled: int
     """What to raise for ranks that did not end with status 0."""
     record = read_record(directory)
     statuses = {failure.exitcode for failure in failures.values()}
-    if record is not None and record.state == "stopped":
+    if record is not None and record.state is RunState.stopped:
         return SystemExit(max(statuses))
     if signalled is not None and -signalled in statuses and max(statuses) < 0:  # it came before they all listened
         return SystemExit(stop_status(signalled))

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from nemotron4_train.launching.slurm.rank import LAUNCHER_PID
-from nemotron4_train.run_directory import exclusive, note_start, only_writer, read_record, record_failure
+from nemotron4_train.run_directory import RunState, exclusive, note_start, only_writer, read_record, record_failure
 
 _WAIT_SECONDS = 120.0
 
@@ -32,6 +32,6 @@ def watched(run: Path) -> Iterator[None]:
         except Exception as error:
             with only_writer(run):
                 found = read_record(run)
-                if found is None or found.state == "running":
+                if found is None or found.state is RunState.running:
                     record_failure(run, error)
             raise

@@ -23,6 +23,7 @@ from nemotron4_train.launching.slurm.submit import check_not_queued, submit_chai
 from nemotron4_train.launching.worker import WAY_OUT, run_worker
 from nemotron4_train.run_directory import (
     RunRecord,
+    RunState,
     choose_directory,
     create,
     exclusive,
@@ -58,7 +59,8 @@ def launch(job: TrainJob, job_yaml: str) -> float | None:
             check_not_queued(directory)
         if job.resume != "auto":
             reading.set_aside(directory, job.resume, done_steps)
-        create(directory, job, job_yaml, timeline.num_steps, "queued" if on_slurm or elsewhere else "running")
+        state = RunState.queued if on_slurm or elsewhere else RunState.running
+        create(directory, job, job_yaml, timeline.num_steps, state)
         print(f"run directory: {directory}", file=sys.stderr, flush=True)
         try:
             with naming_place(directory, WAY_OUT):
@@ -78,7 +80,7 @@ def launch(job: TrainJob, job_yaml: str) -> float | None:
 
 def _is_complete(record: RunRecord, job: TrainJob, timeline: Timeline) -> bool:
     """Whether there is nothing left to do: only a job that names its run.dir comes back to a complete run."""
-    whole = record.state == "complete" and record.step >= timeline.num_steps
+    whole = record.state is RunState.complete and record.step >= timeline.num_steps
     return job.resume == "auto" and whole and record.job_digest == job.digest()
 
 

@@ -30,7 +30,7 @@ from nemotron4_train.launching.slurm.submit import (
     submit_chain,
     write_scripts,
 )
-from nemotron4_train.run_directory import create, exclusive, keep_tokenizer, read_record
+from nemotron4_train.run_directory import RunState, create, exclusive, keep_tokenizer, read_record
 
 Report = Callable[[int, float | None, str | None], None]
 """What the sweep is told as a job ends: its index, its objective, its error."""
@@ -97,7 +97,7 @@ def _write(directory: Path, job: TrainJob) -> _Ready:
     corpus = check_corpus(job)
     done_steps = check_checkpoint(job, corpus, directory, timeline)
     with exclusive(directory):
-        create(directory, job, (directory / "sweep_job.yaml").read_text(), timeline.num_steps, "queued")
+        create(directory, job, (directory / "sweep_job.yaml").read_text(), timeline.num_steps, RunState.queued)
         keep_tokenizer(directory, corpus)
     prepare_directory(directory, job)
     return _Ready(directory, job, done_steps)
@@ -162,9 +162,9 @@ def _outcome(directory: Path) -> tuple[float | None, str | None]:
         record = read_record(directory)
     if record is None:
         return None, f"{directory}: its record is gone"
-    if record.state == "complete":
+    if record.state is RunState.complete:
         return (None, record.error) if record.error else (record.objective, None)
-    if record.state == "failed":
+    if record.state is RunState.failed:
         return None, record.error
     ids = ", ".join(job["id"] for job in read_jobs(directory))
     return None, f"{record.state}: job {ids} left the queue at step {record.step}; the same command goes on"

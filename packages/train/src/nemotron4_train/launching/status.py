@@ -23,7 +23,7 @@ from nemotron4_train.launching.slurm import client
 from nemotron4_train.launching.slurm.attempt import read_attempts, requeues
 from nemotron4_train.launching.slurm.submit import jobs_in_queue
 from nemotron4_train.reporting.metrics import accepted, read_rows
-from nemotron4_train.run_directory import RunRecord, holder, read_record, write_record
+from nemotron4_train.run_directory import RunRecord, RunState, holder, read_record, write_record
 
 _T = TypeVar("_T")
 _RECENT_STEPS = 20
@@ -108,7 +108,7 @@ def status_row(directory: Path, job: TrainJob | Exception, queue: Sequence[clien
         timeline = job.timeline()
         done = timeline.tokens_before(min(step, timeline.num_steps))
         tokens = f"{done:,} / {timeline.num_tokens:,}"
-        if speeds and record is not None and record.state == "running":
+        if speeds and record is not None and record.state is RunState.running:
             left = str(timedelta(seconds=round((timeline.num_tokens - done) / median(speeds))))
     return (
         str(_short(directory)),
@@ -137,9 +137,9 @@ def _state(record: RunRecord, directory: Path, queued: Sequence[client.QueuedJob
         return f"{record.state}: {record.error}"
     if is_unknown and _is_on_slurm(directory):
         return record.state
-    if record.state == "running" and not queued and holder(directory) is None:
+    if record.state is RunState.running and not queued and holder(directory) is None:
         return "lost (its processes are gone; run the same command to go on)"
-    if record.state == "queued" and not queued and _is_on_slurm(directory) and client.is_available():
+    if record.state is RunState.queued and not queued and _is_on_slurm(directory) and client.is_available():
         return "queued, but not in the queue"
     return record.state
 
@@ -191,7 +191,7 @@ def cancel(job: CancelJob) -> None:
         client.cancel([found.job_id for found in queued])
         print(f"cancelled: {', '.join(found.job_id for found in queued)}", file=sys.stderr)
         if all(found.state == "PENDING" for found in queued) and (record := read_record(directory)):
-            record.state = "stopped"
+            record.state = RunState.stopped
             write_record(directory, record)
         return
     held = holder(directory)

@@ -13,7 +13,7 @@ from nemotron4_train.job import TrainJob
 from nemotron4_train.launching.legs import leg_job, legs
 from nemotron4_train.ranks import rank
 from nemotron4_train.reporting.metrics import read_rows
-from nemotron4_train.run_directory import newest_step, read_record, write_record
+from nemotron4_train.run_directory import RunState, newest_step, read_record, write_record
 from nemotron4_train.stop_signal import StopSignal
 
 WAY_OUT = "mend that and run the same command again, which goes on from the last checkpoint"
@@ -51,8 +51,8 @@ def run_worker(job: TrainJob, directory: Path, stop: StopSignal) -> None:
     if rank() == 0:
         record = read_record(directory)
         assert record is not None
-        done = "complete" if result.step >= record.num_steps else "queued"
-        record.state = done if result.stopped_by is None else "stopped"
+        done = RunState.complete if result.step >= record.num_steps else RunState.queued
+        record.state = done if result.stopped_by is None else RunState.stopped
         record.step = result.step
         record.objective = result.objective if result.objective is not None else _last_objective(directory)
         write_record(directory, record)

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from nemotron4_train.launching.slurm import client
 from nemotron4_train.run_directory import (
     RunRecord,
+    RunState,
     newest_step,
     note_start,
     read_record,
@@ -94,15 +95,15 @@ def end(run: Path, leg: int | None, status: int) -> int:
         record.error = f"afterwards ended with status {status}; see {run}/slurm; {again}" if status else None
         write_record(run, record)
         return status
-    if record.state in ("complete", "queued"):  # all of it, or this leg
+    if record.state in (RunState.complete, RunState.queued):  # all of it, or this leg
         return 0
     told_to_save = 128 + signal.SIGUSR1, 128 + signal.SIGTERM  # before the workers could listen
-    if record.state == "stopped" or (record.state == "running" and status in told_to_save):
+    if record.state is RunState.stopped or (record.state is RunState.running and status in told_to_save):
         return _go_on_later(run, record)
     reason = record.error or f"the workers of job {_own_id()} ended with status {status}; see its log"
-    lost_peer = record.state == "running" or _LOST_PEER.search(reason)
+    lost_peer = record.state is RunState.running or _LOST_PEER.search(reason)
     if lost_peer and _insist(lambda: client.state_of(_own_id())) == "PENDING":  # queued again while this script ends
-        record.state, record.error = "queued", None
+        record.state, record.error = RunState.queued, None
         write_record(run, record)
         return 75
     _fail(run, reason)
@@ -115,10 +116,10 @@ def _go_on_later(run: Path, record: RunRecord) -> int:
     """Queue this job again, unless it was cancelled, or Slurm does it."""
     job_id = _own_id()
     if _insist(lambda: client.state_of(job_id)) != "RUNNING":
-        record.state = "stopped"
+        record.state = RunState.stopped
         write_record(run, record)
         return 75
-    record.state = "queued"
+    record.state = RunState.queued
     write_record(run, record)
     print(f"job {job_id} is queued again, to go on after step {newest_step(run)}", file=sys.stderr, flush=True)
     _insist(lambda: client.requeue(job_id))
