@@ -20,7 +20,6 @@ from typing import IO, Any, cast
 from .prepare_job import SOURCE_PATTERN, CorpusConfig
 from .zstd import ZstdError, open_zstd
 
-SPLITS = ("train", "heldout")
 _SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("heldout", "validation", "valid", "val", "dev", "test", "eval"), "heldout"),

@@ -26,9 +26,6 @@ from nemotron4_common.staging import file_sha256
 from .apt import Apt, Deb
 from .archives import Package, description_list_name, read_list
 
-#: The name under which the translated package descriptions of apt's lists are asked for.
-DESCRIPTIONS = "package-descriptions"
-
 _CONNECTIONS = 4
 
 Name = tuple[str, str]
