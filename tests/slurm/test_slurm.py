@@ -63,8 +63,8 @@ def test_a_signal_saves_requeues_and_goes_on_exactly(cluster, workspace, undistu
     cluster.client("scancel", "--signal=USR1", job_id(cluster, run))
     finished(run)
     first, second = read_attempts(run)
-    assert (first["restart"], second["restart"]) == (0, 1)
-    assert second["step"] > 3  # it saved where it was: nothing is done twice
+    assert (first.restart, second.restart) == (0, 1)
+    assert second.step > 3  # it saved where it was: nothing is done twice
     assert metric_rows(run) == undisturbed
 
 
@@ -74,7 +74,7 @@ def test_a_requeue_goes_on_exactly(cluster, workspace, undisturbed):
     until(lambda: newest_step(run) > 0)
     cluster.client("scontrol", "requeue", job_id(cluster, run))
     finished(run)
-    assert [attempt["restart"] for attempt in read_attempts(run)] == [0, 1]
+    assert [attempt.restart for attempt in read_attempts(run)] == [0, 1]
     assert metric_rows(run) == undisturbed
 
 
@@ -88,7 +88,7 @@ def test_the_time_limit_is_no_end(cluster, workspace):
     until(lambda: len(read_attempts(run)) == 3 and newest_step(run) < len(metric_rows(run)), 400)
     nemotron4("cancel", f"run={run}", cwd=workspace)
     until(lambda: not jobs_in_queue(run, client.queue()))
-    assert [attempt["step"] for attempt in read_attempts(run)] == sorted({a["step"] for a in read_attempts(run)})
+    assert [attempt.step for attempt in read_attempts(run)] == sorted({a.step for a in read_attempts(run)})
     assert [int(row["step"]) for row in metric_rows(run)] == list(range(1, len(metric_rows(run)) + 1))
 
 
@@ -100,7 +100,7 @@ def test_a_dead_node_is_survived(cluster, workspace, undisturbed):
     until(lambda: "down" in cluster.client("sinfo", "--noheader", "--nodes=n2", "--format=%T"))
     cluster.start_node("n2")
     finished(run)
-    assert [attempt["restart"] for attempt in read_attempts(run)] == [0, 1]
+    assert [attempt.restart for attempt in read_attempts(run)] == [0, 1]
     assert metric_rows(run) == undisturbed
 
 
@@ -119,7 +119,7 @@ def test_requeues_without_progress_come_to_an_end(cluster, workspace):
         if not is_over():
             cluster.client("scontrol", "requeue", job_id(cluster, run))
     until(is_over)
-    starts = [attempt["step"] for attempt in read_attempts(run)]
+    starts = [attempt.step for attempt in read_attempts(run)]
     record = read_record(run)
     assert starts.count(starts[-1]) == 3
     assert record.error == (
@@ -136,7 +136,7 @@ def test_a_campaign_runs_to_its_evaluation(cluster, workspace):
     )  # fmt: skip
     until(lambda: (run / "eval.json").is_file() or state(run) == "failed")
     assert state(run) == "complete", logs(run)
-    legs = [(attempt["leg"], attempt["step"]) for attempt in read_attempts(run)]
+    legs = [(attempt.leg, attempt.step) for attempt in read_attempts(run)]
     assert legs == [(0, 0), (1, 10), (2, 20), (None, 30)]
     assert [int(row["step"]) for row in metric_rows(run)] == list(range(1, 31))
     assert "complete" in nemotron4("status", f"run={run}", cwd=workspace).stdout

@@ -16,6 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from nemotron4_model import ModelConfig, Transformer, initialise, parallelise
 from nemotron4_train.checkpoints import reading
+from nemotron4_train.checkpoints.reading import CheckpointState
 from nemotron4_train.checkpoints.writing import CheckpointWriter
 from nemotron4_train.job import OptimizerConfig
 from nemotron4_train.optimizers import build_optimizers
@@ -106,7 +107,7 @@ def draw_after_restoring(rank, world_size, directory, of_one):
     torch.manual_seed(100 + rank)
     model, optimizers = build(init_device_mesh("cpu", (1, 2, 1), mesh_dim_names=("replicate", "shard", "tensor")))
     writer = CheckpointWriter(directory, keep=1)
-    writer.save(1, model, optimizers, {"tokens": 0}, b"{}")
+    writer.save(CheckpointState(step=1, tokens=0), model, optimizers, b"{}")
     drawn = torch.rand(5)
     writer.close()
     torch.manual_seed(5)
@@ -121,11 +122,11 @@ def save_with_one_full_disk(rank, world_size, directory):
     """Save twice; the second time rank 1 cannot write. Returns the error that each rank has between steps."""
     model, optimizers = build(init_device_mesh("cpu", (1, 2, 1), mesh_dim_names=("replicate", "shard", "tensor")))
     writer = CheckpointWriter(directory, keep=1)
-    writer.save(1, model, optimizers, {"tokens": 0}, b"{}")
+    writer.save(CheckpointState(step=1, tokens=0), model, optimizers, b"{}")
     writer.wait()
     if rank == 1:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-    writer.save(2, model, optimizers, {"tokens": 0}, b"{}")
+    writer.save(CheckpointState(step=2, tokens=0), model, optimizers, b"{}")
     try:
         for _ in range(10_000):
             dist.all_reduce(torch.ones(1))  # training goes on
@@ -175,7 +176,7 @@ def memory_of_saves(directory):
     before = peak_mb()
     writer = CheckpointWriter(Path(directory), keep=1)
     for step in range(5):
-        writer.save(step, model, optimizers, {"tokens": 0}, b"{}")
+        writer.save(CheckpointState(step=step, tokens=0), model, optimizers, b"{}")
         train_step(model, optimizers)
     writer.close()
     state = 3 * sum(p.numel() * p.element_size() for p in model.parameters()) / 1e6
@@ -187,7 +188,7 @@ def save_for_ever(directory):
     model, optimizers = large_model()
     writer = CheckpointWriter(Path(directory), keep=2)
     for step in (1, 2):
-        writer.save(step, model, optimizers, {"tokens": 0}, b"{}")
+        writer.save(CheckpointState(step=step, tokens=0), model, optimizers, b"{}")
     time.sleep(600)
 
 
@@ -196,8 +197,8 @@ def save_model(pickle_path):
     directory, config, ledger = pickle.loads(Path(pickle_path).read_bytes())
     model = Transformer(config)
     writer = CheckpointWriter(Path(directory), keep=1, asynchronous=False)
-    state = {"tokens": 0, "phase": "main", "job_digest": "", "model": reading.describe_model(config)}
-    writer.save(1, model, [torch.optim.SGD(model.parameters())], state, ledger)
+    state = CheckpointState(step=1, tokens=0, phase="main", job_digest="", model=reading.describe_model(config))
+    writer.save(state, model, [torch.optim.SGD(model.parameters())], ledger)
 
 
 def memory_of_export(pickle_path):

@@ -9,7 +9,7 @@ from smoke import smoke_job
 
 from nemotron4_data.blend import BlendConfig, Distribution
 from nemotron4_train.checkpoints.export import ExportJob
-from nemotron4_train.checkpoints.reading import checkpoint_directory
+from nemotron4_train.checkpoints.reading import CheckpointState, checkpoint_directory
 from nemotron4_train.checkpoints.writing import CheckpointWriter
 from nemotron4_train.job import RunConfig
 from nemotron4_train.run_directory import choose_directory, create, exclusive
@@ -101,7 +101,7 @@ def test_a_checkpoint_that_holds_a_file_of_the_user_is_kept(tmp_path, capsys):
 
     writer = CheckpointWriter(tmp_path, keep=1)
     for step in (1, 2, 3):
-        writer.save(step, *worker.build(None), {"tokens": 0}, b"{}")
+        writer.save(CheckpointState(step=step, tokens=0), *worker.build(None), b"{}")
         writer.wait()
         if step == 1:
             (checkpoint_directory(tmp_path, 1) / "notes.txt").write_text("mine")

@@ -1,6 +1,7 @@
 """Checkpoints: written while training goes on, kept, read on another topology, damaged, refused."""
 
 import dataclasses
+import json
 import resource
 import shutil
 import signal
@@ -16,12 +17,14 @@ import torch
 from distributed import run_distributed
 from smoke import run, smoke_job
 
-from nemotron4_common.staging import partial_path
+from nemotron4_common.staging import file_sha256, partial_path
 from nemotron4_model import Transformer
 from nemotron4_train.checkpoints import reading
+from nemotron4_train.checkpoints.reading import Checkpoint, CheckpointState
 from nemotron4_train.checkpoints.writing import CheckpointWriter
 from nemotron4_train.launching.launch import launch
 from nemotron4_train.run_directory import read_record
+from nemotron4_train.step_guard import GuardState
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*LeafSpec.*:FutureWarning",
@@ -111,7 +114,7 @@ def test_each_rank_gets_its_random_state_back(tmp_path):
     """A rank more than there were keeps its own."""
     torch.manual_seed(3)
     writer = CheckpointWriter(tmp_path / "one", keep=1)
-    writer.save(1, *worker.build(None), {"tokens": 0}, b"{}")
+    writer.save(CheckpointState(step=1, tokens=0), *worker.build(None), b"{}")
     writer.close()
     of_one = torch.rand(5)
     directory = reading.checkpoint_directory(tmp_path / "one", 1)
@@ -156,7 +159,7 @@ def test_a_full_disk_keeps_the_older_checkpoint_and_says_so_between_steps(undist
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # writes beyond it fail as on a full disk
     try:
-        writer.save(99, model, optimizers, {"tokens": 0}, b"")
+        writer.save(CheckpointState(step=99, tokens=0), model, optimizers, b"")
         with pytest.raises(
             OSError, match=r"step-00000099: could not be written \(File too large\); older checkpoints are kept"
         ):
@@ -166,7 +169,7 @@ def test_a_full_disk_keeps_the_older_checkpoint_and_says_so_between_steps(undist
     assert committed == []
     assert reading.find(copy, "auto").directory.name == "step-00000012"
     assert not list((copy / "checkpoints").glob("step-00000099*"))
-    writer.save(99, model, optimizers, {"tokens": 0}, b"")
+    writer.save(CheckpointState(step=99, tokens=0), model, optimizers, b"")
     writer.close()
     assert committed == [99]
 
@@ -202,7 +205,7 @@ def test_a_kill_while_writing_leaves_the_older_checkpoint_whole(tmp_path):
     assert names(tmp_path) == ["step-00000001"]
     reading.verify(reading.checkpoint_directory(tmp_path, 1))
     writer = CheckpointWriter(tmp_path, keep=2)
-    writer.save(3, *small_model(), {"tokens": 0}, b"")
+    writer.save(CheckpointState(step=3, tokens=0), *small_model(), b"")
     writer.close()
     assert names(tmp_path) == ["step-00000001", "step-00000003"]
     assert not partial_path(second).exists()
@@ -212,11 +215,11 @@ def test_what_a_run_goes_on_from_is_not_pushed_out_by_a_damaged_one(tmp_path):
     model, optimizers = small_model()
     writer = CheckpointWriter(tmp_path, keep=2)
     for step in (4, 8):
-        writer.save(step, model, optimizers, {"tokens": 0}, b"")
+        writer.save(CheckpointState(step=step, tokens=0), model, optimizers, b"")
     writer.wait()
     flip_a_bit(next(reading.checkpoint_directory(tmp_path, 8).glob("*.distcp")))
     writer = CheckpointWriter(tmp_path, keep=1)
-    writer.save(6, model, optimizers, {"tokens": 0}, b"")
+    writer.save(CheckpointState(step=6, tokens=0), model, optimizers, b"")
     writer.close()
     with pytest.warns(UserWarning, match="step-00000008.*damaged"):
         assert reading.find(tmp_path, "auto").directory.name == "step-00000006"
@@ -251,6 +254,21 @@ def test_so_is_one_whose_small_files_are_damaged(tmp_path, undisturbed, file):
     assert reading.peek(tmp_path / "run", "auto").directory.name == "step-00000008"
     with pytest.warns(UserWarning, match=rf"skipped a checkpoint: .*step-00000012/{file}: damaged"):
         assert reading.find(tmp_path / "run", "auto").directory.name == "step-00000008"
+
+
+def test_state_json_is_what_older_versions_write_and_read(tmp_path):
+    told = {"step": 4, "tokens": 256, "phase": "main", "job_digest": "d", "model": {"num_layers": 2}}
+    guard = {"phase": "main", "losses": [2.5], "grad_norms": [0.5], "num_skipped": 1, "num_skipped_in_a_row": 0}
+    writer = CheckpointWriter(tmp_path, keep=1, asynchronous=False)
+    writer.save(CheckpointState(**told, guard=GuardState(**guard)), *small_model(), b"{}")
+    writer.close()
+    directory = reading.checkpoint_directory(tmp_path, 4)
+    assert (directory / "state.json").read_text() == json.dumps(told | {"guard": guard}, indent=1) + "\n"
+    assert Checkpoint.open(directory) == Checkpoint(directory=directory, **told, guard=GuardState(**guard))
+    (directory / "state.json").write_text('{"step": 4, "tokens": 256, "ranks": 2}')  # of the first versions
+    digests = {name: file_sha256(directory / name) for name in ("state.json", "ledger.json")}
+    (directory / "manifest.json").write_text(json.dumps({"sha256": digests}))
+    assert Checkpoint.open(directory) == Checkpoint(directory=directory, step=4, tokens=256)
 
 
 def test_another_model_is_refused_before_a_worker_starts(prepared, tmp_path, undisturbed):

@@ -129,7 +129,7 @@ def test_one_damaged_run_hides_no_other(run, tmp_path, capsys, monkeypatch):
         ("metrics.csv", "\xff\n1\n", "metrics.csv: line 2: step (None): not a number of its kind; remove the line"),
         ("metrics.csv", "step,loss\n1.5,2\n", "metrics.csv: line 2: step (1.5): not a number of its kind"),
         ("metrics.csv", "step,loss\n1,2,3\n", "metrics.csv: line 2: ['3']: after the last column; remove the line"),
-        ("slurm/attempts.jsonl", '{"restart": 0}\n{"job": 1}\n', "slurm/attempts.jsonl: not a list of attempts (Key"),
+        ("slurm/attempts.jsonl", '{"restart": 0}\n', "slurm/attempts.jsonl: not a list of attempts (TypeError("),
         ("slurm/jobs.json", "{", "slurm/jobs.json: not a list of jobs (JSONDecodeError("),
     ],
 )

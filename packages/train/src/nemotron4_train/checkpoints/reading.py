@@ -33,16 +33,16 @@ from nemotron4_data.ledger import FILE_NAME as LEDGER_FILE
 from nemotron4_data.ledger import Ledger
 from nemotron4_model import ModelConfig
 from nemotron4_train.ranks import num_ranks, on_all_ranks, rank
+from nemotron4_train.step_guard import GuardState
 
 STATE_FILE, MANIFEST_FILE = "state.json", "manifest.json"
 _NAME = re.compile(r"step-(\d{8})")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """A complete checkpoint: where it is, and what its state.json says; older ones do not say all of it."""
+class CheckpointState:
+    """state.json; older ones do not say all of it."""
 
-    directory: Path
     step: int
     """Optimiser steps before it."""
     tokens: int
@@ -53,16 +53,28 @@ class Checkpoint:
     """Of the job that wrote it (TrainJob.digest)."""
     model: Mapping[str, Any] = field(default_factory=dict)
     """What `describe_model` says of the model."""
-    guard: Mapping[str, Any] = field(default_factory=dict)
-    """The step guard's state (GuardState)."""
+    guard: GuardState = field(default_factory=GuardState)
+
+    def to_json(self) -> bytes:
+        """The file."""
+        return (json.dumps(asdict(self), indent=1) + "\n").encode()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(CheckpointState):
+    """A complete checkpoint: what its state.json says, and where it is."""
+
+    directory: Path
 
     @classmethod
     def open(cls, directory: Path) -> Checkpoint:
         """Read state.json. Raises ValueError when it or the ledger is damaged; reads nothing else."""
         _check_files(directory, _digests(directory), [STATE_FILE, LEDGER_FILE])
         stored = json.loads((directory / STATE_FILE).read_text(encoding="utf-8"))
-        known = {each.name for each in fields(cls)}
-        return cls(directory=directory, **{name: value for name, value in stored.items() if name in known})
+        known = {each.name: stored[each.name] for each in fields(CheckpointState) if each.name in stored}
+        if "guard" in known:
+            known["guard"] = GuardState(**known["guard"])
+        return cls(directory=directory, **known)
 
     @property
     def ledger(self) -> Ledger:

@@ -37,6 +37,7 @@ from nemotron4_data.ledger import FILE_NAME as LEDGER_FILE
 from nemotron4_train.checkpoints.reading import (
     MANIFEST_FILE,
     STATE_FILE,
+    CheckpointState,
     checkpoint_directory,
     first_cause,
     list_checkpoints,
@@ -86,13 +87,12 @@ class CheckpointWriter:
 
     def save(
         self,
-        step: int,
+        state: CheckpointState,
         model: torch.nn.Module,
         optimizers: list[torch.optim.Optimizer],
-        state: dict[str, Any],
         ledger: bytes,
     ) -> None:
-        """Save the state after `step`; when this returns, training may change it. Waits for the save before.
+        """Save the state after `state.step`; when this returns, training may change it. Waits for the save before.
 
         A collective over the ranks. Raises OSError for the save before, or for this one when it is not asynchronous.
         """
@@ -101,9 +101,8 @@ class CheckpointWriter:
         tensors = {"model": model_state, "optimizer": optimizer_state["state"], "rng": {rank_key(): random_state()}}
         if self._asynchronous:
             tensors = self._stage(tensors, next(model.parameters()).device.type == "cuda")
-        text = json.dumps({"step": step, **state}, indent=1) + "\n"
-        save = _Save(step, tensors, {STATE_FILE: text.encode(), LEDGER_FILE: ledger})
-        self._under_way = step, self._thread.submit(self._write, save)
+        save = _Save(state.step, tensors, {STATE_FILE: state.to_json(), LEDGER_FILE: ledger})
+        self._under_way = state.step, self._thread.submit(self._write, save)
         if not self._asynchronous:
             self.wait()
 

@@ -23,6 +23,7 @@ from nemotron4_train.launching.preflight import check_checkpoint, check_corpus, 
 from nemotron4_train.launching.slurm import client
 from nemotron4_train.launching.slurm.script import leg_script
 from nemotron4_train.launching.slurm.submit import (
+    SubmittedJob,
     jobs_in_queue,
     note_jobs,
     prepare_directory,
@@ -127,7 +128,7 @@ def _submit_array(same: Sequence[_Ready]) -> None:
     array = client.submit(script, config, [tasks, "--hold"])
     try:
         for task, directory in enumerate(directories):
-            note_jobs(directory, [{"id": f"{array}_{task}", "name": "sweep"}])
+            note_jobs(directory, [SubmittedJob(f"{array}_{task}", "sweep")])
         client.release(array)
     except BaseException:
         client.cancel([array])
@@ -166,5 +167,5 @@ def _outcome(directory: Path) -> tuple[float | None, str | None]:
         return (None, record.error) if record.error else (record.objective, None)
     if record.state is RunState.failed:
         return None, record.error
-    ids = ", ".join(job["id"] for job in read_jobs(directory))
+    ids = ", ".join(job.id for job in read_jobs(directory))
     return None, f"{record.state}: job {ids} left the queue at step {record.step}; the same command goes on"

@@ -7,7 +7,6 @@ enters them at the same step because the timeline, not a clock, says when.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import torch.distributed as dist
 from nemotron4_data import Corpus, TokenStream
 from nemotron4_data.ledger import Ledger, make_ledger
 from nemotron4_eval.bits_per_byte import evaluate_bits_per_byte
-from nemotron4_train.checkpoints.reading import describe_model
+from nemotron4_train.checkpoints.reading import CheckpointState, describe_model
 from nemotron4_train.checkpoints.writing import CheckpointWriter
 from nemotron4_train.job import TrainerConfig, TrainJob
 from nemotron4_train.lightning.module import PretrainingModule, StepResult
@@ -168,17 +167,17 @@ class Checkpointer(AfterStep):
         """Write the checkpoint of the step just done."""
         assert module.model is not None
         assert self.writer is not None
-        step = result.plan.step + 1
         next_sample = result.plan.first_sample + result.plan.global_batch_size
         self.ledger = make_ledger(self.stream, self.corpus, next_sample, self.ledger)
-        state = {
-            "tokens": result.plan.tokens_after,
-            "phase": result.plan.phase,
-            "job_digest": self.job.digest(),
-            "model": describe_model(self.job.model),
-            "guard": asdict(module.guard.state),
-        }
-        self.writer.save(step, module.model, module.raw_optimizers, state, self.ledger.to_json())
+        state = CheckpointState(
+            step=result.plan.step + 1,
+            tokens=result.plan.tokens_after,
+            phase=result.plan.phase,
+            job_digest=self.job.digest(),
+            model=describe_model(self.job.model),
+            guard=module.guard.state,
+        )
+        self.writer.save(state, module.model, module.raw_optimizers, self.ledger.to_json())
 
     def _record(self, step: int) -> None:
         if not dist.is_initialized() or dist.get_rank() == 0:

@@ -85,7 +85,7 @@ def fit(job: TrainJob, run_directory: Path, stop: StopSignal) -> FitResult:
         check_health(job.topology, job.launcher.health_check_max_slowdown)
     found = reading.find(run_directory, job.resume)
     first_step = found.step if found else 0
-    guard = StepGuard(job.trainer, GuardState(**(found.guard if found else {})))
+    guard = StepGuard(job.trainer, found.guard if found else GuardState())
     module = PretrainingModule(job, timeline, stream.source_names, first_step, corpus.tokenizer.eos_id, guard)
     saver = Checkpointer(run_directory, job, timeline, corpus, stream, found.ledger if found else None)
     stopper = StopOnSignal(stop)

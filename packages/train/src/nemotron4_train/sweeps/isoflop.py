@@ -11,9 +11,9 @@ C is about 6 N D; leaving the head out too would bend the law (arXiv 2406.19146)
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
@@ -39,7 +39,80 @@ class IsoflopRun:
     """Of held-out text, at the end."""
 
 
-def study(runs: Sequence[IsoflopRun]) -> dict[str, Any]:
+class Minimum(TypedDict):
+    """The lowest point of a parabola; its tokens lie between those of the runs beside it."""
+
+    parameters: float
+    tokens: float
+    bits_per_byte: float
+
+
+class BudgetFit(TypedDict):
+    """The parabola through the runs of one budget."""
+
+    budget_flops: float
+    fitted_parameters: list[int]
+    """Sizes that it goes through, ascending."""
+    parabola: list[float] | None
+    """Bits per byte over log10 of the parameters: curvature, slope, constant."""
+    minimum: Minimum | None
+    no_minimum: str | None
+    """Why there is none."""
+
+
+class PowerLaw(TypedDict):
+    """coefficient x FLOPs^exponent."""
+
+    coefficient: float
+    exponent: float
+    leave_one_out: NotRequired[list[float] | None]
+    """The least and the largest exponent without any one run."""
+
+
+Law = dict[str, PowerLaw]
+"""Best parameters and best tokens: `parameters`, `tokens`."""
+
+
+class Prediction(TypedDict):
+    """What a law says at a budget, and the least and the largest value without any one run."""
+
+    value: float
+    range: list[float] | None
+
+
+class Placed(TypedDict):
+    """A model that was trained on so many tokens, beside what the law and Chinchilla would do with its FLOPs."""
+
+    flops: float
+    parameters: int
+    tokens: float
+    tokens_per_parameter: float
+    decades_above_largest_budget: float
+    chinchilla: dict[str, float]
+    """`parameters`, `tokens`."""
+    law: dict[str, Prediction] | None
+    """`parameters`, `tokens`."""
+
+
+class Study(TypedDict):
+    """isoflop.json."""
+
+    flops: str
+    """What is counted."""
+    parameters: str
+    """Which are counted."""
+    runs: list[dict[str, float]]
+    """The fields of IsoflopRun."""
+    budgets: list[BudgetFit]
+    law: Law | None
+    no_law: str | None
+    """Why there is none."""
+    leave_one_out: dict[str, int]
+    """`refits` that gave a law, and how many were `without_law`."""
+    nemotron4_15b: Placed
+
+
+def study(runs: Sequence[IsoflopRun]) -> Study:
     """What isoflop.json holds; a budget without a minimum has `minimum: null` and says why, and so has the law."""
     budgets = [_fit_budget([run for run in runs if run.budget_flops == budget]) for budget in budgets_of(runs)]
     law = _fit_law(budgets, LEAST_BUDGETS)
@@ -66,14 +139,19 @@ def budgets_of(runs: Sequence[IsoflopRun]) -> list[float]:
     return sorted({run.budget_flops for run in runs})
 
 
-def _fit_budget(runs: Sequence[IsoflopRun]) -> dict[str, Any]:
+def _fit_budget(runs: Sequence[IsoflopRun]) -> BudgetFit:
     sizes = sorted({run.parameters for run in runs})
     best = sizes.index(min(runs, key=lambda run: run.bits_per_byte).parameters)
     first = min(max(best - FITTED_SIZES // 2, 0), max(len(sizes) - FITTED_SIZES, 0))
     fitted = sizes[first : first + FITTED_SIZES]
     near = sorted((run for run in runs if run.parameters in fitted), key=lambda run: run.parameters)
-    found: dict[str, Any] = {"budget_flops": runs[0].budget_flops, "fitted_parameters": fitted, "parabola": None}
-    found |= {"minimum": None, "no_minimum": None}
+    found: BudgetFit = {
+        "budget_flops": runs[0].budget_flops,
+        "fitted_parameters": fitted,
+        "parabola": None,
+        "minimum": None,
+        "no_minimum": None,
+    }
     if len(fitted) < LEAST_SIZES:
         return found | {"no_minimum": f"{len(fitted)} sizes; a parabola needs {LEAST_SIZES}"}
     x = np.log10([run.parameters for run in near])
@@ -85,7 +163,7 @@ def _fit_budget(runs: Sequence[IsoflopRun]) -> dict[str, Any]:
     if not x[0] < lowest < x[-1]:
         where = f"{10**lowest:.3g} parameters, outside the fitted {fitted[0]:,} to {fitted[-1]:,}"
         return found | {"no_minimum": f"the minimum of the parabola lies at {where}"}
-    minimum = {
+    minimum: Minimum = {
         "parameters": 10**lowest,
         "tokens": 10 ** float(np.interp(lowest, x, np.log10([run.tokens for run in near]))),
         "bits_per_byte": curvature * lowest**2 + slope * lowest + constant,
@@ -93,20 +171,23 @@ def _fit_budget(runs: Sequence[IsoflopRun]) -> dict[str, Any]:
     return found | {"minimum": minimum}
 
 
-def _fit_law(budgets: Sequence[Mapping[str, Any]], least_budgets: int) -> dict[str, Any] | None:
+def _fit_law(budgets: Sequence[BudgetFit], least_budgets: int) -> Law | None:
     """N_opt and D_opt as coefficient x FLOPs^exponent, or None with fewer minima."""
-    with_minimum = [budget for budget in budgets if budget["minimum"] is not None]
-    if len(with_minimum) < least_budgets:
+    minima = [(budget["budget_flops"], budget["minimum"]) for budget in budgets if budget["minimum"] is not None]
+    if len(minima) < least_budgets:
         return None
-    x = np.log10([budget["budget_flops"] for budget in with_minimum])
-    law = {}
-    for key in ("parameters", "tokens"):
-        exponent, intercept = np.polyfit(x, np.log10([budget["minimum"][key] for budget in with_minimum]), 1)
+    x = np.log10([flops for flops, _ in minima])
+    law: Law = {}
+    for key, values in (
+        ("parameters", [minimum["parameters"] for _, minimum in minima]),
+        ("tokens", [minimum["tokens"] for _, minimum in minima]),
+    ):
+        exponent, intercept = np.polyfit(x, np.log10(values), 1)
         law[key] = {"coefficient": float(10**intercept), "exponent": float(exponent)}
     return law
 
 
-def _fit_without(runs: Sequence[IsoflopRun], left_out: int) -> dict[str, Any] | None:
+def _fit_without(runs: Sequence[IsoflopRun], left_out: int) -> Law | None:
     """The law without one run, which may take its budget's minimum away."""
     rest = [run for index, run in enumerate(runs) if index != left_out]
     return _fit_law([_fit_budget([run for run in rest if run.budget_flops == b]) for b in budgets_of(rest)], 2)
@@ -116,20 +197,18 @@ def _range(values: Sequence[float]) -> list[float] | None:
     return [min(values), max(values)] if values else None
 
 
-def at_budget(fitted: Mapping[str, Any], flops: float) -> float:
+def at_budget(fitted: PowerLaw, flops: float) -> float:
     """A law's value at a budget."""
     return float(fitted["coefficient"] * flops ** fitted["exponent"])
 
 
-def _place_15b(
-    law: Mapping[str, Any] | None, refits: Sequence[Mapping[str, Any]], largest_budget: float
-) -> dict[str, Any]:
+def _place_15b(law: Law | None, refits: Sequence[Law], largest_budget: float) -> Placed:
     """Nemotron-4 15B on 8T tokens by the same count, beside what the law and Chinchilla would do with its FLOPs."""
     model, tokens = ModelConfig.preset("nemotron4_15b"), 8e12
     flops = model.flops_per_token(model.max_sequence_length) * tokens
     parameters = model.num_parameters - model.vocab_size * model.hidden_size
     chinchilla = math.sqrt(flops / (6 * CHINCHILLA_TOKENS_PER_PARAMETER))
-    placed: dict[str, Any] = {
+    placed: Placed = {
         "flops": flops,
         "parameters": parameters,
         "tokens": tokens,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nemotron4_train.reporting.timeline_plots import COLOURS
-from nemotron4_train.sweeps.isoflop import CHINCHILLA_TOKENS_PER_PARAMETER, at_budget
+from nemotron4_train.sweeps.isoflop import CHINCHILLA_TOKENS_PER_PARAMETER, Study, at_budget
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 _CURVE_COLOURS = ("#9ecae1", "#4292c6", "#08519c", "#d1701f", "#3a8f4d", "#7a3f9c")
 
 
-def isoflop_figure(found: Mapping[str, Any]) -> Figure:
+def isoflop_figure(found: Study) -> Figure:
     """Of what isoflop.json holds."""
     from matplotlib.figure import Figure
 
@@ -35,7 +34,7 @@ def isoflop_figure(found: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _draw_curves(axis: Axes, found: Mapping[str, Any]) -> None:
+def _draw_curves(axis: Axes, found: Study) -> None:
     """Points of all runs; a parabola and its lowest point only where there is a minimum."""
     for index, budget in enumerate(found["budgets"]):
         colour = _CURVE_COLOURS[index % len(_CURVE_COLOURS)]
@@ -43,22 +42,22 @@ def _draw_curves(axis: Axes, found: Mapping[str, Any]) -> None:
         label = f"{budget['budget_flops']:.3g} FLOPs" + ("" if budget["minimum"] else " (no minimum)")
         axis.plot([run["parameters"] for run in runs], [run["bits_per_byte"] for run in runs], "o", color=colour)
         axis.plot([], [], "o-" if budget["minimum"] else "o", color=colour, label=label)
-        if minimum := budget["minimum"]:
+        if (minimum := budget["minimum"]) and (parabola := budget["parabola"]):
             fitted = budget["fitted_parameters"]
             x = np.linspace(math.log10(fitted[0]), math.log10(fitted[-1]), 100)
-            axis.plot(10**x, np.polyval(budget["parabola"], x), color=colour, linewidth=1.2)
+            axis.plot(10**x, np.polyval(parabola, x), color=colour, linewidth=1.2)
             axis.plot(minimum["parameters"], minimum["bits_per_byte"], "*", color=COLOURS["overall"], markersize=9)
     axis.set_xlabel("parameters without the input embedding")
     axis.set_ylabel("held-out bits per byte")
 
 
-def _draw_law(axis: Axes, found: Mapping[str, Any]) -> None:
+def _draw_law(axis: Axes, found: Study) -> None:
     placed = found["nemotron4_15b"]
     flops = np.array([min(budget["budget_flops"] for budget in found["budgets"]), placed["flops"]])
-    measured = [budget for budget in found["budgets"] if budget["minimum"]]
-    points = ([b["budget_flops"] for b in measured], [b["minimum"]["parameters"] for b in measured])
+    minima = [(budget["budget_flops"], budget["minimum"]) for budget in found["budgets"] if budget["minimum"]]
+    points = [budget_flops for budget_flops, _ in minima], [minimum["parameters"] for _, minimum in minima]
     axis.plot(*points, "*", color=COLOURS["overall"], markersize=9, label="minima")
-    if found["law"]:
+    if found["law"] and placed["law"]:
         fitted = found["law"]["parameters"]
         for ends, style in (((points[0][0], points[0][-1]), "-"), ((points[0][-1], placed["flops"]), ":")):
             axis.plot(ends, [at_budget(fitted, end) for end in ends], style, color=COLOURS["english"])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from nemotron4_common.staging import write_file
-from nemotron4_train.sweeps.isoflop import LEAST_SIZES, IsoflopRun, budgets_of, study
+from nemotron4_train.sweeps.isoflop import LEAST_SIZES, IsoflopRun, Study, budgets_of, study
 
 
 class _SweepRow(Protocol):
@@ -50,7 +50,7 @@ def _read_runs(rows: Sequence[_SweepRow]) -> list[IsoflopRun]:
     return runs
 
 
-def _print(found: Mapping[str, Any], directory: Path) -> None:
+def _print(found: Study, directory: Path) -> None:
     from rich.table import Table
 
     from nemotron4_common.terminal import plain_console
@@ -69,7 +69,7 @@ def _print(found: Mapping[str, Any], directory: Path) -> None:
         console.print(line, soft_wrap=True, highlight=False)
 
 
-def law_lines(found: Mapping[str, Any]) -> list[str]:
+def law_lines(found: Study) -> list[str]:
     """What has no minimum, the laws, and where Nemotron-4 15B sits, a sentence a line."""
     placed = found["nemotron4_15b"]
     lines = [f"{b['budget_flops']:.3g} FLOPs: {b['no_minimum']}" for b in found["budgets"] if b["no_minimum"]]

@@ -16,9 +16,10 @@ import sys
 import time
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from nemotron4_train.launching.slurm import client
 from nemotron4_train.run_directory import (
@@ -40,40 +41,54 @@ _LOST_PEER = re.compile("connection|peer|nccl|gloo|timed out|timeout|broken pipe
 """In what a rank says that has lost another one."""
 
 
-def read_attempts(run: Path) -> list[dict[str, Any]]:
-    """Starts of the run's jobs, oldest first: job, restart, leg, time, nodes, and the newest checkpoint's step then.
+@dataclass(frozen=True)
+class Attempt:
+    """A start of one of a run's jobs: a line of attempts.jsonl."""
 
-    Raises ValueError for a line that is none.
-    """
+    job: str
+    """Its id."""
+    restart: int
+    """How often Slurm had queued it again."""
+    leg: int | None
+    """None of the job that runs `afterwards`."""
+    time: str
+    nodes: str
+    step: int
+    """Of the newest checkpoint then."""
+
+
+def read_attempts(run: Path) -> list[Attempt]:
+    """The starts of the run's jobs, oldest first. Raises ValueError for a line that is none."""
     path = run / ATTEMPTS
     try:
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        attempts = [json.loads(line) for line in lines if line.endswith("}")]  # the last may have been cut short
+        whole = [line for line in lines if line.endswith("}")]  # the last may have been cut short
+        attempts = [Attempt(**json.loads(line)) for line in whole]
         requeues(attempts)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: not a list of attempts ({error!r}); remove the line that is none") from error
     return attempts
 
 
-def requeues(attempts: Sequence[dict[str, Any]]) -> int:
+def requeues(attempts: Sequence[Attempt]) -> int:
     """How often jobs were started again."""
-    return sum(attempt["restart"] > 0 for attempt in attempts)
+    return sum(attempt.restart > 0 for attempt in attempts)
 
 
 def begin(run: Path, leg: int | None) -> int:
     """Note the attempt; returns the exit status, 0 to go on."""
     job_id, step = _own_id(), newest_step(run)
-    attempt = {
-        "job": job_id,
-        "restart": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
-        "leg": leg,
-        "time": datetime.now().isoformat(timespec="seconds"),
-        "nodes": os.environ.get("SLURM_JOB_NODELIST", ""),
-        "step": step,
-    }
-    tried = [other for other in read_attempts(run) if other["job"] == job_id and other["step"] == step]
+    attempt = Attempt(
+        job=job_id,
+        restart=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+        leg=leg,
+        time=datetime.now().isoformat(timespec="seconds"),
+        nodes=os.environ.get("SLURM_JOB_NODELIST", ""),
+        step=step,
+    )
+    tried = [other for other in read_attempts(run) if (other.job, other.step) == (job_id, step)]
     with open(run / ATTEMPTS, "a", encoding="utf-8") as file:
-        file.write(json.dumps(attempt) + "\n")
+        file.write(json.dumps(asdict(attempt)) + "\n")
     if leg is None:
         return 0
     limit = json.loads((run / "slurm" / "limits.json").read_text())["max_requeues_without_progress"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nemotron4_common.staging import write_file
@@ -29,9 +29,17 @@ class Script:
     path: Path
 
 
+@dataclass(frozen=True)
+class SubmittedJob:
+    """A job of a run, as jobs.json has it."""
+
+    id: str
+    name: str
+
+
 def jobs_in_queue(directory: Path, queue: Sequence[client.QueuedJob]) -> list[client.QueuedJob]:
     """What of the queue belongs to a run's directory: by the comment, or as a task of a sweep's array by its id."""
-    ids = {job["id"] for job in read_jobs(directory)}
+    ids = {job.id for job in read_jobs(directory)}
     comment = client.comment_of(directory)
     return [job for job in queue if job.comment == comment or job.job_id in ids]
 
@@ -88,7 +96,7 @@ def submit_chain(job: TrainJob, directory: Path, scripts: Sequence[Script]) -> N
             submitted.append(client.submit(script.path, job.launcher, after))
         note_jobs(
             directory,
-            [{"id": found, "name": script.name} for found, script in zip(submitted, scripts, strict=True)],
+            [SubmittedJob(found, script.name) for found, script in zip(submitted, scripts, strict=True)],
         )
         client.release(submitted[0])
     except BaseException:
@@ -103,16 +111,16 @@ def submit_chain(job: TrainJob, directory: Path, scripts: Sequence[Script]) -> N
     )
 
 
-def note_jobs(directory: Path, jobs: Sequence[dict[str, str]]) -> None:
-    """Write down the id and name of a run's jobs."""
-    write_file(directory / JOBS_FILE, json.dumps(list(jobs), indent=1).encode())
+def note_jobs(directory: Path, jobs: Sequence[SubmittedJob]) -> None:
+    """Write jobs.json."""
+    write_file(directory / JOBS_FILE, json.dumps([asdict(job) for job in jobs], indent=1).encode())
 
 
-def read_jobs(directory: Path) -> list[dict[str, str]]:
-    """Id and name of the jobs that were submitted last for a run. Raises ValueError where the file is damaged."""
+def read_jobs(directory: Path) -> list[SubmittedJob]:
+    """The jobs that were submitted last for a run. Raises ValueError where the file is damaged."""
     path = directory / JOBS_FILE
     try:
         jobs = json.loads(path.read_text()) if path.is_file() else []
-        return [{"id": str(job["id"]), "name": str(job["name"])} for job in jobs]
+        return [SubmittedJob(str(job["id"]), str(job["name"])) for job in jobs]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not a list of jobs ({error!r}); remove it, and see the queue with squeue") from error
