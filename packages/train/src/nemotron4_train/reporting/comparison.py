@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from nemotron4_train.job import TrainJob
 from nemotron4_train.reporting.metrics import Rows
@@ -26,6 +26,21 @@ class ComparedRun:
     """validation.csv; it starts where the run started, which may be a checkpoint of another run."""
     evaluation: Mapping[str, Any]
     """eval.json, or empty."""
+
+
+# By its call, since `from` is a keyword.
+FinalFigures = TypedDict(
+    "FinalFigures",
+    {
+        "run": str,
+        "tokens": int,
+        "from": str,
+        "bits_per_byte": dict[str, float],
+        "difference": dict[str, float],
+        "sources": dict[str, float],
+    },
+)
+"""A run at its end, beside the first of those compared; `sources` is bits per byte by source, of evaluations."""
 
 
 def check_comparable(run: ComparedRun, others: Sequence[ComparedRun]) -> None:
@@ -48,15 +63,14 @@ def check_comparable(run: ComparedRun, others: Sequence[ComparedRun]) -> None:
                 )
 
 
-def final_figures(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
+def final_figures(runs: Sequence[ComparedRun]) -> list[FinalFigures]:
     """By run, the first being the one that others are compared with.
 
-    Each has `run`, `tokens`, `from`, `bits_per_byte`, `difference` and, of evaluations, `sources` (bits per byte by
-    source). From the evaluations when every run has one of as many bytes, else from the last validations.
+    From the evaluations when every run has one of as many bytes, else from the last validations.
     """
     num_bytes = {run.evaluation.get("bytes") for run in runs}
     evaluated = len(num_bytes) == 1 and None not in num_bytes
-    found: list[dict[str, Any]] = []
+    found: list[FinalFigures] = []
     for run in runs:
         last = run.validation[-1] if run.validation else {}
         values: Mapping[str, Any] = run.evaluation["bits_per_byte"] if evaluated else last
@@ -75,7 +89,7 @@ def final_figures(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
     return found
 
 
-def comparison_rows(figures: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+def comparison_rows(figures: Sequence[FinalFigures]) -> list[tuple[str, ...]]:
     """A table: run, tokens, and each domain's bits per byte with the difference to the first run."""
     rows: list[tuple[str, ...]] = [("run", "tokens", *DOMAINS)]
     for index, run in enumerate(figures):
@@ -88,7 +102,7 @@ def comparison_rows(figures: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...
     return rows
 
 
-def source_rows(figures: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+def source_rows(figures: Sequence[FinalFigures]) -> list[tuple[str, ...]]:
     """A table: source, and each run's bits per byte there with the difference to the first run; empty without any."""
     first = figures[0]["sources"]
     rows: list[tuple[str, ...]] = [("source", *(run["run"] for run in figures))] if first else []

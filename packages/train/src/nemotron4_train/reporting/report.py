@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from nemotron4_common.html_page import details, page, table
 from nemotron4_common.staging import write_file
@@ -19,6 +19,7 @@ from nemotron4_train.job import TrainJob
 from nemotron4_train.reporting.comparison import (
     DOMAINS,
     ComparedRun,
+    FinalFigures,
     check_comparable,
     comparison_rows,
     final_figures,
@@ -38,6 +39,34 @@ class ReportJob:
     """A run directory, such as runs/demo/latest."""
     compare: list[str] = field(default_factory=list)
     """Directories of other runs, whose held-out bits per byte are shown beside this one's."""
+
+
+class Figures(TypedDict):
+    """report.json."""
+
+    run: str
+    tokens: int
+    steps: int
+    num_steps: int
+    parameters: int
+    parameters_but_input_embedding: int
+    budget_flops: float | None
+    loss: float | None
+    """Of the last accepted step."""
+    tokens_per_second: float | None
+    mfu: float | None
+    bits_per_byte: dict[str, float]
+    bits_per_byte_from: str
+    gzip_bits_per_byte: float | None
+    gzip_bits_per_byte_by_domain: dict[str, float]
+    xz_bits_per_byte: float | None
+    xz_bits_per_byte_by_domain: dict[str, float]
+    tasks: dict[str, dict[str, Any]]
+    state: NotRequired[str]
+    """The run's, or unknown."""
+    comparison: NotRequired[list[FinalFigures]]
+    epochs: NotRequired[dict[str, float]]
+    """By source."""
 
 
 def write_report(run_directory: Path, job: TrainJob, compare: Mapping[Path, TrainJob] | None = None) -> Path:
@@ -92,9 +121,9 @@ def _last_rows(rows: Rows) -> list[Mapping[str, str]]:
     return [row for row in rows if row["step"] == rows[-1]["step"]]
 
 
-def _baselines(figures: dict[str, Any]) -> dict[str, float]:
-    named = (("gzip -9", "gzip_bits_per_byte"), ("xz -9e", "xz_bits_per_byte"))
-    return {name: figures[key] for name, key in named if figures.get(key) is not None}
+def _baselines(figures: Figures) -> dict[str, float]:
+    named = (("gzip -9", figures["gzip_bits_per_byte"]), ("xz -9e", figures["xz_bits_per_byte"]))
+    return {name: value for name, value in named if value is not None}
 
 
 def report_figures(
@@ -103,12 +132,13 @@ def report_figures(
     steps: Rows,
     validation: Rows,
     evaluation: Mapping[str, Any],
-) -> dict[str, Any]:
+) -> Figures:
     """The report's figures; bits per byte come from eval.json, or before it from the last validation."""
     measured = evaluation.get("bits_per_byte") or {
         name: float(validation[-1][name]) for name in DOMAINS if validation and validation[-1].get(name)
     }
-    figures: dict[str, Any] = {
+    gzip, xz = (evaluation.get(f"{compressor}_bits_per_byte", {}) for compressor in ("gzip", "xz"))
+    return {
         "run": job.run.name,
         "tokens": int(steps[-1]["tokens"]) if steps else 0,
         "steps": int(steps[-1]["step"]) if steps else 0,
@@ -121,13 +151,12 @@ def report_figures(
         "mfu": _median(steps, "mfu"),
         "bits_per_byte": {name: measured[name] for name in DOMAINS if name in measured},
         "bits_per_byte_from": "evaluation" if evaluation else "last validation (part of the held-out text)",
+        "gzip_bits_per_byte": gzip.get("overall"),
+        "gzip_bits_per_byte_by_domain": {name: gzip[name] for name in DOMAINS if name in gzip},
+        "xz_bits_per_byte": xz.get("overall"),
+        "xz_bits_per_byte_by_domain": {name: xz[name] for name in DOMAINS if name in xz},
+        "tasks": evaluation.get("tasks", {}),
     }
-    for compressor in ("gzip", "xz"):
-        by_domain = evaluation.get(f"{compressor}_bits_per_byte", {})
-        figures[f"{compressor}_bits_per_byte"] = by_domain.get("overall")
-        figures[f"{compressor}_bits_per_byte_by_domain"] = {k: by_domain[k] for k in DOMAINS if k in by_domain}
-    figures["tasks"] = evaluation.get("tasks", {})
-    return figures
 
 
 def _median(steps: Rows, column: str) -> float | None:
@@ -157,7 +186,7 @@ def _read_evaluation(path: Path) -> dict[str, Any]:
 def _page(
     job: TrainJob,
     timeline: Timeline,
-    figures: dict[str, Any],
+    figures: Figures,
     evaluation: Mapping[str, Any],
     picture: str,
     sources: Rows,
@@ -189,7 +218,7 @@ def _page(
     return page(f"nemotron4: {job.run.name}", sections)
 
 
-def _lead(figures: dict[str, Any]) -> str:
+def _lead(figures: Figures) -> str:
     text = (
         f"{figures['parameters']:,} parameters, {figures['tokens']:,} tokens in {figures['steps']:,} of"
         f" {figures['num_steps']:,} steps; {figures['state']}"
@@ -201,7 +230,7 @@ def _lead(figures: dict[str, Any]) -> str:
     return text
 
 
-def _comparison(figures: dict[str, Any]) -> list[str]:
+def _comparison(figures: Figures) -> list[str]:
     compared = figures.get("comparison")
     if not compared:
         return []
@@ -244,11 +273,13 @@ def timeline_rows(timeline: Timeline) -> list[tuple[str, ...]]:
     ]
 
 
-def _bits_table(figures: dict[str, Any]) -> str:
+def _bits_table(figures: Figures) -> str:
     columns = [name for name in DOMAINS if name in figures["bits_per_byte"]]
     rows = [("model", *(f"{figures['bits_per_byte'][name]:.3f}" for name in columns))]
-    for title, key in (("gzip -9", "gzip"), ("xz -9e", "xz")):
-        by_domain = figures[f"{key}_bits_per_byte_by_domain"]
+    for title, by_domain in (
+        ("gzip -9", figures["gzip_bits_per_byte_by_domain"]),
+        ("xz -9e", figures["xz_bits_per_byte_by_domain"]),
+    ):
         if by_domain:
             rows.append((title, *(f"{by_domain[name]:.3f}" if name in by_domain else "" for name in columns)))
     return table(("", *columns), rows)
