@@ -88,8 +88,8 @@ def save_both_ways(rank, world_size, directory):
     train_step(model, optimizers)
     still = CheckpointWriter(directory / "still", keep=1, asynchronous=False)
     moving = CheckpointWriter(directory / "moving", keep=1)
-    still.save(1, model, optimizers, {"tokens": 0}, b"{}")
-    moving.save(1, model, optimizers, {"tokens": 0}, b"{}")
+    still.save(CheckpointState(step=1, tokens=0), model, optimizers, b"{}")
+    moving.save(CheckpointState(step=1, tokens=0), model, optimizers, b"{}")
     state = {
         "model": {name: whole(p) for name, p in model.named_parameters()},
         "exp_avg": {name: whole(optimizers[0].state[p]["exp_avg"]) for name, p in model.named_parameters()},

@@ -75,8 +75,8 @@ def test_a_save_holds_the_state_of_its_step_whatever_training_does_meanwhile(tmp
     moving = CheckpointWriter(tmp_path / "moving", keep=1)
     gate = threading.Event()
     moving._thread.submit(gate.wait)  # the write must not begin before training has changed everything
-    still.save(1, model, optimizers, {"tokens": 0}, b"ledger")
-    moving.save(1, model, optimizers, {"tokens": 0}, b"ledger")
+    still.save(CheckpointState(step=1, tokens=0), model, optimizers, b"ledger")
+    moving.save(CheckpointState(step=1, tokens=0), model, optimizers, b"ledger")
     before = model.weight.detach().clone()
     torch.rand(7)
     worker.train_step(model, optimizers)
@@ -229,9 +229,8 @@ def test_state_says_where_and_what(undisturbed):
     job, directory = undisturbed
     found = reading.find(directory, "auto")
     assert found is not None
-    assert {key: getattr(found, key) for key in ("step", "tokens", "phase", "job_digest")} == {
-        "step": 12, "tokens": 4 * 4 * 32 + 8 * 8 * 32, "phase": "continued", "job_digest": job.digest(),
-    }  # fmt: skip
+    assert (found.step, found.tokens, found.phase) == (12, 4 * 4 * 32 + 8 * 8 * 32, "continued")
+    assert found.job_digest == job.digest()
     assert found.model["head_dim"] == 8
 
 
