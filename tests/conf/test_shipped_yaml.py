@@ -227,7 +227,7 @@ def test_nor_may_a_job_file(tmp_path):
         path.write_text(re.sub(r"init_std: .*", f"init_std: {text}", render_job(job)))
         with pytest.raises(ValueError) as refusal:
             load_job(path, type(job))
-        assert str(refusal.value) == f"model.init_std ({text[1:]}) must be greater than 0 and finite"
+        assert str(refusal.value) == f"model.init_std ({text[1:]}): must be greater than 0 and finite"
     path.write_text(re.sub(r"end_fraction: .*", "end_fraction: .inf", render_job(job), count=1))
     with pytest.raises(ValueError) as refusal:
         load_job(path, type(job))

@@ -37,6 +37,8 @@ TINY: dict[str, Any] = {
 def test_published_models_have_their_published_size(name: str, total: int, non_embedding: int) -> None:
     config = ModelConfig.preset(name)
     assert (config.num_parameters, config.num_non_embedding_parameters) == (total, non_embedding)
+    assert config.num_embedding_parameters == total - non_embedding
+    assert config.num_parameters_without_input_embedding == (total + non_embedding) // 2
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -50,7 +52,7 @@ def test_presets_count_what_torch_counts_and_split_over_two(name: str) -> None:
 
 def test_unknown_preset_lists_the_known() -> None:
     with pytest.raises(
-        ValueError, match=r"^model \(gpt2\) is not a preset; choose one of: ladder_130k, .*minitron_4b, minitron_8b,"
+        ValueError, match=r"^model \(gpt2\): is not a preset; choose one of: ladder_130k, .*minitron_4b, minitron_8b,"
     ):
         ModelConfig.preset("gpt2")
 
@@ -75,8 +77,11 @@ def test_flops_are_those_torch_counts(head_dim: int | None, monkeypatch: pytest.
     assert counter.get_total_flops() == config.flops_per_token(24) * tokens.numel()
 
 
-def test_key_value_bytes_of_the_15b() -> None:
-    assert ModelConfig.preset("nemotron4_15b").key_value_bytes_per_token() == 131_072
+def test_key_value_and_rotary_bytes_of_the_15b() -> None:
+    config = ModelConfig.preset("nemotron4_15b")
+    assert config.key_value_bytes_per_token() == 131_072
+    tables = Transformer(ModelConfig(**TINY, rotary_fraction=0.75)).rotary
+    assert tables.cos.nbytes + tables.sin.nbytes == tables.config.rotary_table_bytes == 4_096 * 6 * 4
 
 
 class Allocated(TorchDispatchMode):
@@ -132,21 +137,21 @@ def test_selective_recomputation_keeps_no_attention_weights_of_a_processor() -> 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_layers": 0}, "model.num_layers (0) must be at least 1"),
-        ({"init_std": 0.0}, "model.init_std (0.0) must be greater than 0 and finite"),
-        ({"rope_theta": float("inf")}, "model.rope_theta (inf) must be greater than 0 and finite"),
-        ({"norm_eps": float("nan")}, "model.norm_eps (nan) must be greater than 0 and finite"),
-        ({"head_dim": 0}, "model.head_dim (0) must be at least 1, or null"),
-        ({"num_key_value_heads": 3}, "model.num_key_value_heads (3) must divide model.num_attention_heads (4)"),
-        ({"rotary_fraction": 1.5}, "model.rotary_fraction (1.5) must be in (0, 1]"),
+        ({"num_layers": 0}, "model.num_layers (0): must be at least 1"),
+        ({"init_std": 0.0}, "model.init_std (0.0): must be greater than 0 and finite"),
+        ({"rope_theta": float("inf")}, "model.rope_theta (inf): must be greater than 0 and finite"),
+        ({"norm_eps": float("nan")}, "model.norm_eps (nan): must be greater than 0 and finite"),
+        ({"head_dim": 0}, "model.head_dim (0): must be at least 1, or null"),
+        ({"num_key_value_heads": 3}, "model.num_key_value_heads (3): must divide model.num_attention_heads (4)"),
+        ({"rotary_fraction": 1.5}, "model.rotary_fraction (1.5): must be in (0, 1]"),
         (
             {"hidden_size": 33},
-            "model.hidden_size (33) must be a multiple of model.num_attention_heads (4); or set model.head_dim",
+            "model.hidden_size (33): must be a multiple of model.num_attention_heads (4); or set model.head_dim",
         ),
         (
             {"rotary_fraction": 0.4},
-            "model.rotary_fraction (0.4) turns 3 of the 8 dimensions of a head; "
-            "it must turn an even number, at least 2",
+            "model.rotary_fraction (0.4): must rotate an even number of dimensions, at least 2, "
+            "but rotates 3 of a head's 8; change it or model.head_dim",
         ),
     ],
 )

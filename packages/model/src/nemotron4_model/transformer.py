@@ -139,10 +139,9 @@ class Attention(nn.Module):
         super().__init__()
         self.layer = layer
         self.head_dim = config.attention_head_dim
-        self.group = config.num_attention_heads // config.num_key_value_heads
-        rows = config.num_key_value_heads * (self.group + 2) * self.head_dim
-        self.qkv = Linear(config.hidden_size, rows)
-        self.out = Linear(config.num_attention_heads * self.head_dim, config.hidden_size)
+        self.group = config.num_queries_per_key_value_head
+        self.qkv = Linear(config.hidden_size, config.query_width + 2 * config.key_value_width)
+        self.out = Linear(config.query_width, config.hidden_size)
 
     def forward(
         self,

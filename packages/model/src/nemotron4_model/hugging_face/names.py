@@ -41,7 +41,7 @@ def to_hugging_face(name: str, tensor: Tensor, config: ModelConfig) -> Iterator[
     if len(names) == 1:
         yield names[0], tensor
         return
-    group = config.num_attention_heads // config.num_key_value_heads
+    group = config.num_queries_per_key_value_head
     rows_KGHD = tensor.view(config.num_key_value_heads, group + 2, config.attention_head_dim, config.hidden_size)
     parts = (rows_KGHD[:, :group], rows_KGHD[:, group], rows_KGHD[:, group + 1])
     for part_name, part in zip(names, parts, strict=True):

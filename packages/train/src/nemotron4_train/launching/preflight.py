@@ -88,7 +88,7 @@ def _check_memory(model: ModelConfig, topology: TopologyConfig) -> None:
         place = "this machine"
     # In fp32: weights, gradients and at least one moment over the ranks that share them; all of RoPE's table on each.
     weights = 12 * model.num_parameters // (topology.shard * topology.tensor) * ranks
-    table = 4 * model.max_sequence_length * model.rotary_dim * ranks
+    table = model.rotary_table_bytes * ranks
     for key, value, needed, what in (
         ("model", f"{model.num_parameters:,} parameters", weights, "weights, gradients and optimiser state"),
         ("model.max_sequence_length", f"{model.max_sequence_length}", table, "the tables of its positions"),

@@ -49,7 +49,7 @@ def _draw(job: TrainJob, timeline: Timeline) -> Path:
 def _parameters(job: TrainJob) -> Table:
     model = job.model
     sequence = max(phase.sequence_length for phase in job.schedule.phases.values())
-    embedding = model.num_parameters - model.num_non_embedding_parameters
+    embedding = model.num_embedding_parameters
     table = Table("model", "value", title="Parameters")
     table.add_row("parameters", f"{model.num_parameters:,}")
     table.add_row("without embeddings", f"{model.num_non_embedding_parameters:,}")

@@ -49,7 +49,7 @@ class Figures(TypedDict):
     steps: int
     num_steps: int
     parameters: int
-    parameters_but_input_embedding: int
+    parameters_without_input_embedding: int
     budget_flops: float | None
     loss: float | None
     """Of the last accepted step."""
@@ -144,7 +144,7 @@ def report_figures(
         "steps": int(steps[-1]["step"]) if steps else 0,
         "num_steps": timeline.num_steps,
         "parameters": job.model.num_parameters,
-        "parameters_but_input_embedding": job.model.num_parameters - job.model.vocab_size * job.model.hidden_size,
+        "parameters_without_input_embedding": job.model.num_parameters_without_input_embedding,
         "budget_flops": job.schedule.budget_flops,
         "loss": float(taken[-1]["loss"]) if (taken := accepted(steps)) else None,
         "tokens_per_second": _median(steps, "tokens_per_second"),

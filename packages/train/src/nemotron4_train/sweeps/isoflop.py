@@ -206,7 +206,7 @@ def _place_15b(law: Law | None, refits: Sequence[Law], largest_budget: float) ->
     """Nemotron-4 15B on 8T tokens by the same count, beside what the law and Chinchilla would do with its FLOPs."""
     model, tokens = ModelConfig.preset("nemotron4_15b"), 8e12
     flops = model.flops_per_token(model.max_sequence_length) * tokens
-    parameters = model.num_parameters - model.vocab_size * model.hidden_size
+    parameters = model.num_parameters_without_input_embedding
     chinchilla = math.sqrt(flops / (6 * CHINCHILLA_TOKENS_PER_PARAMETER))
     placed: Placed = {
         "flops": flops,

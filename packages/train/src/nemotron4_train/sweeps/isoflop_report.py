@@ -42,7 +42,9 @@ def _read_runs(rows: Sequence[_SweepRow]) -> list[IsoflopRun]:
         try:
             report = json.loads(path.read_text(encoding="utf-8"))
             if report.get("budget_flops") is not None:
-                sizes = {"parameters": int(report["parameters_but_input_embedding"]), "tokens": int(report["tokens"])}
+                # Reports written before have the older key.
+                old, new = "parameters_but_input_embedding", "parameters_without_input_embedding"
+                sizes = {"parameters": int(report[old if old in report else new]), "tokens": int(report["tokens"])}
                 budget = float(report["budget_flops"])
                 runs.append(IsoflopRun(budget_flops=budget, bits_per_byte=row.objective, **sizes))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
