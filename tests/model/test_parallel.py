@@ -103,7 +103,7 @@ def test_uneven_split_is_refused() -> None:
     with torch.device("meta"):
         model = Transformer(CONFIG)
     config = ModelConfig.preset("nano_3m")
-    with pytest.raises(ValueError, match=r"topology.tensor \(4\) must divide model.num_key_value_heads \(2\); lower"):
+    with pytest.raises(ValueError, match=r"^topology.tensor \(4\): must divide model.num_key_value_heads \(2\); lower"):
         check_tensor_parallel(config, 4)
     parallelise(model, None)
 
@@ -177,10 +177,22 @@ def test_compiled_blocks_take_every_length_of_a_schedule_and_of_validation(
     assert counters["stats"]["unique_graphs"] == len(lengths), "one graph a length, and none for validation"
 
 
+def test_a_sequence_that_the_tensor_axis_does_not_divide_is_refused() -> None:
+    with fake_mesh(2) as mesh:
+        model = Transformer(CONFIG)
+        parallelise(model, mesh)
+        with pytest.raises(ValueError) as refusal:
+            model(torch.zeros(1, 5, dtype=torch.long))
+    assert str(refusal.value) == (
+        "topology.tensor (2): must divide the sequence length (5), of which sequence parallelism gives each rank an "
+        "equal part; change one of them"
+    )
+
+
 def test_compile_over_tensor_parallelism_is_refused() -> None:
     with fake_mesh(2) as mesh, pytest.raises(ValueError, match="compile") as refusal:
         parallelise(Transformer(CONFIG), mesh, compile=True)
     assert str(refusal.value) == (
-        "compile (true) cannot be combined with topology.tensor (2): torch.compile over tensor parallelism gave "
-        "silently wrong gradients; set compile to false or topology.tensor to 1"
+        "topology.compile (true): cannot be combined with topology.tensor (2), because torch.compile over tensor "
+        "parallelism gave silently wrong gradients; set topology.compile=false or topology.tensor=1"
     )

@@ -1,14 +1,13 @@
 """Initial weights that do not depend on how the model is sharded.
 
 Invariant: the full tensor of a parameter is a pure function of (seed, parameter name, shape); every rank draws the
-same full tensor and keeps its part. (torch's own reset on CPU DTensors gives every rank the same shard.)
-Source: normal(0, 0.0134), residual projections scaled by 1/sqrt(2L) as in Megatron-LM (arXiv 1909.08053 section 5.1)
-and NVIDIA's Nemotron-4 15B recipe; zero-centred norms start at 0.
+same full tensor and keeps its own part. (torch's own reset of CPU DTensors gives every rank the same shard.)
+Source: normal(0, 0.0134), with residual projections scaled by 1/sqrt(2L), as in Megatron-LM (arXiv 1909.08053 section
+5.1) and NVIDIA's Nemotron-4 15B recipe; zero-centred norms start at 0.
 """
 
 import hashlib
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ _NORM = ("norm.weight", "norm.bias")
 
 
 def initialise(model: Transformer, seed: int, config: ModelConfig) -> None:
-    """Fill every parameter in place. The model has storage (after `to_empty`), sharded or not."""
+    """Fill every parameter in place. The model, sharded or not, must have storage: call it after `to_empty`."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             assert not parameter.is_meta, f"{name} has no storage: call model.to_empty(device=...) first"
@@ -44,9 +43,3 @@ def initial_tensor(name: str, shape: torch.Size, seed: int, config: ModelConfig)
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     generator = torch.Generator(device="cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
     return torch.empty(shape, device="cpu").normal_(0.0, std, generator=generator)
-
-
-def initial_tensors(model: Transformer, seed: int, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
-    """(name, full tensor) of every parameter; the model may be on the meta device."""
-    for name, parameter in model.named_parameters():
-        yield name, initial_tensor(name, parameter.shape, seed, config)

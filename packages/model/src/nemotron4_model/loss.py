@@ -1,7 +1,7 @@
-"""Mean cross entropy of the output head, a chunk of tokens at a time, with the gradients found in the same pass.
+"""Mean cross entropy of the output head, one chunk of tokens at a time, with the gradients computed in the same pass.
 
-Each chunk's logits become its loss and at once its part of the gradients, while they are still in cache; no more than a
-chunk's logits exist. Of 256k words x 4096 tokens they would be 2 GB in bf16.
+Each chunk's logits become its loss and then its part of the gradients, while they are still in cache, so no more than
+one chunk's logits ever exist. For 256k words x 4096 tokens they would take 2 GB in bf16.
 
 Invariant: for any number of tokens per chunk, loss and gradients equal `F.cross_entropy(x @ w.T, targets)` computed
 in fp32 from the same logits.
@@ -20,27 +20,27 @@ from torch.autograd.function import once_differentiable
 from nemotron4_model.kernels.linear import input_gradient, linear, onednn_is_faster
 
 LOGITS_BYTES = {"cpu": 24 << 20}
-"""Size of a chunk's logits, in fp32 and in the dtype of the products, by device: on a processor they stay in its cache,
-where the vocabulary allows."""
+"""Size of a chunk's logits, in fp32 and in the dtype of the products, by device. On a CPU they stay in its cache, if
+the vocabulary is small enough."""
 
 OTHER_LOGITS_BYTES = 3 << 29
-"""Elsewhere: each chunk reads the head matrix and its gradient again, so that smaller ones are bound by memory."""
+"""On other devices. Each chunk reads the head matrix and its gradient again, so smaller chunks are memory-bound."""
 
 MIN_CHUNK_TOKENS = 128
-"""Fewer rows make poor matrix products, whatever the vocabulary."""
+"""Products of fewer rows are slow, whatever the vocabulary."""
 
 
 class Loss(NamedTuple):
-    """What a model returns for targets; both are fp32, in nats."""
+    """What a model returns when given targets; both are fp32, in nats."""
 
     mean: Tensor
-    """Mean negative log-likelihood, a scalar with gradients, which can be taken once."""
+    """Mean negative log-likelihood: a scalar whose gradients can be taken once."""
     nll_BT: Tensor  # noqa: N815 (shapes in names)
-    """That of each token, without gradients."""
+    """Negative log-likelihood of each token, without gradients."""
 
 
 class VocabularyShard(NamedTuple):
-    """This process holds the rows of the head from `first_word` on; `group` holds them all."""
+    """This process holds the rows of the head from `first_word` on; the processes of `group` together hold them all."""
 
     first_word: int
     group: dist.ProcessGroup
@@ -56,9 +56,8 @@ def linear_cross_entropy(
 ) -> Loss:
     """Negative log-likelihood of targets_BT under softmax(x @ weight.T), `chunk_tokens` (None: by device) at a time.
 
-    Every target must be a word; none is ignored.
-    Under autocast the products are in its dtype. With `shard`, weight_VD is a part of the vocabulary: the loss is
-    whole on every rank, the gradient of x_BTD is this rank's part of a sum.
+    Every target must be a word; none is ignored. Under autocast the products are in its dtype. With `shard`, weight_VD
+    holds part of the vocabulary: every rank gets the whole loss, and its own addend of the gradient of x_BTD.
     """
     device = x_BTD.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_BTD.dtype
@@ -89,9 +88,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             targets_N = targets_N - shard.first_word
         nll_N = torch.empty(len(x_ND), dtype=torch.float32, device=x_ND.device)
         gradients = None
-        # The same memory for every chunk, since fresh memory of this size is slow to come by on a processor. oneDNN
-        # cannot be told where to write, but finds what the first chunk left behind, as that has a token more (glibc
-        # before 2.38 fits no aligned block into a gap of just its size) and the gradients' memory comes after it.
+        # Every chunk uses the same memory, because allocating so much is slow on a CPU. oneDNN cannot be told where to
+        # write, but reuses what the first chunk freed: that chunk has one token more (glibc before 2.38 cannot fit an
+        # aligned block into a gap of exactly its size), and the memory of the gradients is allocated after it.
         by_onednn = onednn_is_faster(x_ND[:chunk_tokens], low_weight_VD)
         shape = min(chunk_tokens, len(x_ND)), len(weight_VD)
         logits = None if by_onednn else x_ND.new_empty(shape)
@@ -110,7 +109,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 if logits_fp32 is not None:
                     low_CV.copy_(logits_CV)
                 gradients.add(chunk, low_CV)
-            del low_CV, logits_CV  # or the next would need memory beside them
+            del low_CV, logits_CV  # or the next chunk's would need memory beside them
         ctx.gradients = None if gradients is None else (gradients.grad_x_ND, gradients.grad_weight_VD)
         ctx.like = x_BTD.shape, x_BTD.dtype, weight_VD.dtype
         nll_BT = nll_N.view(targets_BT.shape)
@@ -129,7 +128,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 class _Gradients:
-    """Of the summed loss: grad_x_ND by rows, grad_weight_VD as a sum over chunks, in fp32 since it has many addends."""
+    """Gradients of the summed loss: grad_x_ND by rows; grad_weight_VD as a sum over chunks, in fp32 for precision."""
 
     def __init__(self, x_ND: Tensor, weight_VD: Tensor) -> None:
         self.x_ND, self.weight_VD = x_ND, weight_VD
@@ -151,7 +150,7 @@ class _Gradients:
 
 
 def _to_probabilities(logits_CV: Tensor, targets_C: Tensor, shard: VocabularyShard | None) -> Tensor:
-    """Overwrite logits by their softmax; return nll_C."""
+    """Overwrite the logits with their softmax; return nll_C."""
     here_C = (targets_C >= 0) & (targets_C < logits_CV.shape[1])
     target_logit_C = logits_CV.gather(1, targets_C.where(here_C, 0)[:, None])[:, 0]
     largest_C = logits_CV.amax(dim=-1)
@@ -169,6 +168,6 @@ def _to_probabilities(logits_CV: Tensor, targets_C: Tensor, shard: VocabularySha
 
 
 def _to_gradient(probabilities_CV: Tensor, targets_C: Tensor) -> None:
-    """Subtract one_hot(target); a row whose target is no word of this shard has no 1 to take."""
+    """Subtract one_hot(target) in place; rows whose target is in another shard do not change."""
     here_C = (targets_C >= 0) & (targets_C < probabilities_CV.shape[1])
     probabilities_CV.scatter_add_(1, targets_C.where(here_C, 0)[:, None], -here_C.float()[:, None])

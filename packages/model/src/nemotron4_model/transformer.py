@@ -26,7 +26,7 @@ from nemotron4_model.rotary import RotaryTables
 
 
 class KeyValueCache(Protocol):
-    """Keys and values of tokens already seen. The cache itself moves `length` on, after the last layer's update."""
+    """Keys and values of the tokens seen so far. The cache itself advances `length`, after the last layer's update."""
 
     @property
     def length(self) -> int:
@@ -35,7 +35,7 @@ class KeyValueCache(Protocol):
     def update(self, layer: int, k_BKTH: Tensor, v_BKTH: Tensor) -> tuple[Tensor, Tensor]:
         """Store the new keys and values at positions length..length+T-1; return k_BKSH, v_BKSH from position 0 on.
 
-        S may exceed length + T (a fixed-size cache): what lies beyond is masked.
+        S may exceed length + T (a cache of fixed size): attention masks what lies beyond.
         """
 
 
@@ -60,19 +60,19 @@ class Transformer(nn.Module):
         last_only: bool = False,
         end_of_document: int | None = None,
     ) -> Tensor | Loss:
-        """Logits logits_BTV, or with targets the loss: its mean, and nll_BT of each token for reading.
+        """Logits logits_BTV, or, given targets, the loss: its mean, and nll_BT of each token, without gradients.
 
         With `last_only`, logits of the last position only (logits_B1V). With `end_of_document`, the id of the token
-        that ends a document, each document of a packed row is as if alone: it attends to itself only and its
+        that ends a document, each document of a packed row is processed as if alone: it attends only to itself, and its
         positions start at 0. Raises ValueError when the tokens do not fit in `model.max_sequence_length`.
         """
-        assert cache is None or end_of_document is None, "a cache holds one document a row"
+        assert cache is None or end_of_document is None, "a cache holds one document per row"
         start = 0 if cache is None else cache.length
         cos_TR, sin_TR = self.rotary(start, tokens_BT.shape[1])
         mask_B1TT = None
         if end_of_document is not None:
             position_BT, mask_B1TT = separate_documents(tokens_BT, end_of_document)
-            cos_TR, sin_TR = cos_TR[position_BT], sin_TR[position_BT]  # from here on one table a row
+            cos_TR, sin_TR = cos_TR[position_BT], sin_TR[position_BT]  # from here on, one table per row
         x_BTD = self.embedding(tokens_BT)
         for block in self.blocks:
             x_BTD = block(x_BTD, cos_TR, sin_TR, cache, mask_B1TT)
@@ -103,7 +103,7 @@ class Block(nn.Module):
 
 
 class Linear(nn.Linear):
-    """x @ weight.T; there is no bias in this model."""
+    """x @ weight.T: this model has no biases in its linear layers."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features, bias=False)
@@ -114,7 +114,7 @@ class Linear(nn.Linear):
 
 
 class ZeroCentredLayerNorm(nn.Module):
-    """LayerNorm with gain 1 + weight ("layernorm1p"), so that weight decay and zero init pull towards gain 1."""
+    """LayerNorm with gain 1 + weight ("layernorm1p"): weights start at 0, and weight decay pulls the gain towards 1."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class ZeroCentredLayerNorm(nn.Module):
         self.eps = config.norm_eps
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        """Normalise the last dimension in fp32; the dtype of x is kept."""
+        """Normalise the last dimension in fp32; the result has the dtype of x."""
         gain_D = self.weight.float() + 1
         return F.layer_norm(x_BTD.float(), gain_D.shape, gain_D, self.bias.float(), self.eps).to(x_BTD.dtype)
 
@@ -131,8 +131,8 @@ class ZeroCentredLayerNorm(nn.Module):
 class Attention(nn.Module):
     """Causal grouped-query attention with partial rotary positions.
 
-    The rows of `qkv` are grouped by key/value head: G query heads, then its key, then its value, each H rows. A
-    slice of whole groups is therefore a smaller attention of its own, which is what tensor parallelism hands out.
+    The rows of `qkv` are grouped by key/value head: its G query heads, then its key, then its value, H rows each. A
+    slice of whole groups is therefore a smaller attention, and tensor parallelism gives each rank such a slice.
     """
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
@@ -151,7 +151,7 @@ class Attention(nn.Module):
         cache: KeyValueCache | None = None,
         mask_B1TT: Tensor | None = None,
     ) -> Tensor:
-        """x_BTD to x_BTD. The tables may be of each row (cos_BTR); `mask_B1TT` (who may see whom) is causal itself."""
+        """x_BTD to x_BTD. The tables may differ by row (cos_BTR); `mask_B1TT`, if given, replaces the causal mask."""
         qkv_BTKGH = self.qkv(x_BTD).unflatten(-1, (-1, self.group + 2, self.head_dim))
         q_BTNH, k_BTKH, v_BTKH = split_and_rotate(qkv_BTKGH, cos_TR, sin_TR)
         q_BNTH, k_BKSH, v_BKSH = q_BTNH.transpose(1, 2), k_BTKH.transpose(1, 2), v_BTKH.transpose(1, 2)
@@ -164,9 +164,9 @@ class Attention(nn.Module):
 
 
 def separate_documents(tokens_BT: Tensor, end_of_document: int) -> tuple[Tensor, Tensor]:
-    """Positions position_BT, from 0 in each document, and mask_B1TT: the same document, and not later.
+    """position_BT, counted from 0 in each document, and mask_B1TT, by which a token sees its own document up to itself.
 
-    The token that ends a document belongs to it. The mask has B x T x T booleans.
+    The token that ends a document belongs to it. The mask holds B x T x T booleans.
     """
     index_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
     starts_BT = F.pad(tokens_BT[:, :-1] == end_of_document, (1, 0), value=False)
@@ -190,14 +190,14 @@ class MLP(nn.Module):
 
 
 class Head(nn.Module):
-    """The output matrix, and the loss with it: no more than a chunk's logits are held (see loss.py)."""
+    """The output matrix, and the loss computed with it, which holds no more than one chunk's logits (loss.py)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
 
     def forward(self, x_BTD: Tensor, targets_BT: Tensor | None = None, last_only: bool = False) -> Tensor | Loss:
-        """logits_BTV (logits_B1V with `last_only`), or the loss when targets are given."""
+        """logits_BTV (logits_B1V with `last_only`), or the loss if targets are given."""
         if targets_BT is None:
             return F.linear(x_BTD[:, -1:] if last_only else x_BTD, self.weight)
         return linear_cross_entropy(x_BTD, self.weight, targets_BT)

@@ -1,8 +1,8 @@
 """config.json of NemotronForCausalLM, to and from ModelConfig.
 
-Invariant: what is read is what the model computes; a setting this model does not have is refused, never dropped.
-Source: transformers' `NemotronConfig` (both its current keys and those of version 4.44) and the older exports of
-NVIDIA's models, which say rope_percent or rope_percentage, kv_channels and layer_norm_eps.
+Invariant: the model computes what the file says; a setting that this model does not have is refused, never dropped.
+Source: transformers' `NemotronConfig` (its current keys and those of version 4.44), and older exports of NVIDIA's
+models, which use the keys rope_percent or rope_percentage, kv_channels and layer_norm_eps.
 """
 
 import math
@@ -25,7 +25,7 @@ _FIXED = {
 
 
 def to_json(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
-    """The content of config.json, with rotary settings in the current and in the older place."""
+    """The content of config.json, with the rotary settings in both the current and the older place."""
     dtype_name = str(dtype).removeprefix("torch.")
     return {
         **_FIXED,
@@ -62,12 +62,12 @@ def from_json(content: dict[str, Any], source: str) -> ModelConfig:
     for key, wanted in _FIXED.items():
         found = content.get(key, wanted)
         if found != wanted:
-            raise ValueError(f"{source}: {key} ({found!r}) must be {wanted!r}: this is not a Nemotron model")
+            raise ValueError(f"{source}: {key} ({found!r}): must be {wanted!r}; this is not a Nemotron model")
     nested = [_first(content, source, key, default={}, kinds=(dict,)) for key in ("rope_parameters", "rope_scaling")]
     rope = {**content, **nested[0], **nested[1]}
     rope_type = rope.get("rope_type", rope.get("type", "default"))
     if rope_type != "default":
-        raise ValueError(f"{source}: rope_type ({rope_type!r}) must be 'default': scaled positions are not supported")
+        raise ValueError(f"{source}: rope_type ({rope_type!r}): must be 'default'; scaled positions are not supported")
     heads = _first(content, source, "num_attention_heads")
     return ModelConfig(
         vocab_size=_first(content, source, "vocab_size"),
@@ -93,9 +93,9 @@ def _first(
     for key in keys:
         if (value := content.get(key)) is not None:
             if type(value) not in kinds:
-                raise ValueError(f"{source}: {key} ({value!r}) must be {' or '.join(kind.__name__ for kind in kinds)}")
+                raise ValueError(f"{source}: {key} ({value!r}): must be {' or '.join(kind.__name__ for kind in kinds)}")
             if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{source}: {key} ({value!r}) must be a finite number")
+                raise ValueError(f"{source}: {key} ({value!r}): must be a finite number")
             return value
     if default is None:
         raise ValueError(f"{source}: key {keys[0]!r} is missing")

@@ -1,6 +1,6 @@
-"""Reading a model directory: ours, transformers' or an older NVIDIA export.
+"""Reading a model directory: one of ours, of transformers, or an older NVIDIA export.
 
-Invariant: every parameter is read exactly once, from safetensors only, with the shape config.json implies; nothing
+Invariant: every parameter is read exactly once, from safetensors only, with the shape that config.json implies; nothing
 that could run code (pickle) is opened.
 """
 
@@ -32,8 +32,8 @@ def load_pretrained(
 ) -> Transformer:
     """The model in `directory`, with parameters of `dtype` on `device`.
 
-    Raises ValueError, in one line that names file, tensor or key, found and expected, when a tensor is missing,
-    superfluous or of the wrong shape, a file is damaged, or the weights are not safetensors.
+    Raises ValueError when a tensor is missing, superfluous or of the wrong shape, a file is damaged, or the weights are
+    not safetensors: one line with the file, the tensor or key, what was found and what was expected.
     """
     root = Path(directory)
     config = load_config(root)
@@ -41,7 +41,7 @@ def load_pretrained(
         model = Transformer(config).to(dtype)
     reader = _Reader(root)
     stored = {name: list(hugging_face_shapes(name, p.shape, config)) for name, p in model.named_parameters()}
-    for wanted in stored.values():  # all of them before any memory is taken
+    for wanted in stored.values():  # check everything before allocating memory
         for stored_name, shape in wanted:
             reader.check(stored_name, shape)
     reader.check_nothing_is_left()
@@ -54,7 +54,7 @@ def load_pretrained(
 
 
 class _Reader:
-    """The tensors of a directory by name: check each, then that no other is there, then read."""
+    """The tensors of a directory by name. Check each, then that there are no others, then read."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -63,9 +63,9 @@ class _Reader:
         self._unchecked = set(self.file_of)
 
     def check(self, name: str, shape: torch.Size) -> None:
-        """ValueError unless the tensor is there, of this shape and of floats."""
+        """Raise ValueError unless the tensor exists, has this shape and holds floats."""
         if name not in self.file_of:
-            raise ValueError(f"{self.root}: tensor {name!r} is missing; config.json implies it, {list(shape)}")
+            raise ValueError(f"{self.root}: tensor {name!r} is missing; config.json implies one of shape {list(shape)}")
         self._unchecked.discard(name)
         file_name = self.file_of[name]
         file = self._file(file_name)
@@ -79,8 +79,8 @@ class _Reader:
         dtype = file.get_slice(name).get_dtype()
         if dtype not in _FLOATS:
             raise ValueError(
-                f"{self.root / file_name}: tensor {name!r} is stored as {dtype}; expected one of {', '.join(_FLOATS)}: "
-                "quantised weights are not read"
+                f"{self.root / file_name}: tensor {name!r} is stored as {dtype}; expected one of {', '.join(_FLOATS)}; "
+                "quantised weights are not supported"
             )
 
     def read(self, name: str) -> Tensor:
@@ -89,7 +89,7 @@ class _Reader:
 
     def check_nothing_is_left(self) -> None:
         held = set().union(*(self._file(file_name).keys() for file_name in set(self.file_of.values())))
-        # Older exports store the rotary frequencies, which are computed here.
+        # Older exports store the rotary frequencies, which we compute.
         unknown = self._unchecked | (held - set(self.file_of))
         extra = sorted(name for name in unknown if not name.endswith("rotary_emb.inv_freq"))
         if extra:
@@ -112,7 +112,7 @@ class _Reader:
                 f"{self.root}: {others[0]} is a pickle, which can run code and is never opened; "
                 "convert the weights to safetensors"
             )
-        raise ValueError(f"{self.root}: neither {_SINGLE} nor {_INDEX} is there; this is not a model directory")
+        raise ValueError(f"{self.root}: has neither {_SINGLE} nor {_INDEX}; this is not a model directory")
 
     def _file(self, name: str) -> Any:
         if name not in self._open:
@@ -133,7 +133,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ValueError(f"{path}: the file is missing; {path.parent} is not a model directory") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from error
+        raise ValueError(f"{path}: not valid JSON ({error}); copy it again") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: must hold a JSON object")
+        raise ValueError(f"{path}: must hold a JSON object; copy it again")
     return content

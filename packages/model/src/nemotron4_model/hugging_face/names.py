@@ -1,6 +1,6 @@
-"""Names and layouts of weights: ours (one fused qkv) and NemotronForCausalLM's (q, k and v apart).
+"""Names and layouts of weights: ours (one fused qkv) and those of NemotronForCausalLM (q, k and v separate).
 
-Invariant: split and fuse are inverse, bit for bit.
+Invariant: splitting and fusing are inverse to each other, bit for bit.
 
 Shapes: K key/value heads, G query heads per key/value head, H head width, D hidden.
 """
@@ -24,7 +24,7 @@ _QKV = tuple(f"self_attn.{letter}_proj.weight" for letter in "qkv")
 
 
 def hugging_face_names(name: str) -> tuple[str, ...]:
-    """Where the parameter with our `name` is stored: one name, or those of q, k and v."""
+    """The names under which our parameter `name` is stored: one, or those of q, k and v."""
     module, _, kind = name.rpartition(".")
     if module in _TOP:
         return (f"{_TOP[module]}.{kind}",)
@@ -49,7 +49,7 @@ def to_hugging_face(name: str, tensor: Tensor, config: ModelConfig) -> Iterator[
 
 
 def fuse_qkv(q: Tensor, k: Tensor, v: Tensor, config: ModelConfig) -> Tensor:
-    """Our qkv weight from the three stored ones."""
+    """Our qkv weight, from the three stored ones."""
     shape = (config.num_key_value_heads, -1, config.attention_head_dim, config.hidden_size)
     return torch.cat([part.view(shape) for part in (q, k, v)], dim=1).flatten(0, 2)
 

@@ -1,6 +1,6 @@
 """Writing the model directory.
 
-Invariant: the directory appears complete or not at all: files are written beside it, synced, and renamed; memory
+Invariant: the directory appears complete or not at all, because files are written beside it, synced and renamed; memory
 holds one weight file at a time.
 Source: the layout of Hugging Face model repositories (safetensors with an index when sharded).
 """
@@ -60,15 +60,15 @@ def write_pretrained(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     extra_files: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a model directory from (our parameter name, whole tensor) pairs, consumed one by one.
+    """Write a model directory from pairs of our parameter name and the whole tensor, consumed one by one.
 
-    Weights are stored in `dtype`. `tokenizer_model` is a SentencePiece file to include; `extra_files` are texts by
-    file name (provenance.json). Raises ValueError when `directory` already holds something or a parameter is missing,
+    Weights are stored in `dtype`. `tokenizer_model` is a SentencePiece file to include; `extra_files` holds texts by
+    file name (such as provenance.json). Raises ValueError when `directory` is not empty, or a parameter is missing,
     unknown or of the wrong shape.
     """
     target = Path(directory)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"{target} exists and is not empty; remove it or export to another directory")
+        raise ValueError(f"{target}: exists and is not empty; remove it or export to another directory")
     target.parent.mkdir(parents=True, exist_ok=True)
     staged = target.with_name(f".{target.name}.staged-{os.getpid()}")
     shutil.rmtree(staged, ignore_errors=True)
@@ -108,7 +108,7 @@ def _write_weights(
             pending[stored_name] = part.to("cpu", dtype, copy=True).contiguous()
             pending_bytes += num_bytes
             total_bytes += num_bytes
-        del tensor, part  # or they would be in memory beside the next
+        del tensor, part  # or they would stay in memory beside the next
     shards.append(_flush(staged, len(shards), pending))
     if len(shards) == 1:
         (staged / _part_name(0)).rename(staged / "model.safetensors")

@@ -1,9 +1,9 @@
 """tokenizer.json for transformers, derived from a SentencePiece BPE model without either library.
 
-Invariant: transformers' AutoTokenizer gives the ids that nemotron4_data's Tokenizer gives (held by a test): neither
-makes a control piece or a turn marker of what is written in a text. Templates make theirs by `convert_tokens_to_ids`,
-or by `split_special_tokens=False`. Where the SentencePiece model uses settings that the tokenizers library cannot
-repeat exactly, no tokenizer.json is written.
+Invariant: transformers' AutoTokenizer gives the same ids as nemotron4_data's Tokenizer (a test checks it): neither
+turns text into a control piece or a turn marker. Templates get those from `convert_tokens_to_ids`, or with
+`split_special_tokens=False`. Where the SentencePiece model uses settings that the tokenizers library cannot reproduce
+exactly, no tokenizer.json is written.
 Source: sentencepiece_model.proto for the wire format (field numbers below); the tokenizers library's JSON format.
 """
 
@@ -18,7 +18,7 @@ from nemotron4_model.config import ModelConfig
 _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6
 _BPE = 2
 _SPACE = "\u2581"
-# User-defined pieces that steer the model: the rule of nemotron4_data's control_pieces.py.
+# User-defined pieces that steer the model, by the same rule as nemotron4_data's control_pieces.py.
 _MARKER = re.compile(r"\u2581?(?:<\S*[^\W\d_]\S*>|\[\S*[^\W\d_]\S*\])")
 
 
@@ -31,8 +31,9 @@ class _Piece(NamedTuple):
 def tokenizer_files(path: Path, config: ModelConfig) -> dict[str, dict[str, Any]]:
     """Contents of tokenizer.json and tokenizer_config.json by file name; empty when they could not be exact.
 
-    Exact means: BPE with byte fallback, no normalisation, no prefix space, no whitespace removal: what
-    `nemotron4 prepare` trains. ValueError when the file is not a SentencePiece model or has more pieces than the model.
+    Exact means BPE with byte fallback, no normalisation, no prefix space and no whitespace removal, which is what
+    `nemotron4 prepare` trains. ValueError when the file is not a SentencePiece model, or has more pieces than
+    `config.vocab_size`.
     """
     try:
         pieces, trainer, normalizer = _parse(path.read_bytes())
@@ -40,7 +41,7 @@ def tokenizer_files(path: Path, config: ModelConfig) -> dict[str, dict[str, Any]
         raise ValueError(f"{path}: not a SentencePiece model ({error})") from error
     if len(pieces) > config.vocab_size:
         raise ValueError(
-            f"model.vocab_size ({config.vocab_size}) must be at least the {len(pieces)} pieces of {path}: the model "
+            f"model.vocab_size ({config.vocab_size}): must be at least the {len(pieces)} pieces of {path}; the model "
             "was trained with another tokenizer"
         )
     exact = trainer.get(3, 1) == _BPE and trainer.get(35, 0) == 1
@@ -95,10 +96,10 @@ def _tokenizer_json(pieces: list[_Piece]) -> dict[str, Any]:
 
 
 def _merges(pieces: list[_Piece]) -> list[str] | list[list[str]]:
-    """Every way to join two pieces into a third, the highest score of the third first, as SentencePiece joins.
+    """Every way to join two pieces into a third, by falling score of the third, the order in which SentencePiece joins.
 
-    Written as "left right", which every version of tokenizers reads; as pairs, which those before 0.20 refuse, where a
-    piece holds a space or would be taken for the "#version" line that older files begin with.
+    Written as "left right", which every version of tokenizers reads, unless a piece contains a space or would be taken
+    for the "#version" line at the start of older files: then as pairs, which versions before 0.20 refuse.
     """
     normal = {
         piece.text: piece.score for piece in pieces if piece.kind not in (_UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE)
@@ -129,9 +130,9 @@ def _tokenizer_config(pieces: list[_Piece], max_sequence_length: int) -> dict[st
         "add_eos_token": False,
         "clean_up_tokenization_spaces": False,
         "model_max_length": max_sequence_length,
-        # What the model takes. Left out, transformers before 5 adds token_type_ids, which generate() refuses.
+        # The model's inputs. Without this key, transformers before 5 adds token_type_ids, which generate() refuses.
         "model_input_names": ["input_ids", "attention_mask"],
-        # "</s>" written in a document is text and does not end it; nor does "<extra_id_1>" begin a turn.
+        # "</s>" in a document is text and does not end it, and "<extra_id_1>" does not begin a turn.
         "split_special_tokens": True,
     }
 
@@ -153,7 +154,7 @@ def _parse(blob: bytes) -> tuple[list[_Piece], dict[int, Any], dict[int, Any]]:
 
 
 def _fields(blob: bytes) -> Iterator[tuple[int, Any]]:
-    """(number, value) of each field of a protocol-buffers message; integers decoded, the rest as bytes."""
+    """(number, value) of each field of a protocol buffers message; integers are decoded, the rest stay bytes."""
     at = 0
     while at < len(blob):
         tag, at = _varint(blob, at)

@@ -1,4 +1,4 @@
-"""How a model is spread over devices: applied from outside, to a model that knows nothing of it."""
+"""How a model is spread over devices, applied from outside: the model itself knows nothing of it."""
 
 from nemotron4_model.parallel.clip import global_grad_norm_and_clip, grad_norms
 from nemotron4_model.parallel.recipe import parallelise

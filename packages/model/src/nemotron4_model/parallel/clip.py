@@ -1,7 +1,7 @@
-"""The norm of all gradients, and clipping by it, whatever mesh each parameter lives on.
+"""The norm of all gradients, and clipping by it, whatever mesh each parameter is on.
 
 Invariant: every element of the full gradient counts once, so the norm equals that of the unsharded model.
-(torch's clip_grad_norm_ refuses parameters on different meshes, and a mixture of tensors and DTensors.)
+(torch's clip_grad_norm_ refuses parameters on different meshes, and mixtures of tensors and DTensors.)
 Source: clipping by global norm, arXiv 1211.5063 section 3.2.
 """
 
@@ -18,7 +18,7 @@ def global_grad_norm_and_clip(model: nn.Module, max_norm: float | None) -> Tenso
     """Scale all gradients so that their global L2 norm is at most `max_norm` (None: measure only).
 
     Returns the norm before clipping: a 0-dimensional fp32 tensor, equal on all ranks. Collective on every mesh.
-    A norm that is not finite leaves the gradients as they are, to be looked at.
+    A norm that is not finite leaves the gradients as they are, for inspection.
     """
     local_grads: dict[Any, list[Tensor]] = defaultdict(list)
     for parameter in model.parameters():
@@ -37,7 +37,7 @@ def global_grad_norm_and_clip(model: nn.Module, max_norm: float | None) -> Tenso
 
 
 def grad_norms(model: nn.Module) -> dict[str, float]:
-    """L2 norm of each parameter's gradient, by name. Collective on every mesh, and slow: one parameter at a time."""
+    """L2 norm of each parameter's gradient, by name. Collective on every mesh, and slow: it sums them one by one."""
     return {
         name: float(_sum_of_squares(key, [grad]).sqrt())
         for name, parameter in model.named_parameters()
@@ -47,7 +47,7 @@ def grad_norms(model: nn.Module) -> dict[str, float]:
 
 
 def _split_axes_and_local(grad: Tensor) -> tuple[Any, Tensor]:
-    """The mesh and the axes over which this gradient is cut into parts, and the part held here."""
+    """The mesh and the axes that this gradient is split over, and the part held here."""
     if not isinstance(grad, DTensor):
         return None, grad
     assert not any(placement.is_partial() for placement in grad.placements), "gradients must be reduced before clipping"

@@ -1,13 +1,13 @@
-"""What a block computes again in backward instead of keeping: nothing, all, or what is large and cheap.
+"""What a block recomputes in backward instead of keeping: nothing, everything, or what is large and cheap.
 
-Selective recomputation keeps what matrix products and the fused attention kernel gave, and computes norms, rotation,
-squared ReLU and residual sums again. Blocked attention (kernels/attention.py), which short sequences take on a CPU, is
-computed again as well, because it keeps T x T / 2 weights for each head.
+Selective recomputation keeps the outputs of matrix products and of the fused attention kernel, and recomputes norms,
+rotation, squared ReLU and residual sums. It also recomputes blocked attention (kernels/attention.py), which short
+sequences use on a CPU, because that keeps T x T / 2 weights for each head.
 
-Invariant: the same kernels run on the same values in forward and in backward, so losses and gradients are those of
-`Recompute.none`, in one process to the bit.
-Source: "Reducing Activation Recomputation in Large Transformer Models" (arXiv 2205.05198) section 5. There attention
-is computed again; a fused kernel that never holds the scores (arXiv 2205.14135) leaves no reason to.
+Invariant: the same kernels run on the same values in forward and in backward, so losses and gradients equal those of
+`Recompute.none`, in one process bit for bit.
+Source: "Reducing Activation Recomputation in Large Transformer Models" (arXiv 2205.05198) section 5, which recomputes
+attention; with a fused kernel that never holds the scores (arXiv 2205.14135) there is no reason to.
 """
 
 from collections import Counter
@@ -39,7 +39,7 @@ _PRODUCTS_OF_A_BLOCK = 4  # attention.qkv, attention.out, mlp.up, mlp.down
 
 
 def recomputed(forward: Callable[..., Tensor], recompute: Recompute) -> Callable[..., Tensor]:
-    """A block's forward that keeps for backward what `recompute` says."""
+    """A block's forward, keeping for backward only what `recompute` says."""
     if recompute is Recompute.none:
         return forward
     if recompute is Recompute.full:
@@ -48,13 +48,13 @@ def recomputed(forward: Callable[..., Tensor], recompute: Recompute) -> Callable
 
 
 def _selective_contexts() -> Any:
-    """Contexts of one pass through a block, forward and again."""
+    """The contexts of one pass through a block: its forward, and the recomputation."""
     seen: Counter[bool] = Counter()
 
     def policy(context: SelectiveCheckpointContext, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
         if op in _PRODUCTS:
             seen[context.is_recompute] += 1
-            # Nothing in backward reads what the last product gave: it goes into the residual sum.
+            # Nothing in backward reads the output of the last product, which goes into the residual sum.
             is_last = seen[context.is_recompute] == _PRODUCTS_OF_A_BLOCK
             return CheckpointPolicy.MUST_RECOMPUTE if is_last else CheckpointPolicy.MUST_SAVE
         return CheckpointPolicy.MUST_SAVE if op in _ATTENTION else CheckpointPolicy.PREFER_RECOMPUTE
