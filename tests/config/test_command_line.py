@@ -101,9 +101,10 @@ def test_cfg_job_prints_the_composed_job_without_running_it(capsys, tmp_path, mo
 
 
 def test_a_job_file_reads_back_as_the_job(tmp_path):
-    from nemotron4_train.checkpoints.export import ExportDtype, ExportJob
+    from nemotron4_model import DType
+    from nemotron4_train.checkpoints.export import ExportJob
 
-    job = ExportJob(run="runs/a", dtype=ExportDtype.bfloat16)
+    job = ExportJob(run="runs/a", dtype=DType.bf16)
     path = tmp_path / "job.yaml"
     path.write_text(render_job(job))
     assert load_job(path, ExportJob) == job

@@ -157,6 +157,7 @@ MALFORMED = [
     ("train", "seed.x=1", "seed.x: unknown key; seed has no keys"),
     ("train", "optimizer.kind=adam", "optimizer.kind (adam): must be one of: adamw, muon"),
     ("train", "optimizer.kind={a: b}", "optimizer.kind ({a: b}): must be one of: adamw, muon"),
+    ("train", "precision.reduce=fp8", "precision.reduce (fp8): must be one of: fp32, bf16"),
     ("train", "logger.wandb=maybe", "logger.wandb (maybe): must be true or false"),
     ("train", "optimizer=null", "optimizer (null): must be one of: adamw, muon"),
     ("train", "launcher=3", "launcher (3): must be one of: local, slurm"),

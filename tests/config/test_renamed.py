@@ -8,12 +8,20 @@ from nemotron4_config.command import command_loaders, load_attribute
 from nemotron4_config.renamed import KEYS, VALUES
 from nemotron4_data.verify import VerifyJob
 from nemotron4_eval import EvalJob
+from nemotron4_model import DType
+from nemotron4_train.checkpoints.export import ExportJob
 
 OLD = [
     ("eval", ["model_dir=m", "corpus_dir=data/mine"], "corpus_dir: is now data.dir; give data.dir=data/mine"),
     ("eval", ["model_dir=m", "+corpus_dir=d"], "corpus_dir: is now data.dir; give data.dir=d"),
     ("eval", ["-m", "model_dir=m", "corpus_dir=a,b"], "corpus_dir: is now data.dir; give data.dir=a,b"),
     ("eval", ["model_dir=m", "~corpus_dir"], "corpus_dir: is now data.dir; give data.dir=VALUE"),
+    ("eval", ["model_dir=m", "dtype=float32"], "dtype (float32): is now fp32"),
+    ("generate", ["model_dir=m", "prompt=a", "dtype=auto"], "dtype (auto): is now null"),
+    ("export", ["run=r", "dtype=bfloat16"], "dtype (bfloat16): is now bf16"),
+    ("export", ["-m", "run=r", "dtype=float32,bfloat16"], "dtype (float32,bfloat16): is now fp32,bf16"),
+    ("export", ["run=r", "dtype=auto"], "dtype (auto): must be one of: fp32, bf16"),
+    ("export", ["run=r", "directory=out"], "directory: is now dir; give dir=out"),
     ("data_verify", ["dir=data/mine"], "dir: is now data.dir; give data.dir=data/mine"),
 ]
 
@@ -37,6 +45,9 @@ def test_what_is_written_is_still_dir():
     [
         (EvalJob, "model_dir: m\ncorpus_dir: data/mine\n", {"data.dir": "data/mine"}),
         (EvalJob, "model_dir: m\ncorpus_dir: old\ndata: {dir: new}\n", {"data.dir": "new"}),
+        (EvalJob, "model_dir: m\ndtype: auto\n", {"dtype": None}),
+        (EvalJob, "model_dir: m\ndtype: bf16\n", {"dtype": DType.bf16}),
+        (ExportJob, "run: r\ndirectory: out\ndtype: float32\n", {"dir": "out", "dtype": DType.fp32}),
         (VerifyJob, "dir: data/mine\nrun: r\n", {"data.dir": "data/mine", "run": "r"}),
     ],
 )

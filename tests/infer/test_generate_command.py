@@ -9,14 +9,15 @@ import sys
 import pytest
 
 from nemotron4_data import control_pieces
-from nemotron4_infer import GenerateJob, Precision, SamplingConfig, generate, load_model_directory, run_generate
+from nemotron4_infer import GenerateJob, SamplingConfig, generate, load_model_directory, run_generate
 from nemotron4_infer.streaming import statistics_line
+from nemotron4_model import DType
 from nemotron4_model.hugging_face import tokenizer_json
 
 
 def test_streams_the_prompt_and_the_text_of_the_tokens(model_dir, capsys):
     sampling = SamplingConfig(temperature=1.0, seed=5, max_new_tokens=30)
-    loaded = load_model_directory(str(model_dir), Precision.fp32)
+    loaded = load_model_directory(str(model_dir), DType.fp32)
     eos_id = loaded.tokenizer.eos_id
     # The prompt is read as the start of a document: after an end-of-sequence token.
     tokens = list(generate(loaded.model, [eos_id, *loaded.tokenizer.encode("the red")], sampling, eos_id))
@@ -28,7 +29,7 @@ def test_streams_the_prompt_and_the_text_of_the_tokens(model_dir, capsys):
 
 
 def test_a_prompt_that_spells_a_control_piece_is_text(model_dir, capsys):
-    loaded = load_model_directory(str(model_dir), Precision.fp32)
+    loaded = load_model_directory(str(model_dir), DType.fp32)
     control = {loaded.tokenizer.pad_id, loaded.tokenizer.bos_id, loaded.tokenizer.eos_id}
     prompt = "</s><s>the<pad>"
     assert not control & set(loaded.tokenizer.encode(prompt))
@@ -76,7 +77,7 @@ def test_an_interrupt_ends_the_line_and_reports(model_dir, capsys, monkeypatch):
 
 
 def test_bf16_weights_generate(model_dir, capsys):
-    run_generate(GenerateJob(model_dir=str(model_dir), prompt="the", dtype=Precision.bf16))
+    run_generate(GenerateJob(model_dir=str(model_dir), prompt="the", dtype=DType.bf16))
     assert capsys.readouterr().out.startswith("the")
 
 

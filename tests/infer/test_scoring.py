@@ -8,7 +8,8 @@ import torch
 
 from nemotron4_data.curation.quality import load_scorer
 from nemotron4_data.curation.quality_config import QualityConfig
-from nemotron4_infer import Precision, load_model_directory
+from nemotron4_infer import load_model_directory
+from nemotron4_model import DType
 
 SCORER = "nemotron4_infer.scoring:nemotron_scorer"
 
@@ -33,7 +34,7 @@ def by_hand(loaded, text, max_tokens):
 
 @pytest.mark.parametrize("max_tokens", [10, 64, 150])
 def test_equals_a_sum_by_hand(model_dir, max_tokens):
-    loaded = load_model_directory(str(model_dir), Precision.fp32)
+    loaded = load_model_directory(str(model_dir), DType.fp32)
     texts = ["the red fox", "x", "Straße 🙂 " * 30, "the old dog and the big fox, " * 40]
     scores = load_scorer(config_for(model_dir, max_tokens=max_tokens))(texts)
     assert scores == pytest.approx([by_hand(loaded, text, max_tokens) for text in texts], rel=1e-5)

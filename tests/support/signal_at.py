@@ -19,7 +19,7 @@ def main(pickle_path: str, signal_name: str, most: str) -> None:
     from nemotron4_train.checkpoints.export import export_checkpoint
 
     job, train_job = pickle.loads(Path(pickle_path).read_bytes())
-    directory = Path(job.directory)
+    directory = Path(job.dir)
 
     def export(_: object) -> int:
         export_checkpoint(job, train_job)

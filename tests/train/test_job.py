@@ -5,6 +5,7 @@ import pytest
 import torch
 from smoke import smoke_job
 
+from nemotron4_model import DType
 from nemotron4_train.job import (
     DataConfig,
     Device,
@@ -161,7 +162,6 @@ def test_a_machine_without_gpus_is_said_before_anything_starts(tmp_path):
             lambda: LauncherConfig(num_threads=99_999_999),
             "launcher.num_threads (99999999): must be at most 1024, or null",
         ),
-        (lambda: PrecisionConfig(reduce=Precision.fp8), "precision.reduce (fp8): must be fp32 or bf16"),
         (lambda: TrainerConfig(spike_sigma=0.0), "trainer.spike_sigma (0.0): must be above 0, or null"),
         (lambda: TrainerConfig(spike_window_steps=0), "trainer.spike_window_steps (0): must be at least 1"),
         (
@@ -198,3 +198,7 @@ def test_the_digest_names_what_is_trained_and_not_where(tmp_path):
     assert dataclasses.replace(job, data=data).digest() == job.digest()
     assert dataclasses.replace(job, seed=7).digest() != job.digest()
     assert dataclasses.replace(job, precision=PrecisionConfig(compute=Precision.bf16)).digest() != job.digest()
+
+
+def test_what_it_computes_in_has_the_names_of_all_jobs():
+    assert [precision.dtype for precision in Precision] == [DType.fp32, DType.bf16, DType.bf16]

@@ -37,9 +37,7 @@ def test_a_run_stays_where_runs_are(changed, message):
 
 
 def test_an_export_that_an_unset_variable_leaves_without_a_place():
-    assert message_of(ExportJob, run="r", directory="") == (
-        "directory (''): must name a directory; leave it out for <run>/export"
-    )
+    assert message_of(ExportJob, run="r", dir="") == ("dir (''): must name a directory; leave it out for <run>/export")
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

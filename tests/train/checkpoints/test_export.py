@@ -34,9 +34,7 @@ def test_export_equals_the_model_in_memory(undisturbed, tmp_path):
     job, directory = undisturbed
     path = reading.checkpoint_directory(directory, 8)
     export_checkpoint(
-        ExportJob(
-            run=str(directory), checkpoint=str(path), directory=str(tmp_path / "sharded"), max_shard_bytes=30_000
-        ),
+        ExportJob(run=str(directory), checkpoint=str(path), dir=str(tmp_path / "sharded"), max_shard_bytes=30_000),
         job,
     )
     model = Transformer(job.model)
@@ -63,7 +61,7 @@ def test_export_refusals(undisturbed, tmp_path):
         export_checkpoint(ExportJob(run=str(directory), checkpoint="nowhere"), job)
     other = dataclasses.replace(job, model=dataclasses.replace(job.model, rope_theta=5e5))
     with pytest.raises(ValueError, match=r"^model.rope_theta \(500000.0\): .* does not fit this model"):
-        export_checkpoint(ExportJob(run=str(directory), directory=str(tmp_path / "x")), other)
+        export_checkpoint(ExportJob(run=str(directory), dir=str(tmp_path / "x")), other)
     with pytest.raises(ValueError, match=r"^max_shard_bytes \(0\): must be at least 1$"):
         ExportJob(run="x", max_shard_bytes=0)
 
@@ -136,7 +134,7 @@ def with_another_tokenizer(job, tmp_path):
 
 def test_an_export_replaces_its_own_files_only(undisturbed, tmp_path):
     job, directory = undisturbed
-    export = ExportJob(run=str(directory), directory=str(tmp_path / "export"))
+    export = ExportJob(run=str(directory), dir=str(tmp_path / "export"))
     (tmp_path / "export").mkdir()
     export_checkpoint(export, job)
     written = {path.name for path in (tmp_path / "export").iterdir()}
@@ -146,8 +144,7 @@ def test_an_export_replaces_its_own_files_only(undisturbed, tmp_path):
     with pytest.raises(ValueError) as error:
         export_checkpoint(export, job)
     assert str(error.value) == (
-        f"directory ({tmp_path}/export): would be replaced, and {tmp_path}/export/notes.txt would be lost:"
-        " move it elsewhere"
+        f"dir ({tmp_path}/export): would be replaced, and {tmp_path}/export/notes.txt would be lost: move it elsewhere"
     )
     assert {path.name for path in (tmp_path / "export").iterdir()} == {*written, "notes.txt"}
     (tmp_path / "export/notes.txt").unlink()
@@ -156,8 +153,8 @@ def test_an_export_replaces_its_own_files_only(undisturbed, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
     into = reading.checkpoint_directory(directory, 12)
     with pytest.raises(ValueError) as error:
-        export_checkpoint(ExportJob(run=str(directory), directory=str(into / "export")), job)
-    assert str(error.value) == (f"directory ({into}/export): lies in checkpoint ({into}): choose another directory")
+        export_checkpoint(ExportJob(run=str(directory), dir=str(into / "export")), job)
+    assert str(error.value) == (f"dir ({into}/export): lies in checkpoint ({into}): choose another dir")
 
 
 @pytest.mark.parametrize(
@@ -166,7 +163,7 @@ def test_an_export_replaces_its_own_files_only(undisturbed, tmp_path):
 def test_a_signal_leaves_an_export_whole_and_nothing_beside_it(undisturbed, tmp_path, name, status, how, most):
     """At any moment: also between the old one's rename and the new one's."""
     job, directory = undisturbed
-    export = ExportJob(run=str(directory), directory=str(tmp_path / "out" / "export"))
+    export = ExportJob(run=str(directory), dir=str(tmp_path / "out" / "export"))
     arguments = (pickled(tmp_path / "export.pickle", (export, job)), name, str(most))
     found = json.loads(worker.python("import sys, signal_at; signal_at.main(*sys.argv[1:])", *arguments))
     assert len(found) >= most
@@ -178,14 +175,14 @@ def test_a_signal_leaves_an_export_whole_and_nothing_beside_it(undisturbed, tmp_
 
 def test_an_edited_readme_is_not_replaced(undisturbed, tmp_path):
     job, directory = undisturbed
-    export = ExportJob(run=str(directory), directory=str(tmp_path / "e"))
+    export = ExportJob(run=str(directory), dir=str(tmp_path / "e"))
     export_checkpoint(export, job)
     export_checkpoint(export, job)
     (tmp_path / "e" / "README.md").write_text("# Mine\n")
     with pytest.raises(ValueError) as error:
         export_checkpoint(export, job)
     assert str(error.value) == (
-        f"directory ({tmp_path}/e): would be replaced, and {tmp_path}/e/README.md would be lost: move it elsewhere"
+        f"dir ({tmp_path}/e): would be replaced, and {tmp_path}/e/README.md would be lost: move it elsewhere"
     )
     assert (tmp_path / "e" / "README.md").read_text() == "# Mine\n"
 
@@ -205,7 +202,7 @@ def test_export_holds_a_file_and_a_few_tensors_in_memory(undisturbed, prepared, 
     peaks = [
         float(worker.python(script, pickled(tmp_path / f"{name}.pickle", (export, train_job))))
         for name, export, train_job in (
-            ("tiny", ExportJob(run=str(directory), directory=str(tmp_path / "tiny")), job),
+            ("tiny", ExportJob(run=str(directory), dir=str(tmp_path / "tiny")), job),
             ("big", ExportJob(run=str(tmp_path / "big"), max_shard_bytes=32_000_000), big),
         )
     ]

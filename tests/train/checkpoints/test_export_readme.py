@@ -14,10 +14,10 @@ from nemotron4_train.checkpoints.export_readme import export_readme
 
 def test_it_says_what_the_export_holds(tmp_path):
     model = smoke_job("data", tmp_path).model
-    text = export_readme("smoke", model, step=1_200, tokens=2_560_000, dtype="bfloat16")
+    text = export_readme("smoke", model, step=1_200, tokens=2_560_000, dtype="bf16")
     assert text.startswith(
         "# smoke, step 1,200\n\nA Nemotron-4 model (`NemotronForCausalLM`) after 2,560,000 tokens in 1,200 steps: "
-        f"{model.num_parameters:,} parameters in\nbfloat16, 1,024 token ids, a context of 64 tokens."
+        f"{model.num_parameters:,} parameters in\nbf16, 1,024 token ids, a context of 64 tokens."
     )
     assert "In training, `</s>` (id 3) stood before every document." in text
     assert "adds one to every\nprompt" in text
@@ -33,7 +33,7 @@ def test_it_says_what_the_export_holds(tmp_path):
     ],
 )
 def test_the_name_stays_text(tmp_path, name, heading):
-    text = export_readme(name, smoke_job("data", tmp_path).model, step=1, tokens=1, dtype="float32")
+    text = export_readme(name, smoke_job("data", tmp_path).model, step=1, tokens=1, dtype="fp32")
     assert text.splitlines()[0] == f"# {heading}, step 1"
 
 
@@ -44,7 +44,7 @@ def test_its_program_continues_a_document(tmp_path, capsys):
     initialise(model, 0, config)
     (tmp_path / "t.model").write_bytes(train_tiny_tokenizer())
     save_pretrained(model, tmp_path / "m", dtype=torch.float32, tokenizer_model=tmp_path / "t.model")
-    text = export_readme("smoke", config, step=1, tokens=1, dtype="float32")
+    text = export_readme("smoke", config, step=1, tokens=1, dtype="fp32")
     program = re.search(r"## transformers.*?```python\n(.*?)```", text, re.DOTALL)[1]
     exec(compile(program.replace("DIR", str(tmp_path / "m")), "README.md", "exec"), {})  # our own text
     assert capsys.readouterr().out.startswith("In the beginning")

@@ -21,7 +21,7 @@ def test_a_wrong_key_or_verb_is_refused_before_the_run(tmp_path, monkeypatch):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # as a command line sets it for itself: no tracebacks for that
     found = refusal(
         tmp_path,
-        "export run={run} dtype=bfloat16",
+        "export run={run} dtype=bf16",
         "eval model_dir={run}/export corpus_dri={data}",
         "exprot run={run}",
         "train -m experiment=smoke seed=1,2",

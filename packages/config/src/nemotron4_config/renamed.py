@@ -11,11 +11,17 @@ from typing import Any
 
 KEYS: Mapping[str, Mapping[str, str]] = {
     "EvalJob": {"corpus_dir": "data.dir"},
+    "ExportJob": {"directory": "dir"},
     "VerifyJob": {"dir": "data.dir"},
 }
 """Of a job, by the name of its dataclass: the old dotted key -> the key of today."""
 _DTYPES = {"float32": "fp32", "bfloat16": "bf16"}
-VALUES: Mapping[str, Mapping[str, Mapping[str, str]]] = {}
+_LOADED = {"dtype": _DTYPES | {"auto": "null"}}
+VALUES: Mapping[str, Mapping[str, Mapping[str, str]]] = {
+    "EvalJob": _LOADED,
+    "ExportJob": {"dtype": _DTYPES},
+    "GenerateJob": _LOADED,
+}
 """Of a job: the dotted key of today -> its old values -> those of today; null empties the key."""
 
 

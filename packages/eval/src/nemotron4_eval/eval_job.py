@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nemotron4_data.data_config import DataDirConfig
-from nemotron4_infer import Precision
+from nemotron4_model import DType
 
 
 @dataclass(kw_only=True)
@@ -63,8 +63,8 @@ class EvalJob:
     limit: int | None = None
     """Most items of each harness task, for a quick look; null means all."""
 
-    dtype: Precision = Precision.auto
-    """Format of the weights: auto (bf16 on a GPU, fp32 on a CPU), fp32 or bf16."""
+    dtype: DType | None = None
+    """Format of weights and activations, fp32 or bf16; null means bf16 on a GPU, fp32 on a CPU."""
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:

@@ -7,7 +7,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from nemotron4_infer.generate_job import GenerateJob
-from nemotron4_infer.precision import Precision
 from nemotron4_infer.sampling import SamplingConfig
 
 if TYPE_CHECKING:
@@ -32,7 +31,6 @@ __all__ = [
     "GenerateJob",
     "KVCache",
     "LoadedModel",
-    "Precision",
     "SamplingConfig",
     "StopReason",
     "draw",

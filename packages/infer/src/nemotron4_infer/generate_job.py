@@ -4,8 +4,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nemotron4_infer.precision import Precision
 from nemotron4_infer.sampling import SamplingConfig
+from nemotron4_model import DType
 
 
 @dataclass(kw_only=True)
@@ -24,8 +24,9 @@ class GenerateJob:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How the next token is chosen."""
 
-    dtype: Precision = Precision.auto
-    """Format of the weights: auto, fp32 or bf16."""
+    dtype: DType | None = None
+    """Format of weights and activations, fp32 or bf16; null means bf16 on a GPU, fp32 on a CPU, where bf16 is slower.
+    Norms and softmax are computed in fp32 in both."""
 
     def __post_init__(self) -> None:
         if self.prompt_file == "":

@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 
 from nemotron4_data import Tokenizer
-from nemotron4_infer.precision import Precision
-from nemotron4_model import Transformer, load_pretrained
+from nemotron4_model import DType, Transformer, load_pretrained
 
 
 @dataclass(kw_only=True)
@@ -25,12 +24,15 @@ class LoadedModel:
     """A GPU if there is one."""
 
 
-def load_model_directory(directory: str, precision: Precision) -> LoadedModel:
-    """Load weights and tokenizer; ValueError, one line naming `model`, when the directory is not a model's."""
+def load_model_directory(directory: str, dtype: DType | None) -> LoadedModel:
+    """Load weights and tokenizer; `dtype` None is bf16 on a GPU, fp32 on a CPU.
+
+    ValueError, one line naming `model_dir`, when the directory is not a model's."""
     path = Path(directory)
     check_model_directory(path)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_pretrained(path, dtype=torch_dtype(precision, device), device=str(device))
+    dtype = dtype or (DType.fp32 if device.type == "cpu" else DType.bf16)
+    model = load_pretrained(path, dtype=dtype.torch_dtype, device=str(device))
     tokenizer = Tokenizer(path / "tokenizer.model")
     if tokenizer.vocab_size > model.config.vocab_size:
         raise ValueError(
@@ -52,10 +54,3 @@ def check_model_directory(path: Path) -> None:
                 f"model_dir ({path}) has no {name}; a model directory holds config.json, *.safetensors and "
                 "tokenizer.model: give the export of a run, e.g. runs/demo/latest/export"
             )
-
-
-def torch_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """The torch dtype of a precision on a device."""
-    if precision is Precision.auto:
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    return torch.float32 if precision is Precision.fp32 else torch.bfloat16

@@ -13,7 +13,6 @@ import torch
 from nemotron4_data.curation.quality_config import QualityConfig
 from nemotron4_infer.likelihood import document_nll
 from nemotron4_infer.model_directory import LoadedModel, load_model_directory
-from nemotron4_infer.precision import Precision
 
 # SentencePiece's limit on a piece: this many characters of text hold the first tokens whatever they are.
 _MAX_PIECE_CHARACTERS = 16
@@ -24,7 +23,7 @@ _TOKENS_PER_BATCH = {"cpu": 1_024}
 def nemotron_scorer(config: QualityConfig) -> "NemotronScorer":
     """The scorer of a model directory. ValueError when the directory is not a model's."""
     try:
-        loaded = load_model_directory(config.model_dir, Precision.auto)
+        loaded = load_model_directory(config.model_dir, None)
     except ValueError as error:
         raise ValueError(f"curation.quality.{error}") from error
     return NemotronScorer(loaded, config.max_tokens)

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from nemotron4_model.config import ModelConfig, Recompute
+from nemotron4_model.dtype import DType
 
 if TYPE_CHECKING:
     from nemotron4_model.hugging_face import load_config, load_pretrained, save_pretrained, write_pretrained
@@ -30,6 +31,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "DType",
     "KeyValueCache",
     "ModelConfig",
     "Recompute",

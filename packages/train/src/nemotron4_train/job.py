@@ -16,6 +16,7 @@ from nemotron4_common.rules import check_finite, require
 from nemotron4_data.blend import BlendConfig
 from nemotron4_data.data_config import DataDirConfig
 from nemotron4_model.config import ModelConfig
+from nemotron4_model.dtype import DType
 from nemotron4_train.budget import fit_to_budget
 from nemotron4_train.launcher_config import LauncherConfig
 from nemotron4_train.schedule import Phase, Schedule, Timeline
@@ -128,6 +129,11 @@ class Precision(Enum):
     bf16 = "bf16"
     fp8 = "fp8"
 
+    @property
+    def dtype(self) -> DType:
+        """The format of activations: with fp8 only products in the blocks are narrower."""
+        return DType.bf16 if self is Precision.fp8 else DType[self.name]
+
 
 @dataclass(kw_only=True)
 class PrecisionConfig:
@@ -136,12 +142,8 @@ class PrecisionConfig:
     compute: Precision = Precision.fp32
     """Format of matrix products: fp32; bf16 (autocast on one device, FSDP2's mixed precision on a mesh); or fp8 (bf16,
     but float8 in the blocks)."""
-    reduce: Precision = Precision.fp32
+    reduce: DType = DType.fp32
     """Format in which gradients are reduced over data-parallel ranks: fp32 or bf16."""
-
-    def __post_init__(self) -> None:
-        """Refuse a reduction that would lose the gradients."""
-        require(self.reduce is not Precision.fp8, "precision.reduce", "fp8", "must be fp32 or bf16")
 
 
 @dataclass(kw_only=True)

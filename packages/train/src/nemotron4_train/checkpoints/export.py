@@ -10,7 +10,6 @@ import re
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from nemotron4_common.staging import file_sha256, staged_directory, write_file
 from nemotron4_data import Corpus
 from nemotron4_data.ledger import Ledger
 from nemotron4_data.manifest import TOKENIZER_FILE
+from nemotron4_model.dtype import DType
 from nemotron4_train.checkpoints.export_readme import README, export_readme
 from nemotron4_train.job import TrainJob
 from nemotron4_train.run_directory import TOKENIZER, read_record
@@ -30,13 +30,6 @@ _EXPORTED = re.compile(
 )
 
 
-class ExportDtype(Enum):
-    """Storage type of exported weights."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-
-
 @dataclass(kw_only=True)
 class ExportJob:
     """What to export and where to."""
@@ -45,17 +38,17 @@ class ExportJob:
     """A run directory, such as runs/demo/latest."""
     checkpoint: str | None = None
     """A checkpoint directory of the run; null takes the newest complete one."""
-    directory: str | None = None
+    dir: str | None = None
     """The Hugging Face directory to write: new, empty or an export without other files; null writes <run>/export."""
-    dtype: ExportDtype = ExportDtype.float32
-    """float32 or bfloat16."""
+    dtype: DType = DType.fp32
+    """Format of the stored weights: fp32 or bf16."""
     max_shard_bytes: int = 5_000_000_000
     """Most bytes of weights in one file; the export holds no more than that and a few tensors in memory."""
 
     def __post_init__(self) -> None:
         """Refuse files that hold nothing, and a directory that an unset variable leaves empty."""
-        if self.directory == "":
-            raise ValueError("directory (''): must name a directory; leave it out for <run>/export")
+        if self.dir == "":
+            raise ValueError("dir (''): must name a directory; leave it out for <run>/export")
         if self.max_shard_bytes < 1:
             raise ValueError(f"max_shard_bytes ({self.max_shard_bytes}): must be at least 1")
 
@@ -71,9 +64,9 @@ def export_checkpoint(job: ExportJob, train_job: TrainJob) -> Path:
     found = reading.find(run, job.checkpoint or "auto", key="checkpoint")
     if found is None:
         raise ValueError(f"run ({run}): has no complete checkpoint; train first, or give checkpoint=PATH")
-    directory = Path(job.directory) if job.directory else run / "export"
-    check_new_or_ours(directory, "directory", (PROVENANCE,))
-    check_apart(directory, "directory", [("checkpoint", found.directory), ("data.dir", train_job.data.dir)])
+    directory = Path(job.dir) if job.dir else run / "export"
+    check_new_or_ours(directory, "dir", (PROVENANCE,))
+    check_apart(directory, "dir", [("checkpoint", found.directory), ("data.dir", train_job.data.dir)])
     found.check_model(train_job.model)
     with torch.device("meta"):
         shapes = {name: parameter.shape for name, parameter in Transformer(train_job.model).named_parameters()}
@@ -92,12 +85,12 @@ def export_checkpoint(job: ExportJob, train_job: TrainJob) -> Path:
     readme = export_readme(
         train_job.run.name, train_job.model, step=found.step, tokens=found.tokens, dtype=job.dtype.name
     )
-    with staged_directory(directory, "directory", _is_exported(directory)) as staged:
+    with staged_directory(directory, "dir", _is_exported(directory)) as staged:
         write_pretrained(
             train_job.model,
             reading.read_parameters(found.directory, shapes),
             staged,
-            dtype=getattr(torch, job.dtype.name),
+            dtype=job.dtype.torch_dtype,
             tokenizer_model=tokenizer_model,
             max_shard_bytes=job.max_shard_bytes,
             extra_files={README: readme},

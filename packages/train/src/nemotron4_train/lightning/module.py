@@ -16,14 +16,12 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
-from nemotron4_model import Transformer, global_grad_norm_and_clip, grad_norms, initialise, parallelise
+from nemotron4_model import DType, Transformer, global_grad_norm_and_clip, grad_norms, initialise, parallelise
 from nemotron4_train.job import Precision, TrainJob
 from nemotron4_train.lightning.data import StepBatch
 from nemotron4_train.optimizers import build_optimizers
 from nemotron4_train.schedule import StepPlan, Timeline
 from nemotron4_train.step_guard import StepGuard
-
-_DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16, Precision.fp8: torch.bfloat16}
 
 
 class SourceLoss(NamedTuple):
@@ -86,8 +84,8 @@ class PretrainingModule(pl.LightningModule):
             mesh,
             recompute=job.topology.recompute,
             compile=job.topology.compile,
-            param_dtype=_DTYPES[job.precision.compute],
-            reduce_dtype=_DTYPES[job.precision.reduce],
+            param_dtype=job.precision.compute.dtype.torch_dtype,
+            reduce_dtype=job.precision.reduce.torch_dtype,
             float8=job.precision.compute is Precision.fp8,
         )
         model.to_empty(device=self.trainer.strategy.root_device)
@@ -136,8 +134,9 @@ class PretrainingModule(pl.LightningModule):
 
     def _autocast(self) -> AbstractContextManager[Any]:
         """bf16, and around float8, on one device; on a mesh FSDP2 casts the parameters itself."""
-        if self.job.precision.compute is not Precision.fp32 and self.device_mesh is None:
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        dtype = self.job.precision.compute.dtype
+        if dtype is not DType.fp32 and self.device_mesh is None:
+            return torch.autocast(self.device.type, dtype=dtype.torch_dtype)
         return nullcontext()
 
     def _result(self, plan: StepPlan, grad_norm: Tensor, nll_B: Tensor, sources_B: Tensor) -> StepResult:

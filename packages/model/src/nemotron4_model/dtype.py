@@ -1,0 +1,26 @@
+"""The number formats of weights, activations and sums, by the names that every job gives them.
+
+Hugging Face's config.json has torch's own names, float32 and bfloat16.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+class DType(Enum):
+    """A number format."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """What torch calls it."""
+        import torch  # here, since jobs are composed without it
+
+        return {DType.fp32: torch.float32, DType.bf16: torch.bfloat16}[self]
