@@ -48,6 +48,10 @@ def test_the_embedding_and_the_head_may_have_rates_of_their_own(kind):
     for name, parameter in model.named_parameters():
         expected = {"embedding.weight": 5e-3, "head.weight": 4e-3}.get(name, alike[id(parameter)])
         assert apart[id(parameter)] == expected
+    matrices = [parameter for name, parameter in model.named_parameters() if "blocks." in name and parameter.ndim == 2]
+    matrix_lr = OptimizerConfig(kind=kind, lr=1e-3, muon_lr=2e-2).matrix_lr
+    assert {alike[id(matrix)] for matrix in matrices} == {matrix_lr}
+    assert matrix_lr == {"adamw": 1e-3, "muon": 2e-2}[kind.name]
     assert alike[id(model.head.weight)] == alike[id(model.embedding.weight)] == alike[id(model.norm.weight)] == 1e-3
 
 

@@ -249,6 +249,9 @@ def test_bf16_follows_fp32(prepared, tmp_path, undisturbed):
 def test_muon_resumes_bit_for_bit(prepared, tmp_path):
     job = smoke_job(prepared, tmp_path / "a", optimizer=OptimizerConfig(kind=OptimizerKind.muon))
     whole = run(job)
+    fractions = [job.timeline().step(step).learning_rate_fraction for step in range(12)]
+    muon_lr = job.optimizer.muon_lr
+    assert [float(row["lr"]) for row in rows(whole)] == pytest.approx([muon_lr * fraction for fraction in fractions])
     job = dataclasses.replace(job, run=RunConfig(name="smoke", root=str(tmp_path / "b")))
     run(dataclasses.replace(job, trainer=dataclasses.replace(job.trainer, max_steps=7)))
     assert losses(run(job)) == losses(whole)

@@ -86,7 +86,7 @@ class OptimizerConfig:
     kind: OptimizerKind = OptimizerKind.adamw
     """adamw for all parameters, or muon for the matrices of the blocks and AdamW for the rest."""
     lr: float = 4.5e-4
-    """Peak learning rate of what AdamW updates; the schedule's fractions multiply it."""
+    """Peak learning rate; with Muon, of all but the blocks' matrices. The schedule's fractions multiply every peak."""
     embedding_lr: float | None = None
     """Peak learning rate of the input embedding, whose rows get gradients only where their token occurs; null means
     lr."""
@@ -103,7 +103,7 @@ class OptimizerConfig:
     clip_norm: float = 1.0
     """Global gradient norm above which gradients are scaled down to it."""
     muon_lr: float = 0.02
-    """Peak learning rate of the matrices that Muon updates; the schedule's fractions multiply it."""
+    """Peak learning rate of the blocks' matrices with Muon, the one to sweep; the schedule's fractions multiply it."""
     muon_momentum: float = 0.95
     """Decay per step of Muon's momentum, a fraction."""
 
@@ -120,6 +120,11 @@ class OptimizerConfig:
         require(self.clip_norm > 0, "optimizer.clip_norm", self.clip_norm, "must be greater than 0")
         require(self.muon_lr > 0, "optimizer.muon_lr", self.muon_lr, "must be greater than 0")
         require(0 <= self.muon_momentum < 1, "optimizer.muon_momentum", self.muon_momentum, "must be in [0, 1)")
+
+    @property
+    def matrix_lr(self) -> float:
+        """Peak learning rate of the blocks' matrices: what records and plots call the learning rate."""
+        return self.muon_lr if self.kind is OptimizerKind.muon else self.lr
 
 
 class Precision(Enum):

@@ -39,7 +39,7 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.op
     adamw = torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.epsilon, fused=True)
     optimizers: list[torch.optim.Optimizer] = [adamw]
     if by_muon:
-        optimizers.append(Muon(by_muon, config.muon_lr, config.muon_momentum, config.weight_decay))
+        optimizers.append(Muon(by_muon, config.matrix_lr, config.muon_momentum, config.weight_decay))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]

@@ -34,10 +34,10 @@ class LearningRate:
     shape: Shape
     """How the rate moves from the segment's start to its end: linear, cosine or constant."""
     start_fraction: float | None = None
-    """Rate at the segment's first token, as a fraction of optimizer.lr; null continues from the end of the previous
+    """Rate at the segment's first token, as a fraction of the peak rates; null continues from the end of the previous
     segment (0 at first)."""
     end_fraction: float
-    """Rate at the segment's last token, as a fraction of optimizer.lr."""
+    """Rate at the segment's last token, as a fraction of the peak rates (optimizer.lr and the others)."""
 
     def __post_init__(self) -> None:
         """Refuse negative rates."""
@@ -151,7 +151,7 @@ class StepPlan:
     tokens_after: int
     """Training tokens seen when the step is done."""
     learning_rate_fraction: float
-    """Of optimizer.lr, at the step's last token."""
+    """Of the peak rates, at the step's last token."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ class Timeline:
         )
 
     def learning_rate_fraction(self, token: int) -> float:
-        """Of optimizer.lr, after `token` tokens."""
+        """Of the peak rates, after `token` tokens."""
         started = [segment for segment in self._segments if segment.first_token < token] or self._segments[:1]
         return started[-1].at(token)
 

@@ -98,7 +98,7 @@ class StepGuard:
                 "the weights are those of the last accepted step, and the checkpoints are whole; run the same command"
                 " to try again from the newest (a fault of the hardware does not repeat itself), with a larger"
                 " trainer.max_skipped_steps_in_a_row to pass over more data, or start another run from a checkpoint"
-                " (resume=PATH) with a lower optimizer.lr",
+                " (resume=PATH) with a lower optimizer.lr, or optimizer.muon_lr with Muon",
             ]
         )
 

@@ -40,6 +40,7 @@ class StepResult:
     loss: float
     """Mean negative log-likelihood over the global batch, nats a token."""
     learning_rate: float
+    """Of the blocks' matrices."""
     grad_norm: float
     """Global norm before clipping."""
     skipped: str | None
@@ -156,7 +157,7 @@ class PretrainingModule(pl.LightningModule):
         return StepResult(
             plan=plan,
             loss=loss,
-            learning_rate=plan.learning_rate_fraction * self.job.optimizer.lr,
+            learning_rate=plan.learning_rate_fraction * self.job.optimizer.matrix_lr,
             grad_norm=norm,
             skipped=self.guard.refuse(plan.phase, loss, norm),
             sources={

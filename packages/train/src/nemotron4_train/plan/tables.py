@@ -72,10 +72,12 @@ def _timeline(job: TrainJob, timeline: Timeline) -> Table:
     table = Table("phase", "tokens", "steps", "global batch", "sequence", "blend", "lr from", "lr to", title="Timeline")
     for plan, row in zip(timeline.phases, timeline_rows(timeline), strict=True):
         first, last = plan.first_token + plan.tokens_per_step, plan.first_token + plan.num_tokens
-        rates = [job.optimizer.lr * timeline.learning_rate_fraction(token) for token in (first, last)]
+        rates = [job.optimizer.matrix_lr * timeline.learning_rate_fraction(token) for token in (first, last)]
         table.add_row(*row, *(f"{rate:.3g}" for rate in rates))
-    flops = f"{training_flops(timeline, job.model):.4g} FLOPs (full attention)"
-    table.caption = f"{timeline.num_tokens:,} tokens in {timeline.num_steps:,} steps, {flops}"
+    table.caption = (
+        f"{timeline.num_tokens:,} tokens in {timeline.num_steps:,} steps,"
+        f" {training_flops(timeline, job.model):.4g} FLOPs (full attention); lr is of the blocks' matrices"
+    )
     return table
 
 

@@ -1,6 +1,6 @@
 """Pictures over training tokens, phases shaded, on one shared axis: what a job plans, and how all of them look.
 
-What a run measured is drawn by measured_plots.py on the same axis.
+What a run measured is drawn by run_plots.py on the same axis.
 """
 
 from __future__ import annotations
@@ -88,9 +88,9 @@ def _token_unit(num_tokens: int) -> tuple[float, str]:
 
 def _draw_learning_rate(axis: Axes, job: TrainJob, timeline: Timeline, scale: float) -> None:
     tokens = [max(1, round(timeline.num_tokens * i / _CURVE_POINTS)) for i in range(_CURVE_POINTS + 1)]
-    rates = [job.optimizer.lr * timeline.learning_rate_fraction(token) for token in tokens]
+    rates = [job.optimizer.matrix_lr * timeline.learning_rate_fraction(token) for token in tokens]
     axis.plot([token / scale for token in tokens], rates, color=COLOURS["overall"], linewidth=1.4)
-    axis.set_ylabel("learning\nrate")
+    axis.set_ylabel("learning rate\n(matrices)")
 
 
 def _draw_batch(axis: Axes, timeline: Timeline, scale: float) -> None:
