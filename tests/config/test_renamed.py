@@ -1,5 +1,7 @@
 """Old names of keys and values: an override by one is answered with the new, and job files that hold them open."""
 
+from typing import get_type_hints
+
 import pytest
 from composed import composed, status_of
 
@@ -79,17 +81,14 @@ def test_the_tables_name_jobs_and_keys_that_there_are():
         jobs[job_type.__name__] = job_type
     for job_name, old_and_new in KEYS.items():
         for old, new in old_and_new.items():
-            assert not hasattr_deep(jobs[job_name], old)
-            assert hasattr_deep(jobs[job_name], new)
+            assert not has_key(jobs[job_name], old)
+            assert has_key(jobs[job_name], new)
     for job_name, keys in VALUES.items():
         for key in keys:
-            assert hasattr_deep(jobs[job_name], key)
+            assert has_key(jobs[job_name], key)
 
 
-def hasattr_deep(job_type, key):
-    """Whether the dataclass has the dotted key."""
-    from typing import get_type_hints
-
+def has_key(job_type, key):
     for name in key.split("."):
         hints = get_type_hints(job_type)
         if name not in hints:
