@@ -15,6 +15,7 @@ from nemotron4_data import Corpus, PrepareJob, Tokenizer, run_prepare
 from nemotron4_data.data_config import DataDirConfig
 from nemotron4_data.prepare_job import CorpusConfig, ExecutorConfig, TokenizerConfig
 from nemotron4_eval import EvalJob, SuiteConfig, run_eval
+from nemotron4_eval.heldout import read_heldout
 from nemotron4_eval.report import check_output, write_result
 from nemotron4_model import ModelConfig, Transformer, initialise, save_pretrained
 
@@ -191,6 +192,56 @@ def test_the_result_goes_beside_the_export():
     assert EvalJob(model_dir="runs/x/y/export/").output_path == Path("runs/x/y/eval.json")
     assert EvalJob(model_dir="models/minitron").output_path == Path("models/minitron/eval.json")
     assert EvalJob(model_dir="runs/x/y/export", output="a.json").output_path == Path("a.json")
+
+
+def model_of(directory, **provenance):
+    directory.mkdir(parents=True)
+    (directory / "provenance.json").write_text(json.dumps(provenance))
+    return directory
+
+
+def result_path(model_dir):
+    return EvalJob(model_dir=str(model_dir)).output_path
+
+
+def test_the_run_of_a_model_is_known_by_its_provenance(tmp_path, monkeypatch):
+    ours, other = tmp_path / "runs/a", tmp_path / "runs/b"
+    for run, name in ((ours, "a" * 32), (other, "b" * 32)):
+        run.mkdir(parents=True)
+        (run / "run.json").write_text(json.dumps({"id": name}))
+    of_ours = {"run_id": "a" * 32, "run_directory": str(ours)}
+    assert result_path(model_of(ours / "final", **of_ours)) == ours / "eval.json"
+    assert result_path(model_of(tmp_path / "elsewhere", **of_ours)) == ours / "eval.json"
+    assert result_path(model_of(other / "export", **of_ours)) == ours / "eval.json"
+    monkeypatch.chdir(ours / "final")
+    assert result_path(".") == ours / "eval.json"
+    moved = ours.rename(tmp_path / "moved")
+    assert result_path(moved / "final") == moved / "eval.json"
+    for alone in (tmp_path / "elsewhere", other / "export"):  # what it was exported from is not there any more
+        assert result_path(alone) == alone / "eval.json"
+    ours.mkdir()
+    (ours / "run.json").write_text("cut")
+    assert result_path(tmp_path / "elsewhere") == tmp_path / "elsewhere/eval.json"
+    assert result_path(model_of(other / "old/export", job_digest="c")) == other / "old/eval.json"  # as before
+    (tmp_path / "elsewhere/provenance.json").write_text("cut")
+    with pytest.raises(ValueError) as error:
+        result_path(tmp_path / "elsewhere")
+    assert str(error.value) == (
+        f"model_dir ({tmp_path}/elsewhere): its provenance.json cannot be read (Expecting value: line 1 column 1"
+        " (char 0)); export it again"
+    )
+
+
+def test_a_domain_that_would_take_the_place_of_other_figures_is_refused():
+    class Reserved:
+        dir, heldout_names = "in memory", ["law/statutes", "tokens/web"]
+
+    with pytest.raises(ValueError) as error:
+        read_heldout(Reserved())
+    assert str(error.value) == (
+        "data.dir (in memory): source tokens/web is of a domain that result files call something else"
+        " (overall, sources, step, tokens, drawn_tokens); prepare the corpus again with another name"
+    )
 
 
 def test_a_result_that_cannot_be_written_leaves_the_old_one(tmp_path):

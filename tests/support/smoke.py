@@ -21,16 +21,18 @@ from nemotron4_train.schedule import LearningRate, Phase, Schedule, Shape
 VOCAB_SIZE = 1_024
 
 
-def prepare_tiny(directory: Path, sources: Sequence[str] = SOURCES) -> Path:
+def prepare_tiny(
+    directory: Path, sources: Sequence[str] = SOURCES, num_documents: int = 480, vocab_size: int = VOCAB_SIZE
+) -> Path:
     """Write and prepare a tiny corpus; returns the prepared directory."""
-    write_tiny_corpus(directory / "raw", num_documents=480, sources=sources)
+    write_tiny_corpus(directory / "raw", num_documents=num_documents, sources=sources)
     prepared = directory / "prepared"
     run_prepare(
         PrepareJob(
             dir=str(prepared),
             executor=ExecutorConfig(num_workers=1),
             corpus=CorpusConfig(name="tiny", files=[f"{directory}/raw/*.jsonl"]),
-            tokenizer=TokenizerConfig(vocab_size=VOCAB_SIZE),
+            tokenizer=TokenizerConfig(vocab_size=vocab_size),
         )
     )
     return prepared

@@ -188,5 +188,9 @@ def test_evaluated_runs_are_compared_by_source():
         )
         for name, value in (("a", 2.0), ("b", 1.75))
     ]
-    assert source_rows(final_figures(runs)) == [("source", "a", "b"), ("english/books", "2.000", "1.750 (-0.250)")]
-    assert source_rows(final_figures([dataclasses.replace(run, evaluation={}) for run in runs])) == []
+    domains = ["overall", "english"]
+    assert source_rows(final_figures(runs, domains)) == [
+        ("source", "a", "b"),
+        ("english/books", "2.000", "1.750 (-0.250)"),
+    ]
+    assert source_rows(final_figures([dataclasses.replace(run, evaluation={}) for run in runs], domains)) == []

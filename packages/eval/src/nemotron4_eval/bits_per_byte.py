@@ -40,7 +40,7 @@ class BitsPerByte:
 
     @property
     def domains(self) -> dict[str, float]:
-        """Bits per byte of each domain: english, multilingual, code."""
+        """Bits per byte of each domain."""
         domains = dict.fromkeys(map(domain_of, self.nll_nats))
         return {domain: self._of(s for s in self.nll_nats if domain_of(s) == domain) for domain in domains}
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from nemotron4_data.data_config import DataDirConfig
 from nemotron4_model import DType
+from nemotron4_eval.provenance import find_run, read_provenance
 
 
 @dataclass(kw_only=True)
@@ -58,7 +59,8 @@ class EvalJob:
     """What is measured."""
 
     output: str | None = None
-    """Result file; null means eval.json in the run that exported the model, or in the model directory."""
+    """Result file; null means eval.json in the run that the model is of by its provenance.json, which `report` reads,
+    or, where that run is not found, in the model directory."""
 
     limit: int | None = None
     """Most items of each harness task, for a quick look; null means all."""
@@ -74,8 +76,8 @@ class EvalJob:
 
     @property
     def output_path(self) -> Path:
-        """Where the result goes: runs/x/y/export is measured into runs/x/y/eval.json."""
+        """Where the result goes: an export of runs/x/y is measured into runs/x/y/eval.json."""
         if self.output is not None:
             return Path(self.output)
         model = Path(self.model_dir)
-        return (model.parent if model.name == "export" else model) / "eval.json"
+        return (find_run(model, read_provenance(model)) or model) / "eval.json"

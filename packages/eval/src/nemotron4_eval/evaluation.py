@@ -22,6 +22,7 @@ from nemotron4_eval.compressors import compressor_table, gzip_bits_per_byte, xz_
 from nemotron4_eval.eval_job import EvalJob, SuiteConfig
 from nemotron4_eval.heldout import HeldoutText, read_heldout
 from nemotron4_eval.heldout_continuation import NUM_CHOICES, make_items, write_task
+from nemotron4_eval.provenance import IDENTITY_KEYS, read_provenance
 from nemotron4_eval.report import check_output, print_result, write_result
 from nemotron4_infer import LoadedModel, load_model_directory
 from nemotron4_infer.likelihood import Progress as ProgressCallback
@@ -32,8 +33,9 @@ HELDOUT_CONTINUATION = "heldout_continuation"
 def run_eval(job: EvalJob) -> float:
     """Measure, print a table, write the result file; returns bits per byte of all held-out text."""
     started = time.perf_counter()
-    check_can_write(job.output_path, "output")
-    check_output(job.output_path)
+    output, provenance = job.output_path, read_provenance(Path(job.model_dir))
+    check_can_write(output, "output")
+    check_output(output)
     _check_tasks(job.suite.tasks)
     corpus = Corpus.open(job.data.dir)
     loaded = load_model_directory(job.model_dir, job.dtype)
@@ -41,12 +43,17 @@ def run_eval(job: EvalJob) -> float:
     texts = read_heldout(corpus, job.suite.max_bytes_per_source)
     with _task_files(job.suite, texts) as tasks:
         result, overall = _measure(job, loaded, corpus, texts, tasks)
+    result |= {key: provenance[key] for key in IDENTITY_KEYS if key in provenance}
     result["seconds"] = round(time.perf_counter() - started, 1)
     console = plain_console()
     print_result(result, console)  # first, so that a full disk does not take it away
-    with naming_place(job.output_path, "make room, or give another output"):
-        write_result(result, job.output_path)
-    console.print(f"written to {job.output_path} after {result['seconds']} s")
+    with naming_place(output, "make room, or give another output"):
+        write_result(result, output)
+    console.print(f"written to {output} after {result['seconds']} s")
+    if job.output is None and "run_id" in provenance and output.parent == Path(job.model_dir):
+        console.print(
+            f"its run is not at {provenance['run_directory']} any more: for that run's report, copy the file there"
+        )
     return overall
 
 

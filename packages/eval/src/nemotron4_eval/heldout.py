@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from nemotron4_data import Corpus
 
+RESERVED_DOMAINS = ("overall", "sources", "step", "tokens", "drawn_tokens")
+"""Names that result files have for something else."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class HeldoutText:
@@ -24,7 +27,7 @@ class HeldoutText:
 
     @property
     def domain(self) -> str:
-        """What comes before the slash: english, multilingual, code."""
+        """What comes before the slash: code of code/python."""
         return domain_of(self.source)
 
     @property
@@ -38,11 +41,23 @@ def domain_of(source: str) -> str:
     return source.split("/", 1)[0]
 
 
+def check_domains(corpus: Corpus) -> None:
+    """ValueError for a domain of held-out text whose figures would take the place of others in result files."""
+    for source in corpus.heldout_names:
+        if domain_of(source) in RESERVED_DOMAINS:
+            raise ValueError(
+                f"data.dir ({corpus.dir}): source {source} is of a domain that result files call something else"
+                f" ({', '.join(RESERVED_DOMAINS)}); prepare the corpus again with another name"
+            )
+
+
 def read_heldout(corpus: Corpus, max_bytes_per_source: int | None = None) -> list[HeldoutText]:
     """Held-out text of every source that has any, sorted by name.
 
-    With a limit, a source's first documents up to the one that reaches it. Raises ValueError when there are none.
+    With a limit, a source's first documents up to the one that reaches it. Raises ValueError when there are none, or
+    for a domain of a reserved name.
     """
+    check_domains(corpus)
     found = []
     for source in corpus.heldout_names:
         heldout = corpus.heldout(source)

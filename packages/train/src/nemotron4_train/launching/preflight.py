@@ -12,6 +12,7 @@ from pathlib import Path
 from nemotron4_common.extras import check_installed
 from nemotron4_data import Corpus
 from nemotron4_data.blend import phase_weights
+from nemotron4_eval.heldout import check_domains
 from nemotron4_model.config import ModelConfig
 from nemotron4_train.checkpoints import reading
 from nemotron4_train.job import Precision, TrainJob
@@ -115,6 +116,7 @@ def check_corpus(job: TrainJob) -> Corpus:
             f"data.dir ({job.data.dir}): has no held-out text to validate on; prepare it again with a larger held-out"
             " share, or adopt held-out shards with it"
         )
+    check_domains(corpus)
     phase_weights(job.blend, Timeline(job.schedule).blend_phases, corpus.num_train_tokens)
     return corpus
 

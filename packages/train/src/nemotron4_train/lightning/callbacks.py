@@ -17,6 +17,7 @@ import torch.distributed as dist
 from nemotron4_data import Corpus, TokenStream
 from nemotron4_data.ledger import Ledger, make_ledger
 from nemotron4_eval.bits_per_byte import evaluate_bits_per_byte
+from nemotron4_eval.heldout import domain_of
 from nemotron4_train.checkpoints.reading import CheckpointState, describe_model
 from nemotron4_train.checkpoints.writing import CheckpointWriter
 from nemotron4_train.job import TrainerConfig, TrainJob
@@ -100,7 +101,7 @@ class Validator(AfterStep):
         bits: dict[str, float] = defaultdict(float)
         num_bytes: dict[str, int] = defaultdict(int)
         for source, value in bits_by_source.items():
-            for name in ("overall", source.split("/")[0]):
+            for name in ("overall", domain_of(source)):
                 bits[name] += value * self._heldout_bytes[source]
                 num_bytes[name] += self._heldout_bytes[source]
         return {name: total / num_bytes[name] for name, total in bits.items()}

@@ -22,6 +22,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from nemotron4_data import Corpus, StreamPhase, TokenStream
 from nemotron4_data.blend import phase_weights
+from nemotron4_eval.heldout import domain_of
 from nemotron4_train.checkpoints import reading
 from nemotron4_train.health_check import check_health
 from nemotron4_train.host_memory import keep_freed_memory
@@ -140,7 +141,7 @@ def _callbacks(
         return validator, [validator, stopper, saver, *_profiler(job, run_directory, None)], []
     interval = job.trainer.log_interval_steps
     progress = TrainingProgress(timeline, first_step, interval, _utilisation(job))
-    columns = ("step", "tokens", "overall", *sorted({name.split("/")[0] for name in corpus.source_names}))
+    columns = ("step", "tokens", "overall", *sorted(set(map(domain_of, corpus.heldout_names))))
     validation = MetricsFile(run_directory / "validation.csv", columns, first_step)
     validator = Validator(job.trainer, corpus, timeline, validation, progress)
     recorder = StepRecorder(run_directory, first_step, progress, SourceMetrics(corpus, saver.stream), interval)

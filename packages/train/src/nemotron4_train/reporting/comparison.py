@@ -13,8 +13,6 @@ from typing import Any, TypedDict
 from nemotron4_train.job import TrainJob
 from nemotron4_train.reporting.metrics import Rows
 
-DOMAINS = ("overall", "english", "multilingual", "code")
-
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedRun:
@@ -63,8 +61,8 @@ def check_comparable(run: ComparedRun, others: Sequence[ComparedRun]) -> None:
                 )
 
 
-def final_figures(runs: Sequence[ComparedRun]) -> list[FinalFigures]:
-    """By run, the first being the one that others are compared with.
+def final_figures(runs: Sequence[ComparedRun], domains: Sequence[str]) -> list[FinalFigures]:
+    """By run, the first being the one that others are compared with; of `domains` (see `ordered_domains`) it measured.
 
     From the evaluations when every run has one of as many bytes, else from the last validations.
     """
@@ -74,7 +72,7 @@ def final_figures(runs: Sequence[ComparedRun]) -> list[FinalFigures]:
     for run in runs:
         last = run.validation[-1] if run.validation else {}
         values: Mapping[str, Any] = run.evaluation["bits_per_byte"] if evaluated else last
-        bits = {name: float(values[name]) for name in DOMAINS if values.get(name)}
+        bits = {name: float(values[name]) for name in domains if values.get(name)}
         first = found[0]["bits_per_byte"] if found else bits
         found.append(
             {
@@ -91,10 +89,11 @@ def final_figures(runs: Sequence[ComparedRun]) -> list[FinalFigures]:
 
 def comparison_rows(figures: Sequence[FinalFigures]) -> list[tuple[str, ...]]:
     """A table: run, tokens, and each domain's bits per byte with the difference to the first run."""
-    rows: list[tuple[str, ...]] = [("run", "tokens", *DOMAINS)]
+    domains = list(dict.fromkeys(name for run in figures for name in run["bits_per_byte"]))
+    rows: list[tuple[str, ...]] = [("run", "tokens", *domains)]
     for index, run in enumerate(figures):
         cells = []
-        for name in DOMAINS:
+        for name in domains:
             value, difference = run["bits_per_byte"].get(name), run["difference"].get(name)
             shown = "" if value is None else f"{value:.3f}"
             cells.append(shown if index == 0 or difference is None else f"{shown} ({difference:+.3f})")

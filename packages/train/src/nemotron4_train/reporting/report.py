@@ -17,7 +17,6 @@ from nemotron4_common.html_page import details, page, table
 from nemotron4_common.staging import write_file
 from nemotron4_train.job import TrainJob
 from nemotron4_train.reporting.comparison import (
-    DOMAINS,
     ComparedRun,
     FinalFigures,
     check_comparable,
@@ -25,10 +24,14 @@ from nemotron4_train.reporting.comparison import (
     final_figures,
     source_rows,
 )
+from nemotron4_train.reporting.domains import ordered_domains
 from nemotron4_train.reporting.metrics import Rows, accepted, read_rows
 from nemotron4_train.reporting.mfu import NAME as MFU_NAME
 from nemotron4_train.run_directory import read_record
 from nemotron4_train.schedule import Timeline
+
+EVALUATION = "eval.json"
+"""Where `nemotron4 eval` puts what it measured of a run."""
 
 
 @dataclass(kw_only=True)
@@ -61,6 +64,8 @@ class Figures(TypedDict):
     gzip_bits_per_byte_by_domain: dict[str, float]
     xz_bits_per_byte: float | None
     xz_bits_per_byte_by_domain: dict[str, float]
+    evaluated_checkpoint: str | None
+    """Name of the checkpoint that the evaluation is of."""
     tasks: dict[str, dict[str, Any]]
     state: NotRequired[str]
     """The run's, or unknown."""
@@ -84,8 +89,11 @@ def write_report(run_directory: Path, job: TrainJob, compare: Mapping[Path, Trai
     figures = report_figures(job, timeline, steps, run.validation, run.evaluation)
     record = read_record(run_directory)
     figures["state"] = record.state if record else "unknown"
+    if not run.evaluation and (run_directory / EVALUATION).is_file():
+        figures["bits_per_byte_from"] += f"; {EVALUATION} here is of another run"
     if others:
-        figures["comparison"] = final_figures([run, *others])
+        rows = [row for each in (run, *others) for row in (*each.validation, each.evaluation.get("bits_per_byte", {}))]
+        figures["comparison"] = final_figures([run, *others], ordered_domains(job.blend, rows))
     sources = _last_rows(read_rows(run_directory / "sources.csv"))
     figures["epochs"] = {row["source"]: float(row["epochs"]) for row in sources}
     write_file(run_directory / "report.json", (json.dumps(figures, indent=1) + "\n").encode())
@@ -110,7 +118,7 @@ def _read_runs(jobs: Mapping[Path, TrainJob]) -> list[ComparedRun]:
             label=job.run.name if names.count(job.run.name) == 1 else str(directory),
             job=job,
             validation=read_rows(directory / "validation.csv"),
-            evaluation=_read_evaluation(directory / "eval.json"),
+            evaluation=evaluation_of(directory),
         )
         for directory, job in jobs.items()
     ]
@@ -134,9 +142,8 @@ def report_figures(
     evaluation: Mapping[str, Any],
 ) -> Figures:
     """The report's figures; bits per byte come from eval.json, or before it from the last validation."""
-    measured = evaluation.get("bits_per_byte") or {
-        name: float(validation[-1][name]) for name in DOMAINS if validation and validation[-1].get(name)
-    }
+    last = evaluation.get("bits_per_byte") or (validation[-1] if validation else {})
+    domains = [name for name in ordered_domains(job.blend, [last]) if last.get(name) not in (None, "")]
     gzip, xz = (evaluation.get(f"{compressor}_bits_per_byte", {}) for compressor in ("gzip", "xz"))
     return {
         "run": job.run.name,
@@ -149,12 +156,13 @@ def report_figures(
         "loss": float(taken[-1]["loss"]) if (taken := accepted(steps)) else None,
         "tokens_per_second": _median(steps, "tokens_per_second"),
         "mfu": _median(steps, "mfu"),
-        "bits_per_byte": {name: measured[name] for name in DOMAINS if name in measured},
+        "bits_per_byte": {name: float(last[name]) for name in domains},
         "bits_per_byte_from": "evaluation" if evaluation else "last validation (part of the held-out text)",
         "gzip_bits_per_byte": gzip.get("overall"),
-        "gzip_bits_per_byte_by_domain": {name: gzip[name] for name in DOMAINS if name in gzip},
+        "gzip_bits_per_byte_by_domain": {name: gzip[name] for name in domains if name in gzip},
         "xz_bits_per_byte": xz.get("overall"),
-        "xz_bits_per_byte_by_domain": {name: xz[name] for name in DOMAINS if name in xz},
+        "xz_bits_per_byte_by_domain": {name: xz[name] for name in domains if name in xz},
+        "evaluated_checkpoint": evaluation.get("checkpoint"),
         "tasks": evaluation.get("tasks", {}),
     }
 
@@ -165,6 +173,16 @@ def _median(steps: Rows, column: str) -> float | None:
     return median(values) if values else None
 
 
+def evaluation_of(directory: Path) -> dict[str, Any]:
+    """The run's eval.json; empty where there is none or it is of another run. Older ones do not say of which."""
+    loaded = _read_evaluation(directory / EVALUATION)
+    run_id = loaded.get("run_id")
+    if run_id is None:
+        return loaded
+    record = read_record(directory)
+    return loaded if record is not None and record.id == run_id else {}
+
+
 def _read_evaluation(path: Path) -> dict[str, Any]:
     """eval.json, or empty where there is none. Raises ValueError for a damaged one."""
     try:
@@ -172,7 +190,7 @@ def _read_evaluation(path: Path) -> dict[str, Any]:
         for key in ("bits_per_byte", "gzip_bits_per_byte", "xz_bits_per_byte") if loaded else ():
             by_domain = loaded.get(key, {}) if key != "bits_per_byte" else loaded[key]
             for value in (
-                *(by_domain[name] for name in DOMAINS if name in by_domain),
+                *(value for name, value in by_domain.items() if name != "sources"),
                 *by_domain.get("sources", {}).values(),
             ):
                 float(value)
@@ -196,7 +214,7 @@ def _page(
         f"<h1>{html.escape(job.run.name)}</h1><p class=lead>{html.escape(_lead(figures))}</p>",
         "<h2>Held-out bits per byte</h2>",
         _bits_table(figures),
-        f"<p class=lead>Lower is better. Model: {html.escape(figures['bits_per_byte_from'])}"
+        f"<p class=lead>Lower is better. Model: {html.escape(_measured_from(figures))}"
         f"{'; gzip -9 and xz -9e on the same bytes' if _baselines(figures) else ''}.</p>",
         *_comparison(figures),
         "<h2>Over the timeline</h2>",
@@ -216,6 +234,11 @@ def _page(
     if job_yaml.is_file():
         sections.append(details("job.yaml", f"<pre>{html.escape(job_yaml.read_text(encoding='utf-8'))}</pre>"))
     return page(f"nemotron4: {job.run.name}", sections)
+
+
+def _measured_from(figures: Figures) -> str:
+    checkpoint = figures["evaluated_checkpoint"]
+    return f"{figures['bits_per_byte_from']}{f' of {checkpoint}' if checkpoint else ''}"
 
 
 def _lead(figures: Figures) -> str:
@@ -274,7 +297,7 @@ def timeline_rows(timeline: Timeline) -> list[tuple[str, ...]]:
 
 
 def _bits_table(figures: Figures) -> str:
-    columns = [name for name in DOMAINS if name in figures["bits_per_byte"]]
+    columns = list(figures["bits_per_byte"])
     rows = [("model", *(f"{figures['bits_per_byte'][name]:.3f}" for name in columns))]
     for title, by_domain in (
         ("gzip -9", figures["gzip_bits_per_byte_by_domain"]),

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nemotron4_train.job import TrainJob
-from nemotron4_train.reporting.comparison import DOMAINS
+from nemotron4_train.reporting.domains import INK, PALETTE, domain_colours, ordered_domains
 from nemotron4_train.reporting.metrics import Rows, accepted
 from nemotron4_train.reporting.mfu import NAME as MFU_NAME
-from nemotron4_train.reporting.timeline_plots import COLOURS, Panel, figure_over_tokens, plan_panels
+from nemotron4_train.reporting.timeline_plots import Panel, figure_over_tokens, plan_panels
 from nemotron4_train.schedule import Timeline
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COMPARED_DASHES = ("--", "-.", (0, (1, 1)))
+_BASELINE_COLOURS = {"gzip -9": "#999999", "xz -9e": "#666666"}
 _DRAWN_POINTS = 2_000
 """A picture 9 inches wide shows no more."""
 
@@ -42,12 +43,15 @@ class Measured:
 def run_figure(job: TrainJob, timeline: Timeline, measured: Measured) -> Figure:
     """Losses, held-out bits per byte, gradient norm and speed, above learning rate, batch and blend."""
     steps = measured.steps
+    rows = [*measured.validation, *(row for rows in measured.compared.values() for row in rows)]
+    trained = ({row["domain"]: None} for row in measured.domains)
+    colours = domain_colours(ordered_domains(job.blend, [*rows, *trained]))
     panels: list[Panel] = [(2.8, lambda axis, scale: _draw_loss(axis, steps, scale))]
     if measured.domains:
-        panels.append((2.2, lambda axis, scale: _draw_domain_losses(axis, measured.domains, scale)))
-    panels.append((3.0, lambda axis, scale: _draw_validation(axis, measured, scale)))
+        panels.append((2.2, lambda axis, scale: _draw_domain_losses(axis, measured.domains, colours, scale)))
+    panels.append((3.0, lambda axis, scale: _draw_validation(axis, measured, colours, scale)))
     if measured.compared:
-        panels.append((2.2, lambda axis, scale: _draw_differences(axis, measured, scale)))
+        panels.append((2.2, lambda axis, scale: _draw_differences(axis, measured, colours, scale)))
     panels.append((1.6, lambda axis, scale: _draw_grad_norm(axis, steps, job.optimizer.clip_norm, scale)))
     panels.append((1.6, lambda axis, scale: _draw_speed(axis, steps, scale)))
     return figure_over_tokens(timeline, [*panels, *plan_panels(job, timeline)])
@@ -72,8 +76,8 @@ def _smooth(values: Sequence[float], weight: float = 0.93) -> list[float]:
 def _plot_smoothed(axis: Axes, tokens: Sequence[float], values: Sequence[float], label: str) -> list[float]:
     """Each value faintly and their moving average clearly; returns the average."""
     smoothed, stride = _smooth(values), 1 + len(values) // _DRAWN_POINTS
-    axis.plot(tokens[::stride], values[::stride], color=COLOURS["english"], linewidth=0.5, alpha=0.35)
-    axis.plot(tokens[::stride], smoothed[::stride], color=COLOURS["english"], linewidth=1.6, label=label)
+    axis.plot(tokens[::stride], values[::stride], color=PALETTE[0], linewidth=0.5, alpha=0.35)
+    axis.plot(tokens[::stride], smoothed[::stride], color=PALETTE[0], linewidth=1.6, label=label)
     return smoothed
 
 
@@ -96,42 +100,42 @@ def _draw_loss(axis: Axes, steps: Rows, scale: float) -> None:
     axis.set_ylabel("loss\n(nats a token)")
 
 
-def _draw_domain_losses(axis: Axes, domains: Rows, scale: float) -> None:
+def _draw_domain_losses(axis: Axes, domains: Rows, colours: Mapping[str, str], scale: float) -> None:
     for name in dict.fromkeys(row["domain"] for row in domains):
         rows = [row for row in domains if row["domain"] == name]
         tokens, losses = _series(rows[:: 1 + len(rows) // _DRAWN_POINTS], "loss", scale)
-        axis.plot(tokens, losses, linewidth=1.2, color=COLOURS.get(name, "#888888"), label=name)
+        axis.plot(tokens, losses, linewidth=1.2, color=colours[name], label=name)
     _legend(axis, 3)
     axis.set_ylabel("training loss\nby domain\n(nats a token)")
 
 
-def _draw_validation(axis: Axes, measured: Measured, scale: float) -> None:
-    for name in DOMAINS:
+def _draw_validation(axis: Axes, measured: Measured, colours: Mapping[str, str], scale: float) -> None:
+    for name in colours:
         tokens, values = _series(measured.validation, name, scale)
         if values:
-            axis.plot(tokens, values, "o-", markersize=3, linewidth=1.4, color=COLOURS[name], label=name)
+            axis.plot(tokens, values, "o-", markersize=3, linewidth=1.4, color=colours[name], label=name)
         for index, rows in enumerate(measured.compared.values()):
-            axis.plot(*_series(rows, name, scale), linestyle=_dashes(index), linewidth=1.1, color=COLOURS[name])
+            axis.plot(*_series(rows, name, scale), linestyle=_dashes(index), linewidth=1.1, color=colours[name])
     for index, label in enumerate(measured.compared):
         axis.plot([], [], linestyle=_dashes(index), linewidth=1.1, color="#666666", label=label)
     for name, value in measured.baselines.items():
-        axis.axhline(value, color=COLOURS[name], linestyle=":", linewidth=1.2, label=f"{name} {value:.2f}")
+        axis.axhline(value, color=_BASELINE_COLOURS[name], linestyle=":", linewidth=1.2, label=f"{name} {value:.2f}")
     _legend(axis, 2)
     axis.set_ylabel("held-out\nbits per byte")
 
 
-def _draw_differences(axis: Axes, measured: Measured, scale: float) -> None:
+def _draw_differences(axis: Axes, measured: Measured, colours: Mapping[str, str], scale: float) -> None:
     """Where both runs were validated after the same tokens: the other run's bits per byte less this one's."""
     ours = {row["tokens"]: row for row in measured.validation}
     for index, (label, rows) in enumerate(measured.compared.items()):
-        for name in DOMAINS:
+        for name in colours:
             pairs = [(row, ours[row["tokens"]]) for row in rows if row["tokens"] in ours]
             found = [(row, theirs) for row, theirs in pairs if row.get(name) and theirs.get(name)]
             tokens = [int(row["tokens"]) / scale for row, _ in found]
             values = [float(row[name]) - float(theirs[name]) for row, theirs in found]
-            axis.plot(tokens, values, "o", markersize=2.5, linestyle=_dashes(index), linewidth=1.1, color=COLOURS[name])
+            axis.plot(tokens, values, "o", markersize=2.5, linestyle=_dashes(index), linewidth=1.1, color=colours[name])
         axis.plot([], [], linestyle=_dashes(index), linewidth=1.1, color="#666666", label=f"{label} less this run")
-    axis.axhline(0, color=COLOURS["overall"], linewidth=0.8)
+    axis.axhline(0, color=INK, linewidth=0.8)
     _legend(axis)
     axis.set_ylabel("difference in\nheld-out\nbits per byte")
 
@@ -164,9 +168,9 @@ def _draw_speed(axis: Axes, steps: Rows, scale: float) -> None:
     if shares:
         percent = [100 * share for share in _smooth(shares)]
         right = axis.twinx()
-        right.plot(tokens, percent, color=COLOURS["multilingual"], linewidth=1.2)
+        right.plot(tokens, percent, color=PALETTE[1], linewidth=1.2)
         right.set_ylim(0, _usual_top(percent))
-        right.set_ylabel(f"{MFU_NAME.replace(' ', chr(10), 1)}, %", color=COLOURS["multilingual"])
+        right.set_ylabel(f"{MFU_NAME.replace(' ', chr(10), 1)}, %", color=PALETTE[1])
         right.spines["top"].set_visible(False)
     _legend(axis)
 

@@ -10,7 +10,9 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from nemotron4_eval.heldout import domain_of
 from nemotron4_train.job import TrainJob
+from nemotron4_train.reporting.domains import INK, domain_colours, ordered_domains
 from nemotron4_train.schedule import PhasePlan, Timeline
 
 if TYPE_CHECKING:
@@ -20,14 +22,6 @@ if TYPE_CHECKING:
 Panel = tuple[float, "Callable[[Axes, float], None]"]
 """A panel's relative height, and what draws it: (axes, tokens a unit of the x axis)."""
 
-COLOURS = {
-    "overall": "#222222",
-    "english": "#2a6fbb",
-    "multilingual": "#d1701f",
-    "code": "#3a8f4d",
-    "gzip -9": "#999999",
-    "xz -9e": "#666666",
-}
 _PHASE_FILLS = ("#f4f6f8", "#e7edf3")
 _CURVE_POINTS = 400
 
@@ -89,13 +83,13 @@ def _token_unit(num_tokens: int) -> tuple[float, str]:
 def _draw_learning_rate(axis: Axes, job: TrainJob, timeline: Timeline, scale: float) -> None:
     tokens = [max(1, round(timeline.num_tokens * i / _CURVE_POINTS)) for i in range(_CURVE_POINTS + 1)]
     rates = [job.optimizer.matrix_lr * timeline.learning_rate_fraction(token) for token in tokens]
-    axis.plot([token / scale for token in tokens], rates, color=COLOURS["overall"], linewidth=1.4)
+    axis.plot([token / scale for token in tokens], rates, color=INK, linewidth=1.4)
     axis.set_ylabel("learning rate\n(matrices)")
 
 
 def _draw_batch(axis: Axes, timeline: Timeline, scale: float) -> None:
     plans, edges = _edges(timeline, scale)
-    axis.stairs([plan.phase.global_batch_size for plan in plans], edges, color=COLOURS["overall"])
+    axis.stairs([plan.phase.global_batch_size for plan in plans], edges, color=INK)
     axis.set_ylim(0, None)
     axis.set_ylabel("global batch\n(sequences)")
 
@@ -103,12 +97,11 @@ def _draw_batch(axis: Axes, timeline: Timeline, scale: float) -> None:
 def _draw_blend(axis: Axes, job: TrainJob, timeline: Timeline, scale: float) -> None:
     plans, edges = _edges(timeline, scale)
     shares = [_domain_shares(job.blend.distributions[plan.phase.blend].weights) for plan in plans]
+    colours = domain_colours(ordered_domains(job.blend, []))
     floor = [0.0] * len(shares)
     for domain in dict.fromkeys(name for share in shares for name in share):
         top = [low + share.get(domain, 0.0) for low, share in zip(floor, shares, strict=True)]
-        axis.stairs(
-            top, edges, baseline=floor, fill=True, color=COLOURS.get(domain, "#888888"), alpha=0.75, label=domain
-        )
+        axis.stairs(top, edges, baseline=floor, fill=True, color=colours[domain], alpha=0.75, label=domain)
         floor = top
     for plan, first, last in _drawn_phases(timeline):
         if last - first >= 0.08 * timeline.num_tokens:
@@ -122,7 +115,7 @@ def _name_parts(axis: Axes, weights: Mapping[str, float], first: float, last: fl
     """Parts of a domain that a distribution weights by themselves: books of english/books."""
     floor = 0.0
     for domain in _domain_shares(weights):
-        for key in [key for key in weights if key.split("/")[0] == domain]:
+        for key in [key for key in weights if domain_of(key) == domain]:
             part, share = key.partition("/")[2], weights[key]
             if part:
                 axis.hlines(floor + share, first, last, color="white", linewidth=0.8)
@@ -140,7 +133,7 @@ def _edges(timeline: Timeline, scale: float) -> tuple[list[PhasePlan], list[floa
 def _domain_shares(weights: Mapping[str, float]) -> dict[str, float]:
     shares: dict[str, float] = {}
     for key, weight in weights.items():
-        domain = key.split("/")[0]
+        domain = domain_of(key)
         shares[domain] = shares.get(domain, 0.0) + weight
     return shares
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nemotron4_train.reporting.timeline_plots import COLOURS
+from nemotron4_train.reporting.domains import INK, PALETTE
 from nemotron4_train.sweeps.isoflop import CHINCHILLA_TOKENS_PER_PARAMETER, Study, at_budget
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def _draw_curves(axis: Axes, found: Study) -> None:
             fitted = budget["fitted_parameters"]
             x = np.linspace(math.log10(fitted[0]), math.log10(fitted[-1]), 100)
             axis.plot(10**x, np.polyval(parabola, x), color=colour, linewidth=1.2)
-            axis.plot(minimum["parameters"], minimum["bits_per_byte"], "*", color=COLOURS["overall"], markersize=9)
+            axis.plot(minimum["parameters"], minimum["bits_per_byte"], "*", color=INK, markersize=9)
     axis.set_xlabel("parameters without the input embedding")
     axis.set_ylabel("held-out bits per byte")
 
@@ -56,20 +56,20 @@ def _draw_law(axis: Axes, found: Study) -> None:
     flops = np.array([min(budget["budget_flops"] for budget in found["budgets"]), placed["flops"]])
     minima = [(budget["budget_flops"], budget["minimum"]) for budget in found["budgets"] if budget["minimum"]]
     points = [budget_flops for budget_flops, _ in minima], [minimum["parameters"] for _, minimum in minima]
-    axis.plot(*points, "*", color=COLOURS["overall"], markersize=9, label="minima")
+    axis.plot(*points, "*", color=INK, markersize=9, label="minima")
     if found["law"] and placed["law"]:
         fitted = found["law"]["parameters"]
         for ends, style in (((points[0][0], points[0][-1]), "-"), ((points[0][-1], placed["flops"]), ":")):
-            axis.plot(ends, [at_budget(fitted, end) for end in ends], style, color=COLOURS["english"])
+            axis.plot(ends, [at_budget(fitted, end) for end in ends], style, color=PALETTE[0])
         decades = placed["decades_above_largest_budget"]
         label = f"law, exponent {fitted['exponent']:.2f}; dotted: {decades:.0f} decades extrapolated, not evidence"
-        axis.plot([], [], color=COLOURS["english"], label=label)
+        axis.plot([], [], color=PALETTE[0], label=label)
         if span := placed["law"]["parameters"]["range"]:
-            axis.plot([placed["flops"]] * 2, span, color=COLOURS["english"], linewidth=3, alpha=0.4)
+            axis.plot([placed["flops"]] * 2, span, color=PALETTE[0], linewidth=3, alpha=0.4)
     ratio = CHINCHILLA_TOKENS_PER_PARAMETER
     axis.plot(flops, np.sqrt(flops / (6 * ratio)), "--", color="#999999", label=f"{ratio} tokens a parameter")
     name = f"Nemotron-4 15B, {placed['tokens_per_parameter']:.0f} tokens a parameter"
-    axis.plot(placed["flops"], placed["parameters"], "D", color=COLOURS["multilingual"], label=name)
+    axis.plot(placed["flops"], placed["parameters"], "D", color=PALETTE[1], label=name)
     axis.set_yscale("log")
     axis.set_xlabel("training FLOPs")
     axis.set_ylabel("best parameters")

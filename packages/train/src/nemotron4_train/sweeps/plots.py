@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nemotron4_train.reporting.timeline_plots import COLOURS
+from nemotron4_train.reporting.domains import PALETTE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,7 +76,7 @@ def key_figure(key: str, settings: Settings, objectives: Sequence[float]) -> Fig
         curves.setdefault(others, []).append((at, objective))
     for others, points in curves.items():
         few = len(curves) <= 8  # more have neither room in a legend nor colours of their own
-        colour = None if few else COLOURS["english"]
+        colour = None if few else PALETTE[0]
         line = "-" if few and scale.numbers else "none"
         axis.plot(
             *zip(*sorted(points), strict=True), marker="o", linestyle=line, linewidth=1, color=colour, label=others
