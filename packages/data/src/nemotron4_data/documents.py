@@ -11,12 +11,13 @@ import gzip
 import hashlib
 import json
 import lzma
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Final, Literal, cast
 
+from .document_fields import SIDE_FIELDS, Document
 from .prepare_job import SOURCE_PATTERN, CorpusConfig
 from .zstd import ZstdError, open_zstd
 
@@ -30,7 +31,7 @@ TOO_LONG = "longer than corpus.max_document_bytes"
 BAD_SOURCE = "source is not domain/category of at most 100 characters each"
 BAD_SPLIT = "split is neither train nor heldout"
 OTHER_FIELDS = ("origin", "license", "path")  # of raw records: those that corpus.columns does not name
-SIDE_FIELDS = ("language", "origin", "license", "date", "path")
+_LISTED_FIELDS: Final[tuple[Literal["id", "language", "license"], ...]] = ("id", "language", "license")
 _FRAME_BYTES = 1 << 20
 _ZSTD_LEVEL = 6
 
@@ -75,7 +76,7 @@ def document_path(directory: Path, source: str, split: str) -> Path:
     return directory / f"{source}.{split}.jsonl.zst"
 
 
-def to_document(record: Any, config: CorpusConfig) -> dict[str, Any]:
+def to_document(record: object, config: CorpusConfig) -> Document:
     """A raw record as a document, its id, source and split filled in. ValueError: the reason for rejecting it."""
     if not isinstance(record, dict):
         raise ValueError(NO_TEXT)
@@ -87,14 +88,14 @@ def to_document(record: Any, config: CorpusConfig) -> dict[str, Any]:
     if source != config.source and not (isinstance(source, str) and SOURCE_PATTERN.fullmatch(source)):
         raise ValueError(BAD_SOURCE)
     record_id = _printable(record.get("id")) or hashlib.sha256(encoded).hexdigest()[:24]
-    document = {"id": record_id, "text": text}
+    document: Document = {"id": record_id, "text": text}  # type: ignore[typeddict-item]  # source and split stand last
     for key in SIDE_FIELDS:
         if key in record and (value := _printable(record[key])):
             document[key] = value
     if len(document) > 2 or len(record_id) > _MAX_KEY_CHARACTERS:
-        for key in ("id", "language", "license"):
-            if len(document.get(key, "")) > _MAX_KEY_CHARACTERS:  # the report lists them
-                raise ValueError(f"{key} is longer than {_MAX_KEY_CHARACTERS} characters")
+        for name in _LISTED_FIELDS:
+            if len(document.get(name, "")) > _MAX_KEY_CHARACTERS:  # the report lists them
+                raise ValueError(f"{name} is longer than {_MAX_KEY_CHARACTERS} characters")
     document["source"] = source
     document["split"] = _split(record.get("split"), record_id, config)
     return document
@@ -134,7 +135,7 @@ def _unit_hash(record_id: str) -> float:
     return int.from_bytes(hashlib.sha256(record_id.encode()).digest()[:8], "big") / 2**64
 
 
-def json_line(record: dict[str, Any]) -> bytes:
+def json_line(record: Mapping[str, object]) -> bytes:
     """A record as a line, with its newline: what `json.dumps` gives, in less time where values are text.
 
     Its keys are names, in which nothing is to be escaped.
@@ -181,7 +182,7 @@ class FrameWriter:
         self._buffer = FrameBuffer(level)
         path.touch()
 
-    def write(self, record: dict[str, Any]) -> None:
+    def write(self, record: Mapping[str, object]) -> None:
         """Add one record as a line."""
         if frame := self._buffer.add(json_line(record)):
             self._append(frame)

@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from .document_fields import Document, FiledDocument
 from .documents import document_path, read_lines
 from .languages import language_of
 from .tokenizer import Tokenizer
@@ -61,8 +62,8 @@ class FertilityRow:
         return self.bytes / self.tokens if self.tokens else float("nan")
 
 
-def fertility(documents: Iterable[Mapping[str, Any]], tokenizer: Tokenizer) -> list[FertilityRow]:
-    """One row for each language of documents that have a `text` and a `source`, and perhaps a `language`."""
+def fertility(documents: Iterable[Document], tokenizer: Tokenizer) -> list[FertilityRow]:
+    """One row for each language of documents."""
     rows: dict[tuple[str, str], FertilityRow] = {}
     for document in documents:
         kind = KINDS[document["source"].split("/")[0] == "code"]
@@ -79,8 +80,8 @@ def fertility(documents: Iterable[Mapping[str, Any]], tokenizer: Tokenizer) -> l
 
 def sample_documents(
     documents: Path, sources: Mapping[str, Iterable[str]], max_bytes_per_source: int = _MAX_BYTES_PER_SOURCE
-) -> Iterator[dict[str, Any]]:
-    """The first documents of each source, with their `source`: held-out ones where it has any, else training ones.
+) -> Iterator[Document]:
+    """The first documents of each source, filled in: held-out ones where it has any, else training ones.
 
     `sources` are its splits by source; whole documents are taken until they reach the limit, but of one of more than a
     million characters only so many.
@@ -88,7 +89,8 @@ def sample_documents(
     for source, splits in sorted(sources.items()):
         split, num_bytes = min(splits), 0  # heldout before train
         for line in read_lines(document_path(documents, source, split)):
-            document = {**json.loads(line), "source": source}
+            filed: FiledDocument = json.loads(line)
+            document: Document = {**filed, "source": source, "split": split}
             document["text"] = document["text"][:_MAX_CHARACTERS]
             yield document
             num_bytes += len(document["text"].encode())

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -24,6 +24,7 @@ from .curation.dedup import Drop
 from .curation.quality import QualityFilter, ShardScores
 from .curation.words import text_size
 from .document_columns import read_chunks, read_columns, text_sizes
+from .document_fields import Document
 from .documents import FrameBuffer, document_path, json_line, read_lines
 from .failures import at
 from .ingest import DROPPED_FILE
@@ -65,7 +66,7 @@ class DedupReport:
     dropped: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
     examples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
 
-    def add(self, document: dict[str, Any], drop: Drop) -> None:
+    def add(self, document: Document, drop: Drop) -> None:
         """Count a dropped document."""
         source, text = document["source"], document["text"]
         self._count(drop.reason, source, {"documents": 1, "bytes": len(text.encode())})
@@ -150,7 +151,7 @@ def _filter(task: FilterTask) -> int:
     report = FilterReport()
     dropped, dropped_frames = FrameBuffer(), []
 
-    def keep_dropped(record: dict[str, Any]) -> None:
+    def keep_dropped(record: Mapping[str, object]) -> None:
         if task.curation.keep_dropped:
             dropped_frames.append(dropped.add(json_line(record)))
 
@@ -197,7 +198,7 @@ def count_license(licenses: dict[str, dict[str, int]], name: str, documents: int
     known["bytes"] += num_bytes
 
 
-_Keep = Callable[[dict[str, Any]], object]
+_Keep = Callable[[Mapping[str, object]], object]
 """Is given each document that is dropped, with the step and the reason."""
 _Kept = Iterator[tuple[tuple[str, str], bytes, int, str | None]]
 """Of each document that stays: source and split, its line without them, the bytes of its text, and its licence."""
@@ -205,14 +206,16 @@ _Kept = Iterator[tuple[tuple[str, str], bytes, int, str | None]]
 
 def _judged(task: FilterTask, steps: list[Step], report: FilterReport, keep_dropped: _Keep) -> _Kept:
     for document in run_steps(_undropped(task, report.dedup, keep_dropped), steps, report.curation, keep_dropped):
-        key = document.pop("source"), document.pop("split")
-        yield key, json_line(document), text_size(document["text"]), document.get("license")
+        filed = dict(document)
+        del filed["source"], filed["split"]
+        key = document["source"], document["split"]
+        yield key, json_line(filed), text_size(document["text"]), document.get("license")
 
 
-def _undropped(task: FilterTask, report: DedupReport, keep_dropped: _Keep) -> Iterator[dict[str, Any]]:
+def _undropped(task: FilterTask, report: DedupReport, keep_dropped: _Keep) -> Iterator[Document]:
     scores = None if task.scores is None else ShardScores.load(task.scores)
     for number, line in enumerate(read_lines(task.shard)):
-        document = json.loads(line)
+        document: Document = json.loads(line)
         if drop := task.drops.get(number):
             _drop(document, drop, report, keep_dropped)
         else:
@@ -221,7 +224,7 @@ def _undropped(task: FilterTask, report: DedupReport, keep_dropped: _Keep) -> It
             yield document
 
 
-def _drop(document: dict[str, Any], drop: Drop, report: DedupReport, keep_dropped: _Keep) -> None:
+def _drop(document: Document, drop: Drop, report: DedupReport, keep_dropped: _Keep) -> None:
     report.add(document, drop)
     keep_dropped({"step": "dedup", "reason": drop.reason, "kept_id": drop.kept_id, **document})
 

@@ -17,12 +17,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from nemotron4_common.staging import task_directory
 
 from .curation import CurationConfig, CurationReport, early_steps, run_steps
 from .curation.words import text_size
+from .document_fields import Document, RejectedRecord
 from .documents import FrameWriter, to_document
 from .failures import at
 from .prepare_job import CorpusConfig
@@ -168,7 +168,7 @@ def _ingest_part(items: _Items, task: IngestTask, output: Path) -> PartReport:
     return report
 
 
-def _documents(items: _Items, corpus: CorpusConfig, report: PartReport) -> Iterator[dict[str, Any]]:
+def _documents(items: _Items, corpus: CorpusConfig, report: PartReport) -> Iterator[Document]:
     """The documents among the next items, as many as make a part; the others are refused."""
     rejects = None
     num_bytes = 0
@@ -188,7 +188,7 @@ def _documents(items: _Items, corpus: CorpusConfig, report: PartReport) -> Itera
                     break
                 continue
         rejects = rejects or FrameWriter(report.rejects)
-        record = {"file": file.name, "position": item.position, "reason": reason, "record": shown(item)}
+        record: RejectedRecord = {"file": file.name, "position": item.position, "reason": reason, "record": shown(item)}
         report.rejected.add(record, unread)
         rejects.write(record if unread is None else {**record, "bytes_not_read": unread[0], "bytes": unread[1]})
         num_bytes += len(item.raw)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from .document_fields import Document
 
 
-def language_of(document: Mapping[str, Any]) -> str:
+def language_of(document: Document) -> str:
     """The document's `language`; where it names none, `en` for English, else the category of its source."""
     domain, _, category = document["source"].partition("/")
     return str(document.get("language") or ("en" if domain == "english" else category))

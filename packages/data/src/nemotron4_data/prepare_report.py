@@ -23,6 +23,7 @@ from typing import Any
 from nemotron4_common.html_page import bar, details, page, table
 from nemotron4_common.staging import write_file
 
+from .document_fields import InexactDocuments
 from .fertility import FertilityRow, fertility_chart
 from .manifest import STAGES, Manifest
 from .rejections import in_words
@@ -70,7 +71,7 @@ def write_report(manifest: Manifest, directory: Path) -> Path:
     return path
 
 
-def cause_line(cause: str, found: Mapping[str, Any]) -> str:
+def cause_line(cause: str, found: InexactDocuments) -> str:
     """Why documents do not come back exactly, as "cause (3 documents; x becomes y; the ids of the first)"."""
     ids = ", ".join(repr(example["id"][:80]) for example in found["examples"])
     return f"{cause} ({found['documents']:,} documents; {found['examples'][0]['detail']}; {ids})"

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
 
+from .document_fields import RejectedRecord
 from .documents import BAD_SOURCE, BAD_SPLIT, NO_TEXT, TOO_LONG
 from .prepare_job import CorpusConfig
 
@@ -23,7 +23,7 @@ class Rejections:
     first: dict[str, str] = field(default_factory=dict)
     """The first record of each reason: its place, and how it begins."""
 
-    def add(self, record: dict[str, Any], unread: tuple[int, int] | None) -> None:
+    def add(self, record: RejectedRecord, unread: tuple[int, int] | None) -> None:
         """Count a record of `rejected/`."""
         reason = record["reason"]
         if reason not in self.counts:

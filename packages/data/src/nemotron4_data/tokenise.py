@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from nemotron4_common.staging import file_sha256, task_directory
 
 from .document_columns import read_columns, text_bytes, text_ends
+from .document_fields import InexactDocuments
 from .documents import document_path
 from .executor import Executor, run_missing
 from .failures import at
@@ -88,14 +89,14 @@ def tokenise_documents(
     output: Path,
     executor: Executor,
     advance: Callable[[int, int], None],
-) -> tuple[dict[tuple[str, str], ShardCount], dict[str, dict[str, Any]]]:
+) -> tuple[dict[tuple[str, str], ShardCount], dict[str, InexactDocuments]]:
     """Encode `shards`, pairs of source and split, from `directory` into `output`, with finished tasks in `work`.
 
     Returns their sizes, and why documents do not come back exactly: by cause their number and the first of them.
     """
     dtype = token_dtype(Tokenizer(tokenizer_path).vocab_size)
     counts = {shard: ShardCount() for shard in shards}
-    causes: dict[str, dict[str, Any]] = {}
+    causes: dict[str, InexactDocuments] = {}
     writers: dict[tuple[str, str], ShardWriter] = {}
     sha256 = file_sha256(tokenizer_path)
     tasks = [
@@ -120,7 +121,7 @@ def tokenise_documents(
     return counts, dict(sorted(causes.items()))
 
 
-def _count(shard: tuple[str, str], chunk: EncodedChunk, count: ShardCount, causes: dict[str, dict[str, Any]]) -> None:
+def _count(shard: tuple[str, str], chunk: EncodedChunk, count: ShardCount, causes: dict[str, InexactDocuments]) -> None:
     count.documents += len(chunk.lengths)
     count.bytes += chunk.num_bytes
     count.tokens += len(chunk.tokens)

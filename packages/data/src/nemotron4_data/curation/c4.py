@@ -13,8 +13,8 @@ sentences in its lines is judged by its paragraphs where lines are wrapped at a 
 from __future__ import annotations
 
 import re
-from typing import Any
 
+from ..document_fields import Document
 from .heuristics_config import C4Config, rules_by_language
 from .words import UNSPACED, language_of, word_lengths
 from .wrapped import unwrapped
@@ -45,7 +45,7 @@ class C4:
         self._config = config
         self._by_language = rules_by_language(config, config.languages)
 
-    def __call__(self, document: dict[str, Any]) -> str | None:
+    def __call__(self, document: Document) -> str | None:
         """Judge the text by the rules of its declared language."""
         language, text = language_of(document), document["text"]
         rules = self._by_language.get(language, self._config)

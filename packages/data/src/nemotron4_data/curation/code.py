@@ -7,8 +7,8 @@ users; encoded data follows StarCoder2 (arXiv 2402.19173, section 3.1).
 from __future__ import annotations
 
 import re
-from typing import Any
 
+from ..document_fields import Document
 from .config import CodeConfig
 
 # Generators sign in the first comment, at the beginning of a line: what stands within one speaks of generators.
@@ -49,7 +49,7 @@ class Code:
         self._config = config
         self._licenses = frozenset(map(str.lower, config.licenses))
 
-    def __call__(self, document: dict[str, Any]) -> str | None:
+    def __call__(self, document: Document) -> str | None:
         """Judge licence and path, then the text."""
         license_name = document.get("license")
         if self._licenses and license_name and not is_allowed(str(license_name), self._licenses):

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import Any
 
+from ..document_fields import Document
 from .heuristics_config import DataEverywhereConfig, rules_by_language
 from .words import UNSPACED, is_alphanumeric, language_of, word_lengths
 
@@ -30,7 +30,7 @@ class DataEverywhere:
         self._config = config
         self._by_language = rules_by_language(config, config.languages)
 
-    def __call__(self, document: dict[str, Any]) -> str | None:
+    def __call__(self, document: Document) -> str | None:
         """Judge the text by the limits of its declared language."""
         text, language = document["text"], language_of(document)
         rules = self._by_language.get(language, self._config)

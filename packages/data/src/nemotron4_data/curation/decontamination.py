@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..document_fields import Document
 from ..documents import read_lines
 from ..paths import matching_paths
 from .config import DecontaminationConfig
@@ -75,7 +76,7 @@ class Decontamination:
         """Texts by benchmark."""
         return self._items.counts
 
-    def __call__(self, document: dict[str, Any]) -> str | None:
+    def __call__(self, document: Document) -> str | None:
         """Look up every n-gram of the text; of several benchmarks the first in alphabetical order is named."""
         return self._items.find(document["text"])
 

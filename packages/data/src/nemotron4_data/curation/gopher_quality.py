@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Set
-from typing import Any
 
+from ..document_fields import Document
 from .heuristics_config import GopherQualityConfig, rules_by_language
 from .words import UNSPACED, language_of, stretches
 
@@ -28,7 +28,7 @@ class GopherQuality:
         self._by_language = rules_by_language(config, config.languages)
         self._stop_words = {language: frozenset(words) for language, words in config.stop_words.items()}
 
-    def __call__(self, document: dict[str, Any]) -> str | None:
+    def __call__(self, document: Document) -> str | None:
         """Judge the text by the rules of its declared language."""
         text, language = document["text"], language_of(document)
         rules = self._by_language.get(language, self._config)

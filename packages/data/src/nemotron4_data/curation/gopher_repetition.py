@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from operator import itemgetter
-from typing import Any
 
+from ..document_fields import Document
 from .heuristics_config import GopherRepetitionConfig, rules_by_language
 from .words import UNSPACED, language_of
 
@@ -30,7 +30,7 @@ class GopherRepetition:
         self._config = config
         self._by_language = rules_by_language(config, config.languages)
 
-    def __call__(self, document: dict[str, Any]) -> str | None:
+    def __call__(self, document: Document) -> str | None:
         """Judge the text by the rules of its declared language."""
         text, language = document["text"], language_of(document)
         if not text:

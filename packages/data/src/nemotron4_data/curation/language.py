@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from ..document_fields import Document
 from .config import LanguageConfig
 from .words import language_of
 
@@ -58,7 +59,7 @@ class Language:
         self.domains = config.domains
         self._config = config
 
-    def __call__(self, document: dict[str, Any]) -> str | None:
+    def __call__(self, document: Document) -> str | None:
         """The reason names the declared and the found language."""
         declared = language_of(document)
         text = " ".join(document["text"][: self._config.max_characters].split())

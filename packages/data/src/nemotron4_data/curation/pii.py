@@ -16,8 +16,8 @@ import re
 from collections.abc import Callable
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any
 
+from ..document_fields import Document
 from .config import PiiConfig
 from .words import language_of
 
@@ -86,7 +86,7 @@ class Pii:
         ]
         self._phone = config.placeholders.get("phone")
 
-    def __call__(self, document: dict[str, Any]) -> None:
+    def __call__(self, document: Document) -> None:
         """Scrub the text; the declared language tells how phone numbers are written."""
         text = document["text"]
         for may_hold, pattern, replace in self._substitutions:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from nemotron4_common.staging import file_sha256, value_sha256, write_file
 
+from ..document_fields import Document
 from ..documents import read_lines
 from ..executor import Executor
 from ..languages import language_of
@@ -33,7 +34,6 @@ from ..manifest import files_below, hash_files
 from .quality_config import BUCKETS, QualityConfig
 
 SCORER_GROUP = "nemotron4.scorers"
-SCORE_FIELD = "bits_per_byte"
 _TEXTS_PER_CALL = 256
 # What differs between processors lies below; it must not move a document over a threshold.
 _DECIMALS = 4
@@ -117,7 +117,7 @@ def _score_shard(task: _Task) -> Path:
         pending.clear()
 
     for line in filter(None, map(bytes.strip, read_lines(task.shard))):
-        document = json.loads(line)
+        document: Document = json.loads(line)
         languages.append(language_of(document))
         scores.append(np.nan)
         if document["source"].split("/")[0] in task.config.domains and document["text"]:
@@ -150,10 +150,10 @@ class ShardScores:
         np.savez(buffer, key=np.array(self.key), languages=self.languages, bits_per_byte=self.bits_per_byte)
         write_file(path, buffer.getvalue())
 
-    def annotate(self, number: int, document: dict[str, Any]) -> None:
+    def annotate(self, number: int, document: Document) -> None:
         """Give document `number` of the shard its score, for `QualityFilter`; one not judged gets none."""
         if not np.isnan(score := self.bits_per_byte[number]):
-            document[SCORE_FIELD] = float(score)
+            document["bits_per_byte"] = float(score)
 
 
 def thresholds(scores: Iterable[Path], config: QualityConfig) -> dict[str, tuple[float, float]]:
@@ -191,9 +191,9 @@ class QualityFilter:
         self._limits = dict(limits)
         self._keep = frozenset(config.keep)
 
-    def __call__(self, document: dict[str, Any]) -> str | None:
+    def __call__(self, document: Document) -> str | None:
         """None to keep it, else the reason: its bucket and the threshold; the score stays in the document."""
-        score = document.get(SCORE_FIELD)
+        score = document.get("bits_per_byte")
         if score is None:
             return None
         language = language_of(document)

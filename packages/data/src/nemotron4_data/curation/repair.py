@@ -6,8 +6,7 @@ between composed and decomposed letters are style, and stay.
 
 from __future__ import annotations
 
-from typing import Any
-
+from ..document_fields import Document
 from .config import RepairConfig
 
 
@@ -37,7 +36,7 @@ class Repair:
             explain=False,
         )
 
-    def __call__(self, document: dict[str, Any]) -> None:
+    def __call__(self, document: Document) -> None:
         """Replace the text by its repaired form."""
         if not document["text"].isascii():
             document["text"] = self._fix_text(document["text"], self._settings)

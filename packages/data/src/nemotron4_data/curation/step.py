@@ -7,10 +7,11 @@ sets of documents merge to the report of their union, so that neither shards nor
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
+from ..document_fields import Document
 from .config import CurationConfig
 from .words import domain_of, text_size
 
@@ -31,7 +32,7 @@ class Step(Protocol):
         """Domains of the documents it is for."""
         ...
 
-    def __call__(self, document: dict[str, Any]) -> str | None:
+    def __call__(self, document: Document) -> str | None:
         """None keeps the document, whose text may have been changed in place; else the reason to drop it."""
         ...
 
@@ -140,11 +141,11 @@ class CurationReport:
 
 
 def run_steps(
-    documents: Iterable[dict[str, Any]],
+    documents: Iterable[Document],
     steps: Iterable[Step],
     report: CurationReport,
-    keep_dropped: Callable[[dict[str, Any]], object] = lambda record: None,
-) -> Iterator[dict[str, Any]]:
+    keep_dropped: Callable[[Mapping[str, object]], object] = lambda record: None,
+) -> Iterator[Document]:
     """The documents that every step keeps, changed in place; what happened is counted in `report`.
 
     `keep_dropped` is given each of the others, with its step and the reason.
@@ -165,7 +166,7 @@ def run_steps(
             yield document
 
 
-def _judge(step: Step, document: dict[str, Any], report: StepReport) -> str | None:
+def _judge(step: Step, document: Document, report: StepReport) -> str | None:
     """What the step says of a document, which may change in place, counted."""
     if domain_of(document) not in step.domains:
         return None

@@ -10,7 +10,8 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
+
+from ..document_fields import Document
 
 UNSPACED = frozenset({"bo", "dz", "ja", "km", "lo", "my", "th", "wuu", "yue", "zh"})
 """Languages whose words are not separated by spaces."""
@@ -24,12 +25,12 @@ def text_size(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())
 
 
-def domain_of(document: dict[str, Any]) -> str:
+def domain_of(document: Document) -> str:
     """The domain in a document's source, `domain/category`."""
-    return str(document["source"]).partition("/")[0]
+    return document["source"].partition("/")[0]
 
 
-def language_of(document: dict[str, Any]) -> str:
+def language_of(document: Document) -> str:
     """The declared language as its primary subtag in lower case; a document of `english` declares English; else ''."""
     declared = document.get("language") or ("en" if domain_of(document) == "english" else "")
     return str(declared).replace("_", "-").partition("-")[0].lower()

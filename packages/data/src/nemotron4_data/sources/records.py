@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
 _SHOWN_BYTES = 4_000
 
@@ -17,7 +16,7 @@ class Record:
     """One raw record: its place within the file ("line 3", "pages/a.html"), and its value, a mapping if it is sound."""
 
     position: str
-    value: Any
+    value: object
     raw: bytes = b""
     """The record as it stood, where it stood as bytes."""
 
