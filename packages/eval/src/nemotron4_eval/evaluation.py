@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -23,7 +22,7 @@ from nemotron4_eval.eval_job import EvalJob, SuiteConfig
 from nemotron4_eval.heldout import HeldoutText, read_heldout
 from nemotron4_eval.heldout_continuation import NUM_CHOICES, make_items, write_task
 from nemotron4_eval.provenance import IDENTITY_KEYS, read_provenance
-from nemotron4_eval.report import check_output, print_result, write_result
+from nemotron4_eval.report import EvalResult, check_output, print_result, write_result
 from nemotron4_infer import LoadedModel, load_model_directory
 from nemotron4_infer.likelihood import Progress as ProgressCallback
 
@@ -59,7 +58,7 @@ def run_eval(job: EvalJob) -> float:
 
 def _measure(
     job: EvalJob, loaded: LoadedModel, corpus: Corpus, texts: list[HeldoutText], tasks: list[str]
-) -> tuple[dict[str, Any], float]:
+) -> tuple[EvalResult, float]:
     """The result, and bits per byte of all held-out text."""
     with _progress_bar("held-out tokens") as progress:
         measured = score_heldout(
@@ -71,7 +70,7 @@ def _measure(
             device=loaded.device,
             progress=progress,
         )
-    result: dict[str, Any] = {
+    result: EvalResult = {
         "bits_per_byte": {"overall": measured.overall, **measured.domains, "sources": measured.sources},
         "gzip_bits_per_byte": compressor_table(texts, gzip_bits_per_byte),
         "xz_bits_per_byte": compressor_table(texts, xz_bits_per_byte),
@@ -124,7 +123,7 @@ def _task_files(suite: SuiteConfig, texts: list[HeldoutText]) -> Iterator[list[s
         yield paths
 
 
-def _run_tasks(paths: list[str], loaded: LoadedModel, limit: int | None) -> dict[str, dict[str, Any]]:
+def _run_tasks(paths: list[str], loaded: LoadedModel, limit: int | None) -> dict[str, dict[str, float | None]]:
     if not paths:
         return {}
     from nemotron4_eval.harness import run_harness

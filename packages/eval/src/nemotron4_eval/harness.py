@@ -164,7 +164,7 @@ def check_tasks(task_paths: Sequence[str]) -> None:
 
 def run_harness(
     loaded: LoadedModel, task_paths: Sequence[str], *, limit: int | None = None, progress: Progress | None = None
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, dict[str, float | None]]:
     """Run harness tasks given as YAML paths; metrics, stderrs and `num_items` of each task.
 
     Only these files are read: the harness's own task index is left out, and nothing is downloaded.

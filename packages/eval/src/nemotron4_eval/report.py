@@ -5,7 +5,7 @@ Invariant: the file appears complete or not at all.
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +14,29 @@ from nemotron4_common.staging import is_stream, write_file
 from nemotron4_eval.heldout import domain_of
 
 _FIRST_KEY = b'"bits_per_byte"'
+
+
+class EvalResult(TypedDict):
+    """eval.json."""
+
+    bits_per_byte: dict[str, Any]
+    """`overall`, then each domain, then `sources`: bits per byte by source."""
+    gzip_bits_per_byte: dict[str, Any]
+    """The same of `gzip -9`."""
+    xz_bits_per_byte: dict[str, Any]
+    """The same of `xz -9e`."""
+    tokens: int
+    """Scored tokens."""
+    bytes: int
+    """UTF-8 bytes of the held-out text."""
+    parameters: int
+    tasks: dict[str, dict[str, float | None]]
+    """By task its metrics, their `_stderr`, `num_items`, and `chance` where it is known."""
+    model: str
+    corpus: str
+    corpus_digest: str
+    suite: str
+    seconds: NotRequired[float]
 
 
 def check_output(path: Path) -> None:
@@ -25,20 +48,20 @@ def check_output(path: Path) -> None:
             raise ValueError(f"output ({path}): exists and is not a result of eval: give another path, or move it away")
 
 
-def write_result(result: dict[str, Any], path: Path) -> None:
+def write_result(result: EvalResult, path: Path) -> None:
     """Write JSON staged, synced and renamed into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def print_result(result: dict[str, Any], console: Console) -> None:
+def print_result(result: EvalResult, console: Console) -> None:
     """Tables of bits per byte and of tasks."""
     title = f"{result['model']}: {result['parameters']:,} parameters, {result['bytes']:,} held-out bytes"
     table = Table(title=title, title_justify="left")
     table.add_column("bits per byte (lower is better)")
     for name in ("model", "gzip -9", "xz -9e"):
         table.add_column(name, justify="right")
-    columns = [result[key] for key in ("bits_per_byte", "gzip_bits_per_byte", "xz_bits_per_byte")]
+    columns = [result["bits_per_byte"], result["gzip_bits_per_byte"], result["xz_bits_per_byte"]]
     domains = [key for key in columns[0] if key != "sources"]
     for domain in domains:
         # The overall row comes first; what follows are its parts.
@@ -50,7 +73,7 @@ def print_result(result: dict[str, Any], console: Console) -> None:
         console.print(_task_table(result["tasks"]))
 
 
-def _task_table(tasks: dict[str, dict[str, Any]]) -> Table:
+def _task_table(tasks: dict[str, dict[str, float | None]]) -> Table:
     table = Table()
     for name in ("task", "metric", "value", "stderr", "chance", "items"):
         table.add_column(name, justify="left" if name in ("task", "metric") else "right")
