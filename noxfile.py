@@ -10,8 +10,10 @@ import os
 import re
 import shutil
 import sys
+import time
 import tomllib
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nox
 
@@ -28,8 +30,10 @@ CHECK_TOOLS = ("ruff", "mypy", "import-linter", "yamllint")
 COMMIT_TOOLS = ("pre-commit", "pre-commit-hooks")
 DOCS_TOOLS = ("sphinx", "myst-parser", "furo", "sphinx-copybutton")
 BUILD_TOOLS = ("hatchling", "editables", "setuptools")  # setuptools: antlr4-python3-runtime comes as source
+LONG_TESTS = (*("e2e", "slurm", "train/test_campaign.py", "train/test_bad_steps.py", "train/test_checkpoint.py"),)
+"""What `quick` leaves out, below tests/: files that take more than some seconds of processor time each."""
 TRY_NEXT = (
-    "generate model_dir=runs/demo/latest/export 'prompt=def main():'",
+    "generate model_dir=runs/demo/latest/export 'prompt=Once upon a time'",
     "plan experiment=nemotron4_15b",
     "train experiment=demo model=nano_1m topology=cpu_2x1 schedule=smoke",
 )
@@ -80,8 +84,18 @@ def tests(session: nox.Session) -> None:
     run_checks(session)
     if missing := install_slurm(session):
         session.warn(f"tests/slurm will be skipped: {missing}")
-    quick = ("-m", "not slow", "-n", "2", "--dist", "loadfile")
-    session.run("pytest", "-q", *quick, *session.posargs, env={"OMP_NUM_THREADS": "1"})
+    parallel = ("-m", "not slow", "-n", "2", "--dist", "loadfile")
+    session.run("pytest", "-q", *parallel, *session.posargs, env={"OMP_NUM_THREADS": "1"})
+
+
+@nox.session
+def quick(session: nox.Session) -> None:
+    """The inner loop, within 3 minutes on two cores: `lint`, and the tests of seconds; `nox -R` skips installing."""
+    install(session, *PACKAGES, tools=(*ALL_TEST_TOOLS, *CHECK_TOOLS))
+    run_checks(session)
+    left_out = [f"--ignore=tests/{name}" for name in LONG_TESTS]
+    parallel = ("-m", "not slow", "-n", "2", "--dist", "loadfile")
+    session.run("pytest", "-q", *left_out, *parallel, *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 def run_checks(session: nox.Session) -> None:
@@ -185,6 +199,45 @@ def dev(session: nox.Session) -> None:
     tools = (*BUILD_TOOLS, *ALL_TEST_TOOLS, *CHECK_TOOLS, *COMMIT_TOOLS, "ray", "nox")
     session.run(pip, "install", "-c", "constraints.txt", *tools, external=True)
     session.run(pip, "install", "--no-build-isolation", "-r", "requirements.txt", external=True)
+
+
+@nox.session(name="install")
+def install_as_told(session: nox.Session) -> None:
+    """README's install commands as they stand, each in a fresh environment beside a copy of the tree; then its first
+    `nemotron4` commands, in the first of these environments."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = re.search(r"^## Install\n(.*?)(?=^## |\Z)", readme, re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```\w*\n(.*?)^```", section[1] if section else "", re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    # Those with options, such as another index for torch, are for other machines.
+    installs = [line for line in lines if re.fullmatch(r"(uv )?pip install -r requirements[\w-]*\.txt", line)]
+    commands = [line for line in lines if line.startswith("nemotron4 ")]
+    if "pip install -r requirements.txt" not in installs or not commands:
+        session.error("README.md (## Install): has no `pip install -r requirements.txt`, or no `nemotron4` command")
+    with TemporaryDirectory() as directory:
+        tree = Path(directory, "tree")
+        names = session.run("git", "ls-files", "-coz", "--exclude-standard", external=True, silent=True, log=False)
+        for name in str(names).rstrip("\0").split("\0"):
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, tree / name, follow_symlinks=False)
+        environments = [Path(directory, str(number)) for number in range(len(installs))]
+        for environment, line in zip(environments, installs, strict=True):
+            session.run("python", "-m", "venv", str(environment))
+            if line.startswith("uv "):
+                session.run(str(environment / "bin" / "pip"), "install", "-q", "uv", external=True)
+            run_as_typed(session, environment, tree, line)
+        for line in commands:
+            run_as_typed(session, environments[0], tree, line)
+
+
+def run_as_typed(session: nox.Session, environment: Path, directory: Path, line: str) -> None:
+    """Run a line of shell with `environment` activated, and say how long it took."""
+    path = os.pathsep.join((str(environment / "bin"), os.environ["PATH"]))
+    variables = {"PATH": path, "VIRTUAL_ENV": str(environment)}
+    started = time.monotonic()
+    with session.chdir(directory):
+        session.run("bash", "-c", line, env=variables, external=True)
+    session.log(f"{time.monotonic() - started:.0f} s: {line}")
 
 
 @nox.session

@@ -1,5 +1,6 @@
 """Every YAML that ships composes into a valid job; the tree holds what the schema says."""
 
+import ast
 import itertools
 import math
 import re

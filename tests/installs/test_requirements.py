@@ -48,3 +48,12 @@ def test_all_that_the_requirements_bring_has_a_version():
     pinned = {canonicalize_name(line.partition("==")[0]) for line in lines_of("constraints.txt")}
     brought = brought_by(*PROJECTS, "nemotron4-data[curate]", "nemotron4-eval[harness]")
     assert {name for name in brought - pinned - set(PROJECTS) if not of_cuda(name)} == set()
+
+
+def test_a_package_has_a_readme_that_lists_its_extras():
+    for name, project in PROJECTS.items():
+        text = (ROOT / "packages" / name.removeprefix("nemotron4-") / project["readme"]).read_text(encoding="utf-8")
+        assert text.startswith(f"# {name}\n")
+        assert re.search(r"^pip install -r requirements(-train)?\.txt", text, re.MULTILINE), name
+        for extra in project.get("optional-dependencies", {}):
+            assert f"[{extra}]" in text or f"| `{extra}` |" in text, (name, extra)
