@@ -1,12 +1,12 @@
 """Causal grouped-query attention: y = softmax(q k^T / sqrt(H) + mask) v.
 
 Paths:
-- on a CPU, of at most MAX_BLOCKED_TOKENS tokens that take gradients and see all that precedes them in the same
-  sequence: `_BlockedCausalAttention`, a few large matrix products;
-- elsewhere, of several tokens from position 0 on: `F.scaled_dot_product_attention` by its causal rule, which lets torch
-  choose a fused kernel that never holds the scores;
-- one token, a sequence continued from a cache, or a mask of the caller: the same function with a mask, or with none
-  where the token sees every key.
+- several tokens of whole causal sequences (from position 0, no mask), with gradients, on a CPU, at most
+  MAX_BLOCKED_TOKENS of them: `_BlockedCausalAttention`, a few large matrix products;
+- other whole causal sequences: `F.scaled_dot_product_attention` with `is_causal`, so that torch can choose a fused
+  kernel, which never holds the scores;
+- one token, tokens that continue a cache, or a mask given by the caller: the same function with a mask, or without one
+  where a single token sees every key.
 
 torch's fused kernel for CPUs works on small tiles of single heads and is slowest in backward. The blocked path stacks
 all query heads of a key/value head, and each block of queries meets only the keys up to its end, so that most of the
