@@ -1,6 +1,5 @@
 """Every YAML that ships composes into a valid job; the tree holds what the schema says."""
 
-import ast
 import itertools
 import math
 import re

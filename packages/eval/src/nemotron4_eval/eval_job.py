@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nemotron4_data.data_config import DataDirConfig
-from nemotron4_model import DType
 from nemotron4_eval.provenance import find_run, read_provenance
+from nemotron4_model import DType
 
 
 @dataclass(kw_only=True)

@@ -36,6 +36,10 @@ class EvalResult(TypedDict):
     corpus: str
     corpus_digest: str
     suite: str
+    run_id: NotRequired[str]
+    """The run that the model is of; with `job_digest` and `checkpoint`, as its provenance.json has them."""
+    job_digest: NotRequired[str]
+    checkpoint: NotRequired[str]
     seconds: NotRequired[float]
 
 
