@@ -22,6 +22,7 @@ from nemotron4_train.checkpoints.reading import CheckpointState, describe_model
 from nemotron4_train.checkpoints.writing import CheckpointWriter
 from nemotron4_train.job import TrainerConfig, TrainJob
 from nemotron4_train.lightning.module import PretrainingModule, StepResult
+from nemotron4_train.ranks import rank
 from nemotron4_train.reporting.metrics import MetricsFile
 from nemotron4_train.reporting.progress import TrainingProgress
 from nemotron4_train.run_directory import read_record, write_record
@@ -181,7 +182,7 @@ class Checkpointer(AfterStep):
         self.writer.save(state, module.model, module.raw_optimizers, self.ledger.to_json())
 
     def _record(self, step: int) -> None:
-        if not dist.is_initialized() or dist.get_rank() == 0:
+        if rank() == 0:
             record = read_record(self.run_directory)
             assert record is not None
             record.step = step
