@@ -61,7 +61,7 @@ def test_a_command_composes(command, tmp_path, monkeypatch):
         composed(verb, *job)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1_200)
 def test_the_tour_of_the_command_line_and_the_readme_s_recipe_run_as_written(directory):
     assert len(RUN) == 14
     run(RUN, directory)
