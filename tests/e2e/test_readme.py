@@ -1,4 +1,4 @@
-"""Every command of README and docs composes; those of the README and the tour of the command line are run as written.
+"""Every command of README and docs composes; those of docs/command_line.md and of the tutorials are run as written.
 
 They run in the order of their page, on the shipped corpus; long ones are cut short by overrides.
 """
@@ -23,14 +23,8 @@ SHORT = {
 }
 
 
-def recipe(title):
-    """The commands of one section of the README."""
-    (section,) = re.findall(rf"^## {title}\n(.*?)(?=^## )", README, re.DOTALL | re.MULTILINE)
-    return block_commands(section)
-
-
 TOUR = TEXTS[DOCS / "command_line.md"]
-RUN = [*table_commands(TOUR), *block_commands(TOUR), *recipe("Your text, your GPU, your cluster")[:2]]
+RUN = [*table_commands(TOUR), *block_commands(TOUR)]
 (TRY_NEXT,) = re.findall(r"^TRY_NEXT = (\(.*?^\))$", (ROOT / "noxfile.py").read_text(), re.DOTALL | re.MULTILINE)
 ALL = {command for text in TEXTS.values() for command in block_commands(text) + inline_commands(text)}
 ALL |= {f"nemotron4 {line}" for line in ast.literal_eval(TRY_NEXT)}  # with which the demo ends
@@ -62,11 +56,10 @@ def test_a_command_composes(command, tmp_path, monkeypatch):
 
 
 @pytest.mark.timeout(1_200)
-def test_the_tour_of_the_command_line_and_the_readme_s_recipe_run_as_written(directory):
-    assert len(RUN) == 14
+def test_the_tour_of_the_command_line_runs_as_written(directory):
+    assert len(RUN) == 12
     run(RUN, directory)
     assert (directory / "runs" / "demo" / "latest" / "report.html").is_file()
-    assert (directory / "runs" / "mine" / "latest" / "metrics.csv").is_file()
     (table,) = (directory / "runs" / "demo").glob("sweep_*/sweep.csv")
     assert len(table.read_text().splitlines()) == 5
 
