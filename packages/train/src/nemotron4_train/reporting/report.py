@@ -189,10 +189,8 @@ def _read_evaluation(path: Path) -> dict[str, Any]:
         loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         for key in ("bits_per_byte", "gzip_bits_per_byte", "xz_bits_per_byte") if loaded else ():
             by_domain = loaded.get(key, {}) if key != "bits_per_byte" else loaded[key]
-            for value in (
-                *(value for name, value in by_domain.items() if name != "sources"),
-                *by_domain.get("sources", {}).values(),
-            ):
+            by_source = by_domain.get("sources", {})
+            for value in (*by_source.values(), *(by_domain[name] for name in by_domain if name != "sources")):
                 float(value)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
