@@ -8,6 +8,7 @@ import pytest
 from smoke import prepare_tiny, run, smoke_job
 
 from nemotron4_data.blend import BlendConfig, Distribution
+from nemotron4_data.data_config import DataDirConfig
 from nemotron4_eval import EvalJob, SuiteConfig, run_eval
 from nemotron4_train.checkpoints.export import ExportJob, export_checkpoint
 from nemotron4_train.reporting.domains import INK, PALETTE, domain_colours, ordered_domains
@@ -38,7 +39,7 @@ def trained(tmp_path_factory):
 
 def evaluate(job, model_dir):
     """Evaluate a model directory; returns what the result file beside its run, or in it, holds."""
-    evaluation = EvalJob(model_dir=str(model_dir), corpus_dir=job.data.dir, suite=SUITE)
+    evaluation = EvalJob(model_dir=str(model_dir), data=DataDirConfig(dir=job.data.dir), suite=SUITE)
     run_eval(evaluation)
     return json.loads(evaluation.output_path.read_text())
 
