@@ -82,7 +82,7 @@ def test_a_moved_run_exports_without_its_corpus(undisturbed, tmp_path):
     record = read_record(directory)
     assert (moved / "tokenizer.model").read_bytes() == Corpus.open(job.data.dir).tokenizer.path.read_bytes()
     assert record.tokenizer == Corpus.open(job.data.dir).tokenizer_digest
-    export_checkpoint(ExportJob(run=str(directory), directory=str(tmp_path / "here")), job)
+    export_checkpoint(ExportJob(run=str(directory), dir=str(tmp_path / "here")), job)
     export_checkpoint(ExportJob(run=str(moved)), without)
     provenance = json.loads((moved / "export/provenance.json").read_text())
     assert provenance == json.loads((tmp_path / "here/provenance.json").read_text()) | {"run_directory": str(moved)}

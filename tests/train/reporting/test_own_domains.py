@@ -102,7 +102,7 @@ def test_a_report_shows_the_evaluations_of_its_own_exports(trained, tmp_path):
     shutil.copytree(directory, other)
     record = json.loads((other / "run.json").read_text())
     (other / "run.json").write_text(json.dumps(record | {"id": "0" * 32}))
-    export_checkpoint(ExportJob(run=str(directory), directory=str(tmp_path / "model")), job)
+    export_checkpoint(ExportJob(run=str(directory), dir=str(tmp_path / "model")), job)
     found = evaluate(job, (tmp_path / "model").rename(tmp_path / "renamed"))
     assert (directory / "eval.json").is_file()
     assert found["run_id"] == read_record(directory).id
@@ -126,7 +126,7 @@ def test_an_evaluation_whose_run_is_gone_says_so(trained, tmp_path, capsys):
     job, first = trained
     directory = tmp_path / "run"
     shutil.copytree(first, directory, ignore=shutil.ignore_patterns("export", "eval.json", "tensorboard"))
-    export_checkpoint(ExportJob(run=str(directory), directory=str(tmp_path / "model")), job)
+    export_checkpoint(ExportJob(run=str(directory), dir=str(tmp_path / "model")), job)
     directory.rename(tmp_path / "moved")
     found = evaluate(job, tmp_path / "model")
     assert json.loads((tmp_path / "model/eval.json").read_text()) == found
