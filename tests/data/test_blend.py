@@ -96,8 +96,8 @@ def test_unimax_without_enough_text_is_refused():
     with pytest.raises(ValueError) as error:
         expand(distribution, SIZES, 4_000, key="blend.distributions.p")
     assert str(error.value) == (
-        "blend.distributions.p.sampling.multilingual.unimax_epochs (1.5): the timeline draws 2,000 tokens by this key, "
-        "1.98 epochs of all its sources: lower its weight, shorten the schedule, add text, or raise it"
+        "blend.distributions.p.sampling.multilingual.unimax_epochs (1.5): the timeline draws 2,000 tokens from this "
+        "key, 1.98 epochs of all its sources: lower its weight, shorten the schedule, add text, or raise unimax_epochs"
     )
 
 
@@ -112,7 +112,7 @@ WRONG = [
     (
         {"english": 1.0},
         {"english": Sampling(exponent=2.0)},
-        ".sampling.english.exponent (2.0) must lie in [0, 1]: 1 is by size, 0 is all alike",
+        ".sampling.english.exponent (2.0) must lie in [0, 1]: 1 is by size, 0 is equal shares",
     ),
     (
         {"english": 1.0},
@@ -122,7 +122,7 @@ WRONG = [
     (
         {"english": 1.0},
         {"english": Sampling(unimax_epochs=1.0, exponent=1.0)},
-        ".sampling.english must hold either exponent or unimax_epochs: as in {exponent: 0.5}",
+        ".sampling.english must hold either exponent or unimax_epochs: write for example {exponent: 0.5}",
     ),
 ]
 

@@ -243,7 +243,7 @@ def test_no_network_and_no_apt_are_told_in_one_line(tmp_path, monkeypatch):
     ("changed", "message"),
     [
         ({"code_mb": 0}, "corpus.debian.code_mb (0) must be above 0: give megabytes of text"),
-        ({"exponent": 2}, "corpus.debian.exponent (2) must lie in [0, 1]: 1 keeps sizes, 0 is all alike"),
+        ({"exponent": 2}, "corpus.debian.exponent (2) must lie in [0, 1]: 1 is by size, 0 is equal shares"),
         ({"cache": ""}, "corpus.debian.cache ('') must name a directory for the packages: give a path"),
     ],
 )

@@ -64,7 +64,7 @@ def test_a_disk_that_is_full_for_the_database(tmp_path, largest_file, monkeypatc
     largest_file(None)
     work = tmp_path / "out/documents.work/dedup"
     expected = (
-        rf"stage documents: {re.escape(str(work))}/\w+-scratch: deduplication cannot go on"
+        rf"stage documents: {re.escape(str(work))}/\w+-scratch: deduplication cannot continue"
         r" \(TransactionContext Error: Failed to commit: .*File too large\):"
         r" free disk space there, or raise curation\.dedup\.memory_megabytes where memory is free, and rerun: finished"
         r" work is kept"

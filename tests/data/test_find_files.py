@@ -72,7 +72,7 @@ def test_a_folder_is_its_files_of_known_formats(tmp_path):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "a/up").symlink_to(tmp_path)  # a circle
     files = [f"{tmp_path}/a/c.TXT", f"{tmp_path}/b.jsonl"]
-    said = [f"corpus.files ({tmp_path}) holds 2 file(s) of no known format, such as README: left out"]
+    said = [f"corpus.files ({tmp_path}) holds 2 file(s) of no known format, such as README: skipped"]
     assert found(tmp_path) == (files, said)
     for name in ("README", "a/up"):
         (tmp_path / name).unlink()
@@ -91,9 +91,9 @@ def test_broken_links_are_left_out_and_said(tmp_path):
     files, said = found(f"{tmp_path}/**/*.jsonl")
     assert files == [f"{tmp_path}/d/a.jsonl"]
     assert said == [
-        f"corpus.files ({tmp_path}/d/b.jsonl) is a broken link to nowhere: left out",
-        f"corpus.files ({tmp_path}/d/c.jsonl) is a broken link to c.jsonl: left out",
-        f"corpus.files ({tmp_path}/d/p.jsonl) is no plain file: left out",
+        f"corpus.files ({tmp_path}/d/b.jsonl) is a broken link to nowhere: skipped",
+        f"corpus.files ({tmp_path}/d/c.jsonl) is a broken link to c.jsonl: skipped",
+        f"corpus.files ({tmp_path}/d/p.jsonl) is not a plain file: skipped",
     ]
     files, said = found(tmp_path)
     assert (files, len(said)) == ([f"{tmp_path}/d/a.jsonl"], 3)

@@ -140,7 +140,7 @@ def test_wrong_columns_are_refused(settings, expected):
 
 def test_the_old_name_of_the_text_column_names_the_new():
     assert message_of(ValueError, lambda: config(text_column="body")) == (
-        "corpus.text_column (body) is corpus.columns.text now: write corpus.columns.text=body"
+        "corpus.text_column (body) is now called corpus.columns.text: write corpus.columns.text=body"
     )
 
 
@@ -223,7 +223,7 @@ def test_how_deep_json_may_be_depends_on_no_stack(tmp_path, frames):
             {},
             "1 of 1 record(s): source is not domain/category of at most 100 characters each (first: {place} line 1: "
             '{{"text": "one", "source": "OSCAR-2109"}}): set corpus.columns.source=null to file all under '
-            "english/documents, or to a field that has it",
+            "english/documents, or to a field that holds it",
         ),
         (
             b'{"text": "one", "split": "test"}\n{"text": "two", "split": "dev"}\nnonsense',

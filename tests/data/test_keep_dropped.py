@@ -112,7 +112,7 @@ def test_it_can_be_switched_on_and_off(make, tmp_path, capsys, monkeypatch):
     capsys.readouterr()
     run_prepare(make("out", keep_dropped=True))
     shown = capsys.readouterr().err
-    assert "documents: made again, because curation.keep_dropped asks for what was dropped" in shown
+    assert "documents: rebuilding, because curation.keep_dropped asks for what was dropped" in shown
     assert "tokens: unchanged, kept" in shown
     run_prepare(make("out"))
     assert "documents: unchanged, kept" in capsys.readouterr().err

@@ -99,12 +99,12 @@ def test_verify_finds_a_ledger_as_it_is(corpus, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sequence": "0" * 64}, "sequence is {zeros} in the ledger, {sequence} when computed again"),
-        ({"tokens": 5}, "tokens is 5 in the ledger, 9600 when computed again"),
+        ({"sequence": "0" * 64}, "sequence is {zeros} in the ledger, {sequence} when recomputed"),
+        ({"tokens": 5}, "tokens is 5 in the ledger, 9600 when recomputed"),
         ({"samples": 299}, "samples is 299, but its timeline has 300"),
         (
             {"sources": {WEB: {"tokens": 1, "documents": 0, "epochs": 0.0}}},
-            "sources.english/web.tokens is 1 in the ledger, 6720 when computed again",
+            "sources.english/web.tokens is 1 in the ledger, 6720 when recomputed",
         ),
     ],
 )
@@ -168,14 +168,14 @@ def test_what_is_no_ledger_is_refused(corpus, tmp_path):
     with pytest.raises(ValueError) as error:
         verify(VerifyJob(data=DataDirConfig(dir=str(corpus.dir)), run=str(tmp_path)))
     assert str(error.value) == (
-        f"run ({tmp_path}): no checkpoint with a ledger.json: name a run directory that has saved one"
+        f"run ({tmp_path}): no checkpoint with a ledger.json: name a run that has saved one"
     )
 
 
 def test_the_first_difference_is_found_in_nested_values():
     assert first_difference({"a": [1, {"b": 2}]}, {"a": [1, {"b": 2}]}) is None
     assert first_difference({"a": [1, {"b": 2}]}, {"a": [1, {"b": 3}]}) == (
-        "a[1].b is 2 in the ledger, 3 when computed again"
+        "a[1].b is 2 in the ledger, 3 when recomputed"
     )
-    assert first_difference({"a": [1]}, {"a": [1, 2]}) == "a is [1] in the ledger, [1, 2] when computed again"
-    assert first_difference({}, {"b": 0}) == "b is None in the ledger, 0 when computed again"
+    assert first_difference({"a": [1]}, {"a": [1, 2]}) == "a is [1] in the ledger, [1, 2] when recomputed"
+    assert first_difference({}, {"b": 0}) == "b is None in the ledger, 0 when recomputed"

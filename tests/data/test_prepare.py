@@ -95,7 +95,7 @@ def test_a_missing_file_is_named(prepared):
 
 
 def test_an_absent_corpus_or_source_is_named(tmp_path, corpus):
-    expected = f"{tmp_path}: no prepared corpus (it has no manifest.json): run `nemotron4 prepare`"
+    expected = f"{tmp_path}: not a prepared corpus (it has no manifest.json): run `nemotron4 prepare`"
     assert message_of(ValueError, Corpus.open, tmp_path) == expected
     assert message_of(ValueError, corpus.train, "english/none") == (
         f"{corpus.dir}: no train split of source 'english/none'; it has {', '.join(corpus.source_names)}"
@@ -201,7 +201,7 @@ def test_a_full_disk_is_one_line(tmp_path, make_job, raw_directory, monkeypatch)
 
     monkeypatch.setattr(prepare_module, "tokenise_documents", full)
     assert message_of(OSError, run_prepare, make_job(raw_directory, tmp_path / "out")) == (
-        f"stage tokens: {tmp_path}/out: No space left on device: finished stages are kept, rerun when solved"
+        f"stage tokens: {tmp_path}/out: No space left on device: fix this and rerun: finished stages are kept"
     )
 
 

@@ -167,8 +167,8 @@ def test_killed_between_replacing_and_recording(prepared, corpus, raw_directory,
 def test_a_failed_change_leaves_the_corpus_as_it_was(prepared, corpus, raw_directory, make_job):
     job = make_job(raw_directory, prepared, tokenizer=TokenizerConfig(vocab_size=100_000))
     message = message_of(ValueError, run_prepare, job)
-    assert message.startswith("tokenizer.vocab_size (100000) is more than this text supports, which is ")
-    assert message.endswith(": lower it or add text")
+    assert message.startswith("tokenizer.vocab_size (100000) must be at most ")
+    assert message.endswith(", as many as this text supports: lower it or add text")
     assert Corpus.open(prepared, verify=True).digest == corpus.digest
 
 

@@ -52,7 +52,8 @@ def test_a_short_bin_is_refused(tmp_path):
     (tmp_path / "x.bin").write_bytes(b"1234")
     with pytest.raises(ValueError) as error:
         Shard(tmp_path / "x")
-    assert str(error.value) == f"{tmp_path}/x.bin: 4 bytes where its .idx says 6: cut or changed; make or copy it again"
+    expected = f"{tmp_path}/x.bin: 4 bytes, but its .idx says 6: truncated or changed; make or copy it again"
+    assert str(error.value) == expected
 
 
 @pytest.mark.parametrize(
@@ -61,11 +62,11 @@ def test_a_short_bin_is_refused(tmp_path):
         (b"nonsense", "not a Megatron .idx file (it must begin with b'MMIDIDX\\x00\\x00')"),
         (
             b"MMIDIDX\x00\x00" + struct.pack("<QBQQ", 1, 6, 0, 1),
-            "version 1, dtype code 6; only version 1 with one of 1, 2, 3, 4, 5, 8 is read",
+            "version 1, dtype code 6; only version 1 with one of 1, 2, 3, 4, 5, 8 can be read",
         ),
         (
             b"MMIDIDX\x00\x00" + struct.pack("<QBQQ", 1, 8, 9, 10),
-            "34 bytes, not what its header of 9 sequences says",
+            "34 bytes, which does not fit its header of 9 sequences",
         ),
     ],
 )

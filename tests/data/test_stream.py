@@ -212,7 +212,7 @@ def test_epochs_are_shuffled_apart():
         ([], "read needs at least one sample"),
         ([70_050], "sample 70050 is outside the timeline of 70050 samples"),
         ([-1], "sample -1 is outside the timeline of 70050 samples"),
-        ([69_999, 70_000], "samples 69999 to 70000 lie in several phases: read each phase apart"),
+        ([69_999, 70_000], "samples 69999 to 70000 lie in several phases: read each phase separately"),
     ],
 )
 def test_reading_outside_is_refused(samples, message):

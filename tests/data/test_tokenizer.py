@@ -274,8 +274,8 @@ def test_a_foreign_tokenizer_is_taken_as_it_is(foreign, raw_directory, tmp_path,
         "'code/c/7', 'code/c/15', 'code/c/23')"
     )
     assert (
-        f"warning: 240 of 240 documents do not come back from their tokens exactly: {line}: train a tokenizer on this "
-        "corpus (tokenizer.model=null) or give another\n"
+        f"warning: 240 of 240 documents cannot be restored exactly from their tokens: {line}: train a tokenizer on "
+        "this corpus (tokenizer.model=null) or give another\n"
     ) in capsys.readouterr().err
     assert html.escape(line) in (tmp_path / "corpus/report.html").read_text(encoding="utf-8")
 

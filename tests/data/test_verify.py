@@ -119,7 +119,7 @@ def test_a_manifest_that_was_changed_is_refused_and_made_again(copy, corpus, raw
     with pytest.raises(ValueError, match="stage tokens was changed"):
         Corpus.open(copy)
     run_prepare(make_job(raw_directory, copy))
-    assert "tokens: made again, because its part of the manifest was changed" in capsys.readouterr().err
+    assert "tokens: rebuilding, because its part of the manifest was changed" in capsys.readouterr().err
     assert Corpus.open(copy, verify=True).manifest_digest == corpus.manifest_digest
 
 
@@ -192,7 +192,7 @@ def test_shards_of_others_become_a_corpus_as_they_are(corpus, tmp_path):
     }
     with pytest.raises(ValueError) as error:
         adopt(job)
-    assert str(error.value) == f"dir ({job.dir}): holds a corpus already: give another dir, or remove it"
+    assert str(error.value) == f"dir ({job.dir}): already holds a corpus: give another dir, or remove it"
 
 
 def adopt_one(corpus, tmp_path, documents, **settings):
@@ -246,7 +246,7 @@ def test_tokens_that_another_tokenizer_made_show_in_their_text(corpus, tmp_path,
     made = [[*tokenizer.encode(text), tokenizer.eos_id] for text in texts(corpus, source)]
     message = refusal(corpus, tmp_path, made)
     found = re.fullmatch(
-        rf"of {len(made)} sampled documents (\d+) do not come back when their text is encoded again, such as .+: give "
+        rf"of {len(made)} sampled documents (\d+) get other tokens when their text is encoded again, such as .+: give "
         r"the tokenizer\.model that the shard was made with, or check_text=false where its tokens were sampled "
         r"\(BPE dropout\)",
         message,
@@ -318,7 +318,8 @@ def test_errors_name_the_files_that_were_given(corpus, tmp_path):
     (tmp_path / "a.bin").write_bytes(b"cut")
     with pytest.raises(ValueError) as error:
         adopt(AdoptJob(**job, tokenizer_model=str(corpus.tokenizer.path)))
-    assert str(error.value) == f"{tmp_path}/a.bin: 3 bytes where its .idx says 4: cut or changed; make or copy it again"
+    expected = f"{tmp_path}/a.bin: 3 bytes, but its .idx says 4: truncated or changed; make or copy it again"
+    assert str(error.value) == expected
 
 
 @pytest.mark.parametrize(

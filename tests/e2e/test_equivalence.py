@@ -191,7 +191,7 @@ def test_a_way_of_running_gives_the_same_training(way, workspace, outcomes):
 def test_a_run_moved_between_topologies_read_every_sample_once(workspace, outcomes):
     run = outcomes[MOVED.name].run
     shown = nemotron4("data", "verify", "data.dir=data/tiny", f"run={run}", cwd=workspace).stdout
-    assert "200 samples are those of the ledger" in " ".join(shown.split())
+    assert "200 samples match the ledger" in " ".join(shown.split())
     assert [len(list((run / "checkpoints" / f"step-000000{step}").glob("*.distcp"))) for step in (10, 20, 30)] == [
         4,
         4,

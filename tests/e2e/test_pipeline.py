@@ -124,7 +124,7 @@ def test_a_damaged_shard_is_named_and_a_rerun_mends_it(workspace, tmp_path):
 
 def test_verify_computes_the_ledger_again_and_names_a_change(workspace, run):
     shown = nemotron4("data", "verify", "data.dir=data/tiny", "run=runs/smoke/latest", cwd=workspace).stdout
-    assert "200 samples are those of the ledger" in " ".join(shown.split())
+    assert "200 samples match the ledger" in " ".join(shown.split())
     ledger = max((run / "checkpoints").glob("step-*/ledger.json"))
     changed = workspace / "changed.json"
     changed.write_text(ledger.read_text().replace('"samples": 200', '"samples": 201'))

@@ -1,9 +1,9 @@
 """`nemotron4 data adopt`: make a corpus of token shards that Megatron-LM or NeMo wrote, as they are.
 
-Links to the shards and a manifest with their digests are written. Nothing is tokenised, and nothing is copied except
-shards that lack EOS, if that is asked for. Such a corpus has no documents: held-out text is what its tokens decode to.
+It writes links to the shards and a manifest with their digests. Nothing is tokenised, and nothing is copied except, on
+request, shards that lack EOS. Such a corpus has no documents: held-out text is decoded from its tokens.
 
-Invariant: shards are checked where they lie before anything is written, so that errors name the user's own paths.
+Invariant: shards are checked in place before anything is written, so that errors name the user's own paths.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class _Found:
 
 
 def adopt(job: AdoptJob) -> None:
-    """Check the shards and write the corpus. ValueError for a shard that is not one, or not of this tokenizer."""
+    """Check the shards and write the corpus. ValueError for a file that is no shard, or not of this tokenizer."""
     from nemotron4_common.ownership import check_apart, check_new_or_ours
     from nemotron4_common.staging import staged_directory, value_sha256
     from nemotron4_common.terminal import plain_console
@@ -80,7 +80,7 @@ def adopt(job: AdoptJob) -> None:
 
     directory = Path(job.dir)
     if (directory / FILE_NAME).exists():
-        raise ValueError(f"dir ({job.dir}): holds a corpus already: give another dir, or remove it")
+        raise ValueError(f"dir ({job.dir}): already holds a corpus: give another dir, or remove it")
     check_new_or_ours(directory, "dir")
     check_apart(directory, "dir", _inputs(job))
     if not Path(job.tokenizer_model).is_file():
@@ -127,7 +127,7 @@ def _inputs(job: AdoptJob) -> list[tuple[str, str]]:
 
 
 def _check(job: AdoptJob, split: str, named: str, tokenizer: Tokenizer) -> _Found:
-    """The shard that SOURCE:PATH names, fit for this tokenizer."""
+    """The shard that SOURCE:PATH names, checked against this tokenizer."""
     from .shard_checks import check_end, check_ids, check_text, without_end
     from .shards import Shard
 
@@ -147,7 +147,7 @@ def _check(job: AdoptJob, split: str, named: str, tokenizer: Tokenizer) -> _Foun
 
 
 def _put(found: _Found, directory: Path, tokenizer: Tokenizer) -> dict[str, int]:
-    """Link a shard into `directory`, or copy it with EOS where it lacks some; returns its sizes for the manifest."""
+    """Link a shard into `directory`, or copy it adding missing EOS; returns its sizes for the manifest."""
     from .shard_checks import text_bytes
     from .shards import Shard
 
@@ -163,7 +163,7 @@ def _put(found: _Found, directory: Path, tokenizer: Tokenizer) -> dict[str, int]
 
 
 def _copy_with_eos(found: _Found, place: Path, tokenizer: Tokenizer) -> None:
-    """Write the shard, some documents at a time, with EOS behind those that lack it."""
+    """Write the shard, some documents at a time, with EOS appended to those that lack it."""
     import numpy as np
 
     from .shards import ShardWriter, token_dtype
@@ -173,7 +173,7 @@ def _copy_with_eos(found: _Found, place: Path, tokenizer: Tokenizer) -> None:
     offsets = found.shard.offsets
     first = 0
     while first < len(found.shard):
-        # At least one document, else as many as lie within so many tokens.
+        # As many documents as fit in _TOKENS_AT_ONCE, but at least one.
         last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + _TOKENS_AT_ONCE, side="right")) - 1)
         start, end = np.searchsorted(found.missing_eos, (first, last))
         missing = found.missing_eos[start:end]

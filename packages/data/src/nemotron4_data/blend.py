@@ -1,8 +1,8 @@
-"""Blends: from weights of domains and categories to one weight for each source, and the epochs that makes.
+"""Blends: weights of domains and categories become one weight per source; how many epochs that amounts to.
 
 A source is a path such as `english/web`, or deeper (`english/web/part-1`); a weight key is a source or a folder of
-them. Invariant: every source belongs to exactly one weight key, the longest that names it or a folder above it, and
-the weights of the sources of a key sum to the weight of the key.
+sources. Invariant: every source belongs to exactly one weight key, the longest that names it or a folder above it, and
+the weights of a key's sources sum to the weight of the key.
 
 Sources: Nemotron-4 15B Technical Report, arXiv 2402.16819, section 2 (70 % English, 15 % multilingual, 15 % code; a
 second distribution for continued training); sampling within a key by size to a power is that of XLM-R, arXiv
@@ -64,7 +64,7 @@ class BlendConfig:
 
 @dataclass(frozen=True)
 class EpochsRow:
-    """One source over a timeline: its training tokens, the tokens each phase draws, and the epochs that makes."""
+    """One source over a timeline: its training tokens, the tokens each phase draws, and the resulting epochs."""
 
     source: str
     num_tokens: int
@@ -72,7 +72,7 @@ class EpochsRow:
 
     @property
     def epochs(self) -> float:
-        """Times its tokens are seen over the whole timeline."""
+        """How many times its tokens are seen over the whole timeline."""
         return sum(self.drawn_tokens) / self.num_tokens
 
 
@@ -92,9 +92,9 @@ def check_distribution(distribution: Distribution, key: str) -> None:
 
 def _check_sampling(sampling: Sampling, key: str) -> None:
     if (sampling.exponent is None) == (sampling.unimax_epochs is None):
-        raise ValueError(f"{key} must hold either exponent or unimax_epochs: as in {{exponent: 0.5}}")
+        raise ValueError(f"{key} must hold either exponent or unimax_epochs: write for example {{exponent: 0.5}}")
     if sampling.exponent is not None and not 0 <= sampling.exponent <= 1:
-        raise ValueError(f"{key}.exponent ({sampling.exponent}) must lie in [0, 1]: 1 is by size, 0 is all alike")
+        raise ValueError(f"{key}.exponent ({sampling.exponent}) must lie in [0, 1]: 1 is by size, 0 is equal shares")
     if sampling.unimax_epochs is not None and not sampling.unimax_epochs > 0:
         raise ValueError(f"{key}.unimax_epochs ({sampling.unimax_epochs}) must be greater than 0")
 
@@ -104,8 +104,8 @@ def expand(
 ) -> dict[str, float]:
     """Weight of each source of a corpus, summing to 1; sources that no key names get none.
 
-    `num_tokens` is what the timeline draws by this distribution: UniMax fills it. `key` is the dotted name used in
-    errors. ValueError when a key of a positive weight has no source left, or its sources too few tokens for UniMax.
+    `num_tokens` is what the timeline draws with this distribution, the budget of UniMax. `key` is the dotted name used
+    in errors. ValueError if a key with positive weight has no source left, or too few tokens for UniMax.
     """
     check_distribution(distribution, key)
     claimed = _claims(distribution.weights, num_train_tokens, key)
@@ -124,12 +124,12 @@ def expand(
 
 
 def _unimax(sizes: Mapping[str, int], budget: float, max_epochs: float, key: str) -> dict[str, float]:
-    """Tokens to draw from each source: the budget in equal parts, the smallest first and none past its epochs."""
+    """Tokens to draw from each source: the budget in equal parts, smallest source first, none beyond its epochs."""
     if budget > max_epochs * sum(sizes.values()):
         raise ValueError(
-            f"{key}.unimax_epochs ({max_epochs:g}): the timeline draws {budget:,.0f} tokens by this key, "
+            f"{key}.unimax_epochs ({max_epochs:g}): the timeline draws {budget:,.0f} tokens from this key, "
             f"{budget / sum(sizes.values()):.2f} epochs of all its sources: lower its weight, shorten the schedule, "
-            f"add text, or raise it"
+            f"add text, or raise unimax_epochs"
         )
     drawn: dict[str, float] = {}
     for number, (source, size) in enumerate(sorted(sizes.items(), key=lambda item: (item[1], item[0]))):
@@ -138,13 +138,13 @@ def _unimax(sizes: Mapping[str, int], budget: float, max_epochs: float, key: str
 
 
 def check_sources(blend: BlendConfig, train_sizes: Mapping[str, int]) -> None:
-    """ValueError when a key of any distribution has no source left; sizes may be of any unit."""
+    """ValueError if a key of any distribution has no source left; sizes may be in any unit."""
     for name, distribution in blend.distributions.items():
         _claims(distribution.weights, train_sizes, f"blend.distributions.{name}")
 
 
 def blend_facts(blend: BlendConfig, sizes: dict[str, int]) -> dict[str, Any]:
-    """The first distribution over as many tokens as the corpus has: the weight and the epochs of each source."""
+    """Weight and epochs of each source if the first distribution draws as many tokens as the corpus has."""
     name, distribution = next(iter(blend.distributions.items()))
     total = sum(sizes.values())
     weights = expand(distribution, sizes, total, f"blend.distributions.{name}")
@@ -156,9 +156,9 @@ def blend_facts(blend: BlendConfig, sizes: dict[str, int]) -> dict[str, Any]:
 
 
 def _claims(keys: Mapping[str, float], sources: Mapping[str, int], distribution: str) -> dict[str, list[str]]:
-    """The sources each key speaks for: a source belongs to the longest key that names it or a folder above it.
+    """The sources each key covers: a source belongs to the longest key that names it or a folder above it.
 
-    ValueError for a key that speaks for none.
+    ValueError for a key that covers none.
     """
     claimed: dict[str, list[str]] = {key: [] for key in keys}
     for source, size in sources.items():
@@ -181,8 +181,8 @@ def phase_weights(
 ) -> list[dict[str, float]]:
     """Weights of the sources in each phase of a whole timeline, given as (distribution, tokens).
 
-    Phases of one distribution have the same weights. ValueError as from `expand`, and for a source that the timeline
-    would read more than `blend.max_epochs` times.
+    Phases with the same distribution have the same weights. ValueError as from `expand`, and for a source that the
+    timeline would read more than `blend.max_epochs` times.
     """
     budgets: dict[str, int] = defaultdict(int)
     for name, tokens in phases:
@@ -207,7 +207,7 @@ def phase_weights(
 def epochs_table(
     phases: Sequence[tuple[float, Mapping[str, float]]], num_train_tokens: Mapping[str, int]
 ) -> list[EpochsRow]:
-    """One row a source over phases given as (tokens, weight of each source)."""
+    """One row per source over phases given as (tokens, weight of each source)."""
     return [
         EpochsRow(source, size, [tokens * weights.get(source, 0.0) for tokens, weights in phases])
         for source, size in sorted(num_train_tokens.items())

@@ -15,5 +15,5 @@ VERIFY = Command(
 ADOPT = Command(
     job="nemotron4_data.adopt:AdoptJob",
     run="nemotron4_data.adopt:adopt",
-    summary="Make a corpus of Megatron or NeMo token shards as they are",
+    summary="Make a corpus from existing Megatron or NeMo token shards",
 )

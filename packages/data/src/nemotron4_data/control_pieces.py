@@ -1,10 +1,10 @@
-"""User-defined pieces that steer a model, such as `<extra_id_0>` or `[INST]`, are control pieces to the encoder.
+"""Makes user-defined pieces that steer a model, such as `<extra_id_0>` or `[INST]`, control pieces for the encoder.
 
-SentencePiece matches user-defined pieces wherever their text occurs, control pieces never. Invariant: with the model
-that `with_markers_as_control` gives, no text encodes to a control piece; every id and every other piece is as it was.
+SentencePiece matches user-defined pieces wherever their text occurs, but never control pieces. Invariant: with the
+model that `with_markers_as_control` returns, no text encodes to a control piece; ids and other pieces are unchanged.
 
-A marker is a user-defined piece in angle or square brackets that has a letter and no space, perhaps behind U+2581. All
-other user-defined pieces (runs of spaces, line ends, digits, words) stay what they are: text.
+A marker is a user-defined piece in angle or square brackets that has a letter and no space, optionally after U+2581.
+All other user-defined pieces (runs of spaces, line ends, digits, words) remain text.
 
 Source: sentencepiece_model.proto for the wire format.
 """
@@ -21,7 +21,7 @@ _MARKER = re.compile(r"\u2581?(?:<\S*[^\W\d_]\S*>|\[\S*[^\W\d_]\S*\])")
 
 
 def with_markers_as_control(model: bytes) -> tuple[bytes, dict[int, str]]:
-    """The model with the type of its markers changed, and the text of each by id. IndexError when it is damaged."""
+    """The model with the type of its markers changed, and the text of each by id. IndexError if it is damaged."""
     changed, markers = bytearray(model), {}
     token = -1
     for number, start, end in fields(model, 0, len(model)):
@@ -38,7 +38,7 @@ def with_markers_as_control(model: bytes) -> tuple[bytes, dict[int, str]]:
 
 
 def fields(blob: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """(number, first byte, byte behind the last) of the content of each field of a protocol-buffers message."""
+    """(number, first byte, one past the last byte) of the content of each field of a protocol-buffers message."""
     while at < end:
         tag, at = _varint(blob, at)
         size = {0: 0, 1: 8, 5: 4}.get(tag & 7, 0)

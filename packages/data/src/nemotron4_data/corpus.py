@@ -1,6 +1,6 @@
 """A prepared corpus as readers see it: tokens of each source and split, mapped into memory, and the tokenizer.
 
-Invariant: a corpus opens only when its manifest is complete: each stage was made from the one before.
+Invariant: a corpus opens only if its manifest is complete: each stage was made from the one before it.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class Corpus:
     def open(cls, directory: str | Path, verify: bool = False) -> Corpus:
         """Open, checking the tokenizer's digest; with `verify` also every other file (see `verify`).
 
-        ValueError when it is absent, unfinished or damaged.
+        ValueError if it is missing, unfinished or damaged.
         """
         directory = Path(directory)
         if not (directory / FILE_NAME).is_file():
-            raise ValueError(f"{directory}: no prepared corpus (it has no {FILE_NAME}): run `nemotron4 prepare`")
+            raise ValueError(f"{directory}: not a prepared corpus (it has no {FILE_NAME}): run `nemotron4 prepare`")
         manifest = Manifest.load(directory)
         if not manifest.is_complete:
             raise ValueError(f"{directory}: the corpus is not finished: rerun `nemotron4 prepare`")
@@ -71,10 +71,10 @@ class Corpus:
         return corpus
 
     def verify(self, everything: bool = False, advance: Callable[[int], object] = lambda num_bytes: None) -> None:
-        """Hash the files that changed since they were last found intact, by size and time of change; or `everything`.
+        """Hash the files whose size or change time differs from when they were last found intact; or `everything`.
 
-        What was found intact is kept in .verified.json, so that launching on a large corpus does not read it again.
-        `advance` is told the bytes of each file as it is done. ValueError names the first that differs.
+        Files found intact are recorded in .verified.json, so that a launch does not read a large corpus again.
+        `advance` gets the size of each file, in bytes, as it is done. ValueError names the first file that differs.
         """
         path = self.dir / _VERIFIED
         known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() and not everything else {}
@@ -108,7 +108,7 @@ class Corpus:
 
     @property
     def manifest_digest(self) -> str:
-        """Digest of all that the manifest says of the corpus, for ledgers and provenance."""
+        """Digest of everything the manifest states about the corpus, for ledgers and provenance."""
         return self.manifest.content_digest
 
     @property
@@ -160,7 +160,7 @@ class Corpus:
         path = document_path(self.dir / "documents", source, "heldout")
         if path.is_file():
             texts = [json.loads(line)["text"].encode() for line in read_lines(path)]
-        else:  # shards that came without their text
+        else:  # adopted shards come without their text
             texts = [self.tokenizer.decode_bytes(shard[document].tolist()) for document in range(len(shard))]
         return HeldOut(shard.tokens, shard.offsets, texts)
 

@@ -1,6 +1,6 @@
-"""Documents by columns: what a stage asks of thousands of JSON lines at once, without a Python object for each of them.
+"""Documents by columns: fields of thousands of JSON lines read at once, without a Python object for each line.
 
-Only for lines that this program wrote: one JSON object a line, the asked fields text or absent.
+Only for lines that this program wrote: one JSON object per line, the requested fields text or absent.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _CHUNK_BYTES = 1 << 22
 
 
 def read_chunks(path: Path, num_bytes: int = _CHUNK_BYTES) -> Iterator[bytes]:
-    """The lines of a file, whole and with their newlines, about so many bytes at a time, or one longer line."""
+    """Whole lines of a file with their newlines, about `num_bytes` at a time, or one longer line."""
     with open_lines(path) as file:
         held: list[bytes] = []
         while block := file.read(num_bytes):
@@ -33,14 +33,14 @@ def read_chunks(path: Path, num_bytes: int = _CHUNK_BYTES) -> Iterator[bytes]:
 
 
 def read_columns(lines: bytes, *names: str) -> list[Any]:
-    """The fields of these names of each line that is not blank, as Arrow arrays of text; null where absent."""
+    """The named fields of each line that is not blank, as Arrow arrays of text; null if absent."""
     import pyarrow as pa
     from pyarrow import json
 
     schema = pa.schema([(name, pa.string()) for name in names])
     table = json.read_json(
         pa.BufferReader(lines),
-        # One block: a line must not be longer than one.
+        # A single block, because no line may be longer than a block.
         read_options=json.ReadOptions(use_threads=False, block_size=len(lines) + 1),
         parse_options=json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
     )

@@ -1,7 +1,7 @@
-"""The fields of a document on its way from ingest to tokens, and of what is dropped, rejected or reported on the way.
+"""The fields of a document from ingest to tokens, and of what is dropped, rejected or reported on the way.
 
-They are dictionaries, typed: a document is one JSON line after another, whose fields stay in the order in which they
-came, and an early step may add one. A class would have to remember that order, and be made and unmade at every line.
+They are typed dictionaries: each pass reads and writes a document as a JSON line, its fields keep the order in which
+they came, and an early step may add one. A class would have to record that order and be converted at every line.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SIDE_FIELDS: Final[tuple[Literal["language", "origin", "license", "date", "path"
 
 
 class FiledDocument(TypedDict):
-    """A document in the finished files, of which the name says source and split."""
+    """A document in the finished files, whose names give source and split."""
 
     id: str
     text: str
@@ -34,7 +34,7 @@ class FiledDocument(TypedDict):
 
 
 class Document(FiledDocument):
-    """A document in a work shard, and what curation steps judge and change in place."""
+    """A document in a work shard; curation steps judge it and change it in place."""
 
     source: str
     """domain/category."""
@@ -43,7 +43,7 @@ class Document(FiledDocument):
 
 
 class RejectedRecord(TypedDict):
-    """A raw record that cannot be a document, as `rejected/` has it."""
+    """A raw record that cannot be a document, as stored in `rejected/`."""
 
     file: str
     position: str
@@ -51,14 +51,14 @@ class RejectedRecord(TypedDict):
     record: str
     """How it begins."""
     bytes_not_read: NotRequired[int]
-    """Of a damaged file."""
+    """Only for a damaged file."""
     bytes: NotRequired[int]
     """The size of a damaged file."""
 
 
 class InexactDocuments(TypedDict):
-    """Documents that for one cause do not come back from their tokens exactly."""
+    """Documents that, for one cause, cannot be restored exactly from their tokens."""
 
     documents: int
     examples: list[dict[str, str]]
-    """The first of them: `id`, `source`, and in `detail` what becomes of what."""
+    """The first of them: `id`, `source`, and in `detail` what is lost or changed."""

@@ -1,8 +1,8 @@
 """The stage `documents` of `nemotron4 prepare`: ingest, deduplicate, filter, file by source.
 
-Each pass is tasks over files or work shards, and a finished task is a directory under its final name: a rerun after a
-kill does the others only. Tasks depend on the input and the settings alone, so neither the number of workers, nor the
-executor, nor kills show in the result.
+Each pass consists of tasks over files or work shards, and a finished task is a directory under its final name, so a
+rerun after a kill does only the others. Tasks depend only on the input and the settings, so the number of workers, the
+executor and kills do not affect the result.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class DocumentsReport:
     dedup: DedupReport = field(default_factory=DedupReport)
     licenses: dict[str, dict[str, int]] = field(default_factory=dict)
     quality: dict[str, Any] | None = None
-    """Thresholds and buckets of the language model's filter, where it is on."""
+    """Thresholds and buckets of the language model's filter, if it is on."""
     benchmarks: dict[str, dict[str, int]] = field(default_factory=dict)
     """Texts of each benchmark that documents were compared with, and how many were too short to find."""
 
     def why_nothing_is_left(self, num_files: int, corpus: CorpusConfig) -> str:
-        """The line for a corpus without a document for training."""
+        """The error line for a corpus without training documents."""
         dropped = {
             name: sum(size.documents for sizes in step.dropped.values() for size in sizes.values())
             for name, step in self.curation.steps.items()
@@ -95,13 +95,13 @@ def write_documents(
 ) -> DocumentsReport:
     """Turn `files` into documents by source below `documents` and records in `rejected`, with finished tasks in `work`.
 
-    What curation drops goes to `dropped`, which is given where `curation.keep_dropped` asks for it. Raises OSError when
-    a place or the disk fails.
+    What curation drops goes to `dropped`, which is None unless `curation.keep_dropped` is set. Raises OSError when a
+    source of files or the disk fails.
     """
     report = DocumentsReport()
     if dropped is not None:
         (dropped / DROPPED_NAME).touch()
-        work = _folder(work, "keep_dropped")  # tasks that were done without it kept nothing
+        work = _folder(work, "keep_dropped")  # tasks done without it have not kept what they dropped
     ingested = plan_ingest(files, corpus, curation, _folder(work, "ingest"))
     shards = _ingest(ingested, rejected, dropped, executor, progress, report)
     with progress("dedup", None):
@@ -138,7 +138,7 @@ def _scores(
     progress: Progress,
     report: DocumentsReport,
 ) -> tuple[Sequence[Path | None], dict[str, tuple[float, float]]]:
-    """The scores of each shard under the language model and the limits of its buckets, where the filter is on."""
+    """The scores of each shard under the language model and the limits of its buckets, if the filter is on."""
     if not curation.quality.domains:
         return [None] * len(shards), {}
     with progress("score", None):
@@ -175,7 +175,7 @@ def _ingest(
                     shards.append(_Shard(part.shard, part.documents, part.bytes))
                     num_documents += part.documents
             if part is None or not part.is_last:
-                raise OSError(f"{task.output}: some of its parts are gone: remove it and rerun `nemotron4 prepare`")
+                raise OSError(f"{task.output}: some of its parts are missing: remove it and rerun `nemotron4 prepare`")
             advance(num_documents, task.num_bytes)
     return shards
 

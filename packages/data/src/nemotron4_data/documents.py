@@ -1,8 +1,8 @@
-"""Documents: how a raw record becomes one, and how they lie on disk.
+"""Documents: how a raw record becomes one, and how they are stored on disk.
 
 A document is a JSON object `{"id", "text", "source", "split"}` with `language`, `origin`, `license`, `date` and `path`
-where they are known. The finished files, one for each source and split, are
-`documents/<domain>/<category>.{train,heldout}.jsonl.zst`; there the name of the file says source and split.
+if they are known. The finished files, one for each source and split, are
+`documents/<domain>/<category>.{train,heldout}.jsonl.zst`; there the file name gives source and split.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class SplitCount:
 
 
 def read_lines(path: Path) -> Iterator[bytes]:
-    """Lines of a plain or compressed file, without their newline. OSError names a file that is damaged."""
+    """Lines of a plain or compressed file, without their newline. OSError names a damaged file."""
     with open_lines(path) as file:
         for line in file:
             yield line.rstrip(b"\r\n")
@@ -53,7 +53,7 @@ def read_lines(path: Path) -> Iterator[bytes]:
 
 @contextmanager
 def open_lines(path: Path) -> Iterator[IO[bytes]]:
-    """A plain or compressed file, unpacked. OSError names one that is found damaged while it is open."""
+    """A plain or compressed file, unpacked. OSError names a file that turns out to be damaged while it is open."""
     try:
         with _open(path) as file:
             yield file
@@ -72,12 +72,12 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def document_path(directory: Path, source: str, split: str) -> Path:
-    """Where the documents of a source's split lie below the corpus directory (or its staged `documents`)."""
+    """Path of the documents of a source's split below the corpus directory (or its staged `documents`)."""
     return directory / f"{source}.{split}.jsonl.zst"
 
 
 def to_document(record: object, config: CorpusConfig) -> Document:
-    """A raw record as a document, its id, source and split filled in. ValueError: the reason for rejecting it."""
+    """A raw record as a document with id, source and split filled in. The ValueError states why it is rejected."""
     if not isinstance(record, dict):
         raise ValueError(NO_TEXT)
     if not config.columns.as_they_are:
@@ -88,7 +88,7 @@ def to_document(record: object, config: CorpusConfig) -> Document:
     if source != config.source and not (isinstance(source, str) and SOURCE_PATTERN.fullmatch(source)):
         raise ValueError(BAD_SOURCE)
     record_id = _printable(record.get("id")) or hashlib.sha256(encoded).hexdigest()[:24]
-    document: Document = {"id": record_id, "text": text}  # type: ignore[typeddict-item]  # source and split stand last
+    document: Document = {"id": record_id, "text": text}  # type: ignore[typeddict-item]  # source and split come last
     for key in SIDE_FIELDS:
         if key in record and (value := _printable(record[key])):
             document[key] = value
@@ -136,9 +136,9 @@ def _unit_hash(record_id: str) -> float:
 
 
 def json_line(record: Mapping[str, object]) -> bytes:
-    """A record as a line, with its newline: what `json.dumps` gives, in less time where values are text.
+    """A record as a line with its newline: the output of `json.dumps`, faster for text values.
 
-    Its keys are names, in which nothing is to be escaped.
+    Its keys must be names that need no escaping.
     """
     encode = json.encoder.encode_basestring
     fields = [
@@ -149,7 +149,7 @@ def json_line(record: Mapping[str, object]) -> bytes:
 
 
 class FrameBuffer:
-    """JSON lines on their way into zstandard frames of about 1 MiB, which may be joined without being unpacked."""
+    """Packs JSON lines into zstandard frames of about 1 MiB, which can be joined without being unpacked."""
 
     def __init__(self, level: int = _ZSTD_LEVEL) -> None:
         self._level = level
@@ -157,13 +157,13 @@ class FrameBuffer:
         self._pending_bytes = 0
 
     def add(self, line: bytes) -> bytes:
-        """Add one line, which ends in a newline; returns a frame when one is full, else nothing."""
+        """Add one line, which ends in a newline; returns a frame when one is full, otherwise b""."""
         self._lines.append(line)
         self._pending_bytes += len(line)
         return self.finish() if self._pending_bytes >= _FRAME_BYTES else b""
 
     def finish(self) -> bytes:
-        """The frame of what is left; nothing when nothing is."""
+        """The frame of the remaining lines; b"" if there are none."""
         if not self._lines:
             return b""
         from zstandard import ZstdCompressor
@@ -174,7 +174,7 @@ class FrameBuffer:
 
 
 class FrameWriter:
-    """Write records to a file of zstandard frames: one that is open needs no compressor of its own."""
+    """Write records to a file of zstandard frames; an open writer needs no compressor of its own."""
 
     def __init__(self, path: Path, level: int = _ZSTD_LEVEL) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -193,6 +193,6 @@ class FrameWriter:
 
     def _append(self, frame: bytes) -> None:
         if frame:
-            # Opened anew each time: hundreds of sources must not exhaust the limit on open files.
+            # Reopened each time: hundreds of sources must not exhaust the limit on open files.
             with self._path.open("ab") as file:
                 file.write(frame)

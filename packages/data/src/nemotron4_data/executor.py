@@ -1,7 +1,7 @@
-"""Where the tasks of `nemotron4 prepare` run: processes of this machine, or an existing Ray cluster.
+"""Where the tasks of `nemotron4 prepare` run: processes on this machine, or an existing Ray cluster.
 
 Invariant: results come in the order of the tasks, and a bounded number of tasks is in flight, so that memory does not
-grow with their number. A task writes only what it alone names (`staging.task_directory`), so running one twice is safe.
+grow with their number. No two tasks write to the same path (`staging.task_directory`), so running one twice is safe.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _AHEAD_PER_WORKER = 4
 
 
 class Executor(Protocol):
-    """What runs a function over tasks."""
+    """Runs a function over tasks."""
 
     def map(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
         """Results in the order of `tasks`. OSError, one line, when a worker process was killed."""
         ...
 
     def rest(self) -> None:
-        """Free what idle workers hold on this machine; the next task starts them anew."""
+        """Free the memory of idle workers on this machine; the next task starts new ones."""
         ...
 
 
@@ -52,7 +52,7 @@ Task = TypeVar("Task", bound=_Task)
 
 
 def run_missing(executor: Executor, function: Callable[[Task], Any], tasks: Iterable[Task]) -> Iterator[None]:
-    """Run the tasks whose directories are not there; yields once for each task, in order, when its directory is."""
+    """Run the tasks whose directories are missing; yields once per task, in order, when its directory exists."""
     asked: list[bool] = []
 
     def missing() -> Iterator[Task]:
@@ -63,7 +63,7 @@ def run_missing(executor: Executor, function: Callable[[Task], Any], tasks: Iter
 
     answered = 0
     for _ in executor.map(function, missing()):
-        # Those that were there already came before it, as far as they have been looked at.
+        # First the tasks before it whose directories were already there.
         while not asked[answered]:
             answered += 1
             yield
@@ -75,7 +75,7 @@ def run_missing(executor: Executor, function: Callable[[Task], Any], tasks: Iter
 
 @contextmanager
 def open_executor(config: ExecutorConfig) -> Iterator[Executor]:
-    """The executor of a job; its workers end with the context. ValueError when Ray is absent or not reachable."""
+    """The executor of a job; its workers end with the context. ValueError if Ray is not installed or not reachable."""
     executor = RayExecutor(config) if config.kind is ExecutorKind.ray else LocalExecutor(config.num_workers)
     try:
         yield executor
@@ -87,7 +87,7 @@ def open_executor(config: ExecutorConfig) -> Iterator[Executor]:
 
 
 class LocalExecutor:
-    """A pool of processes, started at the first task and kept until `rest`; one worker is this process itself."""
+    """A pool of processes, started at the first task and kept until `rest`; a single worker is this process itself."""
 
     def __init__(self, num_workers: int) -> None:
         self._num_workers = num_workers or os.cpu_count() or 1
@@ -97,7 +97,7 @@ class LocalExecutor:
     def map(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
         """Results in the order of `tasks`."""
         if self._num_workers == 1:
-            for task in tasks:  # not `map`, to which a StopIteration out of a task is the end of the tasks
+            for task in tasks:  # not `map`, which would take a StopIteration from a task for the end of the tasks
                 yield function(task)
             return
         pool = self._pool = self._pool or self._start()
@@ -123,7 +123,7 @@ class LocalExecutor:
         self.close()
 
     def abort(self) -> None:
-        """Kill the tasks that run."""
+        """Kill the running tasks."""
         if self._leash is not None:
             self._leash.close()
 
@@ -135,7 +135,7 @@ class LocalExecutor:
         self.abort()
 
     def _start(self) -> ProcessPoolExecutor:
-        resource_tracker.ensure_running()  # which lets Ctrl-C through: not while workers are started
+        resource_tracker.ensure_running()  # now, because starting it unblocks Ctrl-C, and workers start with it blocked
         context = multiprocessing.get_context("spawn")
         worker_end, self._leash = context.Pipe(duplex=False)
         return ProcessPoolExecutor(self._num_workers, context, initializer=_start_worker, initargs=(worker_end,))
@@ -143,7 +143,7 @@ class LocalExecutor:
 
 @contextmanager
 def _ctrl_c_held() -> Iterator[None]:
-    """For processes started meanwhile, which inherit it: Ctrl-C waits."""
+    """Block Ctrl-C, also for processes started meanwhile, which inherit the signal mask."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -152,21 +152,21 @@ def _ctrl_c_held() -> Iterator[None]:
 
 
 def _start_worker(leash: Connection) -> None:
-    # Ctrl-C reaches the whole process group; the parent alone answers it.
+    # Ctrl-C reaches the whole process group; only the parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, args=(leash,), daemon=True).start()
 
 
 def _end_with_parent(leash: Connection) -> None:
-    # The other end closes when the parent aborts or is itself killed: a pool alone would wait for tasks for ever.
+    # The other end closes when the parent aborts or is killed; without it, the pool would wait for tasks forever.
     with suppress(EOFError):
         leash.recv()
     os._exit(1)
 
 
 class RayExecutor:
-    """Tasks on a running Ray cluster whose nodes have this package and see the same files."""
+    """Runs tasks on an existing Ray cluster whose nodes have this package and see the same files."""
 
     def __init__(self, config: ExecutorConfig) -> None:
         check_installed("executor.kind (ray): needs Ray", ("ray",), "nemotron4-data[ray]")
@@ -178,13 +178,13 @@ class RayExecutor:
             ray.init(address=config.address, log_to_driver=False, logging_level="ERROR")
         except (OSError, RuntimeError, ValueError) as error:
             raise ValueError(
-                f"executor.address ({config.address}) leads to no running Ray cluster: start one by `ray start --head`"
+                f"executor.address ({config.address}) is not a running Ray cluster: start one with `ray start --head`"
             ) from error
         self._num_workers = config.num_workers or int(ray.cluster_resources().get("CPU", 1))
 
     def map(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
         """Results in the order of `tasks`; Ray runs a task again when its node is lost."""
-        # Nodes may have more CPUs than asked for: no more tasks are in flight than workers.
+        # Nodes may have more CPUs than num_workers, so the number of tasks in flight is limited here.
         remote = self._ray.remote(num_cpus=1)(function_of_task)
         shared = self._ray.put(function)
         in_flight: deque[Any] = deque()
@@ -199,10 +199,10 @@ class RayExecutor:
         """Do nothing: the cluster manages its own workers."""
 
     def abort(self) -> None:
-        """Do nothing: `close` leaves the cluster, which ends the tasks that run."""
+        """Do nothing: `close` leaves the cluster, which ends the running tasks."""
 
     def close(self) -> None:
-        """Leave the cluster; it drops what this driver still had running."""
+        """Leave the cluster, which then drops the tasks that this driver still had running."""
         self._ray.shutdown()
 
     def _result(self, reference: Any) -> Any:
@@ -222,5 +222,5 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def function_of_task(function: Callable[[T], R], task: T) -> R:
-    """What a Ray worker runs: the function travels once, the tasks one by one."""
+    """What a Ray worker runs: the function is sent once, the tasks one by one."""
     return function(task)

@@ -1,6 +1,6 @@
 """Too little memory or disk, reported in one line: the stage, the place, and the way out.
 
-Libraries report it by errors of many kinds; any other error is a fault of ours and keeps its traceback.
+Libraries raise many kinds of errors for it; any other error is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from pathlib import Path
 
 _NO_MEMORY = (
     *("Allocation error", "not enough memory"),  # Zstandard
-    *("Cannot allocate memory", "failed to map segment"),  # of a library that is loaded
+    *("Cannot allocate memory", "failed to map segment"),  # while a library is loaded
     "can't start new thread",
 )
 _MEMORY_KEYS = {
     "documents": "executor.num_workers, corpus.max_document_bytes or curation.dedup.memory_megabytes",
     "tokenizer": "tokenizer.train_bytes",
 }
-"""By stage: the settings that lower its need of memory."""
+"""By stage: the settings that lower its memory use."""
 
 
 @contextmanager
 def at(place: str) -> Iterator[None]:
-    """Add `place` to an error for lack of memory, also when it comes from another process."""
+    """Add `place` to an error for lack of memory, including one from another process."""
     try:
         yield
-    except Exception as error:  # raised again in every case
+    except Exception as error:  # always reraised
         if is_out_of_memory(error):
             error.add_note(place)
         raise
@@ -42,16 +42,16 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def in_one_line(error: Exception, stage: str, directory: str) -> OSError | None:
-    """The error as the user sees it, for a stage whose output goes to `directory`; None if its own words will do."""
+    """The error as the user sees it, for a stage whose output goes to `directory`; None if its own message will do."""
     before = f"stage {stage}: " if stage else ""
     if is_out_of_memory(error):
         places = "".join(f" at {place}" for place in getattr(error, "__notes__", ()))
         keys = _MEMORY_KEYS.get(stage, "executor.num_workers")
         return OSError(f"{before}out of memory{places}: lower {keys}, and rerun: finished work is kept")
     if isinstance(error, OSError) and error.errno is not None:
-        # The system's own message names no remedy and may span fields.
+        # str(error) names no way out and mixes errno with paths.
         place = error.filename or directory
-        return OSError(f"{before}{place}: {error.strerror}: finished stages are kept, rerun when solved")
+        return OSError(f"{before}{place}: {error.strerror}: fix this and rerun: finished stages are kept")
     return None
 
 
@@ -65,6 +65,6 @@ def of_database(scratch: Path) -> Iterator[None]:
     except (duckdb.OperationalError, duckdb.FatalException) as error:
         reason = str(error).splitlines()[0]
         raise OSError(
-            f"stage documents: {scratch}: deduplication cannot go on ({reason}): free disk space there, or raise "
-            f"curation.dedup.memory_megabytes where memory is free, and rerun: finished work is kept"
+            f"stage documents: {scratch}: deduplication cannot continue ({reason}): free disk space there, or raise "
+            f"curation.dedup.memory_megabytes if memory is free, and rerun: finished work is kept"
         ) from error

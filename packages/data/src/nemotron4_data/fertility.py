@@ -1,9 +1,9 @@
 """Fertility of a tokenizer: tokens per word and bytes per token, by natural and by programming language.
 
-A word is a run of letters, combining marks, digits and connectors such as `_`, also over apostrophes inside it
+A word is a run of letters, combining marks, digits and connectors such as `_`, including apostrophes inside it
 (`don't`, `max_lines`, `1984`). Han, kana, Thai, Lao, Khmer and Burmese are written without spaces, so there each
-character with its marks counts as one; a row says which of the two its words mostly are. Punctuation is no word, but
-its tokens count.
+character with its marks counts as a word; a row states which of the two most of its words are. Punctuation is not a
+word, but its tokens count.
 
 Invariant: rows are a function of the documents and the tokenizer, sorted by kind and language.
 Source: fertility as in arXiv 2012.15613, section 3.1; by words of the text, not of a treebank.
@@ -43,7 +43,7 @@ class FertilityRow:
     bytes: int = 0
     words: int = 0
     characters: int = 0
-    """Those of the words that are single characters, of scripts without spaces."""
+    """Those of the words that are single characters of scripts without spaces."""
     tokens: int = 0
 
     @property
@@ -63,7 +63,7 @@ class FertilityRow:
 
 
 def fertility(documents: Iterable[Document], tokenizer: Tokenizer) -> list[FertilityRow]:
-    """One row for each language of documents."""
+    """One row per language of documents."""
     rows: dict[tuple[str, str], FertilityRow] = {}
     for document in documents:
         kind = KINDS[document["source"].split("/")[0] == "code"]
@@ -81,10 +81,10 @@ def fertility(documents: Iterable[Document], tokenizer: Tokenizer) -> list[Ferti
 def sample_documents(
     documents: Path, sources: Mapping[str, Iterable[str]], max_bytes_per_source: int = _MAX_BYTES_PER_SOURCE
 ) -> Iterator[Document]:
-    """The first documents of each source, filled in: held-out ones where it has any, else training ones.
+    """The first documents of each source, with source and split filled in: held-out if it has any, otherwise training.
 
-    `sources` are its splits by source; whole documents are taken until they reach the limit, but of one of more than a
-    million characters only so many.
+    `sources` gives the splits of each source; whole documents are taken until they reach the limit, but at most a
+    million characters of each.
     """
     for source, splits in sorted(sources.items()):
         split, num_bytes = min(splits), 0  # heldout before train
@@ -129,7 +129,7 @@ def fertility_chart(rows: Sequence[FertilityRow]) -> str:
     for panel, (title, field) in enumerate(panels):
         x = left + panel * (width + gap)
         values = [getattr(row, field) for row in rows]
-        longest = max((value for value in values if value == value), default=1.0)  # nan is not itself
+        longest = max((value for value in values if value == value), default=1.0)  # nan != nan
         parts.append(f'<text x="{x}" y="20" font-size="13" fill="#222">{title}</text>')
         for number, (row, value) in enumerate(zip(rows, values, strict=True)):
             y = top + pitch * number

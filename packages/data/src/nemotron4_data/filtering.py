@@ -1,10 +1,10 @@
 """Work shards to documents by source: passes 3 and 4 of the stage `documents`.
 
-A task applies to one shard the drops of deduplication and the late steps; its directory holds the documents as
-zstandard frames grouped by source and split, and a report that says where each group lies. Filing joins the groups of
-all shards, in order, without unpacking them.
+A task applies the drops of deduplication and the late steps to one shard; its directory holds the documents as
+zstandard frames grouped by source and split, and a report of the size of each group. Filing joins the groups of all
+shards, in order, without unpacking them.
 
-Invariant: the documents of a source's split lie in the order of (shard, line).
+Invariant: the documents of a source's split are in the order of (shard, line).
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ _EXAMPLE_CHARACTERS = 240
 
 @dataclass(frozen=True)
 class FilterTask:
-    """A work shard, the lines of it that deduplication drops, and the directory of what becomes of it."""
+    """A work shard, its lines that deduplication drops, and the output directory."""
 
     shard: Path
     drops: dict[int, Drop]
     curation: CurationConfig
     output: Path
     scores: Path | None = None
-    """Those of its documents under the language model, where that judges any."""
+    """Scores of its documents under the language model, if it judges any."""
     score_limits: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """By language the highest bits per byte of head and of middle."""
+    """By language: the highest bits per byte of head and of middle."""
 
 
 @dataclass
@@ -110,13 +110,13 @@ class DedupReport:
 
 @dataclass
 class FilterReport:
-    """What a shard gave: groups in the order they lie in its file, and the counts of what was dropped."""
+    """What a shard yielded: groups in the order of its file, and the counts of what was dropped."""
 
     groups: list[Group] = field(default_factory=list)
     dedup: DedupReport = field(default_factory=DedupReport)
     curation: CurationReport = field(default_factory=CurationReport)
     licenses: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Documents that stay and their bytes by licence, of those that state one."""
+    """Kept documents and their bytes by licence, for those that state one."""
 
     def save(self, directory: Path) -> None:
         """Write it into the directory of its task."""
@@ -142,7 +142,7 @@ class FilterReport:
 
 
 def filter_shard(task: FilterTask) -> int:
-    """Do a task; returns the documents it kept."""
+    """Run a task; returns the number of documents it kept."""
     with at(str(task.shard)):
         return _filter(task)
 
@@ -199,9 +199,9 @@ def count_license(licenses: dict[str, dict[str, int]], name: str, documents: int
 
 
 _Keep = Callable[[Mapping[str, object]], object]
-"""Is given each document that is dropped, with the step and the reason."""
+"""Gets each dropped document with the step and the reason."""
 _Kept = Iterator[tuple[tuple[str, str], bytes, int, str | None]]
-"""Of each document that stays: source and split, its line without them, the bytes of its text, and its licence."""
+"""For each kept document: source and split, its line without them, the bytes of its text, and its licence."""
 
 
 def _judged(task: FilterTask, steps: list[Step], report: FilterReport, keep_dropped: _Keep) -> _Kept:
@@ -230,7 +230,7 @@ def _drop(document: Document, drop: Drop, report: DedupReport, keep_dropped: _Ke
 
 
 def _as_they_are(task: FilterTask, report: FilterReport, keep_dropped: _Keep) -> _Kept:
-    """As `_judged` where there is no step: a line keeps its bytes, and is not made a document and a line again."""
+    """As `_judged` if there is no step: lines keep their bytes, without being parsed and written again."""
     endings: dict[bytes, tuple[tuple[str, str], bytes]] = {}
     numbers = count()
     for lines in read_chunks(task.shard):
@@ -240,7 +240,7 @@ def _as_they_are(task: FilterTask, report: FilterReport, keep_dropped: _Keep) ->
             if drop := task.drops.get(number):
                 _drop(json.loads(line), drop, report.dedup, keep_dropped)
                 continue
-            # They were written last, but for what an early step found out; in text its quotes would be escaped.
+            # Source and split are written last, before what an early step added; inside text the quotes are escaped.
             start = line.rindex(b', "source": "')
             ending = line[start:]
             if ending not in endings:

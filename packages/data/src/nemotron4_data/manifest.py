@@ -1,10 +1,10 @@
 """The manifest of a prepared corpus: what each stage was made from, what it made, and the digests that link them.
 
-Invariant: a stage counts as done only while its recorded key equals the key computed from its inputs now, and the key
-of each stage holds the digest of the ones before: raw -> documents -> tokenizer -> tokens. Only a corpus that builds
-its own raw text has the stage raw. A stage that was changed after it was written does not count either: its digests
-are in the manifest too, and the digest of all content, files and counts, is in the ledgers of runs and in what they
-export.
+Invariant: a stage counts as done only while its recorded key equals the key computed from its current inputs, and the
+key of each stage includes the digest of the stages before it: raw -> documents -> tokenizer -> tokens. Only a corpus
+that builds its own raw text has the stage raw. Nor does a stage count that was changed after it was written: its
+digests are in the manifest too, and the digest of all content, files and counts, is in the ledgers of runs and in what
+they export.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ FORMAT = 1
 STAGES = ("raw", "documents", "tokenizer", "tokens")
 _OPTIONAL = ("raw",)
 DROPPED = "dropped/"
-"""The folder of files kept beside the corpus: no stage is made from them, so no key depends on them."""
+"""Folder of files kept beside the corpus: no stage is made from them, so no key depends on them."""
 
 
 @dataclass(kw_only=True)
 class Stage:
-    """One finished stage: key of its inputs, digest of the stages before, SHA-256 of its files, what it found."""
+    """One finished stage: key of its inputs, digest of the stages before it, SHA-256 of its files, what it found."""
 
     key: str
     upstream: str
@@ -37,12 +37,12 @@ class Stage:
 
     @property
     def digest(self) -> str:
-        """One digest of all its files that a stage may be made from."""
+        """One digest of all its files that later stages may be made from."""
         return value_sha256({name: digest for name, digest in self.files.items() if not name.startswith(DROPPED)})
 
     @property
     def content(self) -> str:
-        """One digest of its files and of all that it found, counts included."""
+        """One digest of its files and of everything it found, including counts."""
         return value_sha256({"files": self.files, "facts": self.facts})
 
 
@@ -50,7 +50,7 @@ class Stage:
 class Manifest:
     """`manifest.json`. `settings` is the job as it ran; `sources` the table of sizes by source and split.
 
-    `others` are files that we wrote and no stage lists: rejected records, and those of a stage that is made again.
+    `others` are files that this program wrote and no stage lists: rejected records, and those of a stage being rebuilt.
     """
 
     name: str = ""
@@ -58,13 +58,13 @@ class Manifest:
     stages: dict[str, Stage] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
-    """Stages that are not as they were written, by their recorded digests; older manifests record those of files."""
+    """Stages that differ from their recorded digests; older manifests record only the digests of files."""
     blend: dict[str, Any] | None = None
-    """What the blend that the corpus was prepared with makes of it: no stage depends on it."""
+    """Weights and epochs under the blend that the corpus was prepared with: no stage depends on it."""
 
     @classmethod
     def load(cls, directory: Path) -> Manifest:
-        """Read it; an empty one where there is none. ValueError when it is damaged or of another format."""
+        """Read it; an empty one if there is none. ValueError if it is damaged or of another format."""
         path = directory / FILE_NAME
         if not path.exists():
             return cls()
@@ -86,7 +86,7 @@ class Manifest:
                 name=content["name"],
                 settings=content["settings"],
                 stages=stages,
-                others=list(content.get("others", [REJECTED_FILE])),  # older versions do not say
+                others=list(content.get("others", [REJECTED_FILE])),  # not recorded by older versions
                 changed=changed,
                 blend=content.get("blend"),
             )
@@ -96,7 +96,7 @@ class Manifest:
             ) from error
 
     def save(self, directory: Path) -> None:
-        """Write it in one step."""
+        """Write it atomically."""
         content: dict[str, Any] = {
             "format": FORMAT,
             "name": self.name,
@@ -117,29 +117,29 @@ class Manifest:
 
     @property
     def owned(self) -> set[str]:
-        """Every file that we wrote and may remove, but for those directly in the directory."""
+        """Every file that this program wrote and may remove, except those directly in the directory."""
         return {*self.others, *(name for stage in self.stages.values() for name in stage.files)}
 
     def forget(self, name: str) -> None:
-        """Take a stage out. Its files are still ours."""
+        """Remove a stage. Its files remain in `owned`."""
         if stage := self.stages.pop(name, None):
             self.others = sorted({*self.others, *stage.files})
 
     def record(self, name: str, stage: Stage, directory: Path) -> None:
-        """Put a stage in whose files have taken their place in `directory`."""
+        """Add a stage whose files are now in `directory`."""
         self.stages[name] = stage
         self.others = [other for other in self.others if other not in stage.files and (directory / other).exists()]
 
     @property
     def is_complete(self) -> bool:
-        """Whether every stage is done and was made from the one before."""
+        """Whether every stage is done and was made from the one before it."""
         return all(
             self.stages[name].upstream == self.upstream(name) if name in self.stages else name in _OPTIONAL
             for name in STAGES
         )
 
     def upstream(self, name: str) -> str:
-        """Digest of all stages before `name` as they are now."""
+        """Digest of the current state of all stages before `name`."""
         before = [self.stages[stage] for stage in STAGES[: STAGES.index(name)] if stage in self.stages]
         return value_sha256([stage.digest for stage in before])
 
@@ -150,17 +150,17 @@ class Manifest:
 
     @property
     def content_digest(self) -> str:
-        """Identifies all files of the corpus and all that was found of them; neither settings nor code show in it."""
+        """Identifies all files of the corpus and everything found about them; independent of settings and code."""
         return value_sha256({name: [stage.digest, stage.facts] for name, stage in self.stages.items()})
 
 
 def files_below(directory: Path) -> list[Path]:
-    """All files in `directory` and its folders, whose names may have dots too, sorted."""
+    """All files in `directory` and its subfolders, including names with dots, sorted."""
     return sorted(path for path in directory.rglob("*") if path.is_file())
 
 
 def hash_files(directory: Path, paths: list[Path]) -> dict[str, str]:
-    """SHA-256 of files by their path below `directory`, sorted."""
+    """SHA-256 of files by their paths below `directory`, sorted."""
     return {path.relative_to(directory).as_posix(): file_sha256(path) for path in sorted(paths)}
 
 

@@ -1,10 +1,10 @@
 """The order of training data as arithmetic: the source of sample j, how often it came before, the order of blocks.
 
-Nothing here holds state or memory that grows with the run: the source of a sample, the number of earlier samples of
+Nothing here keeps state or memory that grows with the run: the source of a sample, the number of earlier samples of
 each source and the block at a position are functions of (blend, seed, index), each in O(log).
 
-Invariants: `SourceSequence.count_before(s, j)` is exactly the number of `i < j` whose source is `s`, and it is less
-than two samples away from the weight of `s` times `j`, for every j and whatever the weights.
+Invariants: `SourceSequence.count_before(s, j)` is exactly the number of `i < j` whose source is `s`, and it differs by
+less than two samples from the weight of `s` times `j`, for every j and all weights.
 
 Source: a two-way split that gives one side round(n * share) of the first n is a Sturmian word (Lothaire, Algebraic
 Combinatorics on Words, 2002, section 2.1) and never more than half a sample off; the tree of splits is Huffman's
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_SAMPLES = 1 << 38
-"""Samples of one sequence, at most: keeps the products of `_first_child_count` within 64 bits."""
+"""Most samples of one sequence: keeps the products of `_first_child_count` within 64 bits."""
 _SHARE_BITS = 48
 _LIMB_BITS = _SHARE_BITS // 2
 _LIMB_MASK = (1 << _LIMB_BITS) - 1
@@ -42,11 +42,11 @@ class SourceSequence:
     """The endless sequence of sources under one blend: a tree of two-way splits with the sources as its leaves.
 
     Of the first n samples that reach an inner node, round(n * share) go to its first child and the rest to its second,
-    so either is at most 1/2 from its share of n. A leaf of weight w is then at most 1/2 * sum(w / w_v) from its own
-    share of all samples, over the nodes v on its path below the root. In a Huffman tree an inner node has at most 2/3
-    of its parent's weight, so that inner nodes stay below 3/2 and leaves below 2 samples, for any weights.
+    so each is within 1/2 of its share of n. A leaf of weight w is then within 1/2 * sum(w / w_v) of its own share of
+    all samples, over the nodes v on its path below the root. In a Huffman tree an inner node has at most 2/3 of its
+    parent's weight, so inner nodes deviate by less than 3/2 and leaves by less than 2 samples, for any weights.
 
-    `weights` maps indices of sources to non-negative weights; a source of weight 0 takes no part.
+    `weights` maps indices of sources to non-negative weights; a source of weight 0 is never drawn.
     """
 
     def __init__(self, weights: Mapping[int, float]) -> None:
@@ -71,7 +71,7 @@ class SourceSequence:
         self.max_deviation = {source: self._deviation(source, node_weights) for source in exact}
 
     def _deviation(self, source: int, weights: Mapping[int, Fraction]) -> float:
-        """The bound of the class docstring for one source, in samples."""
+        """The bound in the class docstring for one source, in samples."""
         node, total = source, Fraction(0)
         while node != self._root:
             total += weights[source] / weights[node]
@@ -100,7 +100,7 @@ class SourceSequence:
         return sources, earlier
 
     def count_before(self, source: int, sample: int) -> int:
-        """How many of samples [0, sample) draw from `source`; 0 for one that takes no part."""
+        """How many of samples [0, sample) draw from `source`; 0 for one that is never drawn."""
         if source != self._root and source not in self._parents:
             return 0
         path = [source]
@@ -114,7 +114,7 @@ class SourceSequence:
         return count
 
     def counts_before(self, sample: int) -> dict[int, int]:
-        """`count_before` for every source that takes part."""
+        """`count_before` for every source that is drawn."""
         return {source: self.count_before(source, sample) for source in self.max_deviation}
 
 

@@ -1,4 +1,4 @@
-"""Names of files as users write them: a path, or a glob."""
+"""File names as users write them: a path or a glob."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def matching_paths(pattern: str) -> list[Path]:
-    """The paths that a glob matches, sorted; a name that exists is that path, whatever brackets it has.
+    """The paths that a glob matches, sorted; a name that exists is taken as a path, even with brackets in it.
 
-    ValueError when it can be neither.
+    ValueError if it can be neither.
     """
     try:
         path = Path(pattern).expanduser()

@@ -1,7 +1,7 @@
 """`nemotron4 prepare`: raw text -> documents -> tokenizer -> token shards, with a manifest that links the three.
 
-Invariant: a stage either is whole and recorded in the manifest, or runs again, from the tasks it had not finished; what
-is recorded and unchanged is skipped. A rerun hashes the files of finished stages, so a damaged shard is made anew.
+Invariant: a stage is either complete and recorded in the manifest, or runs again, skipping the tasks it had finished; a
+recorded, unchanged stage is skipped. A rerun hashes the files of finished stages, so a damaged shard is rebuilt.
 """
 
 from __future__ import annotations
@@ -53,20 +53,20 @@ CURATE_MODULES = (
     *("resiliparse", "yaml", "zstandard"),
 )
 """Modules of `nemotron4-data[curate]`: what `prepare` needs beside the package's own dependencies."""
-_CODE_VERSION = 4  # raised when a stage's code changes what it writes: finished stages of older code then run again
+_CODE_VERSION = 4  # raise it when a stage's code changes what it writes: stages finished by older code then run again
 _LOCK = "prepare.lock"
 _FOLDERS = ("raw", "documents", "rejected", "dropped", "tokenizer", "tokens")
 
 
 def run_prepare(job: PrepareJob) -> None:
-    """Run the stages whose inputs changed. ValueError or OSError, one line, for what the user can put right."""
+    """Run the stages whose inputs changed. ValueError or OSError, one line, for what the user can fix."""
     check_installed("needs the libraries that read and curate raw text", CURATE_MODULES, "nemotron4-data[curate]")
     preparation = None
     try:
         with open_executor(job.executor) as executor:
             preparation = _Preparation(job, executor)
             preparation.run()
-    except Exception as error:  # raised again in every case, in our words where they say more
+    except Exception as error:  # always reraised, reworded if that tells the user more
         if said := in_one_line(error, preparation.stage if preparation else "", job.dir):
             raise said from error
         raise
@@ -79,19 +79,19 @@ class _Preparation:
         self.directory = Path(job.dir)
         self.console = plain_console(stderr=True)
         self.progress = partial(stage_progress, self.console)
-        self.stage = ""  # the one under way
+        self.stage = ""  # the one that is running
 
     def run(self) -> None:
         warn = partial(self.console.print, soft_wrap=True)
         names = self.job.corpus.files
         files = find_files(names, SUFFIXES, warn)
-        # A folder that is read may not hold what is written, or the next run would read that too.
+        # The output may not lie in a folder that is read, or the next run would read it too.
         read = [*(file.location for file in files), *(name for name in names if Path(name).is_dir())]
         raw = [("corpus.files", name) for name in read if "://" not in name]
         check_apart(self.directory, "dir", [*raw, *self.job.inputs()])
-        # What is begun has a manifest; what an older version began has a directory of work with its key.
+        # A started corpus has a manifest; one started by an older version has a work directory with its key.
         check_new_or_ours(self.directory, "dir", (FILE_NAME, _LOCK, "*.work/key"))
-        Manifest.load(self.directory)  # somebody else's is refused before anything is written
+        Manifest.load(self.directory)  # raises for a foreign manifest before anything is written
         self._check_named()
         self.directory.mkdir(parents=True, exist_ok=True)
         with exclusive(self.directory / _LOCK, "dir", self.directory):
@@ -103,7 +103,7 @@ class _Preparation:
                     mark_partial(self.directory / folder)
                 self.manifest.save(self.directory)
             for name in self.manifest.changed:
-                self.console.print(f"{name}: made again, because its part of the manifest was changed")
+                self.console.print(f"{name}: rebuilding, because its part of the manifest was changed")
                 self.manifest.forget(name)
             self._run_stages(files)
 
@@ -118,7 +118,7 @@ class _Preparation:
         documents = self.manifest.stages.get("documents")
         has_dropped = documents and any(name.startswith(DROPPED) for name in documents.files)
         if documents and self.job.curation.keep_dropped and not has_dropped:
-            self.console.print("documents: made again, because curation.keep_dropped asks for what was dropped")
+            self.console.print("documents: rebuilding, because curation.keep_dropped asks for what was dropped")
             self.manifest.forget("documents")
         self._stage("documents", self._documents_inputs(files), lambda work: self._documents(files, work))
         if self.job.blend is not None:
@@ -135,7 +135,7 @@ class _Preparation:
         self.console.print(f"report: {write_report(self.manifest, self.directory)}", soft_wrap=True)
 
     def _check_named(self) -> None:
-        """What only a later stage opens is refused before the first: that may take hours."""
+        """Check inputs that only a later stage opens before the first stage, which may take hours."""
         model, curation = self.job.tokenizer.model, self.job.curation
         if model is not None:
             if not Path(model).is_file():
@@ -152,7 +152,7 @@ class _Preparation:
         from .debian.builder import build
 
         output = self.directory.absolute() / "raw"
-        if "raw" in self.manifest.stages:  # it is not as recorded, so its own word for it does not count
+        if "raw" in self.manifest.stages:  # its files differ from the record, so its own record cannot be trusted
             (output / "packages.json").unlink(missing_ok=True)
         cache = replace(config, cache=str(Path(config.cache).absolute()))
         build(cache, output, self.executor, self.progress, lambda: self._replacing("raw", "raw"))
@@ -162,7 +162,7 @@ class _Preparation:
     def _stage(
         self, name: str, inputs: dict[str, Any], make: Callable[[Path], tuple[list[Path], dict[str, Any]]]
     ) -> None:
-        """Have a stage's files made, by `make(directory for finished tasks)`, unless they are as its inputs say."""
+        """Make a stage's files by `make(directory for finished tasks)`, unless they exist for the same inputs."""
         upstream = self.manifest.upstream(name)
         key = value_sha256({"code": _CODE_VERSION, "inputs": inputs, "upstream": upstream})
         done = self.manifest.stages.get(name)
@@ -171,10 +171,10 @@ class _Preparation:
         else:
             start, self.stage = time.monotonic(), name
             if not self.console.is_terminal:  # where no bar is drawn
-                self.console.print(f"{name}: begun")
+                self.console.print(f"{name}: started")
             for folder in _FOLDERS:
                 check_replaceable(self.directory / folder, "dir", self._is_ours(folder))
-            # A finished stage stands, but tasks of other libraries are not mixed with those of these.
+            # A finished stage is kept, but tasks done with other library versions are not mixed with new ones.
             written, facts = make(open_work(self._work(name), value_sha256([key, library_versions()])))
             files = hash_files(self.directory, written)
             stage = Stage(key=key, upstream=upstream, files=files, facts=facts)
@@ -185,12 +185,12 @@ class _Preparation:
         self.stage = ""
 
     def _work(self, name: str) -> Path:
-        # Absolute: workers on other machines have directories of their own to start from.
+        # Absolute, because workers on other machines have other working directories.
         return self.directory.absolute() / f"{name}.work"
 
     @contextmanager
     def _replacing(self, name: str, folder: str) -> Iterator[Path]:
-        """A new `folder` to fill. Stage `name` is forgotten before it takes its place: killed there, it runs again."""
+        """A new `folder` to fill. Stage `name` is forgotten before it moves into place: a kill there reruns it."""
 
         def forget(new: Path) -> None:
             self.manifest.forget(name)
@@ -209,7 +209,7 @@ class _Preparation:
         try:
             check_files(self.directory, stage.files)
         except ValueError as error:
-            self.console.print(f"{name}: made again, because {error}", soft_wrap=True)
+            self.console.print(f"{name}: rebuilding, because {error}", soft_wrap=True)
             return False
         return True
 
@@ -219,7 +219,7 @@ class _Preparation:
         }
         curation = asdict(self.job.curation)
         del curation["dedup"]["memory_megabytes"], curation["keep_dropped"]  # they change no byte of the documents
-        # By content, not by directory: a corpus that moved is the same corpus.
+        # By content, not by directory: a moved corpus is the same corpus.
         return {"files": [file.identity for file in files], "corpus": corpus, "curation": by_content(curation)}
 
     def _documents(self, files: list[RawFile], work: Path) -> tuple[list[Path], dict[str, Any]]:
@@ -246,11 +246,11 @@ class _Preparation:
         return [path for folder in folders for path in files_below(self.directory / folder)], report.to_json()
 
     def _remove_dropped(self) -> None:
-        """Remove what was dropped for documents that are no more, also where a killed run forgot those."""
+        """Remove the dropped records of earlier documents, even if a killed run already forgot that stage."""
         for name in self.manifest.owned:
             if name.startswith(DROPPED):
                 (self.directory / name).unlink(missing_ok=True)
-        with suppress(OSError):  # it is not there, or not empty
+        with suppress(OSError):  # it is missing, or not empty
             (self.directory / DROPPED).rmdir()
 
     def _tokenizer_inputs(self) -> dict[str, Any]:
@@ -263,11 +263,11 @@ class _Preparation:
         config = self.job.tokenizer
         with self._replacing("tokenizer", "tokenizer") as output:
             if config.model is not None:
-                Tokenizer(config.model)  # an unusable one is refused by its own name
+                Tokenizer(config.model)  # raises for an unusable one, naming the user's path
                 model = Path(config.model).read_bytes()
             else:
                 num_bytes = self._train_sizes("documents", "bytes")
-                self.executor.rest()  # training takes some eleven times tokenizer.train_bytes
+                self.executor.rest()  # training needs about eleven times tokenizer.train_bytes of memory
                 with self.console.status(f"tokenizer: training {config.vocab_size} pieces"):
                     model = train_tokenizer(self.directory / "documents", num_bytes, config, self.job.seed)
             (output / Path(TOKENIZER_FILE).name).write_bytes(model)
@@ -309,5 +309,5 @@ class _Preparation:
 
 def _settings(job: PrepareJob) -> dict[str, Any]:
     settings = asdict(job)
-    del settings["executor"]  # it changes no byte, so it may not show in one
+    del settings["executor"]  # it changes no byte of the corpus, so it may not appear in one
     return settings

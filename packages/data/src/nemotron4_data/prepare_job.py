@@ -19,7 +19,7 @@ from .curation.config import CurationConfig
 from .debian.config import DebianConfig
 from .paths import matching_paths
 
-# Both halves become names of files, which hold 255 bytes with their suffixes.
+# Both halves become file names, which may have 255 bytes including their suffixes.
 SOURCE_PATTERN = re.compile(r"[A-Za-z0-9_][\w.+#-]{0,99}/[A-Za-z0-9_][\w.+#-]{0,99}", re.ASCII)
 CONSTANT = "constant:"
 
@@ -52,17 +52,17 @@ class ColumnsConfig:
 
     @property
     def names(self) -> list[str]:
-        """The fields of raw records that are looked at."""
+        """The fields of raw records that are read."""
         columns = [getattr(self, item.name) for item in fields(self)]
         return [column for column in columns if column is not None and not column.startswith(CONSTANT)]
 
     @cached_property
     def as_they_are(self) -> bool:
-        """Whether every field has the name that it has in a document."""
+        """Whether raw records already use the field names of a document."""
         return self == ColumnsConfig()
 
     def to_document(self, record: dict[str, Any]) -> dict[str, Any]:
-        """A raw record by the names of a document."""
+        """A raw record with its fields renamed to those of a document."""
         own = [item.name for item in fields(self)]
         found = {name: value for name, value in record.items() if name not in own and name not in self.names}
         for name in own:
@@ -73,7 +73,7 @@ class ColumnsConfig:
         return found
 
     def to_record(self, document: dict[str, Any]) -> dict[str, Any]:
-        """The raw record that `to_document` makes `document` of, of formats whose fields have no names of their own."""
+        """The raw record that `to_document` turns into `document`, for formats whose fields have no own names."""
         columns = {item.name: getattr(self, item.name) for item in fields(self)}
         renamed = {name: value for name, value in document.items() if name not in columns}
         for name, column in columns.items():
@@ -116,14 +116,14 @@ class CorpusConfig:
         if not all(pattern.strip() for pattern in self.files):
             raise ValueError(f"corpus.files ({self.files}) has an empty name: write a path, a glob or a URL")
         if self.files and self.debian is not None:
-            raise ValueError(f"corpus.files ({self.files}) cannot stand beside corpus.debian: choose one")
+            raise ValueError(f"corpus.files ({self.files}) cannot be combined with corpus.debian: choose one")
         if not SOURCE_PATTERN.fullmatch(self.source):
             raise ValueError(f"corpus.source ({self.source!r}) must be domain/category, as in english/documents")
         if not 0 <= self.heldout_fraction < 1:
             raise ValueError(f"corpus.heldout_fraction ({self.heldout_fraction}) must be at least 0 and below 1")
         if self.text_column is not None:
             raise ValueError(
-                f"corpus.text_column ({self.text_column}) is corpus.columns.text now: "
+                f"corpus.text_column ({self.text_column}) is now called corpus.columns.text: "
                 f"write corpus.columns.text={self.text_column}"
             )
         if self.max_document_bytes < 1:
@@ -182,7 +182,7 @@ class ExecutorConfig:
 
     def __post_init__(self) -> None:
         if self.num_workers < 0:
-            raise ValueError(f"executor.num_workers ({self.num_workers}) must be 0 (one a core) or more")
+            raise ValueError(f"executor.num_workers ({self.num_workers}) must be 0 (one per core) or more")
         if not self.address:
             raise ValueError("executor.address ('') must be HOST:PORT of a Ray cluster, or auto")
 

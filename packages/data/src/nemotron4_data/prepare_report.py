@@ -1,15 +1,15 @@
 """The report of a prepared corpus: one self-contained page, `report.html` beside the manifest.
 
-Built from the manifest alone, so it can be written again at any time. A section appears where there are facts for it:
+Built from the manifest alone, so it can be rewritten at any time. A section appears if there are facts for it:
 
 - stage documents: `sources`, `rejected`, `curation` (`CurationReport.to_json`), `dedup` (`DedupReport.to_json`), and
-  where given `unread` {reason: [bytes not read, bytes]}, `quality` (`quality_facts`), `benchmarks` {name: {texts,
+  if present `unread` {reason: [bytes not read, bytes]}, `quality` (`quality_facts`), `benchmarks` {name: {texts,
   short}}, `licenses` {name: {documents, bytes}};
 - stage tokenizer: `vocab_size` and the special ids;
-- stage tokens: `sources`, and where given `not_exact` (as of `tokenise_documents`) and `fertility` (rows as dicts);
-- where given the manifest's `blend` {name, tokens, sources: {source: {weight, epochs}}}.
+- stage tokens: `sources`, and if present `not_exact` (from `tokenise_documents`) and `fertility` (rows as dicts);
+- if present the manifest's `blend` {name, tokens, sources: {source: {weight, epochs}}}.
 
-Invariant: text of documents, ids and reasons comes from the wild and is escaped.
+Invariant: text of documents, ids and reasons is untrusted and is escaped.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def write_report(manifest: Manifest, directory: Path) -> Path:
 
 
 def cause_line(cause: str, found: InexactDocuments) -> str:
-    """Why documents do not come back exactly, as "cause (3 documents; x becomes y; the ids of the first)"."""
+    """Why documents cannot be restored exactly, as "cause (3 documents; x becomes y; the ids of the first)"."""
     ids = ", ".join(repr(example["id"][:80]) for example in found["examples"])
     return f"{cause} ({found['documents']:,} documents; {found['examples'][0]['detail']}; {ids})"
 
@@ -82,7 +82,7 @@ def _corpus(manifest: Manifest, documents: Mapping[str, Any], tokens: Mapping[st
     whole = _total(size for splits in sources.values() for size in splits.values())
     lead = f"{whole['documents']:,} documents, {_mb(whole)} MB of text in {len(sources):,} sources"
     if whole.get("tokens"):
-        lead += f", {whole['tokens']:,} tokens, {whole['bytes'] / whole['tokens']:.2f} bytes a token"
+        lead += f", {whole['tokens']:,} tokens, {whole['bytes'] / whole['tokens']:.2f} bytes per token"
     digest = f"<br>digest <code>{html.escape(manifest.digest[:16])}</code>" if manifest.digest else ""
     yield f"<h1>{html.escape(manifest.name)}</h1><p class=lead>{lead}{digest}</p>"
     yield "<h2>The corpus</h2>"
@@ -112,7 +112,7 @@ def _size_cells(sources: Mapping[str, Mapping[str, Size]], names: Iterable[str])
 
 
 def _passes(documents: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Steps and deduplication in the order they ran, all in the shape of a step."""
+    """Steps and deduplication in the order they ran, all in the form of a step."""
     steps = documents.get("curation", {}).get("steps", [])
     dedup = [
         {"name": name, "changed": {}, "dropped": {name: found["dropped"]}, "examples": {name: found["examples"]}}
@@ -130,7 +130,7 @@ def _funnel(documents: Mapping[str, Any]) -> Iterator[str]:
     dropped = [_total(s for sizes in step["dropped"].values() for s in sizes.values()) for step in passes]
     left = first = kept["documents"] + sum(size["documents"] for size in dropped)
     yield "<h2>What each step did</h2>"
-    yield f"<p class=lead>{first:,} documents came in and {kept['documents']:,} are left; the bar is what is left.</p>"
+    yield f"<p class=lead>{first:,} documents came in, {kept['documents']:,} are left; the bar shows what is left.</p>"
     rows = []
     for step, size in zip(passes, dropped, strict=True):
         seen = _total(step["seen"].values())["documents"] if "seen" in step else left
@@ -190,7 +190,7 @@ def _duplicates(dedup: Mapping[str, Any]) -> Iterator[str]:
 
 def _rejected(rejected: Mapping[str, int], unread: Mapping[str, tuple[int, int]]) -> Iterator[str]:
     if rejected:
-        yield "<h2>Rejected records</h2><p class=lead>Kept aside in <code>rejected/</code>, with place and reason.</p>"
+        yield "<h2>Rejected records</h2><p class=lead>Kept in <code>rejected/</code>, with place and reason.</p>"
         rows = [
             (reason, f"{count:,}", in_words(unread[reason]) if reason in unread else "")
             for reason, count in sorted(rejected.items())
@@ -244,9 +244,9 @@ def _tokenizer(manifest: Manifest, tokenizer: Mapping[str, Any], tokens: Mapping
     if splits:
         whole = _total(splits)
         exact = whole["documents"] - whole.get("not_exact", 0)
-        lead += f"; {exact:,} of {whole['documents']:,} documents come back from their tokens exactly"
+        lead += f"; {exact:,} of {whole['documents']:,} documents can be restored exactly from their tokens"
         if control_text := whole.get("control_text"):
-            lead += f"; {control_text:,} spell control pieces such as </s>, which are text there and stay text"
+            lead += f"; {control_text:,} contain the text of control pieces such as </s>, which is encoded as text"
     yield f"<p class=lead>{html.escape(lead)}.</p>"
     for cause, found in tokens.get("not_exact", {}).items():
         yield f"<p>Not exact: {html.escape(cause_line(cause, found))}.</p>"

@@ -1,4 +1,4 @@
-"""What `nemotron4 prepare` shows in the terminal: a bar for each pass, and what the corpus holds at the end."""
+"""What `nemotron4 prepare` shows in the terminal: a bar for each pass, and the sizes of the corpus at the end."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def stage_progress(console: Console, name: str, total_bytes: int | None) -> Iter
 
 
 def print_summary(manifest: Manifest, directory: Path, console: Console) -> None:
-    """The sizes of each source, and whether its documents come back from their tokens."""
+    """The sizes of each source, and whether documents can be restored from their tokens."""
     table = Table("source", title=f"{manifest.name} in {directory}", title_justify="left")
     for column in ("documents", "MB", "tokens", "bytes/token"):
         table.add_column(column, justify="right")
@@ -52,17 +52,17 @@ def print_summary(manifest: Manifest, directory: Path, console: Console) -> None
     table.add_row("all", *_cells(totals))
     console.print(table)
     if not not_exact:
-        console.print(f"all {totals[0]:,} documents come back from their tokens exactly")
+        console.print(f"all {totals[0]:,} documents can be restored exactly from their tokens")
     else:
         causes = "; ".join(cause_line(cause, found) for cause, found in facts["not_exact"].items())
         message = (
-            f"warning: {not_exact:,} of {totals[0]:,} documents do not come back from their tokens exactly: "
+            f"warning: {not_exact:,} of {totals[0]:,} documents cannot be restored exactly from their tokens: "
             f"{causes}: train a tokenizer on this corpus (tokenizer.model=null) or give another"
         )
         console.print(message, style="bold red", soft_wrap=True)
     if control_text:
         console.print(
-            f"{control_text:,} documents spell control pieces such as </s>: they are text there, and stay text"
+            f"{control_text:,} documents contain the text of control pieces such as </s>: it is encoded as text"
         )
 
 

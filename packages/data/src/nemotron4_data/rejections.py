@@ -1,5 +1,5 @@
-"""What the stage `documents` rejected: counts by reason, the bytes of damaged files that were not read, and, where no
-document is left, why in one line."""
+"""What the stage `documents` rejected: counts by reason, the bytes of damaged files that were not read, and, if no
+document is left, why, in one line."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Rejections:
 
     counts: dict[str, int] = field(default_factory=dict)
     unread: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Of damaged files by reason: bytes that were not read, and their size."""
+    """For damaged files by reason: bytes that were not read, and their size."""
     first: dict[str, str] = field(default_factory=dict)
-    """The first record of each reason: its place, and how it begins."""
+    """The first record of each reason: its place and its beginning."""
 
     def add(self, record: RejectedRecord, unread: tuple[int, int] | None) -> None:
         """Count a record of `rejected/`."""
@@ -35,7 +35,7 @@ class Rejections:
             self._add_unread(reason, unread)
 
     def merge(self, other: Rejections) -> None:
-        """Add those of later files."""
+        """Add the rejections of later files."""
         for reason, count in other.counts.items():
             self.counts[reason] = self.counts.get(reason, 0) + count
             self.first.setdefault(reason, other.first[reason])
@@ -54,7 +54,7 @@ class Rejections:
 
 
 def in_words(unread: tuple[int, int]) -> str:
-    """How much of damaged files was not read."""
+    """How much of the damaged files was not read."""
     missing, size = unread
     return f"{missing:,} of {size:,} bytes, {missing / max(1, size):.0%}, not read"
 
@@ -62,7 +62,7 @@ def in_words(unread: tuple[int, int]) -> str:
 def why_nothing_is_left(
     num_files: int, rejected: Rejections, dropped: Counter[str], num_held_out: int, corpus: CorpusConfig
 ) -> str:
-    """Why no document for training is left, and the way out: the most common reason decides.
+    """Why no document for training is left, and the way out for the most common reason.
 
     `dropped` counts what curation dropped, by step.
     """
@@ -72,8 +72,8 @@ def why_nothing_is_left(
     reason, count = causes.most_common(1)[0]
     ways_out = {
         NO_TEXT: f"set corpus.columns.text ({corpus.columns.text}) to the field that holds the text",
-        BAD_SOURCE: f"set corpus.columns.source=null to file all under {corpus.source}, or to a field that has it",
-        BAD_SPLIT: "set corpus.columns.split=null to choose by corpus.heldout_fraction, or to a field that has it",
+        BAD_SOURCE: f"set corpus.columns.source=null to file all under {corpus.source}, or to a field that holds it",
+        BAD_SPLIT: "set corpus.columns.split=null to choose by corpus.heldout_fraction, or to a field that holds it",
         TOO_LONG: f"raise corpus.max_document_bytes ({corpus.max_document_bytes})",
         "decompression bomb": f"raise corpus.max_expansion ({corpus.max_expansion}) if you trust the files",
         "held out": f"lower corpus.heldout_fraction ({corpus.heldout_fraction}) or correct corpus.columns.split",

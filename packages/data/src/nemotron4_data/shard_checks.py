@@ -1,12 +1,12 @@
 """Whether shards hold what a tokenizer made: ids in range, EOS at the end of each document, and its own text.
 
-Every error begins with a name that the caller gives, so that users read of the shards that they named.
+Every error begins with a name that the caller passes, so that users see the shard as they named it.
 
-The rule for text: a tokenizer makes the same tokens again of the text that its tokens stand for, whatever the language.
-Tokens of another one stand for pieces in a random order, which join otherwise. Of some documents, spread over the
-shard, the beginnings are decoded and encoded again; less than half coming back is refused. Measured on English, code,
-CJK and 50 other languages: of the right tokenizer, BPE or unigram, 80 % and more come back (all, where it normalises
-nothing), of another BPE 0 to 57 %, mostly none. Tokens that were sampled (BPE dropout) do not come back either.
+The rule for text: a tokenizer encodes the text that its tokens stand for to the same tokens, whatever the language.
+Decoded by another tokenizer, they are pieces in a random order, which merge differently. The beginnings of some
+documents, spread over the shard, are decoded and encoded again; a shard is rejected if fewer than half get the same
+tokens. Measured on English, code, CJK and 50 other languages: with the right tokenizer, BPE or unigram, 80 % and more
+do (all, if it does not normalise), with another BPE 0 to 57 %, mostly none. Nor do sampled tokens (BPE dropout).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from .tokenizer import Tokenizer
 _SCAN_TOKENS = 1 << 22
 _SAMPLED_DOCUMENTS = 64
 _SAMPLED_TOKENS = 256
-_CUT_TOKENS = 16  # before a cut that is not the end of the document, tokens may differ
+_CUT_TOKENS = 16  # before a cut inside the document, tokens may differ
 _LEAST_EXACT = 0.5
 
 
 def check_ids(shard: Shard, name: str, vocab_size: int) -> None:
-    """ValueError unless the index is whole and all token ids are in the vocabulary."""
+    """ValueError unless the index is complete and all token ids are in the vocabulary."""
     shard.check_index()
     for first in range(0, len(shard.tokens), _SCAN_TOKENS):
         part = shard.tokens[first : first + _SCAN_TOKENS]
@@ -40,7 +40,7 @@ def check_ids(shard: Shard, name: str, vocab_size: int) -> None:
 
 
 def without_end(shard: Shard, eos_id: int) -> NDArray[np.int64]:
-    """The documents that do not end in EOS, empty ones too."""
+    """The documents that do not end in EOS, including empty ones."""
     offsets = shard.offsets
     filled = np.flatnonzero(np.diff(offsets))
     ended = np.zeros(len(shard), dtype=bool)
@@ -70,14 +70,14 @@ def text_bytes(shard: Shard, tokenizer: Tokenizer) -> int:
 
 
 def check_text(shard: Shard, name: str, tokenizer: Tokenizer) -> None:
-    """ValueError when its text, encoded again, shows that another tokenizer made the tokens."""
+    """ValueError if its text, encoded again, shows that another tokenizer made the tokens."""
     judged = [document for document in _sampled(shard, tokenizer.eos_id) if document]
     wrong = [document for document in judged if not _comes_back(document, tokenizer)]
     if len(judged) - len(wrong) < _LEAST_EXACT * len(judged):
         raise ValueError(
-            f"{name}: of {len(judged)} sampled documents {len(wrong)} do not come back when their text is encoded "
+            f"{name}: of {len(judged)} sampled documents {len(wrong)} get other tokens when their text is encoded "
             f"again, such as {tokenizer.decode(wrong[0])[:60]!r}: give the tokenizer.model that the shard was made "
-            f"with, or check_text=false where its tokens were sampled (BPE dropout)"
+            f"with, or check_text=false if its tokens were sampled (BPE dropout)"
         )
 
 
@@ -91,7 +91,7 @@ def _comes_back(tokens: list[int], tokenizer: Tokenizer) -> bool:
     is_cut = len(tokens) > _SAMPLED_TOKENS
     seen = 0
     for is_control, run in groupby(tokens, tokenizer.is_control):
-        # Text stands between control pieces; unknown pieces stand for none that could be encoded again.
+        # Text lies between control pieces; unknown pieces stand for no text that could be encoded again.
         part = [token for token in run if not is_control and token != tokenizer.unk_id]
         seen += len(part)
         again = tokenizer.encode(tokenizer.decode(part).removeprefix(tokenizer.prefix))

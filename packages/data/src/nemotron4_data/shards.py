@@ -2,11 +2,11 @@
 
 Layout of `.idx`, little-endian: b"MMIDIDX\\0\\0", uint64 version 1, uint8 dtype code, uint64 number of sequences,
 uint64 number of document indices, int32 sizes, int64 byte pointers, int64 document indices (the first sequence of each
-document, and their number at the end). We write one sequence a document; shards of others may hold several.
+document, and their number at the end). This program writes one sequence per document; other shards may have several.
 
-Invariant: a shard opens only if both files have exactly the length its header says.
+Invariant: a shard opens only if both files have exactly the length that its header states.
 
-Source: Megatron-LM, `megatron/core/datasets/indexed_dataset.py`, so that its tools read these shards and the reverse.
+Source: Megatron-LM, `megatron/core/datasets/indexed_dataset.py`, so that its tools read these shards and vice versa.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _UINT16_VOCAB_LIMIT = 65_500
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
-    """The dtype that Megatron stores tokens of this vocabulary in: uint16, or int32 from 65,500 upward."""
+    """The dtype in which Megatron stores tokens of this vocabulary: uint16, or int32 from 65,500 pieces on."""
     return _DTYPE_CODES[8] if vocab_size < _UINT16_VOCAB_LIMIT else _DTYPE_CODES[4]
 
 
 class ShardWriter:
-    """Write one shard, document after document, at `<stem>.bin` and `<stem>.idx`. The caller stages and renames."""
+    """Write one shard, document by document, to `<stem>.bin` and `<stem>.idx`. The caller stages and renames."""
 
     def __init__(self, stem: Path, dtype: np.dtype[Any]) -> None:
         self._stem = stem
@@ -67,7 +67,7 @@ class Shard:
     """A shard mapped into memory: `tokens` (all documents, one dimension) and `offsets` (documents + 1)."""
 
     def __init__(self, stem: Path) -> None:
-        """Raise ValueError naming the file when a header or a length is not what the format says."""
+        """Raise ValueError naming the file if a header or a length is not as the format requires."""
         self._index_path, bin_path = _with_suffix(stem, ".idx"), _with_suffix(stem, ".bin")
         length = self._index_path.stat().st_size
         with self._index_path.open("rb") as file:
@@ -78,11 +78,11 @@ class Shard:
         if version != VERSION or code not in _DTYPE_CODES:
             raise ValueError(
                 f"{self._index_path}: version {version}, dtype code {code}; only version 1 with one of "
-                f"{', '.join(map(str, _DTYPE_CODES))} is read"
+                f"{', '.join(map(str, _DTYPE_CODES))} can be read"
             )
         if length != _HEADER.size + 12 * num_sequences + 8 * num_indices or num_indices < 1:
             raise ValueError(
-                f"{self._index_path}: {length} bytes, not what its header of {num_sequences} sequences says"
+                f"{self._index_path}: {length} bytes, which does not fit its header of {num_sequences} sequences"
             )
         # A plain array over the map: slicing the memmap subclass costs several times as much.
         index = np.asarray(np.memmap(self._index_path, mode="r"))[_HEADER.size :]
@@ -94,7 +94,7 @@ class Shard:
         found = bin_path.stat().st_size
         if found != expected:
             raise ValueError(
-                f"{bin_path}: {found} bytes where its .idx says {expected}: cut or changed; make or copy it again"
+                f"{bin_path}: {found} bytes, but its .idx says {expected}: truncated or changed; make or copy it again"
             )
         # An empty file cannot be mapped.
         self.tokens: NDArray[Any] = (
@@ -109,7 +109,7 @@ class Shard:
         return offsets
 
     def check_index(self) -> None:
-        """ValueError unless sequences follow each other without a gap and documents hold them all in order."""
+        """ValueError unless sequences follow each other without a gap and documents cover them all in order."""
         bytes_before = np.cumsum(self._sizes, dtype=np.int64) - self._sizes
         if (self._sizes < 0).any() or not np.array_equal(self._pointers, bytes_before * self.tokens.itemsize):
             raise ValueError(f"{self._index_path}: its sequences do not lie one after the other")

@@ -1,13 +1,13 @@
 """Training samples as a pure function of (corpus, timeline, seed, sample index).
 
-A timeline is a list of phases; consecutive phases of one blend and sequence length are one stretch. Sample n belongs
-to one stretch and, there, to one source (`order.SourceSequence`). Each source is one endless stream of tokens that all
-phases share: epoch after epoch, each a fresh permutation of its blocks of `shuffle_block_tokens` tokens with the short
-tail block last. A sample reads the next `sequence_length` positions.
+A timeline is a list of phases; consecutive phases with the same blend and sequence length form one stretch. Sample n
+belongs to one stretch and, within it, to one source (`order.SourceSequence`). Each source is one endless stream of
+tokens that all phases share: epoch after epoch, each a fresh permutation of its blocks of `shuffle_block_tokens` tokens
+with the short tail block last. A sample reads the next `sequence_length` positions.
 
 Invariants: read in order, the samples of a source cover each (input, target) pair of its epoch exactly once before the
-next epoch begins, whatever the blend, batch size, sequence length, number of ranks or restarts. At every prefix of a
-stretch each source has less than two samples more or less than its weight asks.
+next epoch begins, whatever the blend, batch size, sequence length, number of ranks or restarts. At every point of a
+stretch each source is less than two samples away from the share that its weight gives it.
 
 Shapes: B samples of one call, T tokens of a sample.
 """
@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 from .order import MAX_SAMPLES, BlockPermutation, SourceSequence, derive_key
 
 ENTRY = np.dtype([("source", "<i4"), ("position", "<i8")])
-"""Where a sample is read: index of its source in `source_names`, first position in that source's stream."""
+"""Where a sample is read from: index of its source in `source_names`, first position in that source's stream."""
 
 
 class TrainTokens(Protocol):
-    """What a stream needs of a corpus; `Corpus` is one."""
+    """What a stream needs from a corpus; `Corpus` provides it."""
 
     @property
     def num_train_tokens(self) -> dict[str, int]:
@@ -57,7 +57,7 @@ class StreamPhase:
                 f"phase weights must lie in [0, 1] and sum to 1, but sum to {sum(self.weights.values()):.9g}"
                 f"{f' with {wrong}' if wrong else ''}: correct the blend"
             )
-        # So that phases compare equal exactly if they draw alike.
+        # So that phases compare equal exactly if they draw the same samples.
         self.weights = {source: weight for source, weight in sorted(self.weights.items()) if weight > 0}
 
 
@@ -72,7 +72,7 @@ class SampleBatch:
 
 @dataclass(frozen=True)
 class _Stretch:
-    """Consecutive phases of one blend and sequence length; `starts` is the next position of each source before it."""
+    """Consecutive phases with one blend and sequence length; `starts` is each source's next position before them."""
 
     first_sample: int
     sequence_length: int
@@ -86,10 +86,10 @@ class _Stretch:
 
 
 class TokenStream:
-    """Random access to the samples of a timeline. Reading needs no state: `read([n])` is the same at any time."""
+    """Random access to the samples of a timeline. Reading keeps no state: `read([n])` always returns the same."""
 
     def __init__(self, corpus: TrainTokens, phases: list[StreamPhase], seed: int, shuffle_block_tokens: int) -> None:
-        """Raise ValueError for an unknown source, one with fewer than 2 tokens, or a timeline that is empty."""
+        """Raise ValueError for an unknown source, one with fewer than 2 tokens, or an empty timeline."""
         if not phases:
             raise ValueError("the timeline has no phase: give it at least one")
         if shuffle_block_tokens < 1:
@@ -143,12 +143,14 @@ class TokenStream:
         return self._stretches[bisect_right(self._first_samples, sample) - 1]
 
     def read(self, samples: Sequence[int]) -> SampleBatch:
-        """Read samples of one blend and length, in the order given. ValueError for no sample, or samples of several."""
+        """Read samples of one blend and length, in the given order. ValueError for none, or for a mix of several."""
         if len(samples) == 0:
             raise ValueError("read needs at least one sample")
         stretch = self._stretch_of(min(samples))
         if self._stretch_of(max(samples)) is not stretch:
-            raise ValueError(f"samples {min(samples)} to {max(samples)} lie in several phases: read each phase apart")
+            raise ValueError(
+                f"samples {min(samples)} to {max(samples)} lie in several phases: read each phase separately"
+            )
         entries = self._locate(stretch, np.array(samples, dtype=np.int64))
         inputs_BT = np.empty((len(samples), stretch.sequence_length), dtype=np.int64)
         targets_BT = np.empty_like(inputs_BT)
@@ -157,7 +159,7 @@ class TokenStream:
         return SampleBatch(inputs_BT, targets_BT, entries["source"].astype(np.int16))
 
     def entries(self, first: int, last: int) -> NDArray[Any]:
-        """`ENTRY` of each of samples [first, last): all that decides what they hold besides the corpus and the seed."""
+        """`ENTRY` of samples [first, last): with the corpus and the seed, all that determines their content."""
         if not 0 <= first <= last <= self.num_samples:
             raise ValueError(f"samples {first} to {last} are not a range of the timeline of {self.num_samples} samples")
         parts = [np.empty(0, dtype=ENTRY)]
@@ -197,7 +199,7 @@ class TokenStream:
             filled += taken
 
     def _permutation(self, source: int, epoch: int, num_blocks: int) -> BlockPermutation:
-        """Order of the full blocks of an epoch; a source's latest is kept, because making one costs a hash."""
+        """Order of the full blocks of an epoch; each source's latest is cached, because making one costs a hash."""
         kept = self._permutations.get(source)
         if kept is None or kept[0] != epoch:
             kept = epoch, BlockPermutation(num_blocks, derive_key(self.seed, self.source_names[source], epoch))
@@ -224,7 +226,7 @@ class TokenStream:
         }
 
     def timeline(self, sample: int) -> list[StreamPhase]:
-        """The phases that lead to `sample`, those of one blend and length as one: what its content depends on."""
+        """The phases up to `sample`, merged where blend and length stay the same: what its content depends on."""
         found: list[StreamPhase] = []
         first = 0
         for phase in self.phases:

@@ -1,13 +1,12 @@
-"""Where a long text may be cut so that the ids of its parts, one after the other, are the ids of the whole.
+"""Where a long text can be cut so that the ids of its parts, concatenated, are the ids of the whole.
 
-SentencePiece's BPE joins two neighbours only where the vocabulary has what they give. So between two characters that no
-piece holds side by side nothing is ever joined, and neither side has any influence on the other. This rests on: one
-character is normalised at a time and none is added or taken away (no character map, no dummy prefix, white space kept);
-unknown characters become bytes (runs of unknown pieces would be joined); no piece is marked unused (taking those apart
-again depends on what was joined elsewhere). A model with other settings is never cut, nor is a text without such a
-place.
+SentencePiece's BPE merges two neighbours only if the vocabulary has the result. So between two characters that are
+adjacent in no piece nothing is ever merged, and neither side influences the other. This assumes that characters are
+normalised one at a time and none is added or removed (no character map, no dummy prefix, white space kept); that
+unknown characters become bytes (runs of unknown pieces would be merged); and that no piece is marked unused (splitting
+those again depends on what was merged elsewhere). With other settings no text is cut, nor is one without such a place.
 
-Cutting also saves time and memory: what BPE needs for a text is several times its size, and lies in no cache.
+Cutting also saves time and memory: BPE's working set for a text is several times its size, too large for caches.
 
 Source: SentencePiece's bpe_model.cc and normalizer.cc; sentencepiece_model.proto for the field numbers.
 """
@@ -32,7 +31,7 @@ class TextCuts:
 
     def __init__(self, processor: spm.SentencePieceProcessor) -> None:
         self._inseparable: set[str] | None = None
-        """Two characters that some piece holds side by side; None where no text may be cut."""
+        """Pairs of characters that are adjacent in some piece; None if no text may be cut."""
         if _works_character_by_character(processor.serialized_model_proto()) and _spells_unknown_in_bytes(processor):
             self._inseparable = set()
             for token in range(processor.vocab_size()):
@@ -41,7 +40,7 @@ class TextCuts:
                     self._inseparable.update(map("".join, pairwise(piece)))
 
     def parts(self, text: str) -> list[str]:
-        """`text`, without U+2581, in parts of about 4,000 characters where that changes no id."""
+        """`text`, which has no U+2581, in parts of about 4,000 characters, cut only where that changes no id."""
         if self._inseparable is None:
             return [text]
         parts = []
@@ -63,7 +62,7 @@ def _works_character_by_character(model: bytes) -> bool:
     return (
         trainer.get(_MODEL_TYPE) == bytes([_BPE])
         and not normalizer.get(_CHARACTER_MAP)
-        # What is not there has its default, which is true.
+        # An absent field has its default, which is true.
         and normalizer.get(_DUMMY_PREFIX) == normalizer.get(_STRIPPED) == b"\0"
         and normalizer.get(_ESCAPED, b"\1") == b"\1"
     )

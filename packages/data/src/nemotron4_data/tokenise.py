@@ -1,9 +1,9 @@
-"""Documents to token shards over an executor: last stage of `nemotron4 prepare`.
+"""Documents to token shards on an executor: last stage of `nemotron4 prepare`.
 
-A task is some stretches of the files in `documents/`, about 4 MB of lines together; its directory holds their tokens.
-The shards are those of all tasks, one after the other.
+A task is some stretches of the files in `documents/`, about 4 MB of lines in total; its directory holds their tokens.
+The shards are the concatenated tokens of all tasks.
 
-Invariant: shards hold the documents in the order of `documents/`, each followed by EOS and with no BOS, whatever the
+Invariant: shards hold the documents in the order of `documents/`, each followed by EOS and without BOS, whatever the
 number of processes and however often they were killed.
 """
 
@@ -45,14 +45,14 @@ class EncodedChunk:
     lengths: NDArray[np.int32]
     num_bytes: int
     not_exact: list[tuple[str, str, str]]
-    """Documents that do not come back from their tokens exactly: id, cause, and what becomes of them."""
+    """Documents that cannot be restored exactly from their tokens: id, cause, and what is lost or changed."""
     control_text: int = 0
-    """Documents in whose text a control piece or turn marker stands, spelled out: it is text like any other."""
+    """Documents whose text contains a control piece or turn marker, spelled out: it is encoded as any other text."""
 
 
 @dataclass
 class ShardCount:
-    """What one shard holds; the last two are numbers of documents, as `EncodedChunk` says."""
+    """What one shard holds; the last two count documents, as defined in `EncodedChunk`."""
 
     documents: int = 0
     bytes: int = 0
@@ -63,7 +63,7 @@ class ShardCount:
 
 @dataclass(frozen=True)
 class _Stretch:
-    """Whole frames of one shard's documents: where they begin in the file, and how long they are there."""
+    """Whole frames of one shard's documents: their first byte in the file and their size in bytes."""
 
     shard: tuple[str, str]
     start: int
@@ -72,7 +72,7 @@ class _Stretch:
 
 @dataclass(frozen=True)
 class _Task:
-    """Stretches to encode, one after the other, the tokenizer of the run, and the directory of the result."""
+    """Stretches to encode in order, the tokenizer of the run, and the output directory."""
 
     documents: Path
     stretches: list[_Stretch]
@@ -92,7 +92,7 @@ def tokenise_documents(
 ) -> tuple[dict[tuple[str, str], ShardCount], dict[str, InexactDocuments]]:
     """Encode `shards`, pairs of source and split, from `directory` into `output`, with finished tasks in `work`.
 
-    Returns their sizes, and why documents do not come back exactly: by cause their number and the first of them.
+    Returns their sizes, and why documents cannot be restored exactly: by cause, how many and the first of them.
     """
     dtype = token_dtype(Tokenizer(tokenizer_path).vocab_size)
     counts = {shard: ShardCount() for shard in shards}
@@ -108,7 +108,7 @@ def tokenise_documents(
             for stretch, chunk in zip(task.stretches, _load(task.output, dtype), strict=True):
                 shard = stretch.shard
                 if shard not in writers:
-                    # Stretches come shard after shard, so the one before is finished.
+                    # Stretches come shard by shard, so the previous shard is finished.
                     _close_all(writers)
                     stem = output / ".".join(shard)
                     stem.parent.mkdir(parents=True, exist_ok=True)
@@ -177,7 +177,7 @@ def _encode_task(task: _Task) -> None:
 
 
 def _load(directory: Path, dtype: np.dtype[Any]) -> Iterator[EncodedChunk]:
-    """What `_encode_task` wrote, a stretch at a time."""
+    """What `_encode_task` wrote, one stretch at a time."""
     with (directory / _TOKENS_FILE).open("rb") as tokens, (directory / _LENGTHS_FILE).open("rb") as lengths:
         for report in json.loads((directory / _REPORT_FILE).read_text(encoding="utf-8")):
             report["tokens"] = np.fromfile(tokens, dtype, report["tokens"])
@@ -187,14 +187,14 @@ def _load(directory: Path, dtype: np.dtype[Any]) -> Iterator[EncodedChunk]:
 
 @lru_cache(maxsize=1)
 def _tokenizer(path: Path, sha256: str) -> Tokenizer:
-    """A worker's tokenizer, loaded once; the digest tells it from one that lay there before."""
+    """A worker's tokenizer, loaded once; the digest distinguishes it from an earlier one at the same path."""
     return Tokenizer(path)
 
 
 def encode_chunk(lines: bytes, tokenizer: Tokenizer) -> EncodedChunk:
-    """Encode documents given as JSON lines, append EOS to each and check that each comes back exactly."""
+    """Encode documents given as JSON lines, append EOS to each and check which can be restored exactly."""
     names, column = read_columns(lines, "id", "text")
-    del lines  # what is made of one long document is several times its size
+    del lines  # the arrays made from one long document are several times its size
     texts: list[str] = column.to_pylist()
     ids, lengths = tokenizer.encode_batch(texts)
     not_exact = [
@@ -212,7 +212,7 @@ def encode_chunk(lines: bytes, tokenizer: Tokenizer) -> EncodedChunk:
 
 
 def _not_exact(ids: NDArray[Any], lengths: NDArray[np.int64], texts: Any, tokenizer: Tokenizer) -> list[int]:
-    """Numbers of the documents whose tokens do not give their text, of the column `texts`."""
+    """Numbers of the documents in the column `texts` whose tokens do not decode to their text."""
     content, text_end = text_bytes(texts), text_ends(texts)
     token_end = np.concatenate([[0], np.cumsum(lengths)])
     found: list[int] = []

@@ -1,8 +1,8 @@
 """The SentencePiece tokenizer as the rest of the project sees it: exact text to ids, ids to exact text, and streaming.
 
-Invariants: `decode(encode(text)) == text` for every string that UTF-8 can hold and that has no NUL; and no text
-encodes to a control piece or a turn marker, which `id_of` alone gives. SentencePiece writes a space as U+2581 inside
-pieces, so a literal U+2581 would come back as a space; here it is spelled in byte pieces instead.
+Invariants: `decode(encode(text)) == text` for every string that UTF-8 can encode and that has no NUL; and no text
+encodes to a control piece or a turn marker: only `id_of` gives their ids. SentencePiece writes a space as U+2581 inside
+pieces, so a literal U+2581 would be decoded as a space; here it is encoded in byte pieces instead.
 
 Source: Nemotron-4 15B Technical Report, arXiv 2402.16819, section 2 (BPE, whitespace kept, digits split, byte
 fallback).
@@ -36,7 +36,7 @@ class Tokenizer:
     """A trained `tokenizer.model`."""
 
     def __init__(self, path: str | Path) -> None:
-        """Raise OSError when the file cannot be read, ValueError when it is no SentencePiece model with an EOS."""
+        """Raise OSError if the file cannot be read, ValueError if it is not a SentencePiece model with an EOS."""
         self.path = Path(path)
         model = self.path.read_bytes()
         self.sha256 = hashlib.sha256(model).hexdigest()
@@ -45,7 +45,7 @@ class Tokenizer:
             self._processor = spm.SentencePieceProcessor(model_proto=model)
         except (RuntimeError, IndexError, KeyError) as error:
             raise ValueError(f"{path}: not a SentencePiece model: {_last_words(error)}") from error
-        self._unknown: dict[str, bool] = {}  # by character, of the texts that did not come back
+        self._unknown: dict[str, bool] = {}  # by character, for texts that cannot be restored exactly
         if self._processor.eos_id() < 0:
             raise ValueError(f"{path}: the tokenizer has no EOS piece, which ends each document: train it with one")
 
@@ -56,17 +56,17 @@ class Tokenizer:
 
     @property
     def pad_id(self) -> int:
-        """Id of padding, -1 when there is none."""
+        """Id of padding, -1 if there is none."""
         return int(self._processor.pad_id())
 
     @property
     def unk_id(self) -> int:
-        """Id of an unknown piece; with byte fallback nothing encodes to it."""
+        """Id of the unknown piece; with byte fallback nothing encodes to it."""
         return int(self._processor.unk_id())
 
     @property
     def bos_id(self) -> int:
-        """Id of the beginning of a text, -1 when there is none."""
+        """Id of the beginning of a text, -1 if there is none."""
         return int(self._processor.bos_id())
 
     @property
@@ -75,7 +75,7 @@ class Tokenizer:
         return int(self._processor.eos_id())
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, with neither BOS nor EOS; `</s>` or `<extra_id_0>` written in it is text like any other."""
+        """Ids of `text`, without BOS and EOS; `</s>` or `<extra_id_0>` written in it is encoded as any other text."""
         ids: list[int] = self.encode_batch([text])[0].tolist()
         return ids
 
@@ -85,11 +85,11 @@ class Tokenizer:
 
     @cached_property
     def prefix(self) -> str:
-        """The space that a foreign tokenizer may put before every text; empty where it puts none."""
+        """The space that a foreign tokenizer may prepend to every text; empty if it prepends none."""
         return " " if self.decode(self.encode("x")).startswith(" ") else ""
 
     def encode_batch(self, texts: Sequence[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """Ids of some texts one after the other, as `encode` gives them, and how many each text has.
+        """Ids of some texts, concatenated, as `encode` gives them, and how many each text has.
 
         Besides the ids it needs memory for a few million characters, or for the longest stretch of text that cannot be
         cut (see `text_cuts`).
@@ -119,15 +119,15 @@ class Tokenizer:
         return np.concatenate(ids), np.diff(tokens_before[[0, *ends]])
 
     def spells_control(self, text: str) -> bool:
-        """Whether a control piece or turn marker stands in `text`, spelled out."""
+        """Whether `text` contains a control piece or turn marker, spelled out."""
         return self._control_text.search(text) is not None
 
     def decode(self, ids: list[int]) -> str:
-        """The text of `ids`; pad, BOS and EOS have none, turn markers theirs; bytes that are no UTF-8 become U+FFFD."""
+        """The text of `ids`; pad, BOS and EOS have none, turn markers do; bytes that are not UTF-8 become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The UTF-8 bytes of `ids`, exact also where they stop inside a character."""
+        """The UTF-8 bytes of `ids`, exact even if they end inside a character."""
         return b"".join([self._bytes_of[token] for token in ids])
 
     def decode_array(self, ids: NDArray[Any]) -> bytes:
@@ -136,7 +136,7 @@ class Tokenizer:
         return b"".join([b"".join(self._byte_array[ids[start : start + _TOKENS_AT_A_TIME]]) for start in windows])
 
     def why_not_exact(self, text: str) -> tuple[str, str]:
-        """Why a text does not come back from its tokens: the cause, and an example of what becomes of it."""
+        """Why a text cannot be restored exactly from its tokens: the cause, and an example of what changes."""
         ids = self.encode(text)
         found = self.decode(ids)
         words, others = text.split(), found.split()
@@ -210,12 +210,12 @@ class Tokenizer:
     @cached_property
     def _space_mark_ids(self) -> list[int]:
         ids = [int(self._processor.piece_to_id(f"<0x{byte:02X}>")) for byte in _SPACE_MARK.encode()]
-        # A foreign tokenizer without byte pieces: the best it has is its unknown piece.
+        # A foreign tokenizer without byte pieces has nothing better than its unknown piece.
         return ids if all(self._processor.is_byte(token) for token in ids) else [self.unk_id]
 
 
 class StreamDecoder:
-    """Text from ids as they arrive: `push` returns the characters that are complete, never half of one."""
+    """Text from ids as they arrive: `push` returns only complete characters, never half of one."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -226,11 +226,11 @@ class StreamDecoder:
         return self._decoder.decode(self._tokenizer.decode_bytes([token]))
 
     def finish(self) -> str:
-        """What is left at the end: U+FFFD when the ids stopped inside a character."""
+        """What is left at the end: U+FFFD if the ids ended inside a character."""
         return self._decoder.decode(b"", final=True)
 
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """Non-empty pieces of text of `ids`; joined they equal `Tokenizer.decode(ids)`."""
+        """Non-empty pieces of the text of `ids`; joined they equal `Tokenizer.decode(ids)`."""
         for token in ids:
             if text := self.push(token):
                 yield text
@@ -241,5 +241,5 @@ class StreamDecoder:
 def _last_words(error: Exception) -> str:
     if not isinstance(error, RuntimeError):
         return "the file is damaged"
-    # SentencePiece puts its own source file and the failed check in front of the reason.
+    # SentencePiece puts its own source file and the failed check before the reason.
     return str(error).rsplit("] ", 1)[-1].strip() or "the file is damaged"

@@ -4,8 +4,7 @@ Invariant: the same documents, settings and seed give the same bytes of `tokeniz
 
 Source: Nemotron-4 15B Technical Report, arXiv 2402.16819, section 2: SentencePiece BPE on a sample of the final data
 set with non-English upsampled, whitespace preserved, digits split, byte-level fallback. Ids 0-3 are those of NVIDIA's
-exported models, `<extra_id_*>` the turn markers of its instruct models. The report gives no trainer settings beyond
-these.
+exported models, `<extra_id_*>` the turn markers of its instruct models. The report states no other trainer settings.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from .documents import document_path
 from .prepare_job import TokenizerConfig
 
 SPECIAL_MARKERS = ("<extra_id_0>", "<extra_id_1>")
-# SentencePiece drops longer sentences whole; lines are cut below its limit so that minified text counts too.
+# SentencePiece drops longer sentences entirely; lines are cut below its limit so that minified text counts too.
 _MAX_LINE_CHARACTERS = 4_000
 _MAX_SENTENCE_BYTES = 4 * _MAX_LINE_CHARACTERS + 1
 
@@ -33,8 +32,8 @@ _MAX_SENTENCE_BYTES = 4 * _MAX_LINE_CHARACTERS + 1
 def source_rates(num_bytes: dict[str, int], config: TokenizerConfig) -> dict[str, float]:
     """How often each source's lines are drawn on average: 0.5 is every other line, 2.0 every line twice.
 
-    Sources outside `natural_domains` are raised together (their share of the corpus to the exponent), so that many
-    small languages cannot crowd English out, and share that by size to the exponent.
+    Sources outside `natural_domains` are upsampled together (their share of the corpus to the exponent), so that many
+    small languages cannot crowd out English, and divide that share by size to the exponent.
     """
     total = sum(num_bytes.values())
     raised = {
@@ -67,7 +66,7 @@ def training_lines(documents: Path, num_bytes: dict[str, int], config: Tokenizer
 
 
 def train_tokenizer(documents: Path, num_bytes: dict[str, int], config: TokenizerConfig, seed: int) -> bytes:
-    """Train and return `tokenizer.model`. ValueError when the text supports no vocabulary of that size."""
+    """Train and return `tokenizer.model`. ValueError if the text does not support a vocabulary of that size."""
     model = BytesIO()
     try:
         spm.SentencePieceTrainer.train(
@@ -89,7 +88,7 @@ def train_tokenizer(documents: Path, num_bytes: dict[str, int], config: Tokenize
             user_defined_symbols=list(SPECIAL_MARKERS),
             max_sentence_length=_MAX_SENTENCE_BYTES,
             shuffle_input_sentence=False,
-            # The pieces do not depend on it, but the model records it: a fixed number keeps the bytes the same.
+            # The pieces do not depend on it, but the model records it: a fixed number keeps the file identical.
             num_threads=16,
             minloglevel=2,
         )
@@ -100,19 +99,19 @@ def train_tokenizer(documents: Path, num_bytes: dict[str, int], config: Tokenize
 
 
 def _return_freed_memory() -> None:
-    """Give the pages that training freed back to the system: the next stage starts workers that need memory."""
+    """Return the memory that training freed to the system: the next stage starts workers that need it."""
     import pyarrow
 
     pyarrow.default_memory_pool().release_unused()
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # of glibc alone
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # only in glibc
         trim(0)
 
 
 def _vocabulary_message(error: str, config: TokenizerConfig) -> str:
-    """SentencePiece's complaint as one line that names our setting."""
+    """SentencePiece's error as one line that names the setting."""
     if most := re.search(r"Vocabulary size too high.*?<= (\d+)", error):
         return (
-            f"tokenizer.vocab_size ({config.vocab_size}) is more than this text supports, which is {most[1]}: "
+            f"tokenizer.vocab_size ({config.vocab_size}) must be at most {most[1]}, as many as this text supports: "
             f"lower it or add text"
         )
     if least := re.search(r"smaller than required_chars\D+\d+ vs (\d+)", error):

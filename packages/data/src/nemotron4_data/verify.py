@@ -1,6 +1,6 @@
-"""`nemotron4 data verify`: a corpus against its manifest, the ledger of a run and the provenance of a model against it.
+"""`nemotron4 data verify`: checks a corpus against its manifest, and a run's ledger or a model's provenance against it.
 
-Invariant: what is checked is computed from the files, never read back from where an earlier check left it.
+Invariant: what is checked is computed from the files, never taken from the record of an earlier check.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class VerifyJob:
 
 
 def verify(job: VerifyJob) -> None:
-    """Check, and print a table. ValueError names the first thing that is wrong."""
+    """Check, and print a table. ValueError names the first mismatch."""
     from rich.progress import Progress
 
     from nemotron4_common.terminal import plain_console
@@ -48,7 +48,7 @@ def verify(job: VerifyJob) -> None:
 
     ledger = _ledger_path(job)
     if ledger is not None:
-        Ledger.load(ledger)  # an unreadable one is refused before all is hashed
+        Ledger.load(ledger)  # raises for an unreadable one before everything is hashed
     corpus = Corpus.open(job.data.dir)
     notes = [] if job.model_dir is None else _check_provenance(corpus, Path(job.model_dir) / "provenance.json")
     console = plain_console(stderr=True)
@@ -71,12 +71,12 @@ def _ledger_path(job: VerifyJob) -> Path | None:
         return None if job.ledger is None else Path(job.ledger)
     found = sorted(Path(job.run).glob(f"checkpoints/step-*/{FILE_NAME}"))
     if not found:
-        raise ValueError(f"run ({job.run}): no checkpoint with a {FILE_NAME}: name a run directory that has saved one")
+        raise ValueError(f"run ({job.run}): no checkpoint with a {FILE_NAME}: name a run that has saved one")
     return found[-1]
 
 
 def _check_shards(corpus: Corpus, progress: Progress) -> None:
-    """Index, counts, token ids and ends of the documents of every shard."""
+    """Check index, counts, token ids and ends of documents of every shard."""
     from .shard_checks import check_end, check_ids, text_bytes
 
     shards = [(source, split) for split in ("train", "heldout") for source in corpus.names(split)]
@@ -86,7 +86,7 @@ def _check_shards(corpus: Corpus, progress: Progress) -> None:
         check_ids(shard, name, corpus.vocab_size)
         check_end(shard, name, corpus.tokenizer, "prepare the corpus again, or adopt the shards with append_eos=true")
         found = {"documents": len(shard), "tokens": len(shard.tokens)}
-        if not recorded.get("not_exact"):  # else tokens do not tell the bytes of the texts
+        if not recorded.get("not_exact"):  # otherwise tokens do not give the bytes of the texts
             found["bytes"] = text_bytes(shard, corpus.tokenizer)
         for counted, count in found.items():
             if count != recorded[counted]:
@@ -96,7 +96,7 @@ def _check_shards(corpus: Corpus, progress: Progress) -> None:
 
 
 def _check_provenance(corpus: Corpus, path: Path) -> list[str]:
-    """The model was trained on this corpus. Returns what could not be compared."""
+    """Check that the model was trained on this corpus. Returns what could not be compared."""
     if not path.is_file():
         raise ValueError(
             f"model_dir ({path.parent}): has no {path.name}: give a directory that `nemotron4 export` made"
@@ -120,7 +120,7 @@ def _older(path: Path) -> str:
 
 
 def _check_ledger(corpus: Corpus, path: Path, progress: Progress) -> list[str]:
-    """The ledger is that of this corpus, computed again. Returns what could not be compared."""
+    """Recompute the ledger from this corpus and compare. Returns what could not be compared."""
     from .ledger import Ledger, first_difference, make_ledger
 
     recorded = Ledger.load(path)
@@ -137,7 +137,7 @@ def _check_ledger(corpus: Corpus, path: Path, progress: Progress) -> list[str]:
 
 
 def print_table(corpus: Corpus, ledger_path: Path | None, console: Console) -> None:
-    """The sizes of the sources, and what the ledger read of each."""
+    """The sizes of the sources, and the tokens and epochs of each that the ledger records."""
     from rich.table import Table
 
     from .ledger import Ledger
@@ -155,8 +155,8 @@ def print_table(corpus: Corpus, ledger_path: Path | None, console: Console) -> N
             row += [f"{ledger.sources[source]['tokens']:,}", f"{ledger.sources[source]['epochs']:.3f}"]
         table.add_row(source, *row)
     console.print(table)
-    console.print(f"{len(corpus.files):,} files are those of the manifest; corpus {corpus.digest[:12]}")
+    console.print(f"{len(corpus.files):,} files match the manifest; corpus {corpus.digest[:12]}")
     if ledger:
         console.print(
-            f"{ledger.samples:,} samples are those of the ledger {ledger_path}; digest {ledger.sequence[:12]}"
+            f"{ledger.samples:,} samples match the ledger {ledger_path}; digest {ledger.sequence[:12]}"
         )

@@ -1,4 +1,4 @@
-"""Zstandard as the standard library of Python 3.14 has it: a cut file raises EOFError instead of ending early."""
+"""Zstandard as in the standard library of Python 3.14: a truncated file raises EOFError instead of ending early."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["ZstdError", "decompress", "frame_sizes", "open_zstd"]
 
 
 def frame_sizes(path: Path) -> Iterator[tuple[int, int]]:
-    """Of each frame of a file: its bytes, and the bytes it unpacks to, which its header must tell."""
+    """For each frame of a file: its size and its unpacked size in bytes; the frame header must state the latter."""
     with path.open("rb") as file:
         if not path.stat().st_size:  # cannot be mapped
             return

@@ -1,6 +1,6 @@
 """Members of tar and zip archives as streams; nothing is written to disk.
 
-Invariant: each member that is not a directory is given out once, as its bytes or as a refusal.
+Invariant: each member that is not a directory is yielded once, as its bytes or as a refusal.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ UNSAFE_NAME = "unsafe path in an archive"
 
 
 def is_unsafe(name: str) -> bool:
-    """Whether a member's name is absolute, climbs out of its folder, or is a path of Windows."""
+    """Whether a member's name is absolute, leaves its folder by `..`, or is a Windows path."""
     path = PurePosixPath(name)
     return path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name.split("/")[0]
 
 
 class _Header(tarfile.TarInfo):
-    """`tarfile` takes a damaged header, or none at all, for the end of the archive; only the end mark is."""
+    """`tarfile` takes a damaged or missing header for the end of the archive; here only the end mark ends it."""
 
     @classmethod
     def frombuf(cls, buf: Any, encoding: str, errors: str) -> Any:
@@ -37,7 +37,7 @@ class _Header(tarfile.TarInfo):
 
 
 def tar_members(stream: Any) -> Iterator[tuple[str, IO[bytes] | Refusal, int]]:
-    """Name, bytes and size of each member, in order; read each before asking for the next. Raises on damage."""
+    """Name, bytes and size of each member, in order; read each before taking the next. Raises on damage."""
     with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as archive:
         for member in archive:
             archive.members.clear()  # type: ignore[attr-defined]  # it would keep every header
@@ -53,7 +53,7 @@ def tar_members(stream: Any) -> Iterator[tuple[str, IO[bytes] | Refusal, int]]:
 
 
 def zip_members(file: Any) -> Iterator[tuple[str, IO[bytes] | Refusal, int]]:
-    """Name, bytes and size of each member, in the order of the directory. Raises when that is damaged."""
+    """Name, bytes and size of each member, in the order of the directory. Raises if the directory is damaged."""
     with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             name = member.filename.encode("utf-8", errors="backslashreplace").decode()

@@ -1,9 +1,9 @@
-"""An HTTP response as a web archive keeps it, with the codings of its body undone.
+"""An HTTP response as stored in a web archive, with its body decoded.
 
-Archives hold headers as servers sent them beside bodies that a crawler may have decoded already, so a declared coding
-is tried, and a body that is text as it stands is taken as it stands.
+Archives hold headers as servers sent them beside bodies that a crawler may already have decoded, so a declared coding
+is tried, and a body that is already text is used unchanged.
 
-Invariant: a body is whole or refused: one that is cut inside its coding is never given out as a shorter one.
+Invariant: a body is complete or refused: one that is truncated in its coding is never returned as a shorter one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Response:
 
 
 def parse_response(message: bytes, max_bytes: int) -> Response:
-    """The response in `message`; of a longer body the first `max_bytes` + 1 bytes. ValueError: why it is refused."""
+    """The response in `message`, its body cut to `max_bytes` + 1 bytes. The ValueError states why it is refused."""
     from resiliparse.parse.encoding import map_encoding_to_html5
 
     end = _END_OF_HEAD.search(message)
@@ -61,7 +61,7 @@ def parse_response(message: bytes, max_bytes: int) -> Response:
 
 
 def _undo(coding: str, body: bytes, max_bytes: int) -> bytes:
-    """A body without a coding, or as it is where it is text although it declares one."""
+    """The decoded body, or the body unchanged if it is text although it declares a coding."""
     try:
         match coding:
             case "" | "identity":
@@ -90,7 +90,7 @@ def _undo(coding: str, body: bytes, max_bytes: int) -> bytes:
 
 
 def _join_chunks(body: bytes) -> bytes:
-    """The chunks of a body; one that does not begin with a chunk was joined already. ValueError when it is cut."""
+    """The chunks of a body, joined; one that does not begin with a chunk already was. ValueError if truncated."""
     parts: list[bytes] = []
     chunk = _CHUNK.match(body)
     if chunk is None:
@@ -106,7 +106,7 @@ def _join_chunks(body: bytes) -> bytes:
 
 
 def _inflate(body: bytes, window_bits: int, max_bytes: int) -> bytes:
-    """The first `max_bytes` + 1 bytes of all gzip members, or of one zlib or bare stream. ValueError when it is cut."""
+    """The first `max_bytes` + 1 bytes of all gzip members, or of one zlib or raw stream. ValueError if truncated."""
     parts: list[bytes] = []
     left = max_bytes + 1
     while left and (not parts or body[:2] == b"\x1f\x8b"):

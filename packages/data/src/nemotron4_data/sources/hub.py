@@ -19,7 +19,7 @@ _OPTIONS = ("config", "split", "revision")
 
 
 def parse_hub_url(url: str) -> tuple[str, dict[str, str]]:
-    """Name and options of a data set. ValueError for an option it has not, or without a name."""
+    """Name and options of a data set. ValueError for an unknown option or a missing name."""
     query = urlsplit(url).query
     name = unquote(url.removeprefix(HUB_SCHEME).removesuffix(f"?{query}"))
     options = {key: values[-1] for key, values in parse_qs(query).items()}
@@ -30,7 +30,7 @@ def parse_hub_url(url: str) -> tuple[str, dict[str, str]]:
 
 
 def read_dataset(url: str) -> Iterator[Record | Refusal]:
-    """One record a row. OSError when the hub or the network fails."""
+    """One record per row. OSError if the hub or the network fails."""
     name, options = parse_hub_url(url)
     check_installed(f"corpus.files ({url}): needs Hugging Face's datasets", ("datasets",), "nemotron4-data[hub]")
     import datasets
@@ -45,6 +45,6 @@ def read_dataset(url: str) -> Iterator[Record | Refusal]:
         )
         for number, row in enumerate(rows, start=1):
             yield Record(f"row {number}", row)
-    except Exception as error:  # hub, network and readers each raise errors of their own kind
+    except Exception as error:  # hub, network and readers each raise their own kinds of errors
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise OSError(errno.EIO, f"cannot be read ({reason})", url) from error

@@ -1,7 +1,7 @@
-"""Parquet by pyarrow: only the columns that become a document are read, a few rows at a time.
+"""Parquet by pyarrow: only the columns that documents need are read, a few rows at a time.
 
-Invariant: a row that cannot be read is refused alone, a damaged page ends its row group there; and a value becomes the
-same text on every machine, whatever is installed and whichever time zones are known.
+Invariant: an unreadable row is refused alone, and a damaged page ends only its row group; a value becomes the same text
+on every machine, whichever libraries and time zones are installed.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from ..prepare_job import CorpusConfig
 from .records import Record, Refusal
 from .streams import Budget, Damaged, is_damage
 
-_ROWS_AT_A_TIME = 64  # times the longest document is what is held
+_ROWS_AT_A_TIME = 64  # memory is at most this many times the longest document
 
 
 def read_parquet(file: IO[bytes], budget: Budget, config: CorpusConfig) -> Iterator[Record | Refusal]:
-    """One record a row. Damaged when the file is no Parquet or has no column `corpus.columns.text`."""
+    """One record per row. Damaged if the file is not Parquet or has no column `corpus.columns.text`."""
     import pyarrow.parquet as pq
 
     try:
@@ -54,14 +54,14 @@ class _Group:
         self._bytes = sum(max(0, chunk.total_compressed_size) for chunk in read)
 
     def read(self, first: int) -> Iterator[Record | Refusal]:
-        """Its rows, the first of which is row `first` of the file."""
+        """Its rows; the first is row `first` of the file."""
         done = 0
         try:
             for batch in self._table.iter_batches(_ROWS_AT_A_TIME, row_groups=[self._number], columns=self._columns):
                 for row in range(batch.num_rows):
                     done += 1
                     yield _row(batch, row, f"row {first + done - 1}")
-        except Exception as error:  # as above; what is no damage goes on
+        except Exception as error:  # as above; `_as_damage` reraises what is not damage
             damage = _as_damage(error)
             unread = self._bytes - self._bytes * done // max(1, self.num_rows)
             detail = f"{damage} ({self.num_rows - done} of {self.num_rows} rows of row group {self._number} not read)"
@@ -70,7 +70,7 @@ class _Group:
 
 
 def _as_damage(error: Exception) -> Damaged:
-    """What pyarrow made of a damaged file; raises what is no damage."""
+    """pyarrow's error as damage of the file; reraises an error that is not damage."""
     if not isinstance(error, Damaged):
         if not is_damage(error):
             raise error
@@ -92,7 +92,7 @@ def _row(batch: Any, row: int, position: str) -> Record | Refusal:
 
 
 def _value(cell: Any) -> Any:
-    """A cell as a plain value; a point in time as ISO 8601, in UTC where it has a zone."""
+    """A cell as a plain value; a point in time as ISO 8601, in UTC if it has a zone."""
     import pyarrow as pa
 
     kind = cell.type
@@ -101,7 +101,7 @@ def _value(cell: Any) -> Any:
     if isinstance(cell, pa.DictionaryScalar | pa.ExtensionScalar):
         return _value(cell.value)
     if pa.types.is_timestamp(kind):
-        # Not by `as_py`: it needs pandas for nanoseconds, the zone's rules, and a year below 10000.
+        # Not `as_py`, which needs pandas for nanoseconds, the zone's rules, and a year below 10000.
         whole, _, fraction = str(np.datetime64(cell.value, kind.unit)).partition(".")
         fraction = fraction.rstrip("0")
         return f"{whole}{'.' if fraction else ''}{fraction}{'Z' if kind.tz else ''}"

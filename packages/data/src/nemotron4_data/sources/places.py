@@ -1,7 +1,7 @@
-"""Where raw files lie: local paths, the package's own sample, http(s) and object stores by fsspec, Hugging Face.
+"""Where raw files are: local paths, the package's own sample, http(s) and object stores by fsspec, Hugging Face.
 
-Invariant: the files of a pattern come sorted, and a file's `identity` changes with its content as far as its place
-tells (SHA-256 of a local file; size, time and tag of a remote one).
+Invariant: the files of a pattern come sorted, and a file's `identity` changes with its content as far as can be told
+(SHA-256 of a local file; size, time and tag of a remote one).
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _TAGS = ("size", "ETag", "etag", "mtime", "LastModified", "last_modified", "crea
 
 @dataclass(frozen=True)
 class RawFile:
-    """One raw file: `name` as the user wrote it or the glob found it, and what it is opened by."""
+    """One raw file: `name` as the user wrote it or the glob found it, and its location."""
 
     name: str
     location: str
     """Absolute path, or URL."""
     size: int | None
-    """Bytes; None where the place does not tell."""
+    """In bytes; None if unknown."""
 
     @property
     def path(self) -> str:
@@ -43,7 +43,7 @@ class RawFile:
 
     @property
     def identity(self) -> list[Any]:
-        """What a stage made from this file depends on: its base name (it tells the format) and its content."""
+        """What a stage made from this file depends on: its base name (which gives the format) and its content."""
         base = printable_path(Path(self.path)).rpartition("/")[2]
         if "://" not in self.location:
             return [base, file_sha256(Path(self.location))]
@@ -54,7 +54,7 @@ class RawFile:
         return [base, self.location, {tag: str(info[tag]) for tag in _TAGS if info.get(tag) is not None}]
 
     def open(self) -> IO[bytes]:
-        """Its bytes. OSError with an errno when its place fails."""
+        """Its bytes. OSError with an errno if its disk or network fails."""
         if "://" not in self.location:
             return Path(self.location).open("rb", buffering=0)
         system, path = _file_system(self.location)
@@ -62,18 +62,18 @@ class RawFile:
 
 
 class _Remote(io.RawIOBase):
-    """A remote file whose failures carry an errno, so that none of them passes for damage of the file."""
+    """A remote file whose failures carry an errno, so that none of them is taken for damage of the file."""
 
     def __init__(self, system: Any, path: str, name: str) -> None:
         self._name = name
         self._file: Any = self._try(system.open, path, "rb")
 
     def readable(self) -> bool:
-        """It is made to be read."""
+        """Always True."""
         return True
 
     def seekable(self) -> bool:
-        """Whether its place gives parts of it."""
+        """Whether the remote side can send parts of it."""
         return bool(self._file.seekable())
 
     def readinto(self, buffer: Any) -> int:
@@ -83,7 +83,7 @@ class _Remote(io.RawIOBase):
         return len(chunk)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Move; raises EINVAL, which is the reader's fault, for a position before the beginning."""
+        """Move; raises EINVAL, which is the reader's fault, for a position before the start."""
         return int(self._file.seek(offset, whence))
 
     def tell(self) -> int:
@@ -99,17 +99,17 @@ class _Remote(io.RawIOBase):
     def _try(self, function: Any, *arguments: Any) -> Any:
         try:
             return function(*arguments)
-        except Exception as error:  # each store raises errors of its own kind
+        except Exception as error:  # each store raises its own kinds of errors
             raise OSError(errno.EIO, f"cannot be read ({_one_line(error)})", self._name) from error
 
 
 def find_files(
     patterns: list[str], suffixes: tuple[str, ...], warn: Callable[[str], None] = lambda text: None
 ) -> list[RawFile]:
-    """The raw files of `corpus.files`, sorted within each pattern. ValueError for one that matches no file.
+    """The raw files of `corpus.files`, sorted within each pattern. ValueError for a pattern that matches no file.
 
-    A folder stands for all files below it that end in one of `suffixes`, but for those whose name, or a folder of
-    theirs, begins with `_` or `.`, as Spark's _SUCCESS. `warn` is told of everything else that is left out.
+    A folder stands for all files below it that end in one of `suffixes`, except those whose name or folder begins with
+    `_` or `.`, such as Spark's _SUCCESS. `warn` gets a line about everything else that is skipped.
     """
     found: dict[str, RawFile] = {}
     for pattern in patterns:
@@ -127,7 +127,7 @@ def _matches(pattern: str, suffixes: tuple[str, ...], warn: Callable[[str], None
     if pattern.startswith(_PACKAGE_SCHEME):
         folder = Path(str(package_files("nemotron4_data"))) / pattern.removeprefix(_PACKAGE_SCHEME)
         paths = sorted(path for path in folder.glob("*") if path.name.endswith(suffixes))
-        # The licences of the sample lie beside it, in a folder and a file of their own.
+        # The licences of the sample are beside it, in a folder and a file of their own.
         paths = [path for path in paths if ".jsonl" in path.name]
         return [RawFile(f"{pattern}/{path.name}", str(path), path.stat().st_size) for path in paths]
     if pattern.startswith(HUB_SCHEME):
@@ -150,10 +150,10 @@ def _local_matches(pattern: str, suffixes: tuple[str, ...], warn: Callable[[str]
             if is_literal or _is_meant(path.name, suffixes):
                 found.append(path)
         elif not path.is_dir():
-            what = f"a broken link to {os.readlink(path)}" if path.is_symlink() else "no plain file"
+            what = f"a broken link to {os.readlink(path)}" if path.is_symlink() else "not a plain file"
             if is_literal:
                 raise ValueError(f"corpus.files ({pattern}) is {what}: name another file")
-            warn(f"corpus.files ({printable_path(path)}) is {what}: left out")
+            warn(f"corpus.files ({printable_path(path)}) is {what}: skipped")
         elif is_literal or (_is_meant(path.name, suffixes) and not folders.intersection(path.parents)):
             folders.add(path)
             found += _files_below(path, suffixes, warn)
@@ -161,12 +161,12 @@ def _local_matches(pattern: str, suffixes: tuple[str, ...], warn: Callable[[str]
 
 
 def _is_meant(name: str, suffixes: tuple[str, ...]) -> bool:
-    """Whether a glob that matches `name` means it: of marks such as _SUCCESS it does not."""
+    """Whether a glob that matches `name` is meant to: not for markers such as _SUCCESS."""
     return not name.startswith(_LEFT_OUT) or name.lower().endswith(suffixes)
 
 
 def _files_below(folder: Path, suffixes: tuple[str, ...], warn: Callable[[str], None]) -> list[Path]:
-    """The files of a folder and of those in it, links followed, each folder once. OSError for one that is closed."""
+    """The files of a folder and its subfolders, links followed, each folder once. OSError for an unreadable folder."""
 
     def fail(error: OSError) -> None:
         raise error
@@ -190,15 +190,15 @@ def _files_below(folder: Path, suffixes: tuple[str, ...], warn: Callable[[str], 
             elif path.is_file():
                 found.append(path)
             else:
-                warn(f"corpus.files ({printable_path(path)}) is a broken link or no plain file: left out")
+                warn(f"corpus.files ({printable_path(path)}) is a broken link or not a plain file: skipped")
     if others:
         what = f"{len(others)} file(s) of no known format, such as {printable_path(min(others).relative_to(folder))}"
-        warn(f"corpus.files ({printable_path(folder)}) holds {what}: left out")
+        warn(f"corpus.files ({printable_path(folder)}) holds {what}: skipped")
     return sorted(found)
 
 
 def printable_path(path: Path) -> str:
-    """A path as text; the bytes of a name that is not UTF-8 as `\\xe9`."""
+    """A path as text; bytes of a name that are not UTF-8 become escapes such as `\\xe9`."""
     return os.fsencode(path).decode("utf-8", errors="backslashreplace")
 
 
@@ -216,7 +216,7 @@ def _remote_matches(pattern: str, suffixes: tuple[str, ...]) -> list[RawFile]:
                     infos[path] = info
     except FileNotFoundError:
         return []
-    except Exception as error:  # each store raises errors of its own kind
+    except Exception as error:  # each store raises its own kinds of errors
         raise OSError(errno.EIO, f"cannot be read ({_one_line(error)})", pattern) from error
     names = [system.unstrip_protocol(path) for path in infos]
     return [RawFile(name, name, info.get("size")) for name, info in zip(names, infos.values(), strict=True)]

@@ -1,18 +1,18 @@
-"""One raw file of any format as records: the format is chosen by the file's name.
+"""One raw file of any format as records: the file's name selects the format.
 
-How a file is compressed, and whether it is Parquet or a zip archive, its first bytes say, whatever its name.
+Compression, Parquet and zip archives are recognised by the first bytes, whatever the name.
 
 | suffix | records |
 |---|---|
-| .jsonl .ndjson | one a line |
-| .parquet | one a row; read at its place, so not compressed again and not in an archive |
-| .txt .html .htm | one a file |
-| .warc .wet | one a response, resource or conversion |
+| .jsonl .ndjson | one per line |
+| .parquet | one per row; read in place, so neither compressed again nor inside an archive |
+| .txt .html .htm | one per file |
+| .warc .wet | one per response, resource or conversion |
 | .tar .tgz .zip | those of its members, which are streamed and never written to disk |
 
 All but .parquet and .zip may also end in .gz, .xz, .zst or .bz2. `hf://datasets/NAME` gives the rows of a data set.
 
-Invariant: whatever the bytes, reading ends, in bounded memory, and damage is an item of its own.
+Invariant: whatever the bytes, reading ends, in bounded memory, and damage is reported as an item.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SUFFIXES = (
 
 
 def read_raw(file: RawFile, config: CorpusConfig) -> Iterator[Record | Refusal]:
-    """The records of a file in order. OSError when its place fails; what is wrong with the file is an item."""
+    """The records of a file in order. OSError if its disk or network fails; damage of the file is an item."""
     if file.location.startswith(HUB_SCHEME):
         yield from hub.read_dataset(file.location)
         return
@@ -83,16 +83,16 @@ def _read_tar(stream: Unpacked, budget: Budget, config: CorpusConfig) -> Iterato
             if rest.strip(b"\0"):
                 raise Damaged("data after the end mark of a tar archive")
     finally:
-        stream.check()  # what is wrong below the archive tells more than what the archive makes of it
+        stream.check()  # damage below the archive explains more than the error it causes in the archive
 
 
 def _kind(opened: IO[bytes], path: str) -> str:
-    """The suffix of a file's format; a Parquet file or a zip archive is known by its content, whatever its name."""
+    """The suffix of a file's format; Parquet files and zip archives are recognised by content, whatever their name."""
     suffix = PurePosixPath(path.lower()).suffix
     if suffix in (".parquet", ".zip") or not opened.seekable():
         return suffix
     head = opened.read(4)
-    if head == b"PAR1":  # which a text might begin with, but not also end with
+    if head == b"PAR1":  # a text might begin with it, but not also end with it
         is_parquet = opened.seek(-4, os.SEEK_END) >= 8 and opened.read(4) == b"PAR1"
         suffix = ".parquet" if is_parquet else suffix
     elif head == b"PK\3\4":
@@ -108,7 +108,7 @@ def _read_member(
     if isinstance(member, Refusal):
         yield member
         return
-    stream, inner = unpack(Unpacked(member, budget), name, budget, size)  # type: ignore[arg-type]  # it reads, which is all
+    stream, inner = unpack(Unpacked(member, budget), name, budget, size)  # type: ignore[arg-type]  # only read() is needed
     read = _STREAMED.get(PurePosixPath(inner.lower()).suffix)
     if read is None:
         yield Refusal(name, "unsupported format in an archive")
@@ -119,7 +119,7 @@ def _read_member(
 def _to_damage(
     items: Iterator[Record | Refusal], name: str, size: int | None, tell: Callable[[], int]
 ) -> Iterator[Record | Refusal]:
-    """The items of a file, or of the member `name` of an archive; damage that ends them becomes the last of them."""
+    """The items of a file, or of the member `name` of an archive; damage that ends them becomes the last item."""
     last = None
     try:
         for last in items:
@@ -130,7 +130,7 @@ def _to_damage(
         detail = f"{type(error).__name__}: {error}"
         unread = None
         if size is not None:
-            read = tell() * (1 - getattr(error, "lost", 0.0)) if last else 0  # a cut text or page gave nothing
+            read = tell() * (1 - getattr(error, "lost", 0.0)) if last else 0  # a truncated text or page gave nothing
             unread = (max(0, size - round(read)), size)
             detail += f" ({unread[0]} of {size} bytes not read)"
         reason = "decompression bomb" if isinstance(error, Bomb) else "damaged file"

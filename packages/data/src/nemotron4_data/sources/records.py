@@ -13,17 +13,17 @@ _SHOWN_BYTES = 4_000
 
 @dataclass(slots=True)
 class Record:
-    """One raw record: its place within the file ("line 3", "pages/a.html"), and its value, a mapping if it is sound."""
+    """One raw record: its place in the file ("line 3", "pages/a.html"), and its value, a mapping if it is valid."""
 
     position: str
     value: object
     raw: bytes = b""
-    """The record as it stood, where it stood as bytes."""
+    """The original bytes of the record, if it was stored as bytes."""
 
 
 @dataclass(slots=True)
 class Refusal:
-    """What cannot be a record: its place, why, and how it begins."""
+    """What cannot be a record: its place, the reason, and its beginning."""
 
     position: str
     reason: str
@@ -33,7 +33,7 @@ class Refusal:
 
 
 def shown(item: Record | Refusal) -> str:
-    """How an item begins, for `rejected/`: at most 4 kB."""
+    """The beginning of an item, for `rejected/`: at most 4 kB."""
     raw = item.raw
     if isinstance(item, Record) and not raw:
         raw = json.dumps(item.value, ensure_ascii=False, default=repr).encode("utf-8", errors="backslashreplace")

@@ -1,7 +1,7 @@
-"""Bytes of a raw file, unpacked: damage ends a stream instead of taking what came before with it.
+"""Bytes of a raw file, unpacked: damage ends a stream, but what came before it is kept.
 
-Invariant: an `OSError` with an errno is the fault of a place (disk, network) and stops the run, as does lack of memory;
-all else that goes wrong while reading is damage of the file, which is recorded and reported, and the rest goes on.
+Invariant: an `OSError` with an errno is the fault of the disk or network and stops the run, as does lack of memory; any
+other error while reading is damage of the file, which is recorded and reported, and the run continues.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _CHUNK_BYTES = 1 << 20
 _FREE_EXPANSION_BYTES = 100_000_000
 
 
-class Damaged(Exception):  # noqa: N818  it is what the file is
-    """A file, or a member of an archive, that cannot be read on; the text says why.
+class Damaged(Exception):  # noqa: N818  it describes the file
+    """A file, or a member of an archive, that cannot be read further; the text says why.
 
-    `lost` is the share of what was read until then that gave nothing.
+    `lost` is the share of the bytes read so far that gave no record.
     """
 
     def __init__(self, reason: str, lost: float = 0.0) -> None:
@@ -54,7 +54,7 @@ class Bomb(Damaged):
     """A file that unpacks to far more than its size."""
 
 
-# What libraries raise on damaged input; `is_damage` sorts OSError.
+# What libraries raise on damaged input; `is_damage` decides about OSError.
 DAMAGE = (
     *(Damaged, EOFError, OSError, ValueError, OverflowError, NotImplementedError, RuntimeError),
     *(lzma.LZMAError, zlib.error, ZstdError, struct.error, tarfile.TarError, zipfile.BadZipFile),
@@ -62,9 +62,9 @@ DAMAGE = (
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether the file is at fault, and not the place it lies in or a machine with too little memory."""
+    """Whether the file is at fault, rather than its disk or network, or a lack of memory."""
     if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-        return False  # EINVAL: a damaged archive sent the reader to a position before the beginning
+        return False  # EINVAL: a damaged archive sent the reader to a position before the start
     return not is_out_of_memory(error)
 
 
@@ -76,32 +76,32 @@ class Budget:
         self._left = max(_FREE_EXPANSION_BYTES, (size or 0) * max_expansion)
 
     def spend(self, num_bytes: int) -> None:
-        """Count unpacked bytes. Bomb when they are too many."""
+        """Count unpacked bytes. Raises Bomb if they are too many."""
         self._left -= num_bytes
         if self._left < 0:
             raise Bomb(f"unpacks to more than {self._max_expansion} times its size")
 
 
 class Unpacked(io.RawIOBase):
-    """Unpacked bytes of `file`, which reads from `below`. Where either is damaged they end, and `check` says so."""
+    """Unpacked bytes of `file`, which reads from `below`. They end where either is damaged, and `check` raises that."""
 
     def __init__(self, file: IO[bytes], budget: Budget | None, below: object = None, most: int = sys.maxsize) -> None:
         self._file = file
         self._below = below
         self._budget = budget
-        self.most = most  # bytes of a read, so that the position of `file` tells where damage was met
+        self.most = most  # bytes per read, so that the position of `file` shows where damage was met
         self._damage: BaseException | None = None
         self._position = 0
         self._ahead = b""
         self.source_bytes = 0
-        """Bytes of the packed file that had been read when this stream last gave something."""
+        """Bytes of the packed file that had been read when this stream last returned data."""
 
     def readable(self) -> bool:
-        """It is made to be read."""
+        """Always True."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill `buffer` from one read of what lies below."""
+        """Fill `buffer` from one read of the underlying file."""
         chunk = self._ahead[: len(buffer)] or self._read(min(len(buffer), self.most))
         self._ahead = self._ahead[len(chunk) :]
         buffer[: len(chunk)] = chunk
@@ -111,20 +111,20 @@ class Unpacked(io.RawIOBase):
         return len(chunk)
 
     def head(self) -> bytes:
-        """The first bytes of an unread stream, by which its format is known; they are still to be read."""
+        """The first bytes of an unread stream, which show its format; they remain to be read."""
         while len(self._ahead) < _HEAD_BYTES and (chunk := self._read(_HEAD_BYTES - len(self._ahead))):
             self._ahead += chunk
         return self._ahead
 
     def fail(self, error: BaseException) -> None:
-        """Let the stream end here, damaged."""
+        """End the stream here, damaged."""
         self._damage = self._damage or error
 
     def _read(self, num_bytes: int) -> bytes:
         if self._damage:
             return b""
         try:
-            # read1: a longer read would lose what it already has when it meets the damage.
+            # read1, because a longer read would lose what it already has when it meets damage.
             read = getattr(self._file, "read1", self._file.read)
             chunk: bytes = read(num_bytes)
             if self._budget:
@@ -141,7 +141,7 @@ class Unpacked(io.RawIOBase):
         return self._position
 
     def check(self) -> None:
-        """Raise what ended the stream before its end."""
+        """Raise the error that ended the stream early, if any."""
         if isinstance(self._below, Unpacked):
             self._below.check()
         if self._damage:
@@ -149,9 +149,9 @@ class Unpacked(io.RawIOBase):
 
 
 def unpack(file: IO[bytes], name: str, budget: Budget, size: int | None) -> tuple[Unpacked, str]:
-    """Undo the compression of a file of `size` bytes; returns the stream and the name without the suffix it has for it.
+    """Decompress a file of `size` bytes; returns the stream and the name without its compression suffix.
 
-    Its first bytes tell how it is compressed: names do not always, as after a download that unpacked a file.
+    The first bytes show how it is compressed; the name may be wrong, for example after a download that unpacked it.
     """
     lower = name.lower()
     suffix = ".gz" if lower.endswith(".tgz") else PurePosixPath(lower).suffix
@@ -162,7 +162,7 @@ def unpack(file: IO[bytes], name: str, budget: Budget, size: int | None) -> tupl
     found = next((known for known, magic in _MAGIC.items() if magic.match(head)), None)
     unpacked = bool(head) and (is_plain(head) or head[257:262] == b"ustar")  # the mark of a tar archive
     if found is None and (unpacked or suffix not in COMPRESSIONS):
-        if not bare.lower().endswith((".tar", ".warc", ".wet")):  # nothing else can be damaged where it is plain
+        if not bare.lower().endswith((".tar", ".warc", ".wet")):  # no other format can be damaged when uncompressed
             packed.most = sys.maxsize
         return packed, bare
     if not head:
@@ -177,14 +177,14 @@ def unpack(file: IO[bytes], name: str, budget: Budget, size: int | None) -> tupl
 
 
 class _Streams:
-    """The streams of an xz or bzip2 file; unlike `lzma` and `bz2`, it takes no damaged one for the end of the file."""
+    """The streams of an xz or bzip2 file; unlike in `lzma` and `bz2`, a damaged one does not count as end of file."""
 
     def __init__(self, new: Callable[[], Any], file: IO[bytes]) -> None:
         self._new, self._file = new, file
         self._unpacker = new()
 
     def read(self, num_bytes: int) -> bytes:
-        """Some unpacked bytes; none at the end. EOFError when the file is cut."""
+        """Some unpacked bytes; none at the end. EOFError if the file is truncated."""
         while True:
             packed = b""
             if self._unpacker.eof:
@@ -200,13 +200,13 @@ class _Streams:
 
 
 def is_plain(content: bytes) -> bool:
-    """Whether bytes are text in an encoding that keeps ASCII: they have no control characters but white space."""
+    """Whether bytes are text in an ASCII-compatible encoding: no control characters except white space."""
     return _CONTROL.search(content) is None
 
 
 @dataclass(slots=True)
 class Line:
-    """A line without its newline; of one longer than the limit only its beginning is kept."""
+    """A line without its newline; if longer than the limit, only its beginning is kept."""
 
     number: int
     content: bytes
@@ -214,7 +214,7 @@ class Line:
 
 
 def read_lines_of(stream: io.RawIOBase, max_bytes: int) -> Iterator[Line]:
-    """The lines of a stream, of which no more than about `max_bytes` are held at a time."""
+    """The lines of a stream, holding no more than about `max_bytes` at a time."""
     line = Line(1, b"", 0)
     held: list[bytes] = []
     while chunk := stream.read(_CHUNK_BYTES):
@@ -233,7 +233,7 @@ def read_lines_of(stream: io.RawIOBase, max_bytes: int) -> Iterator[Line]:
 
 
 def read_whole(stream: Unpacked, max_bytes: int) -> bytes:
-    """All of a stream, or its first `max_bytes` + 1 bytes. Raises what ended it before its end."""
+    """All of a stream, or its first `max_bytes` + 1 bytes. Raises the error that ended it early."""
     parts: list[bytes] = []
     left = max_bytes + 1
     while left and (part := stream.read(min(left, _CHUNK_BYTES))):

@@ -1,7 +1,7 @@
 """JSON lines, plain text and HTML.
 
-HTML becomes text by resiliparse (main content, formatting preserved), which takes time quadratic in the depth of
-nesting: pages nested deeper than browsers allow are refused.
+HTML becomes text by resiliparse (main content, formatting preserved), which takes time quadratic in the nesting depth,
+so pages nested deeper than browsers allow are refused.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from .records import Record, Refusal
 from .streams import Unpacked, read_lines_of, read_whole
 
 TOO_DEEP = "JSON nested too deeply"
-# Lists and objects in each other. What Python reads of deeper ones depends on its version and the stack that is left.
+# Of lists and objects. Whether Python can read deeper ones depends on its version and the remaining stack.
 MAX_JSON_DEPTH = 200
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\(?:.|\Z))*+(?:"|\Z)|([\[{])|[\]}]', re.DOTALL)
-_parse = json.JSONDecoder().decode  # what `json.loads` comes to for text, at less cost for each line
-_MAX_HTML_DEPTH = 512  # of browsers
+_parse = json.JSONDecoder().decode  # the same as `json.loads` for text, but cheaper per line
+_MAX_HTML_DEPTH = 512  # as in browsers
 _TAGS_WORTH_A_LOOK = 2_000
 
 
 def read_jsonl(stream: Unpacked, name: str, config: CorpusConfig) -> Iterator[Record | Refusal]:
-    """One record a line; blank lines are none."""
+    """One record per line; blank lines are skipped."""
     for line in read_lines_of(stream, config.max_document_bytes):
         position = f"line {line.number}"
         if line.num_bytes > config.max_document_bytes:
@@ -35,13 +35,13 @@ def read_jsonl(stream: Unpacked, name: str, config: CorpusConfig) -> Iterator[Re
         if not line.content.strip():
             continue
         try:
-            # A byte order mark may stand at the beginning of a file.
+            # A file may begin with a byte order mark.
             text = line.content.decode("utf-8-sig" if line.number == 1 else "utf-8")
             value = _parse(text)
         except UnicodeDecodeError:
             yield Refusal(position, "invalid UTF-8", line.content)
             continue
-        except (ValueError, RecursionError) as error:  # ValueError: also a number of more digits than Python reads
+        except (ValueError, RecursionError) as error:  # ValueError: also for a number with too many digits for Python
             too_deep = _depth_as_written(line.content) > MAX_JSON_DEPTH
             if isinstance(error, RecursionError) and not too_deep:
                 raise
@@ -55,7 +55,7 @@ def read_jsonl(stream: Unpacked, name: str, config: CorpusConfig) -> Iterator[Re
 
 
 def _is_deep(value: Any) -> bool:
-    """Whether lists and objects lie in each other more than MAX_JSON_DEPTH deep."""
+    """Whether lists and objects are nested more than MAX_JSON_DEPTH deep."""
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(MAX_JSON_DEPTH):
         inner = (item for outer in level for item in (outer.values() if isinstance(outer, dict) else outer))
@@ -66,7 +66,7 @@ def _is_deep(value: Any) -> bool:
 
 
 def _depth_as_written(line: bytes) -> int:
-    """How deep brackets are open at most, of JSON that may be broken; no more than just above the limit."""
+    """Maximum bracket depth of JSON that may be broken; counting stops just above the limit."""
     depth = deepest = 0
     for match in _BRACKETS.finditer(line):
         if match[0][:1] != b'"':
@@ -101,7 +101,7 @@ def read_html(stream: Unpacked, name: str, config: CorpusConfig) -> Iterator[Rec
 def page(
     content: bytes, charset: str | None, position: str, fields: dict[str, Any], config: CorpusConfig
 ) -> Record | Refusal:
-    """The text of an HTML page as a record with `fields`; `charset` as its server declared it."""
+    """The text of an HTML page as a record with `fields`; `charset` is what the server declared."""
     from resiliparse.extract.html2text import extract_plain_text
     from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
     from resiliparse.parse.html import HTMLTree

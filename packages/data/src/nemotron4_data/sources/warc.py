@@ -1,7 +1,7 @@
 """Web archives (ISO 28500): the pages of responses, resources and conversions.
 
-Invariant: what is wrong with a record ends that record; reading goes on at the next line that begins one. A record
-whose bytes stop before its declared length is damage, not a shorter page.
+Invariant: an error in a record ends only that record; reading resumes at the next line that begins one. A record whose
+bytes end before its declared length is damage, not a shorter page.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _CHUNK_BYTES = 1 << 20
 
 
 class _Lines:
-    """The bytes of a stream by lines or by number; some may be given back."""
+    """Reads a stream by lines or by bytes; bytes can be pushed back."""
 
     def __init__(self, stream: Unpacked) -> None:
         self._ahead = io.BytesIO()
         self._file = io.BufferedReader(stream)
 
     def readline(self) -> bytes:
-        """The next line; of one that is too long for a header a part."""
+        """The next line, or a part of one that is too long for a header."""
         line = self._ahead.readline(_MAX_LINE_BYTES)
         return line if line[-1:] == b"\n" else line + self._file.readline(_MAX_LINE_BYTES)
 
@@ -46,12 +46,12 @@ class _Lines:
         return part if len(part) == num_bytes else part + self._file.read(num_bytes - len(part))
 
     def give_back(self, content: bytes) -> None:
-        """Read `content` next."""
+        """Push back `content`, to be read next."""
         self._ahead = io.BytesIO(content + self._ahead.read())
 
 
 def read_warc(stream: Unpacked, name: str, config: CorpusConfig) -> Iterator[Record | Refusal]:
-    """One record a page. Requests, metadata and revisits hold none."""
+    """One record per page. Requests, metadata and revisits hold none."""
     lines = _Lines(stream)
     number = 0
     while line := lines.readline():
@@ -88,7 +88,7 @@ def read_warc(stream: Unpacked, name: str, config: CorpusConfig) -> Iterator[Rec
 
 
 def _skip_to_record(lines: _Lines, line: bytes) -> bytes:
-    """What lies before the next record, in words; empty when it is blank."""
+    """Describes the bytes before the next record; empty if they are blank."""
     first, num_bytes = line.strip(), 0
     while line and not _VERSION.match(line):
         first = first or line.strip()
@@ -99,7 +99,7 @@ def _skip_to_record(lines: _Lines, line: bytes) -> bytes:
 
 
 def _headers(lines: _Lines) -> dict[str, str]:
-    """The headers of a record by their names in lower case; none when they do not end."""
+    """The headers of a record by lower-case name; empty if they do not end."""
     headers: dict[str, str] = {}
     for _ in range(_MAX_HEADERS):
         line = lines.readline()
@@ -113,7 +113,7 @@ def _headers(lines: _Lines) -> dict[str, str]:
 
 
 def _block(lines: _Lines, length: int, keep: bool) -> tuple[bytes, int]:
-    """The next `length` bytes, where they are to be kept, and how many there were."""
+    """The next `length` bytes, if `keep`, and how many there were."""
     parts: list[bytes] = []
     left = length
     while left and (part := lines.read(min(left, _CHUNK_BYTES))):
