@@ -183,7 +183,7 @@ def test_a_damaged_archive_is_named(cache, tmp_path):
 
 @needs_dpkg
 def test_a_domain_without_text_is_refused(cache, tmp_path):
-    with pytest.raises(ValueError, match=r"^corpus=debian: no package gave any code text: see "):
+    with pytest.raises(ValueError, match=r"^corpus=debian: no package yielded any code text: see "):
         build_rows(
             DebianConfig(cache=str(cache)), ROWS[:3], tmp_path / "out", Serial(), quiet, replacing(tmp_path / "out")
         )

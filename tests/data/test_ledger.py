@@ -167,9 +167,7 @@ def test_what_is_no_ledger_is_refused(corpus, tmp_path):
         Ledger.load(path)
     with pytest.raises(ValueError) as error:
         verify(VerifyJob(data=DataDirConfig(dir=str(corpus.dir)), run=str(tmp_path)))
-    assert str(error.value) == (
-        f"run ({tmp_path}): no checkpoint with a ledger.json: name a run that has saved one"
-    )
+    assert str(error.value) == (f"run ({tmp_path}): no checkpoint with a ledger.json: name a run that has saved one")
 
 
 def test_the_first_difference_is_found_in_nested_values():

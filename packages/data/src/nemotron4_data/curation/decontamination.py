@@ -1,12 +1,12 @@
 """Decontamination: a document that shares 13 words in a row with an evaluation item is dropped.
 
 Words are those of GPT-3's rule (arXiv 2005.14165, appendix C): lower case, without punctuation. Unlike there, the
-whole document goes, matches that are frequent in the corpus count too, and texts of fewer than 13 words cannot be found
-(their number is in `ItemCount.short`). Han and kana characters are words by themselves.
+whole document is dropped, matches that are frequent in the corpus count too, and texts of fewer than 13 words cannot be
+found (their number is in `ItemCount.short`). Each Han or kana character is a word.
 
-The n-grams of all items are 64-bit hashes in one sorted array, 10 bytes each with the number of its benchmark: 10
-million take 100 MB in each process, beside some 100 bytes for each different word. Then a document of 1000 words
-matches by chance with a probability below 1e-9.
+The n-grams of all items are 64-bit hashes in one sorted array, 10 bytes each including the number of its benchmark: 10
+million take 100 MB in each process, plus about 100 bytes for each different word. A document of 1000 words then matches
+by chance with a probability below 1e-9.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ItemCount:
 
 
 def benchmark_files(config: DecontaminationConfig) -> dict[str, list[Path]]:
-    """The files of each benchmark, sorted. ValueError for a pattern without a match or a format that is not read."""
+    """The files of each benchmark, sorted. ValueError for a pattern without a match or an unknown format."""
     found: dict[str, list[Path]] = {}
     for name, patterns in sorted(config.benchmarks.items()):
         key = f"curation.decontamination.benchmarks.{name}"
@@ -77,7 +77,7 @@ class Decontamination:
         return self._items.counts
 
     def __call__(self, document: Document) -> str | None:
-        """Look up every n-gram of the text; of several benchmarks the first in alphabetical order is named."""
+        """Look up every n-gram of the text; if several benchmarks match, the alphabetically first is named."""
         return self._items.find(document["text"])
 
 
@@ -101,7 +101,7 @@ class _Items:
             count.texts += 1
             count.short += not len(ngrams)
             hashes.append(ngrams)
-        # np.unique keeps the first of equal hashes, and earlier benchmarks stand first.
+        # np.unique keeps the first of equal hashes, and earlier benchmarks come first.
         added = np.concatenate(hashes)
         index = np.full(len(added) - len(self._hashes), len(self.counts) - 1, np.uint16)
         self._hashes, first = np.unique(added, return_index=True)
@@ -116,7 +116,7 @@ class _Items:
         return list(self.counts)[int(self._benchmarks[hits].min())] if len(hits) else None
 
     def _values(self, words: Sequence[str]) -> NDArray[np.uint64]:
-        # A word of no item is 0: an n-gram with it matches only by chance.
+        # A word that is in no item becomes 0: an n-gram with it matches only by chance.
         return np.array([self._words.get(word, 0) for word in words], np.uint64)
 
     def _ngrams(self, values: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -131,7 +131,7 @@ class _Items:
 
 @lru_cache(maxsize=1)
 def _load_items(files: tuple[tuple[str, tuple[Path, ...]], ...], ngram_words: int) -> _Items:
-    items = _Items(ngram_words)  # once in a process, however many shards it works on
+    items = _Items(ngram_words)  # once per process, however many shards it works on
     for name, paths in files:
         for path in paths:
             items.add(name, _read_texts(path))
@@ -147,7 +147,7 @@ def _format(path: Path) -> str:
 
 
 def _read_texts(path: Path) -> Iterator[str]:
-    """Every text of a file by itself: strings at any depth of JSON, cells of a table, paragraphs."""
+    """Every text of a file separately: strings at any depth of JSON, cells of a table, paragraphs."""
     try:
         lines = (line.decode("utf-8") for line in read_lines(path))
         if _format(path) == ".jsonl":

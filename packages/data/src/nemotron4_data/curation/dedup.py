@@ -1,13 +1,13 @@
 """Deduplication of all documents at once: which lines of which work shards to drop, and for which kept document.
 
 Order of age: held-out documents come first, then those with a date by their date, then the others; ties by shard and
-line. A train document that repeats a held-out one is therefore dropped however old it is: held-out text must not be
-trained on, and it is the train side that can spare a document. Dated documents count as older than undated ones because
-"by date if both have one, else by place" would run in circles.
+line. A training document that repeats a held-out one is therefore dropped however old it is: held-out text must not be
+trained on, and the training side can spare a document. Dated documents count as older than undated ones because "by
+date if both have one, otherwise by place" is not transitive.
 
-Invariants: the result depends on the shards and the settings alone; a document that is named as kept is kept; a run
-that was killed goes on from the files it finished in `work`. Memory does not grow with the corpus: group-bys and joins
-over all documents are DuckDB's and spill to `work`, and everything else holds one shard's documents or less.
+Invariants: the result depends only on the shards and the settings; a document that is named as kept is kept; a rerun
+after a kill resumes from the files finished in `work`. Memory does not grow with the corpus: group-bys and joins over
+all documents are done by DuckDB and spill to `work`, and everything else holds at most one shard's documents.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
 
 class Drop(NamedTuple):
-    """Why a document is dropped, "exact" or "near", and the id of the document that is kept in its place."""
+    """Why a document is dropped, "exact" or "near", and the id of the document that is kept instead."""
 
     reason: str
     kept_id: str
 
 
 class Drops(Sequence[dict[int, Drop]]):
-    """One dict a shard from line number (of non-blank lines, from 0) to Drop, read when it is asked for."""
+    """One dict per shard from line number (of non-blank lines, from 0) to Drop, read on access."""
 
     def __init__(self, path: Path | None, num_shards: int) -> None:
         self._path = path
@@ -88,7 +88,7 @@ def deduplicate(shards: Sequence[Path], config: DedupConfig, work: Path, executo
 
 @contextmanager
 def _database(folder: Path, config: DedupConfig) -> Iterator[DuckDBPyConnection]:
-    """An empty database in `folder`, which is gone afterwards."""
+    """An empty database in `folder`, which is removed afterwards."""
     import duckdb
 
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
@@ -103,7 +103,7 @@ def _database(folder: Path, config: DedupConfig) -> Iterator[DuckDBPyConnection]
 
 
 def _rank(connection: DuckDBPyConnection, signatures: Sequence[Path]) -> None:
-    """Make documents(age, shard, line, hash_high, hash_low) with age counting from 0, the oldest."""
+    """Make documents(age, shard, line, hash_high, hash_low), with age 0 for the oldest."""
     connection.execute(f"CREATE VIEW signatures AS SELECT * FROM read_parquet({[str(path) for path in signatures]})")
     connection.execute(
         """CREATE TABLE documents AS SELECT
@@ -125,7 +125,7 @@ def _find_exact(connection: DuckDBPyConnection, config: DedupConfig) -> None:
 
 
 def _collect_members(connection: DuckDBPyConnection, config: DedupConfig) -> None:
-    """Make members(age, bucket_0, ...) of the documents that have words and are no exact copies."""
+    """Make members(age, bucket_0, ...) of the documents that have words and are not exact copies."""
     connection.execute(
         f"""CREATE TABLE members AS SELECT age, {", ".join(bucket_columns(config))}
         FROM signatures JOIN documents USING (shard, line) ANTI JOIN exact USING (age) WHERE bucket_0 IS NOT NULL"""
@@ -133,7 +133,7 @@ def _collect_members(connection: DuckDBPyConnection, config: DedupConfig) -> Non
 
 
 def _write_drops(connection: DuckDBPyConnection, target: Path) -> None:
-    """Write (shard, line, reason, kept_id). The copies of a near duplicate name what that one was dropped for."""
+    """Write (shard, line, reason, kept_id). Exact copies of a near duplicate get its kept_id."""
     query = """WITH dropped AS (
             SELECT exact.age, 'exact' AS reason, coalesce(near.kept, exact.kept) AS kept
             FROM exact LEFT JOIN near ON near.age = exact.kept

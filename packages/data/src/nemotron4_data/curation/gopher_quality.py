@@ -1,7 +1,7 @@
 """Gopher's quality rules (arXiv 2112.11446, appendix A.1): documents that are not connected prose are dropped.
 
-A token lies between white space; a word is a token with a letter or digit. Counts and lengths are of words; shares are
-of tokens. Languages written without spaces are judged by their lines alone.
+Tokens are separated by white space; a word is a token with a letter or digit. Counts and lengths are of words; shares
+are of tokens. Languages written without spaces are judged only by their lines.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Gopher's repetition rules (arXiv 2112.11446, table A1): documents that say the same over and over are dropped.
+"""Gopher's repetition rules (arXiv 2112.11446, table A1): documents that repeat themselves are dropped.
 
-Paragraphs are divided by blank lines, tokens by white space. Every share is of the characters of the whole text, white
-space included, as datatrove has it. Languages written without spaces are judged by lines and paragraphs alone.
+Paragraphs are separated by blank lines, tokens by white space. Every share is of the characters of the whole text,
+white space included, as in datatrove. Languages written without spaces are judged only by lines and paragraphs.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _judge_ngrams(tokens: Sequence[str], num_characters: int, rules: GopherRepet
 def _judge_top_ngrams(
     tokens: Sequence[str], longest: Sequence[int], num_characters: int, rules: GopherRepetitionConfig
 ) -> str | None:
-    most = len(tokens)  # of any n-gram; a longer one is no more frequent
+    most = len(tokens)  # occurrences of any n-gram; a longer one is no more frequent
     for n, limit in enumerate(rules.max_top_ngram, start=2):
         if len(tokens) < n:
             break
@@ -89,10 +89,10 @@ def _judge_top_ngrams(
 def _judge_duplicate_ngrams(
     tokens: Sequence[str], longest: Sequence[int], num_characters: int, rules: GopherRepetitionConfig
 ) -> str | None:
-    positions: Sequence[int] = range(len(tokens))  # where n-grams begin that occur more than once
-    repeated = len(tokens)  # how many of them repeat an earlier one: of longer n-grams no more do
+    positions: Sequence[int] = range(len(tokens))  # where n-grams that occur more than once begin
+    repeated = len(tokens)  # how many of them repeat an earlier one; for longer n-grams it is no more
     for n, limit in enumerate(rules.max_duplicate_ngrams, start=5):
-        # Counted without overlap, they cannot hold more than the longest n tokens for each.
+        # Counted without overlap, each holds at most as many characters as the n longest tokens.
         if longest[min(repeated * n, len(tokens))] / num_characters <= limit:
             continue
         ngrams = {i: tokens[i : i + n] for i in positions if i + n <= len(tokens)}
@@ -105,7 +105,7 @@ def _judge_duplicate_ngrams(
 
 
 def _duplicate_characters(ngrams: Mapping[int, Sequence[str]], positions: Iterable[int], n: int) -> int:
-    """Characters in n-grams that repeat an earlier one, read from the left, none counted twice."""
+    """Characters in n-grams that repeat an earlier one, from left to right, none counted twice."""
     seen: set[Sequence[str]] = set()
     characters = end = 0
     for position in positions:

@@ -1,4 +1,4 @@
-"""Thresholds of the heuristics for prose, as published, and their overrides for single languages.
+"""Thresholds of the heuristics for prose, as published, and their overrides per language.
 
 `languages` overrides numbers: `languages: {fi: {max_mean_word_length: 12}}`. Light on purpose: nothing but the standard
 library is imported.
@@ -148,7 +148,7 @@ class DataEverywhereConfig:
 
 
 def rules_by_language(config: Rules, languages: dict[str, dict[str, Any]]) -> dict[str, Rules]:
-    """The config as each overridden language sees it."""
+    """The config of each language that has overrides."""
     return {
         language: replace(config, **overrides, languages={})  # type: ignore[type-var]  # each caller passes a dataclass
         for language, overrides in languages.items()
@@ -161,7 +161,7 @@ def _check_overrides(step: str, config: Any, languages: dict[str, dict[str, Any]
         for name, value in overrides.items():
             key = f"curation.{step}.languages.{language}"
             if name not in known:
-                raise ValueError(f"{key} ({name}) is no threshold; these are: {', '.join(known)}")
+                raise ValueError(f"{key} ({name}) must be one of the thresholds {', '.join(known)}")
             if not isinstance(value, int | float):
                 raise ValueError(f"{key}.{name} ({value!r}) must be a number")
     try:

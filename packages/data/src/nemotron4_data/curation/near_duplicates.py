@@ -1,11 +1,12 @@
 """Near duplicates: candidates from MinHash bands, verified by their true Jaccard similarity, decided in order of age.
 
 Invariant: a document is dropped only if an older document *that is kept* is a verified near duplicate of it. So
-similarity is never passed on: if B is like A, and C like B but not like A, then B goes and C stays.
+similarity is not transitive: if B is like A, and C is like B but not like A, then B is dropped and C is kept.
 
 A document is compared with the oldest of each of its buckets and with the few before it there, so the work is linear
-even for a bucket that holds the whole corpus. Where all that it resembles were dropped, it is compared with what they
-were dropped for. (MinHash and banding: Broder, 1997; Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", 3.4.)
+even for a bucket that holds the whole corpus. If all the documents that it resembles were dropped, it is compared with
+those kept instead of them. (MinHash and banding: Broder, 1997; Leskovec, Rajaraman, Ullman, "Mining of Massive
+Datasets", 3.4.)
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 _PAIR = ("older", "younger")
 _KEPT = ("age", "kept")
 _NEIGHBOURS = 3  # how many documents before it in a bucket each one is compared with, besides the bucket's oldest
-_MAX_ROUNDS = 16  # of comparing documents with what their likes were dropped for; two or three are usual
+_MAX_ROUNDS = 16  # of comparing documents with those kept instead of their duplicates; two or three are usual
 _PAIRS_IN_TASK = 1 << 15
 
 
@@ -50,8 +51,8 @@ def find_near_duplicates(
 ) -> None:
     """Fill the table near(age, kept) from members(age, bucket_0, ...) and documents(age, shard, line).
 
-    Work files get names that start with `stem`, which must be unique to the shards' content and the settings;
-    `scratch` holds what a later run does not need.
+    The names of work files start with `stem`, which must be unique to the shards' content and the settings; `scratch`
+    holds files that a later run does not need.
     """
     _find_candidates(connection, config)
     _store_shingles(connection, shards, config, stem, executor)
@@ -69,7 +70,7 @@ def _find_candidates(connection: DuckDBPyConnection, config: DedupConfig) -> Non
     """Make the table pending(older, younger) of the pairs to compare first."""
     connection.execute("CREATE TABLE candidates (older BIGINT, younger BIGINT)")
     neighbours = ", ".join(f"lag(age, {distance}) OVER bucket" for distance in range(1, _NEIGHBOURS + 1))
-    for column in bucket_columns(config):  # one band at a time, so that what spills is a band's worth
+    for column in bucket_columns(config):  # one band at a time, so that at most one band's rows spill
         connection.execute(
             f"""INSERT INTO candidates
             WITH crowded AS (SELECT {column} AS hash FROM members GROUP BY 1 HAVING count(*) > 1)
@@ -86,7 +87,7 @@ def _find_candidates(connection: DuckDBPyConnection, config: DedupConfig) -> Non
 def _store_shingles(
     connection: DuckDBPyConnection, shards: Sequence[Path], config: DedupConfig, stem: Path, executor: Executor
 ) -> None:
-    """Make the table place(age, shard, first, size): where the sets of all documents to compare lie on disk."""
+    """Make the table place(age, shard, first, size): where on disk the sets of the documents to compare are."""
     wanted = Path(f"{stem}-wanted.parquet")
     export(
         connection,
@@ -100,7 +101,7 @@ def _store_shingles(
 
 
 def _store_shard(task: tuple[int, Path], *, words: int, wanted: Path, stem: Path) -> Path:
-    """Write the sets of a shard's wanted documents one after another, then the parquet file that says where."""
+    """Write the sets of a shard's wanted documents one after another, then the parquet file of their places."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -170,7 +171,7 @@ def _compare(group: int, *, pairs: Path, stem: Path, round_stem: Path, threshold
         with _sets_path(stem, shards[0]).open("rb") as left, _sets_path(stem, shards[1]).open("rb") as right:
             left_age, left_set = -1, np.empty(0, dtype=np.uint64)
             for older, younger, _, left_first, left_size, _, right_first, right_size in rows:
-                # The smaller set over the larger bounds the similarity, and needs no reading.
+                # The ratio of the sizes bounds the similarity, without reading the sets.
                 if min(left_size, right_size) < threshold * max(left_size, right_size):
                     continue
                 if older != left_age:  # pairs with the same older document come together
@@ -190,13 +191,13 @@ def _read_set(file: BinaryIO, first: int, size: int) -> Hashes:
 
 
 def _decide(connection: DuckDBPyConnection, scratch: Path) -> None:
-    """Make decided(age, kept) from all similar pairs, and pending: what else to compare before it is final."""
+    """Make decided(age, kept) from all similar pairs, and pending: what to compare before that is final."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     count = connection.execute("SELECT count(*) FROM documents").fetchall()[0][0]
-    # On disk, so that eight bytes a document need not fit in memory: 0 while kept, else 1 + the age of what is kept.
-    # Its blocks are taken first: a write to mapped memory that finds the disk full ends the process by a signal.
+    # On disk, so that eight bytes per document need not fit in memory: 0 if kept, otherwise 1 + age of the kept one.
+    # Its blocks are allocated first: writing to mapped memory on a full disk would kill the process by a signal.
     with (scratch / "kept_for.bin").open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, 8 * count)
     kept_for = np.memmap(scratch / "kept_for.bin", dtype=np.int64, mode="r+", shape=(count,))
@@ -225,7 +226,7 @@ def _decide(connection: DuckDBPyConnection, scratch: Path) -> None:
 
 
 def _similar_pairs(connection: DuckDBPyConnection) -> Iterator[Iterator[tuple[int, int]]]:
-    """Batches of (younger, older) in the order of age; a document's pairs are never split between two batches."""
+    """Batches of (younger, older) in order of age; a document's pairs are never split between two batches."""
     rows: list[tuple[int, int]] = []
     for batch in connection.sql("SELECT younger, older FROM alike ORDER BY younger, older").to_arrow_reader(1 << 16):
         rows += zip(*(column.to_pylist() for column in batch.columns), strict=True)
@@ -236,7 +237,7 @@ def _similar_pairs(connection: DuckDBPyConnection) -> Iterator[Iterator[tuple[in
 
 
 def export(connection: DuckDBPyConnection, query: str, target: Path, group_rows: int = _PAIRS_IN_TASK) -> None:
-    """Write a query's rows to a parquet file unless it exists: tasks of an earlier run are numbered by its groups."""
+    """Write a query's rows to a parquet file unless it exists: earlier runs number their tasks by its row groups."""
     if target.exists():
         return
     partial_target = partial_path(target)

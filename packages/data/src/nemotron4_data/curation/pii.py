@@ -1,13 +1,13 @@
 """Personal data in prose: e-mail addresses, IP addresses, phone, card and bank account numbers become placeholders.
 
-Phone numbers, whose plans no pattern describes, are found by phonenumbers (Google's libphonenumber); what has a short
-public grammar and a checksum is found here: e-mail (RFC 5322's dot-atom), IP by `ipaddress`, cards by issuer, grouping
-and Luhn's checksum (ISO/IEC 7812), bank accounts by the checksum of IBAN (ISO 13616). Names and places are not looked
-for: that takes a model.
+Phone numbers, whose numbering plans no pattern describes, are found by phonenumbers (Google's libphonenumber); what has
+a short public grammar and a checksum is found here: e-mail (RFC 5322's dot-atom), IP by `ipaddress`, cards by issuer,
+grouping and Luhn's checksum (ISO/IEC 7812), bank accounts by the checksum of IBAN (ISO 13616). Names and places are not
+searched for: that needs a model.
 
-Addresses that belong to no one stay: those reserved for documentation and private use, and `git@`. So does what is only
-written alike: `icon@2x.png` and `name@1.2.3.tgz`, numbers of sections and versions, `in 2008::` before a listing, codes
-that no country's bank issues. Replacing twice is replacing once.
+Addresses that belong to no one are kept: those reserved for documentation and private use, and `git@`. So are
+lookalikes: `icon@2x.png` and `name@1.2.3.tgz`, section and version numbers, `in 2008::` before a listing, codes that no
+country's bank issues. Replacement is idempotent.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from ..document_fields import Document
 from .config import PiiConfig
 from .words import language_of
 
-# Where a pattern may not begin is looked up behind its first character: only then does `re` skip quickly to that one.
+# Lookbehinds come after the first character of a pattern: only then does `re` skip quickly to that character.
 _EMAIL = re.compile(r"[\w.+%-](?<![\w.+%-].)[\w.+%-]*+@((?:[\w-]++\.)+[^\W\d_]{2,})(?![\w@])")
 _RESERVED_HOST = re.compile(
     r"(?:^|\.)(?:example\.(?:com|org|net)|example|test|invalid|localhost|local)$", re.IGNORECASE
 )
-# Endings of files that are no top-level domains; systemd's units too, as getty@tty1.service.
+# File endings that are not top-level domains; also systemd units, such as getty@tty1.service.
 _FILE_NAME = re.compile(
     r"\.(?:asc|avif|bak|bmp|conf|cpp|css|csv|deb|dll|exe|gif|gz|hpp|html?|ico|jar"
     r"|java|jpe?g|jsx?|json|log|lst|mjs|patch|pdf|php|plist|png|pot?|rpm|rst|scope|service|sig|slice|socket|svgz?|tar"
@@ -35,7 +35,7 @@ _FILE_NAME = re.compile(
 )
 _SCALE_OR_VERSION = re.compile(r"\d+(?:\.\d+)?x|v?\d+(?:\.v?\d+)+", re.IGNORECASE)  # of an image, of a package
 _IPV4 = re.compile(r"\d(?<![\w.-]\d)\d{0,2}\.(?:\d{1,3}\.){2}\d{1,3}(?![\w-]|\.\d)")
-# What stands before a number of a section, a version or an object (OID), perhaps after others of its kind.
+# What precedes a section, version or object (OID) number, possibly after other such numbers.
 _NUMBERED = re.compile(
     r"(?:§|\b(?:section|sect?\.|chapter|clause|article|appendix|annex|rule|paragraph|figure|table|version|release|build"
     r"|revision|rev\.|firmware|driver|oid)s?\b|\bv\.?|(?:upgrade|update|downgrade|patch|bump)(?:[ds]|ed)?(?: \w+)? to)"
@@ -44,14 +44,14 @@ _NUMBERED = re.compile(
 )
 _IPV6 = re.compile(r"[0-9A-Fa-f:](?<![\w:.-].)[0-9A-Fa-f]{0,3}:[0-9A-Fa-f:]*+(?![\w:])")
 _SEVEN_DIGITS = re.compile(r"\d(?:[\s().\-/]{0,3}\d){6}")
-_CLAUSE = re.compile(r"\d\.\d+-\d")  # 252.227-7013: nobody divides one number by both
+_CLAUSE = re.compile(r"\d\.\d+-\d")  # 252.227-7013: phone numbers do not use both separators
 _INTERNATIONAL = re.compile(r"\+\s?\(?\d")
 _CARD = re.compile(r"\d(?<![\w.-]\d)\d{3}(?:([ -])\d{4}\1\d{4}\1\d{4}|([ -])\d{6}\2\d{5}|\d{9,12})(?![\w-]|\.\d)")
 _ISSUED = re.compile(r"4(?:\d{12}|\d{15})|(?:5[1-5]|2[2-7])\d{14}|3[47]\d{13}|(?:6011|65\d\d|64[4-9]\d|35\d\d)\d{12}")
 _CARD_CONTEXT = re.compile(r"card|visa|master|amex|american express|\bcc\b", re.IGNORECASE)
 _CONTEXT_CHARACTERS = 40
 _IBAN = re.compile(r"[A-Z](?<!\w[A-Z])[A-Z]\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
-# Of the registry of ISO 13616: every hundredth code passes the checksum.
+# From the registry of ISO 13616; needed because one random code in a hundred passes the checksum.
 _IBAN_LENGTHS = {
     country: length
     for length, countries in {
@@ -87,7 +87,7 @@ class Pii:
         self._phone = config.placeholders.get("phone")
 
     def __call__(self, document: Document) -> None:
-        """Scrub the text; the declared language tells how phone numbers are written."""
+        """Scrub the text; the declared language determines how phone numbers are written."""
         text = document["text"]
         for may_hold, pattern, replace in self._substitutions:
             if may_hold(text):
@@ -125,7 +125,7 @@ def _is_public_ipv4(match: re.Match[str]) -> bool:
         is_global = IPv4Address(match[0]).is_global
     except ValueError:
         return False
-    # Of real addresses 98 % have a part of three digits; of four-part section and version numbers few.
+    # 98 % of real addresses have a part of three digits; few four-part section and version numbers do.
     return is_global and any(len(part) == 3 for part in match[0].split(".")) and not _is_numbered(match)
 
 
@@ -138,8 +138,8 @@ def _is_public_ipv6(match: re.Match[str]) -> bool:
         address = IPv6Address(match[0])
     except ValueError:
         return False
-    # Only 2000::/3 is given out (RFC 4291): `a::b` is C++, and 12:30:45 a time. With two groups, as in `in 2008::` or
-    # `face::1`, it would be the first of a whole registry's.
+    # Only 2000::/3 is allocated (RFC 4291): `a::b` is C++, and 12:30:45 a time. With two groups, as in `in 2008::` or
+    # `face::1`, it would be the first address of a registry's whole block.
     return (
         address.is_global and address.packed[0] >> 5 == 1 and len(match[0].replace("::", ":").strip(":").split(":")) > 2
     )
@@ -149,7 +149,7 @@ def _is_card(match: re.Match[str]) -> bool:
     digits = re.sub("[ -]", "", match[0])
     if not _ISSUED.fullmatch(digits) or not _passes_luhn(digits):
         return False
-    # Every tenth number passes the checksum, so that bare digits must be spoken of as a card.
+    # One number in ten passes the checksum, so bare digits need a word such as "card" near them.
     before = match.string[max(0, match.start() - _CONTEXT_CHARACTERS) : match.start()]
     return digits != match[0] or bool(_CARD_CONTEXT.search(before))
 
@@ -175,7 +175,7 @@ def _without_phones(line: str, region: str | None, placeholder: str) -> str:
     spans = []
     if _INTERNATIONAL.search(line):
         spans += [(found.start, found.end) for found in PhoneNumberMatcher(line, None, Leniency.VALID)]
-    if region is not None:  # only as its people group the digits: bare ones may be any number
+    if region is not None:  # only with the region's grouping of digits: ungrouped ones may be any number
         national = PhoneNumberMatcher(line, region, Leniency.STRICT_GROUPING)
         spans += [
             (found.start, found.end)

@@ -1,13 +1,13 @@
 """The language-model quality filter: score every document, cut each language's scores into buckets, keep some.
 
-Two passes over work shards. Scoring writes one file of scores beside each shard, so that a rerun scores only what is
+Two passes over work shards. Scoring writes one file of scores for each shard, so that a rerun scores only what is
 missing; thresholds are exact percentiles of all scores of a language; then the row-wise step drops documents.
 
-Invariant: the scores of a shard are a function of its bytes, the configuration and the scorer's files; a score file
-made from others is made again. What is not judged (another domain, no text) is kept.
+Invariant: the scores of a shard are a function of its bytes, the configuration and the scorer's files; if any of these
+changes, the score file is rebuilt. What is not judged (another domain, no text) is kept.
 
 Source: CCNet, arXiv 1911.00359, section 3.4. There a 5-gram model of each language's Wikipedia scores paragraphs; here
-any scorer of the entry-point group `nemotron4.scorers`, by default our own small model.
+any scorer of the entry-point group `nemotron4.scorers`, by default a small model of this project.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from .quality_config import BUCKETS, QualityConfig
 
 SCORER_GROUP = "nemotron4.scorers"
 _TEXTS_PER_CALL = 256
-# What differs between processors lies below; it must not move a document over a threshold.
+# Differences between processors are smaller than this; they must not move a document across a threshold.
 _DECIMALS = 4
 
 Scorer = Callable[[Sequence[str]], Sequence[float]]
-"""Bits per byte of each of some non-empty texts; lower is likelier."""
+"""Bits per byte of each non-empty text; lower is likelier."""
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 def load_scorer(config: QualityConfig) -> Scorer:
-    """The scorer of `config.scorer`, made by its factory. ValueError when none of that name is installed."""
+    """The scorer of `config.scorer`, made by its factory. ValueError if none of that name is installed."""
     return _factory(config)(config)
 
 
 def check_scorer(config: QualityConfig) -> None:
-    """Raise ValueError unless the scorer is installed and its model's directory there; loads no model."""
+    """Raise ValueError unless the scorer is installed and its model's directory exists; loads no model."""
     if not Path(config.model_dir).is_dir():
         raise ValueError(
             f"curation.quality.model_dir ({config.model_dir}) is not a directory: train and export a scorer with "
@@ -86,9 +86,9 @@ class _Task:
 
 
 def score_shards(shards: Sequence[Path], config: QualityConfig, work: Path, executor: Executor) -> list[Path]:
-    """Score every document; one file for each shard below `work`, in their order. Files that hold are kept.
+    """Score every document; one file per shard below `work`, in their order. Valid files are kept.
 
-    ValueError when the scorer or its model directory is not there.
+    ValueError if the scorer or its model directory is missing.
     """
     check_scorer(config)
     model = Path(config.model_dir)
@@ -132,7 +132,7 @@ def _score_shard(task: _Task) -> Path:
 
 @dataclass(frozen=True)
 class ShardScores:
-    """Of each document of a work shard, in its order: its language and its bits per byte (nan where not judged)."""
+    """For each document of a work shard, in order: its language and its bits per byte (nan if not judged)."""
 
     key: str
     languages: NDArray[np.str_]
@@ -145,19 +145,19 @@ class ShardScores:
             return cls(str(arrays["key"]), arrays["languages"], arrays["bits_per_byte"])
 
     def save(self, path: Path) -> None:
-        """Write it in one step."""
+        """Write it atomically."""
         buffer = BytesIO()
         np.savez(buffer, key=np.array(self.key), languages=self.languages, bits_per_byte=self.bits_per_byte)
         write_file(path, buffer.getvalue())
 
     def annotate(self, number: int, document: Document) -> None:
-        """Give document `number` of the shard its score, for `QualityFilter`; one not judged gets none."""
+        """Add its score to document `number` of the shard, for `QualityFilter`; one not judged gets none."""
         if not np.isnan(score := self.bits_per_byte[number]):
             document["bits_per_byte"] = float(score)
 
 
 def thresholds(scores: Iterable[Path], config: QualityConfig) -> dict[str, tuple[float, float]]:
-    """The highest bits per byte of head and of middle in each language, from all its scores (8 bytes a document)."""
+    """The highest bits per byte of head and of middle in each language, from all its scores (8 bytes per document)."""
     return {
         language: cast(
             tuple[float, float], tuple(np.percentile(found, config.percentiles, method="inverted_cdf").tolist())
@@ -192,7 +192,7 @@ class QualityFilter:
         self._keep = frozenset(config.keep)
 
     def __call__(self, document: Document) -> str | None:
-        """None to keep it, else the reason: its bucket and the threshold; the score stays in the document."""
+        """None to keep it, otherwise the reason: its bucket and the threshold; the score stays in the document."""
         score = document.get("bits_per_byte")
         if score is None:
             return None
@@ -212,10 +212,10 @@ class QualityFilter:
 def quality_facts(
     scores: Iterable[Path], limits: Mapping[str, tuple[float, float]], config: QualityConfig
 ) -> dict[str, Any]:
-    """What the filter did, for the manifest and its report: by language its limits and the documents of each bucket."""
+    """What the filter did, for the manifest and its report: the limits and documents of each bucket by language."""
     languages = {}
     for language, found in _by_language(scores).items():
-        places = np.searchsorted(np.array(limits[language]), found)  # as many limits as lie below the score
+        places = np.searchsorted(np.array(limits[language]), found)  # number of limits below the score
         counts = np.bincount(places, minlength=len(BUCKETS)).tolist()
         languages[language] = {
             "head_max": limits[language][0],

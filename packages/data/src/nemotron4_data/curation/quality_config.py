@@ -1,4 +1,4 @@
-"""How a language model's judgement filters documents: the configuration, light, for composing jobs.
+"""Configuration of the language-model quality filter; light, so that composing jobs imports little.
 
 Source: CCNet, arXiv 1911.00359, section 3.4 (perplexity under a model of a reference source, buckets by language); the
 percentiles 30 and 60 are those of its published code.

@@ -1,7 +1,7 @@
-"""Unicode repair: text that was decoded with the wrong codec becomes what was written (ftfy).
+"""Unicode repair: text that was decoded with the wrong codec is restored to what was written (ftfy).
 
-Only damage is mended. Quotation marks, ligatures, full-width letters, line breaks, white space, markup and the choice
-between composed and decomposed letters are style, and stay.
+Only damage is repaired. Quotation marks, ligatures, full-width letters, line breaks, white space, markup and the choice
+between composed and decomposed letters are style, and are kept.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from .config import RepairConfig
 
 
 class Repair:
-    """Mend mojibake in place; drops nothing."""
+    """Repair mojibake in place; drops nothing."""
 
     name = "repair"
 
@@ -23,9 +23,9 @@ class Repair:
         self._settings = TextFixerConfig(
             unescape_html=False,
             remove_terminal_escapes=False,
-            # A space taken for a lost U+00A0 would rewrite white space.
+            # Taking a space for a lost U+00A0 would change white space.
             restore_byte_a0=False,
-            # It would write U+FFFD, which says less than what stood there.
+            # It would write U+FFFD, which carries less than the original.
             replace_lossy_sequences=False,
             fix_latin_ligatures=False,
             fix_character_width=False,

@@ -1,4 +1,4 @@
-"""Parquet files sorted by their column `shard`: the rows of one shard, without a look at those of the others."""
+"""Parquet files sorted by their column `shard`: reads the rows of one shard without reading the others."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Texts as sets of shingles: hashes of n consecutive words, the things that near-duplicate detection compares.
+"""Texts as sets of shingles: hashes of n consecutive words, which near-duplicate detection compares.
 
 A word is a run of characters that are neither white space nor common punctuation, in lower case. In scripts written
 without spaces (Han, kana, Thai, Lao, Tibetan, Burmese, Khmer) each character is a word, so a shingle is a character
 n-gram there. A text of fewer than n words is one shingle; one without words has none.
 
-Invariant: the hashes depend on the text alone: not on machine, process or run. Everything is computed on arrays:
-a word's hash is a difference of prefix sums of a polynomial in its characters (Karp and Rabin, 1987), mixed to 64 bits.
+Invariant: the hashes depend only on the text, not on machine, process or run. Everything is computed on arrays: a
+word's hash is a difference of prefix sums of a polynomial in its characters (Karp and Rabin, 1987), mixed to 64 bits.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 Hashes = NDArray[np.uint64]
 
-_PIECE_CHARACTERS = 1 << 16  # of a long text at a time, so that its arrays stay in the processor's cache
+_PIECE_CHARACTERS = 1 << 16  # characters of a long text at a time, so that its arrays stay in the processor's cache
 _CHARACTER_POWER = 0x9E3779B97F4A7C15  # odd, hence invertible modulo 2**64
 _WORD_POWER = 0xD1342543DE82EF95
 # Ranges of code points, the end not included.
@@ -40,13 +40,13 @@ class _Tables(NamedTuple):
     """By code point: its hash, 0 for a separator."""
     ascii_values: Hashes
     unspaced: NDArray[np.bool_]
-    """By code point: whether it is a word of its own."""
+    """By code point: whether it is a word on its own."""
     powers: Hashes
     inverse_powers: Hashes
 
 
 def shingle_hashes(text: str, num_words: int) -> Hashes:
-    """Hash of each run of `num_words` words, in their order, repeats included; (0,) for a text without words."""
+    """Hash of each run of `num_words` words, in order, including repeats; (0,) for a text without words."""
     words = _mix(np.concatenate([_word_hashes(piece) for piece in _pieces(text)]))
     length = min(num_words, len(words))
     if not length:
@@ -60,13 +60,13 @@ def shingle_hashes(text: str, num_words: int) -> Hashes:
 
 
 def distinct(hashes: Hashes) -> Hashes:
-    """The set of some hashes, sorted."""
+    """The distinct hashes, sorted."""
     ordered = np.sort(hashes)  # np.unique takes four times as long on sets of this size
     return ordered[np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))] if len(ordered) else ordered
 
 
 def jaccard(left: Hashes, right: Hashes) -> float:
-    """Intersection over union of two sets as `distinct` gives them; 0 for two empty ones."""
+    """Intersection over union of two sets as returned by `distinct`; 0 for two empty ones."""
     both = np.sort(np.concatenate((left, right)))
     shared = int(np.count_nonzero(both[1:] == both[:-1]))
     return shared / max(len(both) - shared, 1)
@@ -77,7 +77,7 @@ def _pieces(text: str) -> Iterator[str]:
     while len(text) - start > _PIECE_CHARACTERS:
         limit = start + _PIECE_CHARACTERS
         space = max(text.rfind(" ", start, limit), text.rfind("\n", start, limit))
-        end = limit if space < 0 else space + 1  # only a run this long without a space is cut within a word
+        end = limit if space < 0 else space + 1  # only a run of this length without a space is cut within a word
         yield text[start:end]
         start = end
     yield text[start:]
@@ -92,7 +92,7 @@ def _word_hashes(text: str) -> Hashes:
         codes = np.frombuffer(text.lower().encode("utf-32-le", "surrogatepass"), dtype="<u4")
         values = tables.values[codes]
         single = tables.unspaced[codes]
-    # Lower case can be up to twice as long, hence twice as many powers as a piece has characters.
+    # Lower case can be up to twice as long, so there are twice as many powers as a piece has characters.
     sums = np.concatenate((np.zeros(1, dtype=np.uint64), np.cumsum(values * tables.powers[: len(values)])))
     starts, ends = _word_bounds(values != 0, single)
     hashes: Hashes = (sums[ends] - sums[starts]) * tables.inverse_powers[starts]
@@ -102,7 +102,7 @@ def _word_hashes(text: str) -> Hashes:
 def _word_bounds(
     inside: NDArray[np.bool_], single: NDArray[np.bool_] | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First and one past the last index of each word, from which characters lie inside one or are one."""
+    """First and one past the last index of each word, given which characters are inside a word or are one."""
     padded = np.zeros(len(inside) + 2, dtype=np.bool_)
     padded[1:-1] = inside
     breaks = padded[1:] != padded[:-1]

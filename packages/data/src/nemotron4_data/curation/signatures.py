@@ -1,12 +1,12 @@
-"""What deduplication knows of each document: a parquet file a work shard, a row a document.
+"""What deduplication knows about each document: one parquet file per work shard, one row per document.
 
 Columns: shard, line (of non-blank lines, from 0), id, train (false for held-out), date (null where unusable),
-hash_high and hash_low (BLAKE2b-128 of the UTF-8 text as it stands: no character is normalised, so that "exact" needs no
+hash_high and hash_low (BLAKE2b-128 of the unchanged UTF-8 text: no character is normalised, so that "exact" needs no
 explanation; near duplicates catch the rest), bucket_0 ... (64-bit hash of each MinHash band, null for a text without
 words; only with `near`).
 
-Invariant: a file's name holds a digest of the shard's bytes and of all settings that its content depends on, so a file
-that exists is complete and right, whatever happened to the shards in between.
+Invariant: a file's name contains a digest of the shard's bytes and of all settings that its content depends on, so a
+file that exists is complete and correct, even if the shards have changed since.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from .dedup_config import DedupConfig
 from .shingles import Hashes, shingle_hashes
 
 _FORMAT = 1
-_SEED = 20240226  # of the MinHash permutations; part of the file's name through _FORMAT
+_SEED = 20240226  # of the MinHash permutations; if changed, raise _FORMAT, which is part of the file's name
 _DATE = re.compile(r"\d{4}(-\d\d(-\d\d.*)?)?", re.ASCII | re.DOTALL)
 _BAND_FACTORS_SEED = 7
 
 
 def bucket_columns(config: DedupConfig) -> list[str]:
-    """Names of the columns of bands."""
+    """Names of the band columns."""
     return [f"bucket_{band}" for band in range(config.bands)] if config.near else []
 
 
@@ -63,7 +63,7 @@ def _signatures(shard: int, path: Path, config: DedupConfig) -> bytes:
     schema = pa.schema(fields + [(name, pa.uint64()) for name in bucket_columns(config)])
     content = BytesIO()
     line = 0
-    # Hashes do not compress; dictionaries of them would only cost memory.
+    # Hashes do not compress, and dictionaries of them would only cost memory.
     with pq.ParquetWriter(content, schema, compression="none", use_dictionary=False) as writer:
         for lines in read_chunks(path):
             table = pa.table(_columns(shard, line, lines, config), schema=schema)
@@ -73,7 +73,7 @@ def _signatures(shard: int, path: Path, config: DedupConfig) -> bytes:
 
 
 def _columns(shard: int, first_line: int, lines: bytes, config: DedupConfig) -> list[Any]:
-    """The rows of some documents, given as JSON lines, by columns."""
+    """The columns of the rows of some documents, given as JSON lines."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -96,19 +96,19 @@ def _columns(shard: int, first_line: int, lines: bytes, config: DedupConfig) -> 
 
 
 def _digests(texts: Any) -> bytes:
-    """BLAKE2b-128 of each text of a column, one after the other."""
+    """BLAKE2b-128 of each text of a column, concatenated."""
     content, ends = memoryview(text_bytes(texts).data), text_ends(texts).tolist()
     return b"".join([blake2b(content[start:end], digest_size=16).digest() for start, end in pairwise(ends)])
 
 
 def _usable_date(date: object) -> str | None:
-    """An ISO 8601 date, which sorts as text; anything else does not tell which document is older."""
+    """An ISO 8601 date, which sorts as text; None for anything else, which cannot be ordered."""
     return date if isinstance(date, str) and _DATE.fullmatch(date) else None
 
 
 def band_hashes(shingles: Iterable[Hashes], config: DedupConfig) -> NDArray[np.uint64]:
-    """(documents, bands): equal where all `rows` MinHash values of the band are."""
-    # Whoever maps over shards decides how many cores are used; a second pool of threads would only get in the way.
+    """Hashes of shape (documents, bands): equal if all `rows` MinHash values of the band are equal."""
+    # The executor decides how many cores are used; a second pool of threads would only compete with it.
     os.environ.setdefault("RAYON_NUM_THREADS", "1")
     from rensa import RMinHash
 
@@ -118,7 +118,7 @@ def band_hashes(shingles: Iterable[Hashes], config: DedupConfig) -> NDArray[np.u
     num_values = config.bands * config.rows
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(flat, offsets, num_values, _SEED)
     digests = np.array(matrix.to_rows(), dtype=np.uint64).reshape(len(sets), config.bands, config.rows)
-    # Odd factors drawn once: a sum of products modulo 2**64 tells rows apart but for a chance of about 2**-64.
+    # Odd factors drawn once: sums of products modulo 2**64 collide for different rows with a chance of about 2**-64.
     factors = np.random.default_rng(_BAND_FACTORS_SEED).integers(1 << 63, size=config.rows, dtype=np.uint64)
     buckets: NDArray[np.uint64] = (digests * (2 * factors + 1)).sum(axis=2, dtype=np.uint64)
     return buckets

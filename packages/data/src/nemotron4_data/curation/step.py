@@ -1,7 +1,7 @@
 """Row-wise steps: which run, in which order, and the counts of what they did.
 
-Invariant: what a step does to a document depends on that document and the configuration alone, and reports of disjoint
-sets of documents merge to the report of their union, so that neither shards nor workers show in the result.
+Invariant: what a step does to a document depends only on that document and the configuration, and reports of disjoint
+sets of documents merge to the report of their union, so that shards and workers do not affect the result.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _EXAMPLE_CHARACTERS = 240
 
 
 class Step(Protocol):
-    """Something done to one document at a time."""
+    """A step that processes one document at a time."""
 
     @property
     def name(self) -> str:
@@ -29,11 +29,11 @@ class Step(Protocol):
 
     @property
     def domains(self) -> Collection[str]:
-        """Domains of the documents it is for."""
+        """Domains of the documents that it applies to."""
         ...
 
     def __call__(self, document: Document) -> str | None:
-        """None keeps the document, whose text may have been changed in place; else the reason to drop it."""
+        """None keeps the document, whose text may have been changed in place; otherwise the reason to drop it."""
         ...
 
 
@@ -49,7 +49,7 @@ def early_steps(config: CurationConfig) -> list[Step]:
 
 
 def late_steps(config: CurationConfig) -> list[Step]:
-    """The steps after deduplication: heuristics, evaluation items while no placeholder hides them, personal data."""
+    """The steps after deduplication: heuristics, evaluation items before placeholders hide them, personal data."""
     from .c4 import C4
     from .code import Code
     from .data_everywhere import DataEverywhere
@@ -91,7 +91,7 @@ class Size:
 
 @dataclass
 class StepReport:
-    """What one step did, by source. Examples of drops are those with the smallest hash of their id."""
+    """What one step did, by source. Examples are the dropped documents with the smallest hashes of their ids."""
 
     seen: dict[str, Size] = field(default_factory=dict)
     changed: dict[str, Size] = field(default_factory=dict)
@@ -102,7 +102,7 @@ class StepReport:
     """By reason: id, source and the beginning of the text."""
 
     def add_example(self, reason: str, example: dict[str, str]) -> None:
-        """Keep the example if it is among the first few."""
+        """Add the example if it is among the first few by hash."""
         known = self.examples.setdefault(reason, [])
         known.append(example)
         known.sort(key=_example_order)
@@ -148,7 +148,7 @@ def run_steps(
 ) -> Iterator[Document]:
     """The documents that every step keeps, changed in place; what happened is counted in `report`.
 
-    `keep_dropped` is given each of the others, with its step and the reason.
+    `keep_dropped` gets each of the others, with its step and the reason.
     """
     steps = list(steps)
     for step in steps:  # steps that see no document are part of the report too
@@ -167,7 +167,7 @@ def run_steps(
 
 
 def _judge(step: Step, document: Document, report: StepReport) -> str | None:
-    """What the step says of a document, which may change in place, counted."""
+    """Apply the step to a document, which may change in place, and count the result."""
     if domain_of(document) not in step.domains:
         return None
     source, text = document["source"], document["text"]

@@ -1,7 +1,7 @@
-"""What the heuristics take for words, languages and domains.
+"""What the heuristics count as words, languages and domains.
 
-A word is what lies between white space. Scripts that write no spaces have no such words: rules that count or measure
-words are not applied to their languages.
+Words are separated by white space. Scripts written without spaces have no such words: rules that count or measure words
+are not applied to their languages.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ def domain_of(document: Document) -> str:
 
 
 def language_of(document: Document) -> str:
-    """The declared language as its primary subtag in lower case; a document of `english` declares English; else ''."""
+    """Primary subtag of the declared language in lower case; `en` for the domain `english` by default, otherwise ''."""
     declared = document.get("language") or ("en" if domain_of(document) == "english" else "")
     return str(declared).replace("_", "-").partition("-")[0].lower()
 
 
 @cache
 def is_alphanumeric(character: str) -> bool:
-    """Whether it is a letter, a digit or a combining mark of any script; without marks Indic words fall apart."""
+    """Whether it is a letter, digit or combining mark of any script; without marks Indic words would be split."""
     return unicodedata.category(character)[0] in "LMN"
 
 
 class _Punctuation(dict[int, str]):
-    """A table for `str.translate`, filled as characters turn up."""
+    """A table for `str.translate`, filled as characters occur."""
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
@@ -60,7 +60,7 @@ _PUNCTUATION = _Punctuation()
 def stretches(text: str) -> Iterator[str]:
     """A text in stretches of about a million characters, cut before white space, so that no word is cut.
 
-    The words of a long text need more than ten times its memory as a list.
+    A list of the words of a long text would need more than ten times the text's memory.
     """
     start = 0
     while len(text) - start > _STRETCH_CHARACTERS:
@@ -77,5 +77,5 @@ def word_lengths(text: str) -> list[int]:
 
 
 def normalised_words(text: str) -> list[str]:
-    """Words in lower case, without punctuation; each Han or kana character is one, as no spaces divide them."""
+    """Words in lower case, without punctuation; each Han or kana character is one, as they have no spaces."""
     return text.lower().translate(_PUNCTUATION).split()

@@ -1,7 +1,7 @@
 """Paragraphs of text that is wrapped at a fixed width, as reST, manual pages and e-mails are.
 
-Rules for web text take a line for a paragraph. A text counts as wrapped when most of its lines that another follows are
-of 50 to 100 characters at the most and many stop in the middle of a sentence; every other text is left as it is.
+Rules for web text treat a line as a paragraph. A text counts as wrapped if the width of its lines that another line
+follows is 50 to 100 characters and many of them stop in the middle of a sentence; any other text is left unchanged.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import re
 from itertools import pairwise
 
 _WIDTHS = (50, 100)
-_WIDE_SHARE = 0.9  # the width is that of the longest but a tenth: addresses and tables stand out
+_WIDE_SHARE = 0.9  # the width is the 90th percentile: addresses and tables may be longer
 _MIN_CONTINUED = 0.2
 _SENTENCE_ENDS = (".", "!", "?", ":")
 _ITEM = re.compile(r"\s*(?:[-*+•]|\d+[.)]|\.\.)\s")
 
 
 def unwrapped(text: str) -> str:
-    """The text with the lines of each paragraph and list item joined, where it is wrapped; else the text itself."""
+    """The text with the lines of each paragraph and list item joined, if it is wrapped; otherwise the text itself."""
     lines = [line.rstrip() for line in text.splitlines()]
     followed = [(line, following) for line, following in pairwise(lines) if line and following]
     widths = sorted(len(line) for line, _ in followed)

@@ -1,6 +1,6 @@
-"""apt on a private state: which versions it offers, and their archives, downloaded in parallel and verified.
+"""apt with private state: which versions it offers, and their archives, downloaded in parallel and verified.
 
-Invariant: a file gets its name in the archive directory only after its SHA-256 is the one of apt's signed lists.
+Invariant: a file gets its name in the archive directory only after its SHA-256 matches apt's signed lists.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from nemotron4_common.staging import file_sha256, sync, write_file
 
-#: Languages whose translated package descriptions apt fetches with its lists (those it has some hundred or more of).
+#: Languages whose translated package descriptions apt fetches with its lists (those with at least about a hundred).
 DESCRIPTION_LANGUAGES = "en,cs,da,de,es,fi,fr,hu,it,ja,ko,nl,pl,pt,pt_BR,ru,sk,sr,sv,uk,zh_CN"
 _TOOLS = ("apt-get", "apt-cache", "dpkg-deb")
 _CONNECTIONS = 4
@@ -42,7 +42,7 @@ class Deb:
 
 
 class Apt:
-    """apt with lists, caches and archives below one directory. ValueError where it is not installed."""
+    """apt with lists, caches and archives below one directory. ValueError if it is not installed."""
 
     def __init__(self, cache: Path) -> None:
         absent = [tool for tool in _TOOLS if shutil.which(tool) is None]
@@ -58,7 +58,7 @@ class Apt:
         settings = {
             "Dir::State::lists": self.lists,
             "Dir::Cache": self._root / "apt" / "cache",
-            "Dir::Cache::pkgcache": "pkgcache.bin",  # container images turn it off: a second at each start
+            "Dir::Cache::pkgcache": "pkgcache.bin",  # container images turn it off, which costs a second per start
             "Dir::Cache::srcpkgcache": "",
             "APT::Sandbox::User": "root",
             "Acquire::Retries": 3,
@@ -67,7 +67,7 @@ class Apt:
         self._options = [part for key, value in settings.items() for part in ("-o", f"{key}={value}")]
 
     def resolve(self, names: list[str]) -> dict[str, Deb]:
-        """What apt offers of `names`, from an earlier call where that asked for all of them. OSError for nothing."""
+        """What apt offers of `names`, stored from an earlier call if that asked for all. OSError if it offers none."""
         path = self._root / "resolved.json"
         asked = sorted(set(names))
         if path.exists():
@@ -87,7 +87,7 @@ class Apt:
         return debs
 
     def download(self, debs: list[Deb], archives: Path, advance: Callable[[int, int], None]) -> dict[str, str]:
-        """Bring packages into `archives`; `advance(packages, bytes)`. Returns for those not served the reason."""
+        """Download packages to `archives`; `advance(packages, bytes)`. Returns the reason for each not served."""
         wanted = [deb for deb in debs if not (archives / deb.file).exists()]
         advance(len(debs) - len(wanted), sum(deb.bytes for deb in debs) - sum(deb.bytes for deb in wanted))
         missing: dict[str, str] = {}
@@ -108,7 +108,7 @@ class Apt:
             if path.exists() and file_sha256(path) == deb.sha256:
                 sync(path)
                 path.replace(archives / deb.file)
-            elif len(batch) > 1:  # one that is not served may spoil the others
+            elif len(batch) > 1:  # one that is not served may fail the others
                 failures |= self._download_batch([deb], archives)
             else:
                 path.unlink(missing_ok=True)
@@ -136,7 +136,7 @@ def _parse_stanzas(text: str) -> Iterable[Deb]:
 
 
 def _batches(debs: list[Deb]) -> list[list[Deb]]:
-    """Packages in groups of about _BATCH_BYTES, so that one start of apt-get serves many small ones."""
+    """Packages in groups of about _BATCH_BYTES, so that one apt-get process fetches many small ones."""
     batches: list[list[Deb]] = []
     num_bytes = _BATCH_BYTES
     for deb in debs:

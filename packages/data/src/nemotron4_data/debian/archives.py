@@ -1,6 +1,6 @@
 """Members of package archives (.deb, npm .tgz, wheels, apt's lists), streamed and never unpacked to disk.
 
-Invariant: no member is held or inflated beyond MAX_MEMBER_BYTES, whatever its archive says.
+Invariant: no member is held or inflated beyond MAX_MEMBER_BYTES, whatever its archive declares.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_MEMBER_BYTES = 256_000_000
 
 @dataclass(frozen=True)
 class Package:
-    """A fetched archive: where it lies, its version and the digest of the file."""
+    """A fetched archive: its path, version and the digest of the file."""
 
     name: str
     registry: str
@@ -31,7 +31,7 @@ class Package:
 
     @property
     def origin(self) -> str:
-        """Name and version, as documents carry it."""
+        """Name and version, as stored in documents."""
         return f"{self.name}={self.version}"
 
 
@@ -76,7 +76,7 @@ def _iterate_deb(path: Path, wants: Callable[[str], bool]) -> Iterator[tuple[str
         try:
             with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
                 yield from _iterate_tar(archive, wants)
-            process.stdout.read()  # the padding: dpkg-deb must not die of a closed pipe
+            process.stdout.read()  # the padding: dpkg-deb must not be killed by a closed pipe
         except tarfile.TarError as error:
             raise OSError(f"{path}: cannot be read to its end ({error}): remove it and run again") from error
         finally:
@@ -102,14 +102,14 @@ def _iterate_lists(folder: Path, wants: Callable[[str], bool]) -> Iterator[tuple
 
 
 def description_list_name(path: Path) -> str:
-    """A list's name without the mirror it came from and the compression it is kept in."""
+    """A list's name without its mirror and compression suffix."""
     match = re.search(r"_dists_(.*_Translation-\w+)", path.name.replace("%5f", "_"))
     assert match, path
     return match.group(1)
 
 
 def read_list(path: Path) -> bytes:
-    """Content of a file of apt's lists, whatever it is compressed with. OSError when apt cannot read it."""
+    """Content of a file of apt's lists, whatever its compression. OSError if apt cannot read it."""
     result = subprocess.run(["/usr/lib/apt/apt-helper", "cat-file", str(path)], capture_output=True)
     if result.returncode:
         raise OSError(f"{path}: cannot be read: {result.stderr.decode(errors='replace').strip()}")

@@ -1,7 +1,7 @@
 """Build the corpus: fetch packages, read each into documents, take the share of every group, write the files.
 
 Invariant: the same archives and settings give the same bytes, whatever the executor, kills and restarts; the output
-directory appears whole.
+directory appears complete.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int, int], None]]]
-"""`progress(step, total_bytes)` is a context whose value is called with numbers of things and bytes done."""
+"""`progress(step, total_bytes)` is a context manager; call its value with the numbers of items and bytes done."""
 Replacing = Callable[[], AbstractContextManager[Path]]
-"""A context with an empty directory to fill, which then takes the place of the output."""
+"""A context manager that gives an empty directory to fill, which then replaces the output."""
 
 
 @dataclass(frozen=True)
 class _Selection:
-    """A task: write what is taken of a package to `<domain>/<name>.jsonl.zst` below `output`."""
+    """A task: write what is taken from a package to `<domain>/<name>.jsonl.zst` below `output`."""
 
     extraction: Extraction
     shares: dict[Group, float]
@@ -56,11 +56,11 @@ def build(
 ) -> list[Path]:
     """Build the corpus in `output`; returns its files of documents in their order.
 
-    `output` also gets `packages.json` (every package with version, digest, licence and what was taken of it, and
+    `output` also gets `packages.json` (every package with version, digest, licence and what was taken from it, and
     those that were not served) and `ATTRIBUTION.md`.
 
     Raises:
-        ValueError: apt-get or dpkg-deb are not installed, a domain has no text at all, or the cache is in use.
+        ValueError: apt-get or dpkg-deb is not installed, a domain has no text at all, or the cache is in use.
         OSError: no package is served (no network), or an archive is damaged.
     """
     return build_rows(config, load_rows(SOURCES_FILE, Row), output, executor, progress, replacing)
@@ -69,7 +69,7 @@ def build(
 def build_rows(
     config: DebianConfig, rows: list[Row], output: Path, executor: Executor, progress: Progress, replacing: Replacing
 ) -> list[Path]:
-    """`build` with a table of sources of one's own."""
+    """`build` with a custom table of sources."""
     cache = Path(config.cache).expanduser()
     check_new_or_ours(cache, "corpus.debian.cache", (_CACHE_LOCK, "resolved.json"))
     cache.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ def _build(
 
 
 def select(task: _Selection) -> dict[str, tuple[int, int]]:
-    """Write the documents whose id falls in the share of their group. Returns (documents, bytes) by source."""
+    """Write the documents whose id falls within the share of their group. Returns (documents, bytes) by source."""
     writers: dict[str, FrameWriter] = {}
     counts: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
     for line in read_lines(task.extraction.documents):
@@ -124,7 +124,7 @@ def select(task: _Selection) -> dict[str, tuple[int, int]]:
         domain = source.split("/")[0]
         if domain not in writers:
             path = task.output / domain / task.extraction.documents.name
-            path.unlink(missing_ok=True)  # of a run of this task that was cut short
+            path.unlink(missing_ok=True)  # left by an interrupted run of this task
             writers[domain] = FrameWriter(path)
         writers[domain].write({**document, "license": task.licenses[row]})
         documents, num_bytes = counts[source]
@@ -135,7 +135,7 @@ def select(task: _Selection) -> dict[str, tuple[int, int]]:
 
 
 def _extractions(rows: list[Row], packages: dict[Name, Package], folder: Path, mandoc: Path | None) -> list[Extraction]:
-    """One task a package that was served, largest archives first so that no worker is left with one at the end."""
+    """One task per package that was served, largest first so that no worker is left with a large one at the end."""
     folder.mkdir(parents=True, exist_ok=True)
     for left_over in folder.glob(f"*.jsonl.zst.[0-9]*{PARTIAL_SUFFIX}"):
         left_over.unlink()
@@ -148,7 +148,7 @@ def _extractions(rows: list[Row], packages: dict[Name, Package], folder: Path, m
 
 
 def _output_key(config: DebianConfig, tasks: list[Extraction], missing: dict[str, str]) -> str:
-    """Digest of all that the output depends on."""
+    """Digest of everything that the output depends on."""
     targets = {"bytes": config.target_bytes, "exponent": config.exponent}
     return value_sha256({"targets": targets, "packages": sorted(task.key for task in tasks), "missing": missing})
 
@@ -157,7 +157,7 @@ def _shares(config: DebianConfig, tasks: list[Extraction], results: list[Extract
     sizes = {group: float(size) for result in results for group, (_, size) in result.groups.items()}
     for domain in config.target_bytes:
         if not any(group.domain == domain for group in sizes):
-            raise ValueError(f"corpus=debian: no package gave any {domain} text: see the reasons in packages.json")
+            raise ValueError(f"corpus=debian: no package yielded any {domain} text: see the reasons in packages.json")
     weights = {name: row.weight for task in tasks for name, row in task.rows.items()}
     return kept_shares(sizes, config.target_bytes, weights, config.exponent)
 

@@ -32,7 +32,7 @@ class DebianConfig:
                 )
         if not 0 <= self.exponent <= 1:
             raise ValueError(
-                f"corpus.debian.exponent ({self.exponent}) must lie in [0, 1]: 1 keeps sizes, 0 is all alike"
+                f"corpus.debian.exponent ({self.exponent}) must lie in [0, 1]: 1 is by size, 0 is equal shares"
             )
         if not self.cache:
             raise ValueError("corpus.debian.cache ('') must name a directory for the packages: give a path")

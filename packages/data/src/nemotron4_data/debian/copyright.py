@@ -1,4 +1,4 @@
-"""The licence of a package, read off its copyright file where that is machine-readable.
+"""The licence of a package, read from its copyright file if that is machine-readable.
 
 Source: Machine-readable debian/copyright file, version 1.0 (DEP-5).
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-#: What is recorded for a package whose copyright file is prose and whose row names no licence.
+#: Recorded for a package whose copyright file is prose and whose row names no licence.
 PROSE = "see its copyright file"
 
 

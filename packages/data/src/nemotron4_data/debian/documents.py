@@ -1,6 +1,6 @@
-"""From texts to documents by structure alone: control characters, navigation, minified files, splitting.
+"""From texts to documents, by structure only: control characters, navigation, minified files, splitting.
 
-Quality, language and duplicates are judged later, by the curation that every corpus passes.
+Quality, language and duplicates are judged later, by the curation that every corpus goes through.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ MAX_BYTES = 32_000
 MAX_CODE_BYTES = 256_000
 _MAX_LINE_CHARS = 1_000
 _MAX_MEAN_LINE_BYTES = 100
-#: Navigation is learned on this many pages of a row.
+#: Navigation is learned from this many pages of a row.
 _SAMPLE_PAGES = 400
 
-#: A line is English when so large a part of its words are among these; shorter lines are not judged.
+#: A line is English if a large enough part of its words are among these; short lines are not judged.
 _ENGLISH = re.compile(r"\b(?:the|and|with|this|that|you|your|from|which)\b", re.I | re.A)
 _MIN_ENGLISH_SHARE = 0.07
 _MIN_JUDGED_CHARS = 20
@@ -39,9 +39,9 @@ def clean_text(text: str) -> str:
 
 
 def drop_untranslated_lines(text: str) -> str:
-    """Remove the lines of a translation that were left in English, as its function words show.
+    """Remove the lines of a translation that were left in English, recognised by function words.
 
-    A tenth of what passes for translated here is English; the words chosen are rare in the other languages.
+    A tenth of the supposedly translated text is English; the words chosen are rare in the other languages.
     """
     return "\n".join(line for line in text.split("\n") if not _is_english(line))
 
@@ -53,7 +53,7 @@ def _is_english(line: str) -> bool:
 
 
 def is_source_code(text: str) -> bool:
-    """Whether a file has the shape of code that people write: not huge, minified, or a table in one line."""
+    """Whether a file looks like code that people write: not huge, minified, or a table in one line."""
     lines = text.splitlines() or [""]
     size = len(text.encode())
     return (
@@ -65,7 +65,7 @@ def is_source_code(text: str) -> bool:
 
 
 def drop_repeated_lines(texts: Iterable[Text]) -> Iterator[Text]:
-    """Remove lines that stand on over a tenth of the first pages: navigation and footers. Keeps that many in memory."""
+    """Remove lines that are on over a tenth of the first pages: navigation and footers. Keeps those pages in memory."""
     pages = iter(texts)
     sample = list(itertools.islice(pages, _SAMPLE_PAGES))
     counts = Counter(line for page in sample for line in set(page.text.splitlines()) if len(line) > 3)
@@ -76,7 +76,7 @@ def drop_repeated_lines(texts: Iterable[Text]) -> Iterator[Text]:
 
 
 def split_text(text: str, max_bytes: int) -> list[str]:
-    """Pieces of nearly equal size, none over `max_bytes`, cut at blank lines, else lines, else sentences."""
+    """Pieces of nearly equal size, none over `max_bytes`, cut at blank lines, or else lines, or else sentences."""
     size = len(text.encode())
     if size <= max_bytes:
         return [text]

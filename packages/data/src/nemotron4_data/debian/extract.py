@@ -1,7 +1,7 @@
 """All documents of one package, streamed from its archive into one file; a pure function of the archive and its rows.
 
-Invariant: `<package>.json` is written after `<package>.jsonl.zst` is whole, and carries the key of what it was made
-from; a rerun keeps what has the key it would make.
+Invariant: `<package>.json` is written after `<package>.jsonl.zst` is complete, and records the key of what it was made
+from; a rerun keeps a result whose key is still the same.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .rows import Row
 from .shares import Group
 from .text import Text
 
-# Raise it when the code changes what it writes: text read by older code is then read again.
+# Raise it when the code changes what it writes: packages read by older code are then read again.
 _CODE_VERSION = 2
 PARTIAL_SUFFIX = ".partial"
 
@@ -50,13 +50,13 @@ class Extraction:
 
     @property
     def documents(self) -> Path:
-        """The file of documents; each line also has the name of its row."""
+        """The file of documents; each line also contains the name of its row."""
         name = f"{self.package.registry}-{self.package.name.replace('/', '-')}"
         return self.folder / f"{name}.jsonl.zst"
 
     @property
     def key(self) -> str:
-        """Digest of all that the result depends on."""
+        """Digest of everything that the result depends on."""
         rows = {name: asdict(row) for name, row in self.rows.items()}
         renders = any(row.reader == "man" for row in self.rows.values())
         mandoc = self.mandoc.parents[2].name if self.mandoc and renders else ""  # mandoc-DIGEST/usr/bin/mandoc
@@ -65,7 +65,7 @@ class Extraction:
 
 @dataclass
 class Extracted:
-    """What a package held: sizes by group as (documents, bytes), its licences, and members that could not be read."""
+    """What a package contained: sizes by group as (documents, bytes), its licences, and unreadable members."""
 
     key: str
     licenses: list[str] = field(default_factory=list)
@@ -84,14 +84,14 @@ class Extracted:
 
 
 def extract(task: Extraction) -> Extracted:
-    """Read a package, unless that is done. OSError when its archive is damaged."""
+    """Read a package, unless that is already done. OSError if its archive is damaged."""
     marker = task.documents.with_name(task.documents.name.replace(".jsonl.zst", ".json"))
     if marker.exists() and task.documents.exists():
         done = Extracted.from_json(json.loads(marker.read_bytes()))
         if done.key == task.key:
             return done
     marker.unlink(missing_ok=True)
-    # Named after the process: an engine may run a task again while the first run still writes.
+    # Named after the process: an executor may run a task again while the first run is still writing.
     partial_file = task.documents.with_name(f"{task.documents.name}.{os.getpid()}{PARTIAL_SUFFIX}")
     partial_file.unlink(missing_ok=True)
     writer = FrameWriter(partial_file)
@@ -179,5 +179,5 @@ class _Reading:
 
 
 def license_of(row: Row, extracted: Extracted) -> str:
-    """The licence recorded with a row's documents: checked by hand, else the label of the copyright file."""
+    """The licence recorded with a row's documents: checked by hand, or else the label of the copyright file."""
     return row.license or (extracted.licenses[0] if extracted.licenses else PROSE)

@@ -1,10 +1,10 @@
 """Package archives from apt, npm and pip, into a cache directory.
 
-apt runs on a private state (lists and cache below the directory), so nothing on the system changes and nothing is
-installed. Hosts come from the own configuration of apt, npm and pip. Versions are those of the day the cache was
-made: they are written down in `resolved.json` and hold until the directory is removed.
+apt runs with private state (lists and cache below the directory), so nothing on the system changes and nothing is
+installed. Hosts come from the existing configuration of apt, npm and pip. Versions are those of the day on which the
+cache was made: they are recorded in `resolved.json` and apply until the directory is removed.
 
-Invariant: an archive in `archives/` is whole; those of apt have the SHA-256 that its signed lists state.
+Invariant: an archive in `archives/` is complete; those of apt have the SHA-256 that its signed lists state.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def fetch_packages(
     Returns the packages, and for each name that was not served the reason.
 
     Raises:
-        ValueError: apt-get, apt-cache or dpkg-deb are not installed.
+        ValueError: apt-get, apt-cache or dpkg-deb is not installed.
         OSError: apt knows none of the packages, so there is no network or the lists are empty.
     """
     archives = cache / "archives"
@@ -74,7 +74,7 @@ def _from_deb(deb: Deb, archives: Path) -> Package:
 
 
 def _from_lists(name: str, lists: Path) -> Package:
-    """The lists as one archive; its version is the digest of what they hold."""
+    """The lists as one archive; its version is the digest of their content."""
     digest = hashlib.sha256()
     for path in sorted(lists.glob("*_dists_*_Translation-*"), key=description_list_name):
         digest.update(hashlib.sha256(description_list_name(path).encode() + b"\0" + read_list(path)).digest())
@@ -122,7 +122,7 @@ def _version(path: Path) -> str:
 
 
 def _upstream(path: Path) -> str:
-    """The home page that an npm or pypi package names; empty when it names none."""
+    """The home page that an npm or pypi package names; empty if it names none."""
     if path.suffix == ".tgz":
         with tarfile.open(path) as archive:
             handle = archive.extractfile("package/package.json")

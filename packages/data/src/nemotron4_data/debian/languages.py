@@ -1,18 +1,18 @@
-"""Names of languages: the natural ones of the paper, registries' codes for them, and endings of source files.
+"""Names of languages: the natural ones of the paper, their codes in registries, and endings of source files.
 
 Source: the language list of the Nemotron-4 15B report (arXiv 2402.16819, figure on multilingual data).
 """
 
 from __future__ import annotations
 
-#: Natural languages of the report without English.
+#: Natural languages of the report except English.
 LANGUAGES = (
     "ar", "az", "bg", "bn", "ca", "cs", "da", "de", "el", "es", "et", "fa", "fi", "fr", "gl", "he", "hi", "hr",
     "hu", "hy", "id", "is", "it", "ja", "ka", "kk", "kn", "ko", "lt", "lv", "mk", "ml", "mr", "ne", "nl",
     "no", "pl", "pt", "ro", "ru", "sk", "sl", "sq", "sr", "sv", "ta", "te", "th", "tr", "uk", "ur", "vi", "zh",
 )  # fmt: skip
 
-#: Codes that registries use for these languages; a region that changes the script is no alias.
+#: Codes that registries use for these languages; a region that changes the script is not an alias.
 ALIASES = {
     "nb": "no",
     "nn": None,
@@ -26,7 +26,7 @@ ALIASES = {
     "en-us": None,
 }
 
-#: Programming language of a file, by the end of its name. Endings that two languages share are set by the row.
+#: Programming language of a file, by the ending of its name. For endings that two languages share, the row decides.
 ENDINGS = {
     ".adb": "ada", ".ads": "ada", ".asm": "assembly", ".s": "assembly", ".S": "assembly", ".asy": "asymptote",
     ".awk": "awk", ".bas": "basic", ".kbs": "basic", ".bzl": "starlark", ".c": "c", ".cc": "cpp", ".ck": "chuck",
@@ -54,7 +54,7 @@ ENDINGS = {
 
 
 def language_of_code(code: str) -> str | None:
-    """The report's language of a registry's code (`pt-br`, `zh_CN`), None for English and for others."""
+    """The report's language for a registry's code (`pt-br`, `zh_CN`), None for English and other languages."""
     code = code.lower().replace("_", "-")
     for name in (code, code.split("-")[0]):
         if name in ALIASES:
@@ -64,7 +64,7 @@ def language_of_code(code: str) -> str | None:
 
 
 def language_of_file(path: str) -> str | None:
-    """The programming language of a file by its ending, None when it is not known."""
+    """The programming language of a file by its ending, None if unknown."""
     name = path.rsplit("/", 1)[-1].removesuffix(".gz")
     if name in ("Makefile", "CMakeLists.txt"):
         return "makefile" if name == "Makefile" else "cmake"

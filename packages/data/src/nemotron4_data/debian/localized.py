@@ -14,7 +14,7 @@ from .languages import language_of_code
 PACKED_BYTES = 3_500
 SENTENCE_BYTES = 40
 
-#: Where paths name their language.
+#: Where a path names its language.
 _PATH_PATTERNS = (
     r"langpack-([A-Za-z-]+)@",
     r"locales/([A-Za-z-]+)\.pak$",
@@ -36,12 +36,12 @@ UDHR = {
 
 
 def language_of_udhr(path: str) -> str | None:
-    """The paper's code of a udhr file, None for variants and languages that are not used."""
+    """The paper's language code for a udhr file, None for variants and languages that are not used."""
     return UDHR.get(path.rsplit("/", 1)[-1].removesuffix(".html"))
 
 
 def localized_path(path: str) -> str | None:
-    """The paper's language code named by a folder or file of the path, if any."""
+    """The paper's language code named by a folder or file in the path, if any."""
     for pattern in _PATH_PATTERNS:
         match = re.search(pattern, path)
         if match:
@@ -52,9 +52,7 @@ def localized_path(path: str) -> str | None:
 def pak_strings(data: bytes) -> Iterator[str]:
     """Strings of a Chromium .pak file, version 5 (header, then uint16 id and uint32 offset per resource)."""
     if struct.unpack_from("<I", data)[0] != 5:
-        raise ValueError(
-            "a .pak file is not of version 5; see ui/base/resource/data_pack.cc of Chromium for the layout"
-        )
+        raise ValueError("a .pak file is not version 5; see ui/base/resource/data_pack.cc of Chromium for the layout")
     count = struct.unpack_from("<H", data, 8)[0]
     entries = [struct.unpack_from("<HI", data, 12 + 6 * i) for i in range(count + 1)]
     for (_, start), (_, end) in itertools.pairwise(entries):
@@ -77,7 +75,7 @@ def xpi_strings(data: bytes) -> Iterator[str]:
 
 
 def mo_strings(data: bytes) -> Iterator[str]:
-    """Translations in a gettext catalogue that differ from the original. ValueError when it is not one."""
+    """Translations in a gettext catalogue that differ from the original. ValueError if it is not a catalogue."""
     if data[:4] != b"\xde\x12\x04\x95":
         raise ValueError("not a little-endian gettext catalogue")
     count, originals, translations = struct.unpack_from("<III", data, 8)

@@ -19,17 +19,17 @@ Counts = dict[str, tuple[int, int]]
 _FILE_NAME = "packages.json"
 _NOTICE = """# Sources and licences
 
-This corpus holds text out of distribution packages. The `origin` of every document names its package and version, and
-its `license` repeats the label below: the licence of the package as a whole, as its copyright file states it. Single
-files of a package may be under another of the licences listed; the copyright file in the package is what counts. The
-texts stay under their own licences, not under that of the program that collected them.
+This corpus contains text from distribution packages. The `origin` of every document names its package and version, and
+its `license` repeats the label below: the licence of the package as a whole, as stated in its copyright file. Single
+files of a package may be under another of the licences listed; the copyright file in the package is authoritative. The
+texts remain under their own licences, not under that of the program that collected them.
 
 Markup, navigation and control characters were removed and long texts were cut into numbered parts.
 """
 
 
 def read_key(folder: Path) -> str | None:
-    """The key of the corpus in `folder`, None where there is none."""
+    """The key of the corpus in `folder`, None if there is none."""
     path = folder / _FILE_NAME
     return str(json.loads(path.read_bytes())["key"]) if path.exists() else None
 

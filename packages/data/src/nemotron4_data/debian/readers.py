@@ -33,7 +33,7 @@ READ_ERRORS = (ValueError, KeyError, IndexError, SyntaxError, struct.error, zlib
 
 
 def read_plain(members: Members) -> Iterator[Text]:
-    """Files that are text already (code, .txt), gzip or not; not UTF-8 means skipped."""
+    """Files that are already text (code, .txt), gzipped or not; those that are not UTF-8 are skipped."""
     for path, data in members:
         path, data = _inflate(path, data)
         try:
@@ -47,7 +47,7 @@ def _inflate(path: str, data: bytes) -> tuple[str, bytes]:
 
 
 def read_html(members: Members) -> Iterator[Text]:
-    """Main content of HTML pages; the language is read off the folder (`/de/`, `/de-DE/`)."""
+    """Main content of HTML pages; the folder gives the language (`/de/`, `/de-DE/`)."""
     from resiliparse.extract.html2text import extract_plain_text
 
     for path, data in members:
@@ -58,7 +58,7 @@ def read_html(members: Members) -> Iterator[Text]:
 
 
 def _decode_page(data: bytes) -> str:
-    """By the encoding that the head of the page declares, else UTF-8."""
+    """Decode by the encoding that the head of the page declares, otherwise as UTF-8."""
     declared = re.search(rb"""(?:charset|encoding)=["']?([\w-]+)""", data[:2048])
     try:
         return data.decode(declared.group(1).decode() if declared else "utf-8", "replace")
@@ -84,7 +84,7 @@ def read_mallard(members: Members) -> Iterator[Text]:
 
 
 def read_man(members: Members, mandoc: Path) -> Iterator[Text]:
-    """Manual pages as mandoc renders them, without its page header and overstrikes; pages that only point elsewhere
+    """Manual pages as mandoc renders them, without its page header and overstrikes; pages that only refer to another
     are skipped."""
     command = [str(mandoc), "-Kutf-8", "-Tutf8", "-Owidth=1000,indent=0"]
     for path, data in members:

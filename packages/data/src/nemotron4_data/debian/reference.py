@@ -15,9 +15,9 @@ from .languages import language_of_code
 from .localized import language_of_udhr
 from .text import Members, Text
 
-#: A dictionary's articles are alike: so much of one is read, in bytes of its text with markup.
+#: A dictionary's articles are much alike, so only this many bytes of its text with markup are read.
 _STARDICT_BYTES = 12_000_000
-#: Package descriptions are put together, in the order of their names, to texts of about this size.
+#: Package descriptions are joined, in the order of their names, into texts of about this size.
 _DESCRIPTIONS_BYTES = 8_000
 
 
@@ -52,14 +52,14 @@ def read_wordnet(members: Members) -> Iterator[Text]:
 
 
 def read_fortunes(members: Members) -> Iterator[Text]:
-    """Quotations of a fortune database, a blank line between them."""
+    """Quotations of a fortune database, separated by blank lines."""
     for path, data in members:
         quotations = re.split(r"\n%+\n", data.decode("utf-8"))
         yield Text(path, "\n\n".join(text.strip("\n%") for text in quotations if text.strip("\n%")))
 
 
 def read_factbook(members: Members) -> Iterator[Text]:
-    """Country profiles: the nested JSON as headed paragraphs."""
+    """Country profiles: the nested JSON as paragraphs with headings."""
     for path, data in members:
         lines: list[str] = []
         _flatten_profile(json.loads(data), 1, lines)
@@ -78,7 +78,7 @@ def _flatten_profile(node: dict[str, Any], depth: int, lines: list[str]) -> None
 
 
 def read_udhr(members: Members) -> Iterator[Text]:
-    """The Universal Declaration of Human Rights, a few articles to a text so that both splits can hold some."""
+    """The Universal Declaration of Human Rights, a few articles per text so that both splits can get some."""
     from lxml import etree
 
     for path, data in members:
@@ -92,7 +92,7 @@ def read_udhr(members: Members) -> Iterator[Text]:
 
 
 def read_descriptions(members: Members) -> Iterator[Text]:
-    """Package descriptions in apt's lists: name, summary, paragraphs; a paragraph that came before is left out."""
+    """Package descriptions in apt's lists: name, summary, paragraphs; repeated paragraphs are omitted."""
     seen: set[tuple[str, int]] = set()
     for path, data in members:
         code = path.rsplit("Translation-", 1)[-1]
@@ -121,6 +121,6 @@ def read_descriptions(members: Members) -> Iterator[Text]:
 
 
 def _unwrap(paragraph: str) -> str:
-    """Join wrapped lines; those indented further are lists or listings and stay."""
+    """Join wrapped lines; lines indented further are lists or listings and are kept."""
     lines = [line[1:] for line in paragraph.splitlines()]
     return "\n".join(lines) if any(line.startswith(" ") for line in lines) else " ".join(lines)

@@ -23,19 +23,19 @@ class Row:
     reader: str = "plain"
     registry: str = "deb"
     category: str | None = None
-    """Second half of `domain/category`; without it the language of the text, or of the file by its ending."""
+    """Second half of `domain/category`; by default the language of the text, or of the file by its ending."""
     language: str | None = None
-    """Natural language of the texts where paths do not tell."""
+    """Natural language of the texts if paths do not tell."""
     license: str | None = None
-    """Checked by hand; without it the label of the machine-readable copyright file is recorded."""
+    """Checked by hand; by default the label of the machine-readable copyright file is recorded."""
     include: str = ""
     """Regex that a member's path must match."""
     exclude: str | None = None
     """Regex that it must not match."""
     share: float = 1.0
-    """Part of the members that is read, chosen by a hash of the path: for packages much larger than needed."""
+    """Share of the members that is read, chosen by a hash of the path: for packages much larger than needed."""
     weight: float = 1.0
-    """Claim to the domain's bytes beside that of its size."""
+    """Factor on its claim to the domain's bytes, besides its size."""
 
     @property
     def origin(self) -> str:
@@ -51,7 +51,7 @@ class Row:
         return self.domain != "code" or self.category is not None or language_of_file(path) is not None
 
     def file_under(self, text: Text) -> tuple[str, str] | None:
-        """Source (domain/category) and language of a text, None when it is of no language that is collected."""
+        """Source (domain/category) and language of a text, None if its language is not collected."""
         if self.domain == "code":
             language = self.category or language_of_file(text.name)
             return (f"code/{language}", language) if language else None
@@ -65,7 +65,7 @@ R = TypeVar("R", bound=Row)
 
 
 def load_rows(path: Path, row_type: type[R]) -> list[R]:
-    """Read a table: domain -> rows. A row with `languages` stands for one package each, its code in place of {}."""
+    """Read a table: domain -> rows. A row with `languages` stands for one package per language; {} is its code."""
     import yaml
 
     table: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))

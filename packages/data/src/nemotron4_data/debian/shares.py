@@ -1,6 +1,6 @@
-"""How much of each group of documents is taken, and which documents: a target, filled with the small groups whole.
+"""How much of each group of documents is taken, and which documents, to reach a target; small groups are taken whole.
 
-Invariant: whether a document is taken depends on its id and the sizes of the groups, on nothing else.
+Invariant: whether a document is taken depends only on its id and the sizes of the groups.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Group(NamedTuple):
-    """Documents of one source (domain/category) that one row of the table of sources gave."""
+    """Documents of one source (domain/category) from one row of the table of sources."""
 
     source: str
     row: str
@@ -28,7 +28,7 @@ class Group(NamedTuple):
 def fill(sizes: Mapping[K, float], target: float, weights: Mapping[K, float]) -> dict[K, float]:
     """Amounts that sum to `target`: in proportion to the weights, but none above its size.
 
-    When all sizes together do not reach the target, all is taken.
+    If the sizes sum to less than the target, everything is taken.
     """
     amounts: dict[K, float] = {}
     left, left_weight = target, sum(weights.values())
@@ -44,7 +44,7 @@ def kept_shares(
 ) -> dict[Group, float]:
     """The share of each group's bytes that is taken: domain -> category -> row, each by weight x size**exponent.
 
-    English is filled by row at once: its categories are kinds of text and have no claim to like amounts.
+    English is filled by row directly: its categories are kinds of text and have no claim to equal amounts.
     """
     shares: dict[Group, float] = {}
     for domain, target in targets.items():
@@ -62,5 +62,5 @@ def kept_shares(
 
 
 def unit_hash(text: str) -> float:
-    """A number in [0, 1) that depends on the text alone."""
+    """A number in [0, 1) that depends only on the text."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64

@@ -10,7 +10,7 @@ Members = Iterable[tuple[str, bytes]]
 
 @dataclass(frozen=True)
 class Text:
-    """A text as found in an archive; `language` is None where the row decides it."""
+    """A text as found in an archive; `language` is None if the row decides it."""
 
     name: str
     text: str
