@@ -30,14 +30,18 @@ CHECK_TOOLS = ("ruff", "mypy", "import-linter", "yamllint")
 COMMIT_TOOLS = ("pre-commit", "pre-commit-hooks")
 DOCS_TOOLS = ("sphinx", "myst-parser", "furo", "sphinx-copybutton")
 BUILD_TOOLS = ("hatchling", "editables", "setuptools")  # setuptools: antlr4-python3-runtime comes as source
-LONG_TESTS = (*("e2e", "slurm", "train/test_campaign.py", "train/test_bad_steps.py", "train/test_checkpoint.py"),)
-"""What `quick` leaves out, below tests/: files that take more than some seconds of processor time each."""
+LONG_TESTS = (
+    *("test_bad_steps", "test_campaign", "test_checkpoint", "test_cpu_linear", "test_dedup", "test_dedup_crowds"),
+    *("test_dedup_resume", "test_evaluation", "test_executor", "test_export", "test_isoflop", "test_parallel"),
+    *("test_resume", "test_sample", "test_seeing", "test_training"),
+)
+"""Files that `quick` leaves out beside e2e and slurm: those with the longest tests, by `pytest --durations`."""
 TRY_NEXT = (
     "generate model_dir=runs/demo/latest/export 'prompt=Once upon a time'",
     "plan experiment=nemotron4_15b",
     "train experiment=demo model=nano_1m topology=cpu_2x1 schedule=smoke",
 )
-"""What `demo` ends with: commands of seconds on what it left."""
+"""What `demo` ends with: commands of a minute or less, on what it left."""
 
 
 def install(session: nox.Session, *packages: str, tools: tuple[str, ...] = ()) -> None:
@@ -93,7 +97,8 @@ def quick(session: nox.Session) -> None:
     """The inner loop, within 3 minutes on two cores: `lint`, and the tests of seconds; `nox -R` skips installing."""
     install(session, *PACKAGES, tools=(*ALL_TEST_TOOLS, *CHECK_TOOLS))
     run_checks(session)
-    left_out = [f"--ignore=tests/{name}" for name in LONG_TESTS]
+    folders = ("--ignore=tests/e2e", "--ignore=tests/slurm")
+    left_out = (*folders, *(f"--ignore-glob=*/{name}.py" for name in LONG_TESTS))
     parallel = ("-m", "not slow", "-n", "2", "--dist", "loadfile")
     session.run("pytest", "-q", *left_out, *parallel, *session.posargs, env={"OMP_NUM_THREADS": "1"})
 

@@ -26,6 +26,14 @@ def test_every_package_is_installed_from_the_tree():
     assert all(PROJECTS[name]["optional-dependencies"].keys() >= asked for name, asked in extras.items())
 
 
+def test_what_the_quick_session_leaves_out_exists():
+    noxfile = (ROOT / "noxfile.py").read_text(encoding="utf-8")
+    (listed,) = re.findall(r"^LONG_TESTS = \((.*?)^\)", noxfile, re.MULTILINE | re.DOTALL)
+    names = set(re.findall(r'"(\w+)"', listed))
+    assert len(names) > 5
+    assert names <= {path.stem for path in ROOT.glob("tests/**/test_*.py")}
+
+
 def test_a_package_is_named_like_its_folder_and_depends_on_packages_of_the_tree():
     assert set(PROJECTS) == {f"nemotron4-{name}" for name in FOLDERS}
     for project in PROJECTS.values():
