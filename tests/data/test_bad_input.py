@@ -1,4 +1,4 @@
-"""Damaged, hostile and odd raw files: the good is kept, the bad is refused with its place, memory stays small."""
+"""Damaged, hostile and odd raw files: good records are kept, bad ones refused with their place, memory stays small."""
 
 import gzip
 import io
@@ -40,7 +40,7 @@ def refusals(items):
 
 @pytest.mark.parametrize("compression", [suffix for suffix in COMPRESS if suffix])
 @pytest.mark.parametrize("kept", [0.3, 0.9])
-def test_what_comes_before_a_cut_is_kept(tmp_path, compression, kept):
+def test_records_before_a_truncation_are_kept(tmp_path, compression, kept):
     content = COMPRESS[compression](jsonl(MANY))
     items = read(write(tmp_path / f"a.jsonl{compression}", content[: int(len(content) * kept)]))
     good = records(items)
@@ -61,14 +61,14 @@ def test_flipped_bytes_in_a_compressed_file_are_damage(tmp_path):
     assert len(records(items)) > 100
 
 
-def test_a_cut_text_or_page_is_no_document(tmp_path):
+def test_a_truncated_text_or_page_is_not_a_document(tmp_path):
     for name, content in (("a.txt.gz", b"words " * 9000), ("a.html.xz", html("words " * 9000))):
         packed = COMPRESS[name[-3:]](content)
         assert refusals(read(write(tmp_path / name, packed[:-10]))) == [("after the beginning", "damaged file")]
 
 
 @pytest.mark.parametrize("where", [700, 1024, 1100, 512])
-def test_a_cut_tar(tmp_path, where):
+def test_a_truncated_tar(tmp_path, where):
     content = tar({"a.txt": b"first", "b.jsonl": jsonl(["x"] * 20)})
     items = read(write(tmp_path / "a.tar", content[:where]))
     assert [item.value["text"] for item in records(items)[:1]] == (["first"] if where > 512 else [])
@@ -160,7 +160,7 @@ def test_a_decompression_bomb_is_stopped(tmp_path, name, monkeypatch):
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".txt", ".html"])
-def test_an_over_long_document_is_passed_in_small_memory(tmp_path, suffix):
+def test_an_overlong_document_is_skipped_in_little_memory(tmp_path, suffix):
     with (tmp_path / f"a{suffix}").open("wb") as file:
         file.truncate(40 << 20)
         file.seek(0, 2)
@@ -175,7 +175,7 @@ def test_an_over_long_document_is_passed_in_small_memory(tmp_path, suffix):
     assert [item.value["text"] for item in records(items)] == (["after"] if suffix == ".jsonl" else [])
 
 
-def test_what_is_kept_aside_is_short():
+def test_rejected_records_are_shown_shortened():
     assert shown(Refusal("", "", b"a" * 5000)) == "a" * 4000 + "… (5000 bytes)"
     assert shown(Refusal("", "", b"\xff\0")) == "\\xff\0"
     assert shown(Record("row 1", {"text": None, "n": {1}})) == '{"text": null, "n": "{1}"}'
@@ -189,7 +189,7 @@ def test_pages_without_end(tmp_path):
     assert refusals(read(write(tmp_path / "d.html", b""))) == [("", "HTML without text")]
 
 
-def test_a_web_record_cut_short_is_no_page(tmp_path):
+def test_a_truncated_web_record_is_not_a_page(tmp_path):
     content = warc([html("one"), html("two")])
     items = read(write(tmp_path / "a.warc", content[:-30]))
     assert [item.value["text"] for item in records(items)] == ["one"]
@@ -214,7 +214,7 @@ def test_encodings(tmp_path):
     ]
 
 
-def test_the_rest_goes_on_and_every_record_is_accounted_for(tmp_path, make_job, corpus):
+def test_reading_continues_and_every_record_is_accounted_for(tmp_path, make_job, corpus):
     raw = tmp_path / "raw"
     raw.mkdir()
     write(raw / "a.jsonl.gz", gzip.compress(jsonl(MANY))[:-200])
@@ -274,7 +274,7 @@ def test_any_bytes_of_any_format_are_read_to_their_end(tmp_path_factory, suffix,
     edits=st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=6)), max_size=4),
     cut=st.floats(0, 1),
 )
-def test_any_damage_to_a_sound_file_loses_nothing_silently(tmp_path_factory, suffix, edits, cut):
+def test_any_damage_to_a_valid_file_loses_nothing_silently(tmp_path_factory, suffix, edits, cut):
     content = bytearray(valid_content(suffix))
     for where, new in edits:
         start = int(where * len(content))

@@ -1,4 +1,4 @@
-"""Blends: who claims which source, how a key's sources share, and what is refused."""
+"""Blends: which key covers which source, how a key's sources share its weight, and what is refused."""
 
 from pathlib import Path
 
@@ -59,8 +59,8 @@ def test_a_key_is_a_folder_of_any_depth():
     )
 
 
-def test_unimax_is_alike_until_the_cap():
-    """Worked by hand: of 900 tokens, sw takes its cap of 20, then fr 60; the other 820 are shared alike."""
+def test_unimax_shares_equally_up_to_the_cap():
+    """Worked by hand: of 900 tokens, sw takes its cap of 20, then fr 60; the other 820 are shared equally."""
     sizes = {"m/sw": 10, "m/fr": 30, "m/de": 1_000, "m/ja": 5_000}
     distribution = Distribution(weights={"m": 1.0}, sampling={"m": Sampling(unimax_epochs=2)})
     expected = {"m/sw": 20 / 900, "m/fr": 60 / 900, "m/de": 410 / 900, "m/ja": 410 / 900}
@@ -134,7 +134,7 @@ def test_wrong_blends_are_refused(weights, sampling, message):
     assert str(error.value) == f"blend.distributions.p{message}"
 
 
-def test_a_cap_of_nothing_is_refused():
+def test_a_cap_of_zero_is_refused():
     with pytest.raises(ValueError) as error:
         BlendConfig(distributions={"p": Distribution(weights={"a": 1.0})}, max_epochs=0)
     assert str(error.value) == "blend.max_epochs (0) must be greater than 0"

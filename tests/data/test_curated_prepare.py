@@ -1,4 +1,4 @@
-"""`nemotron4 prepare` with every kind of curation at once: what goes, what stays, what manifest and report tell."""
+"""`nemotron4 prepare` with every kind of curation at once: what is dropped, kept, and shown in manifest and report."""
 
 import base64
 import json

@@ -75,7 +75,7 @@ def make_deb(folder, name, files):
 
 @pytest.fixture
 def cache(tmp_path):
-    """A cache as an earlier run leaves it: all packages resolved and downloaded; one of the table is not offered."""
+    """A cache as left by an earlier run: all packages resolved and downloaded; one of the table is not offered."""
     cache = tmp_path / "cache"
     (cache / "archives").mkdir(parents=True)
     prose = {f"usr/share/book/{n:02d}.txt": f"Chapter {n}. " + "It was a quiet day. " * 40 for n in range(40)}
@@ -190,7 +190,7 @@ def test_a_domain_without_text_is_refused(cache, tmp_path):
 
 
 def fake_apt(folder, monkeypatch, download):
-    """Programs of apt's names first on the path: what they do is the test's, as the network's answer would be."""
+    """Scripts named like apt's programs, first on the path, stand in for the network's answers."""
     folder.mkdir()
     scripts = {"apt-get": download, "apt-cache": "exit 0", "dpkg-deb": "exit 1"}
     for name, body in scripts.items():
@@ -222,7 +222,7 @@ def test_downloads_are_verified_and_what_is_not_served_is_skipped(tmp_path, monk
     assert "good" not in Apt(tmp_path / "cache").download(debs, archives, lambda count, size: None)
 
 
-def test_no_network_and_no_apt_are_told_in_one_line(tmp_path, monkeypatch):
+def test_no_network_and_no_apt_are_reported_in_one_line(tmp_path, monkeypatch):
     fake_apt(tmp_path / "bin", monkeypatch, "echo 'W: Failed to fetch: Temporary failure resolving' >&2")
     message = (
         r"^corpus=debian: apt offers none of 1 packages \(W: Failed to fetch: Temporary failure resolving\): "

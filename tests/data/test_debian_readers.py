@@ -83,7 +83,7 @@ def test_stardict_loses_its_markup():
     assert text.text == "(a) prép.\n1° Vers.\n\n(b) s. m. Lettre & son."
 
 
-def test_fortunes_are_parted_by_blank_lines():
+def test_fortunes_are_separated_by_blank_lines():
     assert read("fortunes", ("wise", b"One.\n%\nTwo.\n%\n"))[0].text == "One.\n\nTwo."
 
 
@@ -202,7 +202,7 @@ def test_lines_left_in_english_are_dropped_from_translations():
     assert drop_untranslated_lines(f"{german}\nClick the button to close this window.\nthe end") == f"{german}\nthe end"
 
 
-def test_minified_and_huge_files_are_no_source_code():
+def test_minified_and_huge_files_are_not_source_code():
     line = "x = compute(y)\n"
     assert is_source_code(line * 20)
     assert not is_source_code(line * 20_000)

@@ -1,4 +1,4 @@
-"""Documents by columns: the same values as JSON gives, lines that keep their bytes, words of long texts."""
+"""Documents by columns: the same values as from JSON, lines that keep their bytes, words of long texts."""
 
 import json
 
@@ -32,7 +32,7 @@ FOUND = st.fixed_dictionaries({}, optional={"language": st.sampled_from(["de", "
 @given(
     st.lists(DOCUMENT, min_size=1, max_size=5), st.dictionaries(st.sampled_from("abc"), TEXT | st.floats() | st.none())
 )
-def test_columns_and_lines_are_as_json_has_them(documents, other):
+def test_columns_and_lines_equal_those_of_json(documents, other):
     lines = [json_line({**document, **other}) for document in documents]
     assert lines == [json.dumps({**document, **other}, ensure_ascii=False).encode() + b"\n" for document in documents]
     names = ("id", "text", "license", "date", "absent")
@@ -56,7 +56,7 @@ def test_chunks_are_whole_lines(tmp_path, num_bytes):
 @given(
     documents=st.lists(st.tuples(DOCUMENT, PLACE, FOUND), min_size=1, max_size=6), dropped=st.sets(st.integers(0, 5))
 )
-def test_a_line_that_stays_is_what_a_document_would_be_written_as(tmp_path_factory, documents, dropped):
+def test_a_kept_line_equals_a_rewritten_document(tmp_path_factory, documents, dropped):
     shard = tmp_path_factory.mktemp("shard") / "documents.jsonl.zst"
     writer = FrameWriter(shard)
     for document, place, found in documents:

@@ -49,14 +49,14 @@ def test_an_error_of_a_task_is_the_error(num_workers):
         list(executor.map(tasks.refuse, [3, 4]))
 
 
-def test_a_killed_worker_is_one_line():
+def test_a_killed_worker_is_reported_in_one_line():
     with pytest.raises(OSError) as error, open_executor(ExecutorConfig(num_workers=2)) as executor:
         list(executor.map(tasks.die, range(3)))
     expected = "a worker process was killed, perhaps for lack of memory: lower executor.num_workers and rerun"
     assert str(error.value) == expected
 
 
-def test_rest_ends_the_workers_and_the_next_task_starts_others():
+def test_rest_ends_the_workers_and_the_next_task_starts_new_ones():
     with open_executor(ExecutorConfig(num_workers=2)) as executor:
         executor.rest()
         before = set(executor.map(tasks.pid, range(4)))
@@ -136,7 +136,7 @@ def test_wrong_settings_are_refused(settings, message):
     assert str(error.value) == message
 
 
-def test_ray_that_is_not_installed_is_named(monkeypatch):
+def test_missing_ray_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     expected = "executor.kind (ray): needs Ray; pip install 'nemotron4-data[ray]'"
     with pytest.raises(ValueError) as error, open_executor(ExecutorConfig(kind=ExecutorKind.ray)):
@@ -211,7 +211,7 @@ def _files(directory):
     }
 
 
-def test_ctrl_c_while_workers_start_is_for_the_parent(tmp_path):
+def test_ctrl_c_while_workers_start_goes_to_the_parent(tmp_path):
     """It reaches the whole process group, also workers that are still importing what they will run."""
     script = tmp_path / "script.py"
     script.write_text(

@@ -1,4 +1,4 @@
-"""Too little disk or memory is one line with the stage, the place and the way out, and nothing half-written stays."""
+"""Too little disk or memory: one line with the stage, the place and the way out, and no half-written files remain."""
 
 import json
 import re
@@ -38,13 +38,13 @@ except OSError as error:
 
 @pytest.fixture
 def largest_file():
-    """Set how large a file may become, which is a full disk to those who write; lifted at the end."""
+    """Limit the size of files, which to writers looks like a full disk; lifted at the end."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (before[0] if size is None else size, before[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_disk_that_is_full_for_the_database(tmp_path, largest_file, monkeypatch):
+def test_a_full_disk_in_the_database(tmp_path, largest_file, monkeypatch):
     monkeypatch.setattr(ingest_module, "_PART_BYTES", 10_000)
     (tmp_path / "raw").mkdir()
     words = ["".join(chr(97 + int(digit)) for digit in str(7919 * number)) for number in range(4000)]
@@ -81,7 +81,7 @@ def write_jsonl(path):
 
 
 def write_wide_window(path):
-    """As `zstd --long=31` would a pipe: sound, but a reader needs 2 GiB."""
+    """As `zstd --long=31` compresses a pipe: valid, but a reader needs 2 GiB."""
     settings = zstandard.ZstdCompressionParameters.from_level(3, window_log=31)
     compressor = zstandard.ZstdCompressor(compression_params=settings).compressobj()
     path.write_bytes(compressor.compress(b'{"text": "short"}\n') + compressor.flush())
@@ -113,7 +113,7 @@ def test_too_little_memory_for_a_document(tmp_path, name, write):
     assert list((tmp_path / "out/documents.work").rglob("*.partial")) == []
 
 
-def test_the_place_comes_out_of_a_worker():
+def test_the_place_is_passed_on_from_a_worker():
     with pytest.raises(MemoryError) as error, open_executor(ExecutorConfig(num_workers=2)) as executor:
         list(executor.map(tasks.run_out_of_memory, ["a.jsonl"]))
     assert str(in_one_line(error.value, "tokens", "out")) == (
@@ -131,12 +131,12 @@ def test_the_place_comes_out_of_a_worker():
         ZstdError("Unable to decompress Zstandard data: Allocation error : not enough memory"),
     ],
 )
-def test_libraries_say_it_in_many_ways(error):
+def test_libraries_report_it_in_many_ways(error):
     assert str(in_one_line(error, "tokenizer", "out")) == (
         "stage tokenizer: out of memory: lower tokenizer.train_bytes, and rerun: finished work is kept"
     )
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), RuntimeError("x"), OSError("said already"), ZstdError("damaged")])
-def test_what_is_neither_keeps_its_words(error):
+def test_other_errors_keep_their_message(error):
     assert in_one_line(error, "tokenizer", "out") is None

@@ -1,4 +1,4 @@
-"""Finding raw files: odd names, folders, links; whatever is left out is said."""
+"""Finding raw files: odd names, folders, links; whatever is skipped is reported."""
 
 import json
 import os
@@ -14,13 +14,13 @@ from nemotron4_data.sources import SUFFIXES, find_files, read_raw
 
 
 def found(*patterns):
-    """Names below the folder, and what was said."""
+    """Names below the folder, and the warnings."""
     said = []
     return [file.name for file in find_files([str(pattern) for pattern in patterns], SUFFIXES, said.append)], said
 
 
 @pytest.mark.parametrize("name", ["data[1].jsonl", "a*.jsonl", "what?.jsonl", "**.jsonl", " .jsonl"])
-def test_a_name_that_exists_is_no_glob(tmp_path, name):
+def test_a_name_that_exists_is_not_a_glob(tmp_path, name):
     for other in (name, "data1.jsonl", "ab.jsonl"):
         (tmp_path / other).write_bytes(jsonl(["x"]))
     assert found(tmp_path / name) == ([f"{tmp_path}/{name}"], [])
@@ -33,7 +33,7 @@ def test_a_glob_is_still_one(tmp_path):
 
 
 def spark_folder(write):
-    """What Spark leaves of a table, through `write(name, content)`."""
+    """Write the files of a Spark table through `write(name, content)`."""
     for number in (1, 0):
         write(f"day=2/part-0000{number}.snappy.parquet", parquet([f"text {number}"]))
     for name in ("_SUCCESS", "._SUCCESS.crc", "day=2/.part-00000.snappy.parquet.crc", "_metadata"):
@@ -82,7 +82,7 @@ def test_a_folder_is_its_files_of_known_formats(tmp_path):
     assert message_of(ValueError, found, tmp_path / "empty") == message
 
 
-def test_broken_links_are_left_out_and_said(tmp_path):
+def test_broken_links_are_skipped_and_reported(tmp_path):
     (tmp_path / "d").mkdir()
     (tmp_path / "d/a.jsonl").write_bytes(b"")
     (tmp_path / "d/b.jsonl").symlink_to("nowhere")
@@ -101,7 +101,7 @@ def test_broken_links_are_left_out_and_said(tmp_path):
     assert message_of(ValueError, found, tmp_path / "d/b.jsonl") == message
 
 
-def test_an_unknown_home_directory_is_one_line():
+def test_an_unknown_home_directory_is_reported_in_one_line():
     message = (
         "corpus.files ('~nobody-of-this-name/a.txt') is neither a path nor a glob (Could not determine home directory):"
     )

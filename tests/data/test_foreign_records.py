@@ -1,4 +1,4 @@
-"""Records of other people: fields by other names, labels of their own, files named for what they are not."""
+"""Foreign records: other field names, other labels, files with misleading names."""
 
 import bz2
 import gzip
@@ -104,7 +104,7 @@ def test_a_text_that_becomes_a_name_or_a_key_is_short(field, length, reason):
     assert message_of(ValueError, to_document, {"text": "x", field: kept + "x"}, config()) == reason
 
 
-def test_a_long_source_is_rejected_and_the_run_goes_on(tmp_path, make_job, corpus):
+def test_a_long_source_is_rejected_and_the_run_continues(tmp_path, make_job, corpus):
     good = [{"text": "first"}, {"text": "longest", "source": f"{'a' * 100}/{'b' * 100}"}, {"text": "last"}]
     bad = {"text": "bad", "source": f"english/{'x' * 250}"}
     (tmp_path / "raw.jsonl").write_text("\n".join(map(json.dumps, [good[0], bad, *good[1:]])))
@@ -138,7 +138,7 @@ def test_wrong_columns_are_refused(settings, expected):
     assert message_of(ValueError, lambda: ColumnsConfig(**settings)) == expected
 
 
-def test_the_old_name_of_the_text_column_names_the_new():
+def test_the_old_key_of_the_text_column_names_the_new_one():
     assert message_of(ValueError, lambda: config(text_column="body")) == (
         "corpus.text_column (body) is now called corpus.columns.text: write corpus.columns.text=body"
     )
@@ -188,7 +188,7 @@ def at_depth(frames, function, *arguments):
 
 
 @pytest.mark.parametrize("frames", [0, 600])
-def test_how_deep_json_may_be_depends_on_no_stack(tmp_path, frames):
+def test_the_depth_limit_of_json_does_not_depend_on_the_stack(tmp_path, frames):
     lines = [nested(depth) for depth in (2, 199, 200, 201, 500, 900, 2000, 100_000)]
     lines += [b'{"text": "' + b"[" * 5000 + b'"}', b"[" * 300, b"[[]" * 150, b'{"a": "' + rb"\"[" * 300]
     content = b"\n".join(lines)
@@ -238,7 +238,7 @@ def test_how_deep_json_may_be_depends_on_no_stack(tmp_path, frames):
         ),
     ],
 )
-def test_when_nothing_is_left_the_most_common_reason_is_said(tmp_path, make_job, content, settings, reason):
+def test_if_nothing_is_left_the_most_common_reason_is_reported(tmp_path, make_job, content, settings, reason):
     path = tmp_path / "raw.jsonl"
     path.write_bytes(content)
     chosen = CorpusConfig(name="none", files=[str(path)], heldout_fraction=0.0, **settings)
@@ -246,7 +246,7 @@ def test_when_nothing_is_left_the_most_common_reason_is_said(tmp_path, make_job,
     assert message == f"corpus.files: 1 file(s) hold no document for training; {reason.format(place=path)}"
 
 
-def test_bytes_not_read_are_said(tmp_path, make_job, corpus, capsys):
+def test_bytes_not_read_are_reported(tmp_path, make_job, corpus, capsys):
     texts = [f"text number {number} " + "filler " * (number % 50) for number in range(3000)]
     content = bytearray(gzip.compress(jsonl(texts)))
     where = len(content) // 5

@@ -1,4 +1,4 @@
-"""The ledger: the same wherever checkpoints fell, incremental, and what verify says of one that was changed."""
+"""The ledger: the same wherever checkpoints were made, incremental, and what verify reports about a changed one."""
 
 import dataclasses
 import json
@@ -47,7 +47,7 @@ def test_a_ledger_does_not_depend_on_earlier_ones_or_the_batch_ramp(corpus, cuts
         assert make_ledger(ramped, corpus, 300, previous) == make_ledger(stream_of(corpus), corpus, 300)
 
 
-def test_one_more_ledger_costs_the_samples_since_the_last(corpus, small_chunks, monkeypatch):
+def test_the_next_ledger_costs_only_the_samples_since_the_last(corpus, small_chunks, monkeypatch):
     stream = stream_of(corpus)
     previous = make_ledger(stream, corpus, 200)
     read = []
@@ -57,7 +57,7 @@ def test_one_more_ledger_costs_the_samples_since_the_last(corpus, small_chunks, 
     assert read == [(192, 208), (208, 224), (224, 230)]
 
 
-def test_a_ledger_of_another_order_is_not_gone_on_from(corpus, small_chunks):
+def test_a_ledger_of_another_order_is_not_continued(corpus, small_chunks):
     other = make_ledger(stream_of(corpus, seed=2), corpus, 200)
     assert make_ledger(stream_of(corpus), corpus, 230, other) == make_ledger(stream_of(corpus), corpus, 230)
     later = make_ledger(stream_of(corpus), corpus, 230)
@@ -75,7 +75,7 @@ def test_it_counts_tokens_documents_and_epochs(corpus):
     assert found.corpus == corpus.digest
 
 
-def test_the_digest_covers_all_that_decides_the_samples(corpus):
+def test_the_digest_covers_everything_that_determines_the_samples(corpus):
     different = [
         make_ledger(stream_of(corpus), corpus, 299),
         make_ledger(stream_of(corpus, seed=2), corpus, 300),
@@ -129,8 +129,8 @@ def test_a_ledger_of_another_corpus_or_tokenizer_is_refused(corpus, tmp_path):
         )
 
 
-def test_a_corpus_that_was_forged_whole_is_known_by_the_ledger(corpus, tmp_path):
-    """Tokens, their SHA-256 and every digest in the manifest changed together: nothing in the directory tells."""
+def test_a_completely_forged_corpus_is_detected_by_the_ledger(corpus, tmp_path):
+    """Tokens, their SHA-256 and every digest in the manifest changed together: nothing in the directory shows it."""
     shutil.copytree(corpus.dir, tmp_path / "copy")
     path = tmp_path / "ledger.json"
     path.write_bytes(make_ledger(stream_of(corpus), corpus, 300).to_json())
@@ -145,7 +145,7 @@ def test_a_corpus_that_was_forged_whole_is_known_by_the_ledger(corpus, tmp_path)
         verify(VerifyJob(data=DataDirConfig(dir=str(tmp_path / "copy")), ledger=str(path)))
 
 
-def test_older_ledgers_are_verified_and_what_they_lack_is_said(corpus, tmp_path, capsys):
+def test_older_ledgers_are_verified_and_what_they_lack_is_reported(corpus, tmp_path, capsys):
     path = tmp_path / "ledger.json"
     content = dataclasses.asdict(make_ledger(stream_of(corpus), corpus, 300))
     del content["manifest"]
@@ -157,7 +157,7 @@ def test_older_ledgers_are_verified_and_what_they_lack_is_said(corpus, tmp_path,
     assert make_ledger(stream_of(corpus), corpus, 300, Ledger.load(path)).manifest == corpus.manifest_digest
 
 
-def test_what_is_no_ledger_is_refused(corpus, tmp_path):
+def test_a_file_that_is_not_a_ledger_is_refused(corpus, tmp_path):
     path = tmp_path / "ledger.json"
     with pytest.raises(ValueError) as error:
         Ledger.load(path)

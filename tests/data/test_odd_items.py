@@ -1,4 +1,4 @@
-"""One odd item costs that item: the rest of its file goes on, and what was not read is counted."""
+"""One odd item loses only that item: the rest of its file is read, and what was not read is counted."""
 
 import datetime
 import gzip
@@ -82,13 +82,13 @@ CUT_BODIES = {
 
 
 def between(body, headers=()):
-    """An archive with one response between two sound ones."""
+    """An archive with one response between two valid ones."""
     middle = warc([body], "\r\n".join(["Content-Type: text/html; charset=utf-8", *headers]))
     return warc([html("first")]) + middle + warc([html("last")])
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_a_page_is_decoded_as_its_headers_say_or_taken_as_it_stands(tmp_path, name):
+def test_a_page_is_decoded_as_its_headers_declare_or_used_unchanged(tmp_path, name):
     headers, body = BODIES[name]
     items = read(tmp_path / "a.warc", between(body, headers))
     assert texts(items) == ["first", "The page in the middle.", "last"]
@@ -96,14 +96,14 @@ def test_a_page_is_decoded_as_its_headers_say_or_taken_as_it_stands(tmp_path, na
 
 
 @pytest.mark.parametrize("name", CUT_BODIES)
-def test_a_page_cut_in_its_coding_is_refused_and_the_archive_goes_on(tmp_path, name):
+def test_a_page_truncated_in_its_coding_is_refused_and_reading_continues(tmp_path, name):
     headers, body = CUT_BODIES[name]
     items = read(tmp_path / "a.warc", between(body, headers))
     assert texts(items) == ["first", "last"]
     assert refusals(items) == [("record 2", "HTTP body is cut or not in its declared coding")]
 
 
-def test_a_page_that_unpacks_to_too_much_is_refused_and_the_archive_goes_on(tmp_path):
+def test_a_page_that_unpacks_to_too_much_is_refused_and_reading_continues(tmp_path):
     for headers, body in (
         (["Content-Encoding: gzip"], gzip.compress),
         (["Content-Encoding: zstd"], zstandard.compress),
@@ -149,7 +149,7 @@ STRAYED = "damaged web record"
         (warc([PAGE]).replace(b"HTTP/1.1 200 OK", b"SMTP/1.1 200 OK"), [("record 2", "broken HTTP message")]),
     ],
 )
-def test_a_web_record_of_wrong_form_is_refused_and_the_archive_goes_on(tmp_path, middle, expected):
+def test_a_malformed_web_record_is_refused_and_reading_continues(tmp_path, middle, expected):
     items = read(tmp_path / "a.warc", warc([html("first")]) + middle + warc([html("last")]))
     assert texts(items) == ["first", "last"]
     assert refusals(items) == expected
@@ -161,7 +161,7 @@ def parquet_file(table, **options):
     return out.getvalue()
 
 
-def test_a_time_beyond_the_year_9999_costs_nothing(tmp_path):
+def test_a_time_beyond_the_year_9999_is_read(tmp_path):
     seconds = [0] * 200
     seconds[3] = 253_402_300_800
     table = pa.table({"text": MANY[:200], "date": pa.array(seconds, pa.timestamp("s")), "id": pa.array(range(200))})
@@ -188,14 +188,14 @@ def test_a_time_beyond_the_year_9999_costs_nothing(tmp_path):
         ({"at": 1577836800123456789}, pa.struct([("at", pa.timestamp("ns"))]), {"at": "2020-01-01T00:00:00.123456789"}),
     ],
 )
-def test_values_of_parquet_depend_on_no_other_package(tmp_path, number, kind, expected):
+def test_values_of_parquet_do_not_depend_on_other_packages(tmp_path, number, kind, expected):
     table = pa.table({"text": ["a"], "date": pa.array([number], kind)})
     (item,) = read(tmp_path / "a.parquet", parquet_file(table))
     assert item.value == {"text": "a", "date": expected}
     assert not isinstance(expected, str) or type(item.value["date"]) is str  # pandas' own would be equal, too
 
 
-def test_a_damaged_page_costs_its_row_group(tmp_path):
+def test_a_damaged_page_loses_only_its_row_group(tmp_path):
     content = bytearray(parquet_file(pa.table({"text": MANY[:200]}), row_group_size=50))
     start = pq.ParquetFile(io.BytesIO(content)).metadata.row_group(1).column(0).data_page_offset
     content[start : start + 9] = b"\xff" * 9
@@ -262,7 +262,7 @@ def test_the_bytes_not_read_of_a_member_are_counted(tmp_path):
         assert 0.3 < unread / size < 0.55
 
 
-def test_a_cut_web_record_counts_as_not_read(tmp_path):
+def test_a_truncated_web_record_counts_as_not_read(tmp_path):
     content = warc([html("first"), html("filler " * 9000)])[:-20000]
     items = read(tmp_path / "a.warc", content)
     assert texts(items) == ["first"]

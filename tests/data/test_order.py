@@ -15,7 +15,7 @@ SAMPLES_7T = 7_000_000_000_000 // 4096
 
 @st.composite
 def blends(draw, max_sources=40):
-    """Weights of very different kinds: alike, spread over six decades, one giant, multiples of each other."""
+    """Weights of very different kinds: equal, spread over six decades, one giant, multiples of each other."""
     size = draw(st.integers(1, max_sources))
     kind = draw(st.sampled_from(["any", "alike", "decades", "giant", "halves", "nearly alike"]))
     if kind == "any":
@@ -82,7 +82,7 @@ def test_samples_far_into_a_run_step_by_one(weights, sample):
 
 
 def test_a_window_far_into_a_run_is_what_a_walk_from_its_counts_gives():
-    """At token 7e12 the closed form is the sequential definition: each node sends on what its own count asks."""
+    """At token 7e12 the closed form equals the sequential definition: each node decides by its own count."""
     weights = {index: 1 / (index + 1) for index in range(60)}
     sequence = SourceSequence(weights)
     counts = sequence.counts_before(SAMPLES_7T)
@@ -113,14 +113,14 @@ def test_block_permutations_differ_by_key_and_mix():
     assert abs(np.corrcoef(first, range(1000))[0, 1]) < 0.15
 
 
-def test_keys_are_fixed_for_ever():
+def test_keys_never_change():
     """Changing the derivation would change the data of every run that resumes."""
     assert derive_key(1234, "phase", 0) == 9806323129597034364
     assert derive_key(12, "34") != derive_key(1, "234")
     assert BlockPermutation(1000, 7)(123) == 224
 
 
-def test_the_sequence_of_sources_is_fixed_for_ever():
+def test_the_sequence_of_sources_never_changes():
     sequence = SourceSequence({0: 0.7, 1: 0.15, 2: 0.15})
     assert sequence.locate(np.arange(20))[0].tolist() == [0, 1, 0, 0, 2, 0, 0, 0, 1, 0, 0, 2, 0, 0, 1, 0, 0, 0, 2, 0]
     assert sequence.counts_before(SAMPLES_7T) == {0: 1_196_289_062, 1: 256_347_657, 2: 256_347_656}
@@ -128,7 +128,7 @@ def test_the_sequence_of_sources_is_fixed_for_ever():
 
 
 @pytest.mark.parametrize("total", [1, 7])
-def test_a_weight_of_nothing_takes_no_part(total):
+def test_a_source_of_weight_zero_is_never_drawn(total):
     sequence = SourceSequence({0: 0.0, 3: 1.0, 5: 0.0})
     assert sequence.counts_before(total) == {3: total}
     assert sequence.count_before(5, total) == 0

@@ -1,4 +1,4 @@
-"""Files of others survive: what is refused before anything is written, what two processes at once get to see."""
+"""Foreign files survive: what is refused before anything is written, and what two simultaneous processes see."""
 
 import errno
 import json
@@ -41,7 +41,7 @@ def write(path, text="mine"):
 
 @pytest.fixture
 def job(tmp_path, make_job, tokenizer):
-    """A corpus of three documents, with a tokenizer that is there."""
+    """A corpus of three documents, with an existing tokenizer."""
     write(tmp_path / "raw/a.jsonl", RECORDS)
     files = CorpusConfig(name="wiki", files=[f"{tmp_path}/raw/*.jsonl"])
     model = TokenizerConfig(model=str(tokenizer.path))
@@ -96,7 +96,7 @@ def test_no_output_contains_or_lies_in_an_input(job, tmp_path, monkeypatch, sett
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "tokens/notes.txt", "documents.partial/notes.txt", ".git/config"])
-def test_a_directory_of_others_is_refused(job, tmp_path, name):
+def test_a_foreign_directory_is_refused(job, tmp_path, name):
     write(tmp_path / "wiki" / name)
     before = content_of(tmp_path)
     assert message_of(run_prepare, job) == (
@@ -144,7 +144,7 @@ def test_a_file_added_to_a_corpus_is_kept_and_stops_what_would_replace_it(job, p
 
 
 @pytest.mark.parametrize("name", ["tokens.partial", "tokens.work"])
-def test_unfinished_work_that_is_not_ours_is_left_alone(job, prepared, name):
+def test_foreign_unfinished_work_is_left_alone(job, prepared, name):
     write(prepared / name / "notes.txt")
     (prepared / "tokens/english/documents.train.bin").unlink()
     assert message_of(run_prepare, job) == (
@@ -154,7 +154,7 @@ def test_unfinished_work_that_is_not_ours_is_left_alone(job, prepared, name):
     assert (prepared / name / "notes.txt").read_text() == "mine"
 
 
-def test_what_an_older_version_left_when_it_was_killed_goes_on(job, tmp_path):
+def test_a_killed_run_of_an_older_version_is_resumed(job, tmp_path):
     write(tmp_path / "wiki/documents.work/key", "0" * 64)
     write(tmp_path / "wiki/documents.work/ingest/000000.x.partial/half")
     write(tmp_path / "wiki/documents.partial/english/half")
@@ -169,7 +169,7 @@ def test_what_an_older_version_left_when_it_was_killed_goes_on(job, tmp_path):
     }
 
 
-def test_a_corpus_of_an_older_version_is_made_again(job, prepared):
+def test_a_corpus_of_an_older_version_is_rebuilt(job, prepared):
     manifest = json.loads((prepared / "manifest.json").read_text())
     assert manifest.pop("others") == ["rejected/records.jsonl.zst"]
     (prepared / "manifest.json").write_text(json.dumps(manifest))
@@ -216,7 +216,7 @@ def test_adopting_a_directory_that_an_unset_variable_leaves_empty():
 
 
 def test_a_second_process_is_refused_and_the_lock_of_a_killed_one_is_not(job, tmp_path):
-    """The first waits, in the middle of its work, for what a pipe will bring."""
+    """The first waits, in the middle of its work, for data from a pipe."""
     os.mkfifo(tmp_path / "raw/z.jsonl")
     (tmp_path / "job").write_bytes(pickle.dumps(job))
     script = (
@@ -239,7 +239,7 @@ def test_a_second_process_is_refused_and_the_lock_of_a_killed_one_is_not(job, tm
     Corpus.open(tmp_path / "wiki", verify=True)
 
 
-def test_two_that_fill_one_place_see_each_other(tmp_path):
+def test_two_processes_that_fill_one_directory_notice_each_other(tmp_path):
     with staged_directory(tmp_path / "place", "directory") as new:
         write(new / "a")
         with pytest.raises(ValueError) as error, staged_directory(tmp_path / "place", "directory"):
@@ -266,7 +266,7 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("answer", [errno.EINVAL, errno.ENOTSUP])
-def test_a_file_system_that_syncs_no_directory_is_used(job, tmp_path, monkeypatch, answer):
+def test_a_file_system_that_cannot_sync_directories_is_used(job, tmp_path, monkeypatch, answer):
     original = os.fsync
 
     def fsync(descriptor):

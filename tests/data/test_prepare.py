@@ -109,7 +109,7 @@ def test_a_damaged_manifest_is_refused(prepared):
     assert message.endswith(f"): move {prepared} away and rerun `nemotron4 prepare`")
 
 
-def test_bad_records_are_kept_apart_and_the_rest_goes_on(tmp_path, make_job, prepared):
+def test_bad_records_are_kept_apart_and_the_run_continues(tmp_path, make_job, prepared):
     good = {"id": "1", "text": "all well \u2581 here", "source": "english/books", "split": "train"}
     write_raw(
         tmp_path / "raw/a.jsonl",
@@ -159,7 +159,7 @@ def test_compressed_files_are_read(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("compress", "suffix"), [(gzip.compress, "gz"), (lzma.compress, "xz"), (zstandard.compress, "zst")]
 )
-def test_a_cut_file_of_ours_is_named(tmp_path, compress, suffix):
+def test_a_truncated_file_of_a_corpus_is_named(tmp_path, compress, suffix):
     path = tmp_path / f"a.jsonl.{suffix}"
     path.write_bytes(compress(b'{"text": "one"}\n' * 100)[:-9])
     message = message_of(OSError, lambda: list(read_lines(path)))
@@ -195,7 +195,7 @@ def test_files_that_do_not_exist_are_refused(tmp_path, make_job):
     )
 
 
-def test_a_full_disk_is_one_line(tmp_path, make_job, raw_directory, monkeypatch):
+def test_a_full_disk_is_reported_in_one_line(tmp_path, make_job, raw_directory, monkeypatch):
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -226,7 +226,7 @@ def test_wrong_settings_are_refused(settings, message):
     assert message_of(ValueError, lambda: CorpusConfig(**{"name": "x", "files": ["y"], **settings})) == message
 
 
-def test_what_later_stages_open_is_refused_before_the_first(tmp_path, make_job):
+def test_bad_inputs_of_later_stages_are_refused_before_the_first(tmp_path, make_job):
     (tmp_path / "raw").mkdir()
     write_raw(tmp_path / "raw/a.jsonl", {"text": "one", "split": "train"})
     bad = tmp_path / "bad.model"

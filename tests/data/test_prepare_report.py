@@ -1,4 +1,4 @@
-"""The page of a prepared corpus: sections for the facts there are, and wild text that cannot break out of it."""
+"""The page of a prepared corpus: sections for the facts that exist, and untrusted text that stays escaped."""
 
 import html
 from dataclasses import asdict
@@ -122,7 +122,7 @@ def test_every_fact_has_its_place(tmp_path):
     assert order.index("Unicode repair") < order.index("exact duplicates") < order.index("Gopher quality rules")
 
 
-def test_wild_text_stays_text(tmp_path):
+def test_untrusted_text_stays_text(tmp_path):
     text = write_report(full_manifest(), tmp_path).read_text(encoding="utf-8")
     assert "script" not in Page(text).tags
     assert html.escape("<script>alert('x')</script> & \"quotes\" ") in text

@@ -93,7 +93,7 @@ def test_other_domains_are_not_judged(work):
             assert "bits_per_byte" not in document
 
 
-def test_buckets_can_be_turned_round(work):
+def test_the_kept_buckets_can_be_chosen(work):
     config = config_for(work, keep=["tail"])
     reasons = [reason for document, reason in filtered(work, config) if document["source"] == "english/web"]
     buckets = [reason and reason.split()[0] for reason in reasons]

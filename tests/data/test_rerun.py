@@ -1,4 +1,4 @@
-"""What `nemotron4 prepare` does again: after a change, an interruption, damage; and what it is made from."""
+"""What `nemotron4 prepare` does again after a change, an interruption or damage; and what its inputs are."""
 
 import hashlib
 import json
@@ -74,7 +74,7 @@ def test_a_changed_setting_reruns_from_its_stage(prepared, raw_directory, make_j
         {"curation": CurationConfig(dedup=DedupConfig(memory_megabytes=256))},
     ],
 )
-def test_a_setting_that_changes_no_byte_reruns_nothing(prepared, raw_directory, make_job, stages_run, change):
+def test_a_setting_that_changes_no_output_reruns_nothing(prepared, raw_directory, make_job, stages_run, change):
     if weights := change.get("blend"):
         change = {"blend": BlendConfig(distributions={"main": Distribution(weights=weights)})}
     run_prepare(make_job(raw_directory, prepared, **change))
@@ -190,7 +190,7 @@ def test_new_documents_without_new_shards_do_not_count(prepared, raw_directory, 
         Corpus.open(prepared)
 
 
-def test_a_damaged_shard_is_named_and_made_again(prepared, corpus, raw_directory, make_job, stages_run):
+def test_a_damaged_shard_is_named_and_rebuilt(prepared, corpus, raw_directory, make_job, stages_run):
     path = prepared / "tokens/english/books.train.bin"
     content = bytearray(path.read_bytes())
     content[100] ^= 1

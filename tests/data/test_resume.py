@@ -1,4 +1,4 @@
-"""Killed at any moment and rerun, `nemotron4 prepare` does only what is missing and ends with the same bytes."""
+"""Killed at any moment and rerun, `nemotron4 prepare` does only what is missing and writes the same bytes."""
 
 import os
 import pickle
@@ -114,7 +114,7 @@ def test_killed_at_random_moments_and_rerun_it_ends_with_the_same_bytes(tmp_path
         assert contents(tmp_path / "out") == expected
 
 
-def test_neither_workers_nor_directories_show_in_the_bytes(tmp_path, monkeypatch):
+def test_the_bytes_do_not_depend_on_workers_or_directories(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ingest_module, "_TASK_BYTES", 15_000)
     write_raw(tmp_path / "raw")
@@ -158,7 +158,7 @@ def made_again(directory, run):
     return {path.name for path, inode in before.items() if not path.is_dir() or path.stat().st_ino != inode}
 
 
-def test_a_killed_task_goes_on_from_its_last_part(tmp_path, small_tasks, monkeypatch):
+def test_a_killed_task_resumes_after_its_last_part(tmp_path, small_tasks, monkeypatch):
     monkeypatch.setattr(ingest_module, "_TASK_BYTES", 10**9)
     write_raw(tmp_path / "raw")
     files = [stage_module.RawFile(path.name, str(path), 1) for path in sorted((tmp_path / "raw").iterdir())]
@@ -212,7 +212,7 @@ def test_a_finished_task_that_lost_a_part_is_refused(tmp_path, small_tasks, monk
     assert contents(tmp_path / "out/tokens") == contents(tmp_path / "at_once/tokens")
 
 
-def test_tokens_that_are_done_outlive_a_kill(tmp_path, small_tasks, monkeypatch):
+def test_finished_tokens_survive_a_kill(tmp_path, small_tasks, monkeypatch):
     monkeypatch.setattr(tokenise_module, "_TASK_BYTES", 10_000)
     write_raw(tmp_path / "raw")
     job = job_of(tmp_path / "raw", tmp_path / "out")
@@ -255,7 +255,7 @@ def test_work_of_other_settings_is_not_used(tmp_path, small_tasks, monkeypatch):
     assert facts["rejected"]["longer than corpus.max_document_bytes"] > 10
 
 
-def test_the_manifest_tells_what_curation_did(tmp_path, small_tasks):
+def test_the_manifest_records_what_curation_did(tmp_path, small_tasks):
     write_raw(tmp_path / "raw")
     run_prepare(job_of(tmp_path / "raw", tmp_path / "out"))
     facts = Corpus.open(tmp_path / "out").manifest.stages["documents"].facts

@@ -70,7 +70,7 @@ def test_a_short_bin_is_refused(tmp_path):
         ),
     ],
 )
-def test_a_foreign_or_cut_index_is_refused(tmp_path, index, message):
+def test_a_foreign_or_truncated_index_is_refused(tmp_path, index, message):
     (tmp_path / "x.bin").write_bytes(b"")
     (tmp_path / "x.idx").write_bytes(index)
     with pytest.raises(ValueError) as error:

@@ -54,7 +54,7 @@ def test_every_format_in_every_compression(tmp_path, suffix, compression):
     assert texts(read(path)) == expected
 
 
-def test_positions_tell_where_a_record_lies(tmp_path):
+def test_positions_tell_where_a_record_is(tmp_path):
     (tmp_path / "a.tar").write_bytes(
         tar({"d/a.jsonl": b"\n" + jsonl(["x"]), "b.txt": b"y", "c.warc": warc([html("z")])})
     )
@@ -121,7 +121,7 @@ def test_web_pages_carry_their_origin_and_lose_their_navigation(tmp_path):
     }
 
 
-def test_web_records_that_are_no_pages(tmp_path):
+def test_web_records_that_are_not_pages(tmp_path):
     missing = warc([b"gone"]).replace(b"200 OK", b"404 NO")
     image = warc([b"\x89PNG"], "Content-Type: image/png")
     request = warc([b""], kind="request")
@@ -196,7 +196,7 @@ def test_web_servers_are_read(tmp_path):
         server.shutdown()
 
 
-def test_a_place_that_fails_is_no_damage(monkeypatch):
+def test_a_failing_disk_or_network_is_not_damage(monkeypatch):
     system = fsspec.filesystem("memory")
     system.pipe("/bucket/a.jsonl", jsonl(TEXTS))
     (file,) = find_files(["memory://bucket/a.jsonl"], SUFFIXES)

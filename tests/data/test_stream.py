@@ -1,4 +1,4 @@
-"""The order of training data: every pair once an epoch, whatever the blend, lengths, cuts, ranks and restarts."""
+"""The order of training data: every pair once per epoch, whatever the blend, lengths, batches, ranks and restarts."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def read_in_order(stream):
 
 @settings(max_examples=60)
 @given(streams())
-def test_each_pair_comes_exactly_once_an_epoch(stream):
+def test_each_pair_comes_exactly_once_per_epoch(stream):
     drawn = stream.positions(stream.num_samples)
     for name, pairs in read_in_order(stream).items():
         per_epoch = stream._corpus.num_train_tokens[name] - 1
@@ -87,7 +87,7 @@ def test_blocks_are_read_whole_and_the_short_one_last(stream):
 
 @settings(max_examples=60)
 @given(streams(), st.data())
-def test_a_batch_does_not_depend_on_how_it_is_cut(stream, data):
+def test_a_batch_does_not_depend_on_how_it_is_split(stream, data):
     """Random access, any order, ranks and restarts read what one sequential pass reads."""
     phase = data.draw(st.integers(0, len(stream.phases) - 1))
     samples = list(samples_of(stream, phase))
@@ -121,7 +121,7 @@ def test_positions_equal_what_was_read(stream, data):
 
 @settings(max_examples=30)
 @given(streams(), st.data())
-def test_phases_added_later_leave_earlier_samples_alone(stream, data):
+def test_phases_added_later_do_not_change_earlier_samples(stream, data):
     kept = data.draw(st.integers(1, len(stream.phases)))
     shorter = TokenStream(stream._corpus, stream.phases[:kept], stream.seed, stream.shuffle_block_tokens)
     last = shorter.num_samples
@@ -142,7 +142,7 @@ def two_phases(**changed):
 
 
 def test_a_batch_ramp_does_not_change_the_order():
-    """Phases of one blend and length draw as one, so what a step's batch is says nothing about what comes next."""
+    """Phases with one blend and length draw as one, so a step's batch size does not affect what comes next."""
     blend = {"code/c": 0.25, "english/web": 0.75}
     cuts = [StreamPhase(num_samples=n, sequence_length=8, weights=blend) for n in (1, 30, 9)]
     whole = [StreamPhase(num_samples=40, sequence_length=8, weights={"english/books": 0.0, **blend})]
@@ -173,7 +173,7 @@ def test_entries_outside_are_refused():
     assert str(error.value) == "samples 5 to 70051 are not a range of the timeline of 70050 samples"
 
 
-def test_the_order_is_fixed_for_ever():
+def test_the_order_never_changes():
     """A change here changes the data of every run that resumes."""
     stream = two_phases()
     assert stream.read([0, 1, 69_999]).inputs_BT[:, 0].tolist() == [576, 192, 1028]
@@ -183,7 +183,7 @@ def test_the_order_is_fixed_for_ever():
 
 @pytest.mark.parametrize("sample", [0, 10**6 // 4096, 7 * 10**12 // 4096, (1 << 38) - 100])
 def test_far_samples_are_the_next_of_their_sources(sample):
-    """Random access at token 7e12: samples there go on from the positions that the closed form gives."""
+    """Random access at token 7e12: samples there continue from the positions that the closed form gives."""
     sizes = {f"multilingual/{number}": 40 + 7 * number for number in range(50)} | {"english/web": 10_000}
     weights = {name: 0.7 if name == "english/web" else 0.3 / 50 for name in sizes}
     phases = [StreamPhase(num_samples=1 << 38, sequence_length=4096, weights=weights)]
@@ -197,7 +197,7 @@ def test_far_samples_are_the_next_of_their_sources(sample):
     assert stream.read([sample + 99]).inputs_BT.shape == (1, 4096)
 
 
-def test_epochs_are_shuffled_apart():
+def test_epochs_are_shuffled_differently():
     phase = StreamPhase(num_samples=20, sequence_length=100, weights={"code/c": 1.0})
     stream = TokenStream(FakeCorpus({"code/c": 1_001}), [phase], 0, 10)
     inputs_BT = stream.read(range(20)).inputs_BT
@@ -245,14 +245,14 @@ def test_impossible_sources_are_refused(sizes, weights, message):
     assert str(error.value) == message
 
 
-def test_a_small_source_without_weight_is_no_obstacle():
+def test_a_small_source_without_weight_is_accepted():
     phase = StreamPhase(num_samples=2, sequence_length=4, weights={"a/b": 0.0, "a/c": 1.0})
     stream = TokenStream(FakeCorpus({"a/b": 1, "a/c": 9}), [phase], 0, 16)
     assert stream.positions(2) == {"a/b": 0, "a/c": 8}
 
 
 def test_documents_are_packed_and_end_where_eos_says(corpus):
-    """Rows of any length hold whole documents and parts, and EOS is where one ends: all that masking needs."""
+    """Rows of any length hold whole documents and parts, and EOS ends each one: all that masking needs."""
     source = "english/web"
     shard = corpus.shard(source, "train")
     phases = [StreamPhase(num_samples=9, sequence_length=length, weights={source: 1.0}) for length in (16, 48, 128)]

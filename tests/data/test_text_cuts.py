@@ -1,4 +1,4 @@
-"""Long texts are encoded in parts: the ids are those of the whole, under our tokenizers and under others'."""
+"""Long texts are encoded in parts: the ids are those of the whole, with this project's and foreign tokenizers."""
 
 from io import BytesIO
 from itertools import pairwise
@@ -61,7 +61,7 @@ def small_parts(monkeypatch):
 
 
 def encoded_whole(tokenizer, text):
-    """As SentencePiece encodes what lies between literal U+2581."""
+    """As SentencePiece encodes what is between literal U+2581."""
     first, *rest = (tokenizer._processor.encode(plain) for plain in text.split("\u2581"))
     return first + [token for ids in rest for token in (*tokenizer._space_mark_ids, *ids)]
 

@@ -1,4 +1,4 @@
-"""What the paper asks of its tokenizer: exact whitespace, single digits, byte fallback; and exact round trips."""
+"""What the paper requires of its tokenizer: exact whitespace, single digits, byte fallback; and exact round trips."""
 
 import html
 import io
@@ -37,7 +37,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 
 @settings(max_examples=300)
 @given(TEXT)
-def test_any_unicode_comes_back(tokenizer, text):
+def test_any_unicode_is_restored(tokenizer, text):
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
     assert tokenizer.unk_id not in ids
@@ -58,7 +58,7 @@ def test_any_unicode_comes_back(tokenizer, text):
         "𝔘🙂é",
     ],
 )
-def test_whitespace_and_marks_come_back(tokenizer, text):
+def test_whitespace_and_marks_are_restored(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
@@ -68,7 +68,7 @@ WORDS = st.sampled_from(["the", "Straße", "καλά", "日本", "def", "x=1", "
 
 @settings(max_examples=200)
 @given(st.lists(st.tuples(WHITESPACE, WORDS), max_size=8), WHITESPACE)
-def test_whitespace_between_words_comes_back(tokenizer, parts, trailing):
+def test_whitespace_between_words_is_restored(tokenizer, parts, trailing):
     text = "".join(space + word for space, word in parts) + trailing
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
@@ -77,8 +77,8 @@ def test_whitespace_between_words_comes_back(tokenizer, parts, trailing):
 
 @settings(max_examples=300)
 @given(st.binary(max_size=60).filter(lambda value: b"\0" not in value))
-def test_any_bytes_come_back(tokenizer, value):
-    """Bytes that are no UTF-8 cannot be text; as Latin-1, or with their surrogates replaced, they can."""
+def test_any_bytes_are_restored(tokenizer, value):
+    """Bytes that are not UTF-8 cannot be text; as Latin-1, or with their surrogates replaced, they can."""
     for text in (value.decode("latin-1"), value.decode("utf-8", errors="replace"), value.decode("utf-8", "ignore")):
         assert tokenizer.decode_bytes(tokenizer.encode(text)) == text.encode()
     # And the vocabulary spells every byte, so that any bytes at all are the bytes of some ids.
@@ -98,7 +98,7 @@ def test_every_digit_is_alone_in_its_token(tokenizer, text):
 
 @settings(max_examples=200)
 @given(TEXT, TEXT)
-def test_a_newline_parts_the_tokens(tokenizer, before, after):
+def test_a_newline_separates_the_tokens(tokenizer, before, after):
     newline = tokenizer.encode("\n")
     assert len(newline) == 1
     assert tokenizer.encode(f"{before}\n{after}") == [*tokenizer.encode(before), *newline, *tokenizer.encode(after)]
@@ -144,7 +144,7 @@ def test_no_text_makes_a_control_piece(tokenizer, text):
     assert tokenizer.decode(ids) == text
 
 
-def test_text_that_spells_a_control_piece_is_known(tokenizer):
+def test_text_that_spells_a_control_piece_is_detected(tokenizer):
     assert tokenizer.spells_control("a<extra_id_1>b")
     assert tokenizer.spells_control("</s>")
     assert not tokenizer.spells_control("<extra_id_2> </ s> [INST]")
@@ -156,7 +156,7 @@ def test_documents_that_spell_control_pieces_are_counted(tokenizer):
     assert encode_chunk(b"\n".join(lines), tokenizer).control_text == 2
 
 
-def test_turn_markers_of_others_are_text_and_their_other_symbols_stay(tmp_path):
+def test_foreign_turn_markers_are_text_and_other_symbols_stay(tmp_path):
     markers = ["<|im_start|>", "[INST]", "<start_of_turn>", "\u2581<extra>"]
     symbols = ["\n\n", "\u2581\u2581\u2581", "1984", "[0]", "<->", "Human:"]
     path = tmp_path / "tokenizer.model"
@@ -203,7 +203,7 @@ def test_stream_decoder_holds_half_a_character(tokenizer):
     assert decoder.finish() == "\N{REPLACEMENT CHARACTER}"
 
 
-def test_a_file_that_is_no_model_is_refused(tmp_path):
+def test_a_file_that_is_not_a_model_is_refused(tmp_path):
     (tmp_path / "x.model").write_bytes(b"no model at all")
     with pytest.raises(ValueError, match=r"x\.model: not a SentencePiece model: "):
         Tokenizer(tmp_path / "x.model")
@@ -246,14 +246,14 @@ def test_training_lines_follow_the_rate(corpus):
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory):
-    """As others train them: unigram, NFKC, a dummy prefix, no byte pieces, and ids of another order."""
+    """With settings common elsewhere: unigram, NFKC, a dummy prefix, no byte pieces, and another order of ids."""
     path = tmp_path_factory.mktemp("foreign") / "tokenizer.model"
     lines = [f"the {a} fox and {b} dogs" for a in ("red", "old", "shy") for b in range(90)]
     path.write_bytes(train_foreign(lines, vocab_size=60, bos_id=1, eos_id=2, unk_id=0, pad_id=-1).getvalue())
     return path
 
 
-def test_a_foreign_tokenizer_is_taken_as_it_is(foreign, raw_directory, tmp_path, make_job, capsys):
+def test_a_foreign_tokenizer_is_used_unchanged(foreign, raw_directory, tmp_path, make_job, capsys):
     run_prepare(make_job(raw_directory, tmp_path / "corpus", tokenizer=TokenizerConfig(model=str(foreign))))
     prepared = Corpus.open(tmp_path / "corpus", verify=True)
     taken = prepared.tokenizer
@@ -280,21 +280,21 @@ def test_a_foreign_tokenizer_is_taken_as_it_is(foreign, raw_directory, tmp_path,
     assert html.escape(line) in (tmp_path / "corpus/report.html").read_text(encoding="utf-8")
 
 
-def test_why_a_text_does_not_come_back(foreign):
+def test_why_a_text_cannot_be_restored(foreign):
     tokenizer = Tokenizer(foreign)
     assert tokenizer.why_not_exact("the 日 fox Ω日") == ("characters without a piece", "'日' 'Ω'")
     assert tokenizer.why_not_exact("the  red fox") == ("white space", "'the  ' becomes ' the '")
     assert tokenizer.why_not_exact("the \uff46ox") == ("normalisation", "'\uff46ox' becomes 'fox'")
 
 
-def test_an_unusable_tokenizer_is_refused_by_its_own_name(raw_directory, tmp_path, make_job):
+def test_an_unusable_tokenizer_is_named(raw_directory, tmp_path, make_job):
     (tmp_path / "x.model").write_bytes(b"no model at all")
     job = make_job(raw_directory, tmp_path / "corpus", tokenizer=TokenizerConfig(model=str(tmp_path / "x.model")))
     with pytest.raises(ValueError, match=rf"^{tmp_path}/x\.model: not a SentencePiece model: "):
         run_prepare(job)
 
 
-def test_a_foreign_tokenizer_without_an_end_is_refused(tmp_path):
+def test_a_foreign_tokenizer_without_eos_is_refused(tmp_path):
     path = tmp_path / "tokenizer.model"
     path.write_bytes(train_foreign(["a b c d"] * 9, vocab_size=20, eos_id=-1).getvalue())
     with pytest.raises(ValueError) as error:
@@ -303,7 +303,7 @@ def test_a_foreign_tokenizer_without_an_end_is_refused(tmp_path):
 
 
 def test_the_trained_model_records_the_paper_s_settings(tokenizer):
-    """SentencePiece's own record of how it was trained, so that other tools treat the file alike."""
+    """SentencePiece's own record of how it was trained, so that other tools treat the file the same."""
     model = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.path.read_bytes())
     trained, normal = model.trainer_spec, model.normalizer_spec
     assert trained.model_type == trained.BPE

@@ -1,4 +1,4 @@
-"""Corpora that changed after they were prepared, and corpora made of the shards of others."""
+"""Corpora that changed after they were prepared, and corpora made from foreign shards."""
 
 import io
 import json
@@ -65,7 +65,7 @@ def test_a_changed_shard_is_named(copy):
         Corpus.open(copy, verify=True)
 
 
-def test_a_second_look_hashes_what_changed_only(copy, monkeypatch):
+def test_a_second_check_hashes_only_what_changed(copy, monkeypatch):
     Corpus.open(copy, verify=True)
     hashed = []
     monkeypatch.setattr("nemotron4_data.corpus.check_files", lambda directory, files: hashed.extend(files))
@@ -94,7 +94,7 @@ def test_a_manifest_of_another_count_is_refused(copy):
 
 
 def edit_manifest(directory, change):
-    """As someone would who knows what a manifest says of its files, but not that it says it of itself."""
+    """A forger who knows that the manifest records digests of files, but not that it records one of itself."""
     manifest = json.loads((directory / "manifest.json").read_text())
     change(manifest["stages"]["tokens"])
     (directory / "manifest.json").write_text(json.dumps(manifest))
@@ -105,7 +105,7 @@ def change_a_count(stage):
 
 
 @pytest.mark.parametrize("what", ["tokens and their SHA-256", "bytes"])
-def test_a_manifest_that_was_changed_is_refused_and_made_again(copy, corpus, raw_directory, make_job, what, capsys):
+def test_a_changed_manifest_is_refused_and_rebuilt(copy, corpus, raw_directory, make_job, what, capsys):
     if what == "bytes":
         edit_manifest(copy, change_a_count)
     else:
@@ -132,7 +132,7 @@ def test_older_manifests_without_a_digest_of_counts_are_read(copy, corpus):
     assert Corpus.open(copy).digest == corpus.digest
 
 
-def test_the_corpus_of_a_model_is_known_by_its_provenance(copy, corpus, tmp_path, capsys):
+def test_the_corpus_of_a_model_is_checked_by_its_provenance(copy, corpus, tmp_path, capsys):
     path = tmp_path / "export" / "provenance.json"
     job = VerifyJob(data=DataDirConfig(dir=str(copy)), model_dir=str(path.parent))
     with pytest.raises(ValueError) as error:
@@ -168,7 +168,7 @@ def write_shard(stem, documents):
     writer.close()
 
 
-def test_shards_of_others_become_a_corpus_as_they_are(corpus, tmp_path):
+def test_foreign_shards_become_a_corpus_unchanged(corpus, tmp_path):
     encode = [corpus.tokenizer.encode(text) for text in ("the words of a document", "été 日本", "x = 1\n")]
     documents = [[*ids, corpus.tokenizer.eos_id] for ids in encode]
     write_shard(tmp_path / "a", documents)
@@ -204,7 +204,7 @@ def adopt_one(corpus, tmp_path, documents, **settings):
 
 
 def refusal(corpus, tmp_path, documents, **settings):
-    """The message, behind the shard as it was named; nothing was written."""
+    """The message after the shard's name; nothing was written."""
     with pytest.raises(ValueError) as error:
         adopt_one(corpus, tmp_path, documents, **settings)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
@@ -226,7 +226,7 @@ def test_shards_of_another_tokenizer_are_refused(corpus, tmp_path):
 
 @pytest.mark.parametrize("source", ["english/web", "multilingual/ja", "multilingual/el", "code/python"])
 @pytest.mark.parametrize("settings", [{"model_type": "bpe", "byte_fallback": True}, {"model_type": "unigram"}])
-def test_tokens_that_another_tokenizer_made_show_in_their_text(corpus, tmp_path, source, settings):
+def test_tokens_of_another_tokenizer_are_detected_by_their_text(corpus, tmp_path, source, settings):
     other = tmp_path / "other.model"
     spm.SentencePieceTrainer.train(
         sentence_iterator=iter([line for text in texts(corpus, source) for line in text.split("\n") if line]),
@@ -260,7 +260,7 @@ def test_tokens_that_another_tokenizer_made_show_in_their_text(corpus, tmp_path,
     adopt_one(corpus, tmp_path, made, check_text=False)
 
 
-def test_code_cjk_and_marked_up_documents_are_plausible(corpus, tmp_path):
+def test_code_cjk_and_marked_up_documents_are_accepted(corpus, tmp_path):
     tokenizer = corpus.tokenizer
     turn = tokenizer.id_of("<extra_id_0>")
     made = [
@@ -292,7 +292,7 @@ def test_documents_without_eos_are_refused_or_given_one(corpus, tmp_path, monkey
     assert not (directory / "tokens/english/web.train.bin").is_symlink()
 
 
-def test_verify_names_documents_without_an_end(copy):
+def test_verify_names_documents_without_eos(copy):
     corpus = Corpus.open(copy)
     tokens = [
         (document[:-1] if number == 4 else document).tolist()

@@ -1,4 +1,4 @@
-"""Documents of the shape that curation sees, and the shipped sample."""
+"""Documents in the form that curation sees, and the shipped sample."""
 
 import json
 import lzma

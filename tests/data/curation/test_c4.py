@@ -68,7 +68,7 @@ Usage
 """
 
 
-def test_lines_of_wrapped_paragraphs_are_no_lines(document):
+def test_lines_of_wrapped_paragraphs_are_joined(document):
     """Of the fourteen lines two end in a sentence, with two sentences; the five paragraphs hold six in good ones."""
     wrapped = document(REST)
     assert JUDGING(wrapped) is None
@@ -97,7 +97,7 @@ def test_rules_can_be_switched_off(document, prose):
     assert lenient["text"] == "if (x) { y }"
 
 
-def test_citations_go(document, prose):
+def test_citations_are_removed(document, prose):
     cited = document(prose.replace("wide", "wide[12]").replace("slow", "slow[citation needed]"))
     assert REMOVING(cited) is None
     assert cited["text"] == prose.strip()
@@ -112,7 +112,7 @@ def test_citations_go(document, prose):
         ("hy", "Սա մեկ է։ Սա երկու է։ Սա երեք է։ Սա չորս է։ Սա հինգ է։"),
     ],
 )
-def test_other_scripts_end_sentences_their_way(document, language, text):
+def test_other_scripts_have_their_own_sentence_ends(document, language, text):
     assert REMOVING(document(text, language, f"multilingual/{language}")) is None
 
 

@@ -62,7 +62,7 @@ def test_rules(source_file, text, reason):
     assert STEP(source_file(text)) == reason
 
 
-def test_minified_files_are_known_by_their_path(source_file):
+def test_minified_files_are_recognised_by_their_path(source_file):
     assert STEP(source_file(FUNCTION, path="lib/area.min.js")) == "generated"
     assert STEP(source_file(FUNCTION, path="lib/area.minute.js")) is None
 

@@ -1,4 +1,4 @@
-"""Mistakes in the configuration are refused in one line that says what would be right."""
+"""Mistakes in the configuration are refused in one line that states what would be right."""
 
 import pytest
 

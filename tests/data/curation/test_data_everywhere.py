@@ -1,4 +1,4 @@
-"""Each limit of "Data, Data Everywhere" on a document that passes just that one."""
+"""Each limit of "Data, Data Everywhere" on a document that exceeds just that one."""
 
 import pytest
 from hypothesis import given, settings

@@ -66,7 +66,7 @@ def same_tokens(monkeypatch):
 
 
 def verdicts(step, reference, text):
-    """Our reason and text, and datatrove's."""
+    """Reason and text of this package and of datatrove."""
     ours = {"text": text, "source": "english/web", "language": "en"}
     theirs = Document(text=text, id="d")
     reason, result = step(ours), reference.filter(theirs)

@@ -27,7 +27,7 @@ class Serial:
 
 
 class Backwards:
-    """Does the last task first, and hands out results in order."""
+    """Runs the last task first, and returns results in order."""
 
     def map(self, function, tasks):
         return iter([function(task) for task in reversed(list(tasks))][::-1])
@@ -97,7 +97,7 @@ def test_each_kind_can_be_off(tmp_path):
         assert drops_of(tmp_path / name, shard, config=config) == [expected]
 
 
-def test_a_copy_of_held_out_text_goes_whatever_its_age(tmp_path):
+def test_a_copy_of_held_out_text_is_dropped_whatever_its_age(tmp_path):
     base = prose(1)
     old = {"text": " ".join(base), "date": "1999-01-01"}
     heldout = {"text": changed(base, 100), "split": "heldout", "date": "2024-01-01"}
@@ -113,7 +113,7 @@ def test_the_older_document_stays(tmp_path, dates, kept):
     assert drops_of(tmp_path, documents) == [{1 - kept: Drop("exact", f"0/{kept}")}]
 
 
-def test_similarity_is_not_passed_on(tmp_path):
+def test_similarity_is_not_transitive(tmp_path):
     base = prose(1)
     # Each change breaks five of 196 shingles: two are alike up to four changes apart.
     first, second, third = changed(base), changed(base, 20, 60, 100), changed(base, 20, 60, 100, 130, 160, 190)
@@ -147,7 +147,7 @@ def test_crowds_of_copies_stay_linear(tmp_path, monkeypatch):
     assert len(compared) < 400 * 10
 
 
-def test_neither_executor_nor_order_of_work_shows(tmp_path):
+def test_the_result_does_not_depend_on_executor_or_order_of_work(tmp_path):
     rng = random.Random(3)
     documents = [prose(seed, 120) for seed in range(60)]
     texts = [changed(rng.choice(documents), *rng.sample(range(120), rng.randrange(4))) for _ in range(300)]
@@ -164,7 +164,7 @@ def make(folder):
     return folder
 
 
-def test_a_killed_run_goes_on_and_redoes_nothing_that_is_finished(tmp_path):
+def test_a_killed_run_resumes_and_redoes_nothing_finished(tmp_path):
     base = prose(1)
     paths = write_shards(tmp_path, [" ".join(base), "a b c"], [changed(base, 100), "a b c"])
     expected = list(deduplicate(paths, BOTH, tmp_path / "work", Serial()))

@@ -1,4 +1,4 @@
-"""Deduplication where many documents are alike: work stays linear, and what is at the threshold is found."""
+"""Deduplication of many similar documents: work stays linear, and pairs at the threshold are found."""
 
 import random
 from itertools import combinations, pairwise
@@ -52,7 +52,7 @@ def test_a_corpus_of_copies_is_compared_in_linear_time(tmp_path, monkeypatch, ex
 
 
 def families(rng):
-    """Versions of texts, each a word away from the one before."""
+    """Versions of texts, each one word different from the one before."""
     for _ in range(40):
         words = rng.choices(WORDS, k=150)
         for _ in range(12):

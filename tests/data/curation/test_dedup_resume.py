@@ -1,4 +1,4 @@
-"""Deduplication killed at every point and rerun, cut into other shards, and in scripts without spaces."""
+"""Deduplication killed at every point and rerun, split into other shards, and in scripts without spaces."""
 
 import random
 
@@ -17,7 +17,7 @@ class Serial:
 
 
 class Dying:
-    """Ends with an error once it has done so many tasks."""
+    """Raises an error once it has done this many tasks."""
 
     def __init__(self, num_tasks):
         self.left = num_tasks
@@ -43,7 +43,7 @@ def write_shards(folder, texts, num_shards):
 
 
 def dropped_texts(paths, texts, drops):
-    """(index, reason, kept id) of each dropped text, however the texts were cut into shards."""
+    """(index, reason, kept id) of each dropped text, however the texts were split into shards."""
     starts = [number * len(texts) // len(paths) for number in range(len(paths))]
     return [(start + line, *drop) for start, found in zip(starts, drops, strict=True) for line, drop in found.items()]
 
@@ -81,7 +81,7 @@ def test_killed_after_any_task_and_rerun_the_result_is_the_same(tmp_path, texts)
     assert num_tasks >= 7  # three shards signed, three stored, pairs compared
 
 
-def test_killed_again_and_again_it_ends(tmp_path, texts):
+def test_a_run_killed_repeatedly_still_ends(tmp_path, texts):
     paths = write_shards(tmp_path / "shards", texts, 3)
     expected = list(deduplicate(paths, BOTH, tmp_path / "whole", Serial()))
     for num_tasks in range(40):  # finished tasks cost a look, so each run needs to get further than the one before
@@ -94,7 +94,7 @@ def test_killed_again_and_again_it_ends(tmp_path, texts):
     pytest.fail("never ended")
 
 
-def test_the_cut_into_shards_does_not_show(tmp_path, texts):
+def test_the_result_does_not_depend_on_the_split_into_shards(tmp_path, texts):
     results = []
     for num_shards in (1, 2, 7):
         paths = write_shards(tmp_path / f"shards{num_shards}", texts, num_shards)

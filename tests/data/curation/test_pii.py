@@ -1,4 +1,4 @@
-"""Personal data is replaced, what belongs to no one stays."""
+"""Personal data is replaced; what belongs to no one is kept."""
 
 import pytest
 from hypothesis import given, settings

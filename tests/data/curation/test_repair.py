@@ -1,4 +1,4 @@
-"""Repair mends what was decoded wrongly and leaves style alone."""
+"""Repair fixes what was decoded wrongly and leaves style alone."""
 
 import pytest
 from hypothesis import given, settings
@@ -25,7 +25,7 @@ def repaired(text):
         ("it\u0092s", "it’s"),
     ],
 )
-def test_mojibake_is_mended(broken, mended):
+def test_mojibake_is_repaired(broken, mended):
     assert repaired(broken) == mended
 
 

@@ -1,4 +1,4 @@
-"""Shingles against their definition, read off the text one character at a time."""
+"""Shingles against their definition, computed from the text one character at a time."""
 
 import string
 import sys
@@ -56,7 +56,7 @@ def test_shingles_are_equal_exactly_where_their_words_are(left, right, num_words
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(texts, min_size=1, max_size=4), st.integers(PIECE - 80, PIECE + 5), st.sampled_from(" \n"))
-def test_pieces_of_long_texts_do_not_show(parts, distance, space):
+def test_hashes_do_not_depend_on_the_pieces_of_long_texts(parts, distance, space):
     filler = ("word" + space) * (distance // 5)
     text = filler.join(["", *parts, ""])
     naive = naive_shingles(text, 3)
@@ -65,7 +65,7 @@ def test_pieces_of_long_texts_do_not_show(parts, distance, space):
     assert len(set(zip(naive, hashes, strict=True))) == len(set(naive)) == len(set(hashes))
 
 
-def test_every_white_space_parts_words_and_no_letter_does():
+def test_every_white_space_separates_words_and_no_letter_does():
     characters = [chr(code) for code in range(sys.maxunicode + 1)]
     spaces = [character for character in characters if character.isspace()]
     assert [space for space in spaces if len(shingle_hashes(f"a{space}b", 1)) != 2] == []
