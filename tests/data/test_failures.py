@@ -66,7 +66,7 @@ def test_a_full_disk_in_the_database(tmp_path, largest_file, monkeypatch):
     expected = (
         rf"stage documents: {re.escape(str(work))}/\w+-scratch: deduplication cannot continue"
         r" \(TransactionContext Error: Failed to commit: .*File too large\):"
-        r" free disk space there, or raise curation\.dedup\.memory_megabytes where memory is free, and rerun: finished"
+        r" free disk space there, or raise curation\.dedup\.memory_megabytes if memory is free, and rerun: finished"
         r" work is kept"
     )
     assert re.fullmatch(expected, str(error.value))

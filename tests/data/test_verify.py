@@ -247,7 +247,7 @@ def test_tokens_of_another_tokenizer_are_detected_by_their_text(corpus, tmp_path
     message = refusal(corpus, tmp_path, made)
     found = re.fullmatch(
         rf"of {len(made)} sampled documents (\d+) get other tokens when their text is encoded again, such as .+: give "
-        r"the tokenizer\.model that the shard was made with, or check_text=false where its tokens were sampled "
+        r"the tokenizer\.model that the shard was made with, or check_text=false if its tokens were sampled "
         r"\(BPE dropout\)",
         message,
         re.DOTALL,
