@@ -200,7 +200,7 @@ def test_a_folder_that_is_no_sweep_is_refused(capsys):
     Path("mine/sweep.csv").write_text("mine")
     assert fake_verb("-m", "x=1", "hydra.sweep.dir=mine") == 2
     assert capsys.readouterr().err == (
-        "nemotron4 fake: hydra.sweep.dir (mine): holds sweep.csv, which this program did not make:"
+        "nemotron4 fake: hydra.sweep.dir (mine): contains sweep.csv, which this program did not create:"
         " give a directory that is empty or does not exist\n"
     )
     assert os.listdir("mine") == ["sweep.csv"]

@@ -71,7 +71,7 @@ def test_raw_files_in_the_output_are_refused_and_nothing_is_touched(job, tmp_pat
         (
             "curation",
             CurationConfig(quality=QualityConfig(domains=["english"], model_dir=".")),
-            "lies in curation.quality.model_dir (.)",
+            "is inside curation.quality.model_dir (.)",
         ),
         (
             "curation",
@@ -100,7 +100,7 @@ def test_a_foreign_directory_is_refused(job, tmp_path, name):
     write(tmp_path / "wiki" / name)
     before = content_of(tmp_path)
     assert message_of(run_prepare, job) == (
-        f"dir ({tmp_path}/wiki): holds {name.split('/')[0]}, which this program did not make: "
+        f"dir ({tmp_path}/wiki): contains {name.split('/')[0]}, which this program did not create: "
         "give a directory that is empty or does not exist"
     )
     assert content_of(tmp_path) == before
@@ -148,8 +148,8 @@ def test_foreign_unfinished_work_is_left_alone(job, prepared, name):
     write(prepared / name / "notes.txt")
     (prepared / "tokens/english/documents.train.bin").unlink()
     assert message_of(run_prepare, job) == (
-        f"dir ({prepared}/{name}): is where unfinished work goes, but holds files of others (notes.txt): "
-        "move it elsewhere"
+        f"dir ({prepared}/{name}): is reserved for unfinished work, but contains notes.txt, "
+        "which this program did not create: move it elsewhere"
     )
     assert (prepared / name / "notes.txt").read_text() == "mine"
 
@@ -199,7 +199,7 @@ def test_adopting_into_the_place_of_the_shards_is_refused(corpus, tmp_path):
     before = content_of(tmp_path)
     shards = {"tokenizer_model": str(corpus.tokenizer.path), "train": [f"english/web:{tmp_path}/mega/u16"]}
     assert message_of(adopt, AdoptJob(dir=str(tmp_path / "mega"), **shards)) == (
-        f"dir ({tmp_path}/mega): holds README, which this program did not make: "
+        f"dir ({tmp_path}/mega): contains README, which this program did not create: "
         "give a directory that is empty or does not exist"
     )
     assert content_of(tmp_path) == before

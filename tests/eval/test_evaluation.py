@@ -280,7 +280,7 @@ def test_what_only_the_end_would_meet_is_refused_before_scoring(corpus_dir, expo
     file = tmp_path / "file"
     file.touch()
     assert refusal(EvalJob(**places, output=str(file / "result.json"))) == (
-        f"output ({file}/result.json): {file} is no directory to write in; give another path"
+        f"output ({file}/result.json): {file} is not a writable directory; give another path"
     )
     task = tmp_path / "task.yaml"
     task.write_text(

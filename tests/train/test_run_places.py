@@ -45,12 +45,12 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
     (tmp_path / "thesis/job.yaml").write_text("mine")
     job = smoke_job(tmp_path / "corpus", tmp_path, run=RunConfig(dir=str(tmp_path / "thesis")))
     assert message_of(choose_directory, job, 12) == (
-        f"run.dir ({tmp_path}/thesis): holds job.yaml, which this program did not make:"
+        f"run.dir ({tmp_path}/thesis): contains job.yaml, which this program did not create:"
         " give a directory that is empty or does not exist"
     )
     job = smoke_job(tmp_path / "corpus", tmp_path, run=RunConfig(dir=str(tmp_path / "corpus/run")))
     assert message_of(choose_directory, job, 12) == (
-        f"run.dir ({tmp_path}/corpus/run): lies in data.dir ({tmp_path}/corpus): choose another run.dir"
+        f"run.dir ({tmp_path}/corpus/run): is inside data.dir ({tmp_path}/corpus): choose another run.dir"
     )
     with exclusive(tmp_path / "begun"):  # all that a launch killed at its start has written
         job = smoke_job(tmp_path / "corpus", tmp_path, run=RunConfig(dir=str(tmp_path / "begun")))

@@ -154,7 +154,7 @@ def test_an_export_replaces_its_own_files_only(undisturbed, tmp_path):
     into = reading.checkpoint_directory(directory, 12)
     with pytest.raises(ValueError) as error:
         export_checkpoint(ExportJob(run=str(directory), dir=str(into / "export")), job)
-    assert str(error.value) == (f"dir ({into}/export): lies in checkpoint ({into}): choose another dir")
+    assert str(error.value) == (f"dir ({into}/export): is inside checkpoint ({into}): choose another dir")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What every package shares: files that are whole or absent, locks, signals, errors in one line, the terminal.
+"""What all packages share: atomic file writing, locks, signals, one-line errors, the terminal.
 
-Invariant: imports no package of ours, and nothing heavy.
+Invariant: imports no other nemotron4 package, and nothing heavy.
 """

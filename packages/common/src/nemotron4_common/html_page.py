@@ -1,4 +1,4 @@
-"""The look that reports share: one self-contained page, tables, and text made safe for HTML."""
+"""HTML that all reports share: one self-contained page, its style, tables, and escaping of text."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ blockquote p { margin: 0; overflow-wrap: anywhere; } blockquote small { color: #
 
 
 class Markup(str):
-    """Text that is HTML already; every other text is escaped."""
+    """Text that is already HTML; all other text is escaped."""
 
     __slots__ = ()
 
 
 def page(title: str, sections: Iterable[str]) -> str:
-    """A whole page of sections that are HTML."""
+    """A complete page; the sections are HTML."""
     body = "\n".join(sections)
     return f"<!doctype html><meta charset=utf-8><title>{html.escape(title)}</title><style>{_STYLE}</style>\n{body}\n"
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table; the first column is set left, the others right."""
+    """A table; the first column is aligned left, the others right."""
     head = "".join(f"<th>{_safe(cell)}</th>" for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{_safe(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
 def details(summary: str, content: str) -> str:
-    """HTML that unfolds."""
+    """A section that unfolds when its summary is clicked; `content` is HTML."""
     return f"<details><summary>{html.escape(summary)}</summary>{content}</details>"
 
 
 def bar(shares: Iterable[tuple[float, str]]) -> Markup:
-    """A bar of parts, each a share of its whole length in a colour."""
+    """A bar made of parts, each given as (share of the bar's length, CSS colour)."""
     parts = "".join(f"<i style='width:{100 * share:.2f}%;background:{colour}'></i>" for share, colour in shares)
     return Markup(f"<div class=bar>{parts}</div>")
 

@@ -1,6 +1,6 @@
-"""A lock on a place that one process at a time may write: an flock on a file, which says who holds it.
+"""A lock that lets one process at a time write to a place: an flock on a file that names the holder.
 
-Invariant: nobody holds the lock of a process that has ended; the file it leaves is taken over.
+Invariant: a lock ends with its process; the next process takes over the file left behind.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from pathlib import Path
 
 @contextmanager
 def exclusive(file: Path, key: str, place: Path, wait_seconds: float = 0.0) -> Iterator[None]:
-    """Hold the lock `file` of `place`, which the setting `key` names.
+    """Hold the lock `file` of `place`, the value of the setting `key`.
 
-    ValueError, with host and process, where another still has it after so long; OSError where there are no locks.
+    ValueError, with host and process, if another process still holds it after `wait_seconds`; OSError if the file
+    system has no locks.
     """
     deadline = time.monotonic() + wait_seconds
     with file.open("a+") as lock:
@@ -32,7 +33,7 @@ def exclusive(file: Path, key: str, place: Path, wait_seconds: float = 0.0) -> I
             lock.truncate(0)
             lock.write(f"{socket.gethostname()} {os.getpid()}\n")
             lock.flush()
-        except OSError as error:  # of a full disk: it names no file
+        except OSError as error:  # such as a full disk, which names no file
             raise OSError(error.errno, error.strerror, str(file)) from error
         try:
             yield
@@ -41,7 +42,7 @@ def exclusive(file: Path, key: str, place: Path, wait_seconds: float = 0.0) -> I
 
 
 def holder(file: Path) -> tuple[str, int] | None:
-    """Host and process that hold the lock `file`; None when nobody does."""
+    """Host and process ID of the holder of the lock `file`; None if it is free."""
     if not file.is_file():
         return None
     with file.open() as lock:
@@ -49,7 +50,7 @@ def holder(file: Path) -> tuple[str, int] | None:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return _written_in(file)
-        except OSError:  # of a file system without locks, where nobody has one
+        except OSError:  # a file system without locks: nobody can hold one
             return None
     return None
 
@@ -64,7 +65,7 @@ def _take(descriptor: int, key: str, place: Path) -> bool:
             f"{key} ({place}): its file system has no locks ({error.strerror}):"
             f" mount it with locks, or choose another {key}"
         ) from error
-    # One whose file is gone was of a place that its holder has finished and taken away.
+    # If the lock file is gone, its holder has finished with the place and removed it.
     return os.fstat(descriptor).st_nlink > 0
 
 

@@ -1,7 +1,7 @@
-"""What a command may write into, and what it may remove.
+"""What a command may write to, and what it may remove. A file is "ours" if this program wrote it.
 
-Invariant: a directory that is not empty is written into only if it holds a mark of ours, and never if it holds an input
-of the same command; a file is removed only if a record of ours lists it.
+Invariant: a non-empty directory is written to only if it contains a file that marks it as ours, and never if it
+contains an input of the same command; a file is removed only if a record of ours lists it.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 IsOurs = Callable[[str], bool]
-"""Whether we wrote the file of this path, relative to a directory."""
+"""Whether this program wrote the file at a path, given relative to its directory."""
 
 
 def check_new_or_ours(directory: Path, key: str, marks: Collection[str] = ()) -> None:
-    """ValueError, with the setting `key`, unless `directory` is absent, empty, or has one of `marks` (globs)."""
+    """ValueError, with the setting `key`, unless `directory` is absent, empty, or contains one of `marks` (globs)."""
     if not directory.exists():
         return
     if not directory.is_dir():
@@ -24,15 +24,15 @@ def check_new_or_ours(directory: Path, key: str, marks: Collection[str] = ()) ->
         return
     if found := min(directory.iterdir(), default=None):
         raise ValueError(
-            f"{key} ({directory}): holds {found.name}, which this program did not make:"
+            f"{key} ({directory}): contains {found.name}, which this program did not create:"
             " give a directory that is empty or does not exist"
         )
 
 
 def check_apart(place: Path, key: str, inputs: Iterable[tuple[str, str | Path]]) -> None:
-    """ValueError where `place`, of the setting `key`, contains or lies in an input, given as (its setting, path)."""
+    """ValueError if `place`, the value of `key`, contains or is inside an input; inputs are (setting, path)."""
     whole = place.resolve()
-    parents: dict[Path, Path] = {}  # few, where the files are many
+    parents: dict[Path, Path] = {}  # resolved once each: few directories, many files
     for other, name in inputs:
         path = Path(name).expanduser()
         if path.name == "..":
@@ -40,21 +40,21 @@ def check_apart(place: Path, key: str, inputs: Iterable[tuple[str, str | Path]])
         if path.parent not in parents:
             parents[path.parent] = path.parent.resolve()
         path = parents[path.parent] / path.name
-        # A link and what it leads to: neither may be lost.
+        # Neither a link nor its target may be lost.
         for found in (path, path.resolve()) if path.is_symlink() else (path,):
             if found.is_relative_to(whole) or whole.is_relative_to(found):
-                how = "contains" if found.is_relative_to(whole) else "lies in"
+                how = "contains" if found.is_relative_to(whole) else "is inside"
                 raise ValueError(f"{key} ({place}): {how} {other} ({name}): choose another {key}")
 
 
 def check_replaceable(directory: Path, key: str, is_ours: IsOurs) -> None:
-    """ValueError naming the first file in `directory`, which is to be replaced, that is not ours."""
+    """ValueError, naming the first, if `directory`, which is about to be replaced, contains files that are not ours."""
     if foreign := first_foreign(directory, is_ours):
         raise ValueError(f"{key} ({directory}): would be replaced, and {foreign} would be lost: move it elsewhere")
 
 
 def first_foreign(directory: Path, is_ours: IsOurs) -> Path | None:
-    """The first file or link in `directory` that is not ours, in order of its path; itself where it is a file."""
+    """The first file or link in `directory`, in path order, that is not ours; `directory` itself if it is a file."""
     if directory.exists() and not directory.is_dir():
         return directory
     for folder, folders, names in os.walk(directory):

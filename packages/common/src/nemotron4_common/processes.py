@@ -1,4 +1,4 @@
-"""A process that ends with the one that started it."""
+"""Ending a process together with the one that started it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Rules between settings: what every configuration says when one is broken, and the rule of all numbers.
+"""Rules for settings: the error that a broken rule raises, and the one rule that all numbers obey.
 
-The form of a user's error is one line: `key (value): rule; way out`.
+An error that users see is one line: `key (value): rule; way out`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def require(condition: bool, key: str, value: object, rule: str) -> None:
 def check_finite(value: Any, key: str = "") -> None:
     """Raise ValueError, with the dotted key below `key`, for NaN or infinity anywhere in a configuration.
 
-    Asked of a whole job, so that no comparison of a field, which NaN may pass, has to be trusted with it.
+    It checks a whole job at once, because NaN can pass the comparisons that check single fields.
     """
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{key} ({value}): must be a finite number; give one")

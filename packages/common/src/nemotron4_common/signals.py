@@ -1,4 +1,4 @@
-"""The signals that end a command or stop a run, and how they are held back for a moment."""
+"""The signals that end a command or stop a run, and a way to delay them for a moment."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from types import FrameType
 from typing import Any
 
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-"""What ends a command."""
+"""Signals that end a command."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-"""What tells a run, or a sweep of them, to save and stop."""
+"""Signals that tell a run or a sweep to save and stop."""
 
 
 def stop_status(number: int) -> int:
-    """Exit status of a run or sweep that a signal stopped: 130 for Ctrl-C, else 75 (requeue)."""
+    """Exit status of a run or sweep that a signal stopped: 130 for Ctrl-C, otherwise 75 (requeue)."""
     return 130 if number == signal.SIGINT else 75
 
 
 class HeldSignals:
-    """A context in which ENDING_SIGNALS wait, so that none comes between a rename and the next.
+    """A context that delays ENDING_SIGNALS, so that none arrives between two renames.
 
-    `let_through` answers them meanwhile. Does nothing outside the main thread. Signal masks would not do: the kernel
-    then gives the signal to another thread, and Python answers it in the main one.
+    `let_through` handles them for a while. Does nothing outside the main thread. Signal masks would not help: the
+    kernel then delivers the signal to another thread, and Python still handles it in the main one.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class HeldSignals:
 
     @contextmanager
     def let_through(self) -> Iterator[None]:
-        """Answer those that wait, and what comes."""
+        """Handle the signals that wait and, within the context, those that arrive."""
         self._answer()
         try:
             yield

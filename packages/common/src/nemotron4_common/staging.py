@@ -1,7 +1,7 @@
-"""Writing that survives a kill or a power cut: everything is written beside its place, synced, then renamed into it.
+"""Writing that survives a kill or a power cut: everything is written beside its destination, synced, then renamed.
 
-Invariants: a path that exists under its final name is complete; a directory of unfinished work holds a mark of ours,
-and one without it is left alone.
+Invariants: a path that exists under its final name is complete; a directory of unfinished work contains a file that
+marks it as ours (written by this program), and a directory without a mark is left alone.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from nemotron4_common.ownership import IsOurs, check_replaceable
 from nemotron4_common.signals import HeldSignals
 
 _PARTIAL = ".partial"
-_LOCK, _KEY = "lock", "key"  # marks of a directory that is being filled, and of one for finished tasks
-_NO_DIRECTORY_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # what a file system without it answers
+_LOCK, _KEY = "lock", "key"  # files that mark a directory being filled, and one for finished tasks
+_NO_DIRECTORY_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # from a file system that cannot sync directories
 
 
 def file_sha256(path: Path) -> str:
@@ -39,9 +39,9 @@ def value_sha256(value: Any) -> str:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file so that a reader finds the old content or the new, never a part. OSError names the path.
+    """Write a file atomically: a reader finds the old content or the new, never a part. OSError names the path.
 
-    A link stays one: what it leads to is replaced. A device or pipe is written to.
+    A link stays a link: its target is replaced. A device or pipe is written to.
     """
     try:
         if is_stream(path):
@@ -49,12 +49,12 @@ def write_file(path: Path, content: bytes) -> None:
                 stream.write(content)
         else:
             _replace_file(path.resolve(), content)
-    except OSError as error:  # of the partial file, or of none
+    except OSError as error:  # it names the partial file, or none
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _replace_file(path: Path, content: bytes) -> None:
-    # A name of its own: neither another writer nor a file of the user is in the way.
+    # A unique name: it collides with neither another writer nor a file of the user.
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PARTIAL}")
     try:
         with partial.open("xb") as file:
@@ -69,7 +69,7 @@ def _replace_file(path: Path, content: bytes) -> None:
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove what `write_file` left beside `path` when it was killed. Nobody else may be writing it."""
+    """Remove what a killed `write_file` left beside `path`. No other process may be writing `path`."""
     for found in path.parent.glob(f".{path.name}.{'[0-9a-f]' * 8}{_PARTIAL}"):
         found.unlink()
 
@@ -88,11 +88,11 @@ def staged_directory(
     is_ours: IsOurs = lambda name: False,
     before_replacing: Callable[[Path], None] = lambda new: None,
 ) -> Iterator[Path]:
-    """Yield an empty directory to fill; when the body ends without an exception it takes the place of `path`.
+    """Yield an empty directory to fill; when the body ends without an exception it replaces `path`.
 
-    An older `path` goes with what it holds, all of which must be ours by `is_ours`. `before_replacing(new)` is called
-    when the new one is full and synced, while the old one still stands. ValueError, with the setting `key`, where a
-    file of others would be lost or another process fills the same place.
+    An older `path` is removed with all its files, which must all be ours by `is_ours`. `before_replacing(new)` is
+    called when the new one is complete and synced and the old one still exists. ValueError, with the setting `key`, if
+    a file that is not ours would be lost or another process is writing the same directory.
     """
     path = path.resolve()
     partial = partial_path(path)
@@ -101,7 +101,7 @@ def staged_directory(
         _make_marked(partial, _LOCK, key)
         with exclusive(partial / _LOCK, key, path):
             try:
-                _put_back(old, path)  # it was killed between the two renames below
+                _put_back(old, path)  # if a process was killed between the two renames below
                 check_replaceable(path, key, is_ours)
                 _empty(partial, _LOCK)
                 new.mkdir()
@@ -117,7 +117,7 @@ def staged_directory(
             finally:
                 _put_back(old, path)
                 with suppress(OSError):  # the next run tries again
-                    _remove_marked(partial, _LOCK)  # a full disk must not stay full
+                    _remove_marked(partial, _LOCK)  # frees the space, as the disk may be full
 
 
 def _put_back(old: Path, path: Path) -> None:
@@ -129,8 +129,8 @@ def _put_back(old: Path, path: Path) -> None:
 def task_directory(path: Path) -> Iterator[Path]:
     """Yield an empty directory to fill; when the body ends without an exception it is renamed to `path`.
 
-    Until then it has a name of its own, so that if two processes do the same task, as after a kill, one wins and
-    neither sees half of the other's work. The parent of `path` must exist: it is gone once the work is used.
+    Until then it has a unique name, so that if two processes do the same task, as after a kill, one wins and neither
+    sees half of the other's work. The parent of `path` must exist; it is removed once the work has been used.
     """
     partial = Path(tempfile.mkdtemp(prefix=f"{path.name}.", suffix=_PARTIAL, dir=path.parent))
     try:
@@ -147,9 +147,9 @@ def task_directory(path: Path) -> Iterator[Path]:
 
 
 def open_work(path: Path, key: str) -> Path:
-    """A directory for finished tasks of a stage with this key; what was left by a stage with another is removed.
+    """A directory for finished tasks of the stage with this key; work left by a stage with another key is removed.
 
-    ValueError for a directory of that name which is not ours.
+    ValueError if a directory of that name exists and is not ours.
     """
     mark = path / _KEY
     if not (mark.is_file() and mark.read_text() == key):
@@ -164,23 +164,23 @@ def remove_work(path: Path) -> None:
     if (path / _KEY).is_file():
         _remove_marked(path, _KEY)
     else:
-        with suppress(OSError):  # it is not there, or not empty, as a kill would leave it
+        with suppress(OSError):  # it does not exist, or is not empty, as after a kill
             path.rmdir()
 
 
 def mark_partial(path: Path) -> None:
-    """Mark the half-filled directory of `path`, if there is one, as ours: older versions did not."""
+    """Mark the unfinished directory of `path`, if there is one, as ours: older versions did not mark it."""
     if partial_path(path).is_dir():
         (partial_path(path) / _LOCK).touch()
 
 
 def partial_path(path: Path) -> Path:
-    """Where a file or directory is built before it takes its name."""
+    """Where a file or directory is built before it gets its final name."""
     return path.with_name(path.name + _PARTIAL)
 
 
 def commit_directory(path: Path, key: str, is_ours: IsOurs) -> None:
-    """Give the directory that was built at `partial_path(path)` its name, synced, in place of an older one of ours."""
+    """Sync the directory built at `partial_path(path)` and rename it to `path`, replacing an older one of ours."""
     sync_tree(partial_path(path))
     check_replaceable(path, key, is_ours)
     if path.exists():
@@ -190,13 +190,13 @@ def commit_directory(path: Path, key: str, is_ours: IsOurs) -> None:
 
 
 def _make_marked(path: Path, mark: str, key: str) -> None:
-    """Make a directory that is to bear `mark`, unless it does. ValueError for one of somebody else."""
+    """Make a directory that will contain `mark`. ValueError if it exists with other files and without the mark."""
     path.mkdir(parents=True, exist_ok=True)
-    others = [found for found in path.iterdir() if not found.name.startswith(f".{mark}.")]  # that `write_file` left
+    others = [found for found in path.iterdir() if not found.name.startswith(f".{mark}.")]  # not left by `write_file`
     if others and not (path / mark).is_file():
         raise ValueError(
-            f"{key} ({path}): is where unfinished work goes, but holds files of others ({others[0].name}):"
-            " move it elsewhere"
+            f"{key} ({path}): is reserved for unfinished work, but contains {others[0].name},"
+            " which this program did not create: move it elsewhere"
         )
 
 
@@ -209,13 +209,13 @@ def _empty(path: Path, mark: str) -> None:
 
 
 def _remove_marked(path: Path, mark: str) -> None:
-    """Remove a directory, its mark last: whatever a kill leaves of it is still known as ours."""
+    """Remove a directory, its mark last: whatever a kill leaves is still marked as ours."""
     _empty(path, mark)
     shutil.rmtree(path, ignore_errors=True)
 
 
 def sync_tree(root: Path) -> None:
-    """Sync all that a directory holds, and it."""
+    """Sync a directory and everything in it."""
     for directory, _, names in os.walk(root):
         for name in names:
             sync(Path(directory, name))
@@ -223,7 +223,7 @@ def sync_tree(root: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have the system write a file or directory out; some file systems sync no directory. OSError names the path."""
+    """Flush a file or directory to disk (a no-op where directories cannot be synced). OSError names the path."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,6 +1,6 @@
-"""What the operating system refused (a full disk, a lock that a file system does not have), in a line of ours.
+"""OS errors (a full disk, a file system without locks) reported in one line.
 
-Invariant: an error that leaves `naming_place` names a place, the system's reason and the way out.
+Invariant: an error that leaves `naming_place` names a path, the system's reason and the way out.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 
 @contextmanager
 def naming_place(place: Path, way_out: str) -> Iterator[None]:
-    """Raise what the system refuses in the body as an OSError that names its path, or `place`, and the way out.
+    """Re-raise an OS error of the body as an OSError that names its path, or `place`, and the way out.
 
-    Errors that already have a text of ours, and lost connections, pass unchanged.
+    Errors whose message is already this program's own, and lost connections, pass unchanged.
     """
     try:
         yield
@@ -26,7 +26,7 @@ def naming_place(place: Path, way_out: str) -> Iterator[None]:
 
 
 def system_error(error: BaseException | None) -> OSError | None:
-    """What the system refused, where an error came of that: itself, its cause, or what it was raised while handling."""
+    """The OS error behind an error: itself, its cause, or the error it was raised while handling; None if none."""
     while error is not None:
         if isinstance(error, OSError) and error.errno is not None:
             return error
@@ -35,9 +35,9 @@ def system_error(error: BaseException | None) -> OSError | None:
 
 
 def check_can_write(path: Path, key: str) -> None:
-    """Raise ValueError, with the option's `key`, unless a file can be written there: before the work that fills it."""
+    """Raise ValueError, with the setting `key`, unless a file can be written at `path`; call it before the work."""
     if path.is_dir():
         raise ValueError(f"{key} ({path}): is a directory; give the path of a file, such as {path / 'result.json'}")
     above = next(parent for parent in path.absolute().parents if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise ValueError(f"{key} ({path}): {above} is no directory to write in; give another path")
+        raise ValueError(f"{key} ({path}): {above} is not a writable directory; give another path")

@@ -1,4 +1,4 @@
-"""The terminal as all packages write to it. Invariant: what is printed is what was given: no markup, no emoji codes."""
+"""How all packages write to the terminal. Invariant: text is printed as given, without markup or emoji codes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def plain_console(stderr: bool = False) -> Console:
-    """A console that takes `[v2]` and `:cat:` in a path for the text that they are."""
+    """A console that prints `[v2]` and `:cat:` in a path literally."""
     from rich.console import Console
 
     return Console(stderr=stderr, markup=False, emoji=False)
