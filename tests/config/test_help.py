@@ -127,7 +127,7 @@ def test_a_key_by_its_dotted_name(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("topic", "message"),
     [
-        ("suit", "--help (suit): no group or key of this verb; choose one of: data, dtype, limit, model_dir,"
+        ("suit", "--help (suit): not a group or key of this verb; choose one of: data, dtype, limit, model_dir,"
          " output, suite"),
         ("suite.foo", "suite.foo: unknown key; suite has: name, tasks, window_tokens, stride_tokens,"
          " max_bytes_per_source, num_items, seed"),

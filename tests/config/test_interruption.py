@@ -11,7 +11,7 @@ from nemotron4_config.interruption import Interrupted, Interruption
 
 SCRIPT = """
 import signal, sys, time
-from nemotron4_config.interruption import saying_signals
+from nemotron4_config.interruption import reporting_signals
 
 def run(interruption):
     try:
@@ -25,7 +25,7 @@ def run(interruption):
         time.sleep(0.2)
         print("cleaned up", flush=True)
 
-sys.exit(saying_signals("nemotron4 fake", run))
+sys.exit(reporting_signals("nemotron4 fake", run))
 """
 
 
@@ -40,9 +40,9 @@ def start(*arguments, **options):
 @pytest.mark.parametrize(
     ("number", "status", "said"),
     [
-        (signal.SIGINT, 130, "nemotron4 fake: interrupted; run the same command again to go on\n"),
-        (signal.SIGTERM, 143, "nemotron4 fake: ended by SIGTERM; run the same command again to go on\n"),
-        (signal.SIGHUP, 129, "nemotron4 fake: ended by SIGHUP; run the same command again to go on\n"),
+        (signal.SIGINT, 130, "nemotron4 fake: interrupted; run the same command again to resume\n"),
+        (signal.SIGTERM, 143, "nemotron4 fake: ended by SIGTERM; run the same command again to resume\n"),
+        (signal.SIGHUP, 129, "nemotron4 fake: ended by SIGHUP; run the same command again to resume\n"),
     ],
 )
 @pytest.mark.parametrize("how", ["as it came", "turned into another"])
@@ -68,7 +68,7 @@ def test_a_verb_is_ended_before_it_is_composed():
         "sys.exit(module.main(['data', 'verify', 'dir=x']))"  # fmt: skip
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, env=os.environ, check=False)
     assert (done.returncode, done.stderr) == (
-        143, "nemotron4 data verify: ended by SIGTERM; run the same command again to go on\n"
+        143, "nemotron4 data verify: ended by SIGTERM; run the same command again to resume\n"
     )  # fmt: skip
 
 

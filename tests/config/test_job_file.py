@@ -94,10 +94,10 @@ def test_a_file_of_an_earlier_version_is_read(tmp_path):
     ("content", "reason"),
     [
         ("text: a\nspeed: 3\n", "speed: unknown key"),
-        ("text: 1\n", "text: 1 is no str"),
+        ("text: 1\n", "text: 1 is not of type str"),
         ("{}", "text: missing"),
-        ("[]", "the file: [] is no Part"),
-        ("text: a\ntable: {a: [b]}\n", "table.a: ['b'] is no str"),
+        ("[]", "the file: [] is not of type Part"),
+        ("text: a\ntable: {a: [b]}\n", "table.a: ['b'] is not of type str"),
         ("text: [", "while parsing a flow node expected the node content, but found '<stream end>'"),
     ],
 )

@@ -129,11 +129,11 @@ def test_a_wrong_type_in_a_site_s_file(tmp_path, capsys):
     for text, message in (
         (
             "setup: [echo a: b]",
-            "launcher.setup[0] ({'echo a': 'b'}): must be one value, no list or mapping; put text into quotes",
+            "launcher.setup[0] ({'echo a': 'b'}): must be one value, not a list or mapping; put text in quotes",
         ),
         (
             "setup: ['${no}']",
-            r"launcher.setup[0] (${no}): Interpolation key 'no' not found; write \${ for text that is no reference",
+            r"launcher.setup[0] (${no}): Interpolation key 'no' not found; write \${ if it is text, not a reference",
         ),
         ("num_threads: many", "local/default.yaml: launcher.num_threads (many): must be a whole number"),
         ("setup: load x", "local/default.yaml: launcher.setup (load x): must be a list, as in [A, B]"),
@@ -175,7 +175,7 @@ MALFORMED = [
     ("train", "=3", "'=3': neither KEY=VALUE nor an option; --help lists the keys"),
     ("train", "smoke", "'smoke': neither KEY=VALUE nor an option; --help lists the keys"),
     ("train", "", "'': neither KEY=VALUE nor an option; --help lists the keys"),
-    ("train", "schedule.phases=3", "schedule.phases (3): must hold keys of its own; write"
+    ("train", "schedule.phases=3", "schedule.phases (3): must contain keys of its own; write"
      " schedule.phases={KEY: VALUE}"),
     (
         "train",
@@ -190,13 +190,13 @@ MALFORMED = [
     ("train", "+schedule.phases.x={tokens: y}", "schedule.phases.x.tokens (y): must be a whole number"),
     ("train", "launcher.setup=a", "launcher.setup (a): must be a list; write launcher.setup=[a]"),
     ("train", "launcher.setup={a: b}", "launcher.setup ({a: b}): must be a list; write launcher.setup=[VALUE]"),
-    ("train", "launcher.environment=[A]", "launcher.environment ([A]): must hold keys of its own; write"
+    ("train", "launcher.environment=[A]", "launcher.environment ([A]): must contain keys of its own; write"
      " launcher.environment={KEY: VALUE}"),
     ("train", "optimizer.lr=${optimizer.nosuch}", "optimizer.lr (${optimizer.nosuch}): Interpolation key"
-     r" 'optimizer.nosuch' not found; write \${ for text that is no reference"),
+     r" 'optimizer.nosuch' not found; write \${ if it is text, not a reference"),
     ("train", "run.name=${x", "run.name (${x): `${` begins a reference to another key, as in ${run.name}; write"
-     " \\${ for the text itself"),
-    ("train", "hydra.sweep.dir=ü", "hydra.sweep.dir (ü): cannot be read; put text into quotes of its own, as in"
+     " \\${ for a literal ${"),
+    ("train", "hydra.sweep.dir=ü", "hydra.sweep.dir (ü): cannot be read; put text in its own quotes, as in"
      " 'hydra.sweep.dir=\"TEXT\"'"),
     ("train", "--nosuch", f"--nosuch: no such option; {OPTIONS.format('nosuch=VALUE')}"),
     ("train", "--data.dir=x", f"--data.dir=x: no such option; {OPTIONS.format('data.dir=x')}"),

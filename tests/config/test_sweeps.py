@@ -92,7 +92,7 @@ def test_a_rerun_skips_what_is_complete_and_runs_again_what_failed(capsys):
     (sweep,) = Path("runs/sweep").glob("sweep_*")
     (again,) = sweep.glob("job_1_*")
     assert jobs(capsys) == [
-        "0 (action=end) complete already: 0",
+        "0 (action=end) already complete: 0",
         f"1 (action=raise) started in {again}",
         "1 (action=raise) complete: 0",
     ]
@@ -160,10 +160,10 @@ def test_a_signal_waits_for_the_jobs_and_the_same_command_goes_on(number, status
     said = sweep.communicate(timeout=60)[1]
     assert sweep.returncode == status, said
     assert "job 0" in said
-    assert said.endswith("sweep stopped; run the same command to go on\n")
+    assert said.endswith("sweep stopped; run the same command to resume\n")
     assert Path("saved").exists() == (number == signal.SIGTERM)
     assert not Path("started-2").exists()
-    assert results()["job_0"]["error"] == "ended by a signal; the same command goes on"
+    assert results()["job_0"]["error"] == "ended by a signal; the same command resumes it"
     Path("go").touch()
     again = start("-m", "x=1,2", action)
     said = again.communicate(timeout=60)[1]
@@ -215,7 +215,7 @@ def test_jobs_that_run_elsewhere(capsys):
     assert jobs(capsys) == ["1 (x=2) failed: lost its node", "0 (x=1) complete: 1"]
     assert not Path("started-1").exists()
     assert fake_verb("-m", "x=1,2", "action=submit", run_jobs="fake_verb:run_elsewhere") == 1
-    assert jobs(capsys) == ["0 (x=1) complete already: 1", "1 (x=2) failed: lost its node"]
+    assert jobs(capsys) == ["0 (x=1) already complete: 1", "1 (x=2) failed: lost its node"]
 
 
 def test_jobs_that_nobody_takes_run_here():
@@ -241,4 +241,4 @@ def test_optuna_goes_on_after_failed_trials_and_a_rerun_finds_its_trials():
     assert "best_value: 2.0" in found.read_text() or "best_value: 4.0" in found.read_text()
     again = start(*search)
     said_again = again.communicate(timeout=100)[1]
-    assert said_again.count("complete already") == said.count(") complete: ") > 0
+    assert said_again.count("already complete") == said.count(") complete: ") > 0

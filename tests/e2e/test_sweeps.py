@@ -32,7 +32,7 @@ def test_topologies_change_within_a_sweep_and_a_rerun_starts_nothing(workspace):
     assert (sweep / "sweep-topology.png").is_file()
 
     said = nemotron4(*sweep_topologies, cwd=workspace).stderr
-    assert (said.count("complete already"), said.count("started")) == (2, 0)
+    assert (said.count("already complete"), said.count("started")) == (2, 0)
     assert table(sweep) == rows
     assert [path.name for path in (workspace / "runs" / "topologies").iterdir()] == [sweep.name]
 

@@ -184,7 +184,7 @@ def test_a_sweep_of_six_jobs_ends_with_the_one_that_fails(cluster, workspace):
     attempts = {path: path.read_text() for path in table.parent.glob("job_*/slurm/attempts.jsonl")}
     assert len(attempts) == 6
     again = nemotron4(*sweep, cwd=workspace, check=False)
-    assert again.stderr.count("complete already") == 4
+    assert again.stderr.count("already complete") == 4
     changed = [path for path, text in attempts.items() if path.read_text() != text]
     assert len(changed) == 2  # those that failed
 

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 from nemotron4_config import Command
-from nemotron4_config.interruption import saying_signals
+from nemotron4_config.interruption import reporting_signals
 from nemotron4_config.main import run_reporting_errors
 
 YAML = """\
@@ -96,7 +96,7 @@ def fake_verb(*overrides: str, **fields: Any) -> int:
     Path("conf", "fake.yaml").write_text(YAML)
     command = Command(job="fake_verb:FakeJob", run="fake_verb:run", summary="", **fields)
     overrides = [f"--config-dir={Path('conf').resolve()}", *overrides]
-    return saying_signals("fake", lambda signals: run_reporting_errors("fake", command, overrides, signals))
+    return reporting_signals("fake", lambda signals: run_reporting_errors("fake", command, overrides, signals))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def main(pickle_path: str, signal_name: str, most: str) -> None:
 
 def attempt(run: Callable[[object], int], directory: Path, number: int, at: int) -> tuple[int, str, int]:
     """The status, what it said on standard error, and the number of events; the signal comes at event `at`."""
-    from nemotron4_config.interruption import saying_signals
+    from nemotron4_config.interruption import reporting_signals
 
     said_read, said_write = os.pipe()
     count_read, count_write = os.pipe()
@@ -55,7 +55,7 @@ def attempt(run: Callable[[object], int], directory: Path, number: int, at: int)
                     os.kill(os.getpid(), number)
 
         sys.addaudithook(watch)
-        status = saying_signals("nemotron4 export", run)
+        status = reporting_signals("nemotron4 export", run)
         os.write(count_write, str(events).encode())
         sys.stderr.flush()
         os._exit(status)

@@ -167,7 +167,7 @@ def test_a_signal_leaves_an_export_whole_and_nothing_beside_it(undisturbed, tmp_
     arguments = (pickled(tmp_path / "export.pickle", (export, job)), name, str(most))
     found = json.loads(worker.python("import sys, signal_at; signal_at.main(*sys.argv[1:])", *arguments))
     assert len(found) >= most
-    said = f"nemotron4 export: {how}; run the same command again to go on\n"
+    said = f"nemotron4 export: {how}; run the same command again to resume\n"
     for ended in found:
         # A signal after the last rename finds the new export in its place, and the command's own line was said.
         assert ended == [status, said, True, ["export"]]

@@ -1,8 +1,8 @@
-"""Hydra's launcher of this project: composes and checks each job of a sweep here, and has it run in a clean process.
+"""This project's Hydra launcher: composes and checks each job of a sweep here, and runs it in a clean process.
 
-Hydra finds launchers in modules of hydra_plugins alone. Every sweeper (Hydra's own, Optuna's) hands its batches of
-overrides to `launch`. Invariants: composition happens only here; each job gets a directory of its own below the
-sweep's, and its `run.dir`.
+Hydra finds launchers only in modules of hydra_plugins. Every sweeper (Hydra's own, Optuna's) passes its batches of
+overrides to `launch`. Invariants: composition happens only here; each job gets its own directory inside the sweep's,
+and a `run.dir`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ProcessLauncher(Launcher):
         self.max_jobs_at_once = max_jobs_at_once
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Hydra's: called once a sweep; takes the sweep's lock."""
+        """Called by Hydra once per sweep; takes the sweep's lock."""
         if self.max_jobs_at_once < 1:
             raise ValueError(f"hydra.launcher.max_jobs_at_once ({self.max_jobs_at_once}): must be at least 1")
         if not config.hydra.sweep.dir:
@@ -44,7 +44,7 @@ class ProcessLauncher(Launcher):
         self.sweep.open(Path(config.hydra.sweep.dir))
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Hydra's: run a batch; the objective of a job that failed is None, which Optuna takes for a failed trial."""
+        """Called by Hydra to run a batch; a failed job's objective is None, which Optuna counts as a failed trial."""
         setup_globals()
         batch = [self._compose(initial_job_idx + i, list(overrides)) for i, overrides in enumerate(job_overrides)]
         self.sweep.run(batch, self.max_jobs_at_once)
@@ -55,8 +55,8 @@ class ProcessLauncher(Launcher):
         return returns
 
     def _compose(self, number: int, overrides: list[str]) -> tuple[SweepRow, Any]:
-        """The row and the job; a job that cannot be composed is a row that has failed, without one."""
-        fixed = OmegaConf.to_container(self.config.hydra.overrides.task)  # as typed: `${...}` is text there
+        """The row and the job; if the job cannot be composed, a failed row and None."""
+        fixed = OmegaConf.to_container(self.config.hydra.overrides.task)  # unresolved, as typed
         assert isinstance(fixed, list)
         row = SweepRow(number, overrides, " ".join(text for text in overrides if text not in fixed))
         original = HydraConfig.instance().cfg
@@ -74,7 +74,7 @@ class ProcessLauncher(Launcher):
             directory.mkdir(parents=True, exist_ok=True)
             write_file(directory / JOB_FILE, render_job(job).encode())
             row.run_dir = str(directory)
-        except Exception as error:  # whatever failed, the sweep goes on and the table says what it was
+        except Exception as error:  # whatever failed, the sweep continues and its table shows the error
             row.state, row.error = SweepState.failed, explain(error)
             return row, None
         finally:

@@ -1,7 +1,7 @@
 """One verb as a Hydra application: conf/<verb>.yaml + overrides -> one dataclass -> the package's function.
 
-Invariants: composition happens once, here; what the function receives is a plain dataclass already validated by its
-`__post_init__`; an unknown key is refused also when written with `+`. A sweep (`-m`) is hydra_plugins/nemotron4.py's.
+Invariants: composition happens once, here; the function receives a plain dataclass already validated by its
+`__post_init__`; an unknown key is an error even with `+`. hydra_plugins/nemotron4.py runs sweeps (`-m`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CONFIG_PATH = "pkg://nemotron4_config.conf"
 
 
 class Task:
-    """What Hydra calls for a single run; for a sweep it calls our launcher, which has the rest from here."""
+    """What Hydra calls for a single run; for a sweep it calls our launcher, which uses `to_job` and `sweep`."""
 
     def __init__(self, command: Command, check: Callable[[], None]) -> None:
         self._run, self._check = command.run, check
@@ -43,20 +43,20 @@ class Task:
         return to_job(config, self._job_type)
 
     def __call__(self, config: DictConfig) -> None:
-        """Run the one job; keeps what it raises in `failure`."""
+        """Run the job; an exception it raises is stored in `failure`."""
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             raise ValueError("hydra/launcher: sweeps run on hydra/launcher=processes")
         self._check()
         try:
             load_attribute(self._run)(self.to_job(config))
-        except Exception as error:  # raised again by the caller: from in here Hydra would print a line of its own
+        except Exception as error:  # raised again by the caller: raised here, it would make Hydra print its own line
             self.failure = error
 
 
 def run_application(verb: str, command: Command, overrides: list[str], check: Callable[[], None]) -> int:
     """Compose and run one verb with Hydra's own command line; returns the exit status.
 
-    `check` is called between the two, to raise what Hydra may have swallowed.
+    `check` is called between composing and running, to raise an interruption that Hydra may have swallowed.
     """
     job_type: type[Any] = load_attribute(command.job)
     ConfigStore.instance().store(name="job", node=job_type)
@@ -88,13 +88,13 @@ def run_application(verb: str, command: Command, overrides: list[str], check: Ca
 
 
 def _adapt_optuna() -> None:
-    """Where Optuna's sweeper is installed: a failed trial is a row, and the same command asks for the same trials."""
-    Plugins.instance()  # has each plugin store its configuration
+    """Configure Optuna's sweeper, if installed: failed trials don't stop it, and a rerun samples the same trials."""
+    Plugins.instance()  # makes each plugin store its configuration
     store = ConfigStore.instance()
     if "optuna.yaml" not in store.list("hydra/sweeper"):
         return
     sweeper = store.load("hydra/sweeper/optuna.yaml").node
-    sweeper.params = {}  # its null takes no hydra.sweeper.params={...}, and without the next line no new keys
+    sweeper.params = {}  # null would not accept hydra.sweeper.params={...}; the next line allows new keys
     OmegaConf.set_struct(sweeper.params, False)
     sweeper.max_failure_rate = 1.0
     sweeper.n_jobs = "${oc.select:launcher.max_jobs_at_once,1}"
@@ -107,15 +107,15 @@ def _adapt_optuna() -> None:
 
 
 def to_job(config: DictConfig, job_type: type[Any]) -> Any:
-    """The validated dataclass of a composed config; raises ValueError for what the schema does not have."""
+    """The validated dataclass of a composed config; raises ValueError for keys that the schema does not have."""
     _check_node(config, "")
-    job = OmegaConf.to_object(config)  # which interpolates, once: text may hold `${...}` from here on
+    job = OmegaConf.to_object(config)  # interpolates, the only time: from here on text may contain `${...}`
     assert isinstance(job, job_type)
     return job
 
 
 def _check_node(node: Any, path: str) -> None:
-    """What OmegaConf lets pass: unknown keys by `+`, a mapping where text is due, bad references, vast numbers."""
+    """Check what OmegaConf does not: unknown keys with `+`, mappings in place of text, bad references, huge numbers."""
     if node._is_interpolation():
         _check_reference(node, path)
     elif isinstance(value := node._value(), int) and abs(value) >= 2**63:
@@ -131,7 +131,7 @@ def _check_node(node: Any, path: str) -> None:
             raise ValueError(f"{child_path}: unknown key; {path or 'the job'} has: {', '.join(known)}")
         child = node._get_node(key)
         if of_scalars and isinstance(child, DictConfig | ListConfig):
-            raise ValueError(f"{child_path} ({child}): must be one value, no list or mapping; put text into quotes")
+            raise ValueError(f"{child_path} ({child}): must be one value, not a list or mapping; put text in quotes")
         _check_node(child, child_path)
 
 
@@ -141,6 +141,6 @@ def _check_reference(node: Any, path: str) -> None:
         found = node._dereference_node()
     except OmegaConfBaseException as error:
         reason = str(error.msg or error).split("\n")[0]
-        raise ValueError(f"{reference}: {reason}; write \\${{ for text that is no reference") from error
+        raise ValueError(f"{reference}: {reason}; write \\${{ if it is text, not a reference") from error
     if isinstance(node, DictConfig | ListConfig) and found._metadata.ref_type != node._metadata.ref_type:
         raise ValueError(f"{reference}: refers to something of another type; name a key like {path}")

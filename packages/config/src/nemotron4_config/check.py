@@ -10,7 +10,7 @@ from typing import Any
 
 
 def nothing(job: Any) -> None:
-    """Takes the place of what would run the job."""
+    """Called instead of the function that runs the job."""
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What a package hands to the command line: one `Command` a verb, found through entry points.
+"""What a package registers with the command line: one `Command` per verb, found through entry points.
 
-An underscore in a verb is a space where it is typed: `nemotron4 data verify` is the entry point data_verify and
+An underscore in a verb is typed as a space: `nemotron4 data verify` is the entry point data_verify and
 conf/data_verify.yaml. A command names its job type and its function as strings ("package.module:attribute"), so that
-listing the verbs imports neither Hydra nor torch: `nemotron4 --help` stays under a second.
+listing the verbs imports neither Hydra nor torch: `nemotron4 --help` takes less than a second.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Command:
     summary: str
     """One line for `nemotron4 --help`."""
     summarise_sweep: str | None = None
-    """"module:attribute" of a function (sweep directory, rows, done), called as a sweep goes on and at its end."""
+    """"module:attribute" of a function (sweep directory, rows, done), called during a sweep and at its end."""
     run_jobs: str | None = None
-    """"module:attribute" of a function (jobs, report) -> bool that may run a sweep's jobs elsewhere than in processes.
+    """"module:attribute" of a function (jobs, report) -> bool that may run a sweep's jobs other than as processes.
 
-    It has the jobs that are not complete, as (directory, job), calls report(index, objective, error) as each ends, and
-    returns False, at once, when it does not take them.
+    It receives the jobs that are not complete, as (directory, job), and calls report(index, objective, error) as each
+    ends; or it returns False at once, to have them run as processes.
     """
 
 
@@ -43,7 +43,7 @@ def load_attribute(reference: str) -> Any:
 
 def command_loaders() -> dict[str, Callable[[], Command]]:
     """Verb -> loader of its command, of every installed package, sorted by verb."""
-    from importlib.metadata import entry_points  # slow to import, and until it is, no signal is heard
+    from importlib.metadata import entry_points  # slow, so imported only once signals are handled
 
     found = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
     return {point.name: point.load for point in found}

@@ -1,7 +1,7 @@
-"""One line for the user: which key or group, what was given, the rule, and the way out.
+"""Errors that a user can cause, in one line: which key or group, what was given, the rule, and the way out.
 
-Hydra and OmegaConf explain themselves over several lines that suit a developer; this turns the kinds a user can
-cause into one. Anything else is a fault of ours and keeps its traceback.
+Hydra's and OmegaConf's messages run over several lines and address developers; this condenses those that a user can
+cause. Any other error is a bug in this program and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ USER_ERRORS = (ValueError, OSError, HydraException, OmegaConfBaseException)
 _WAYS_OUT = {
     errno.ENOSPC: "make room (`df` shows which disk is full), then run the same command again",
     errno.EDQUOT: "make room in the quota, then run the same command again",
-    errno.EROFS: "choose a place that can be written",
+    errno.EROFS: "choose a writable place",
     errno.EINVAL: "its file system cannot do this: choose a place on another one",
     errno.ENOLCK: "its file system has no locks: mount it with locks, or choose a place on another one",
     errno.EIO: "the disk or network failed: run the same command again when it is back",
 }
 _NOT_A_KEY = re.compile(r"Could not override '([^']+)'")
 _NO_OPTION = re.compile(r"Could not find '([^']+)'\s+Available options in '([^']+)':\s+(.*)", re.DOTALL)
-_SAYINGS = (
+_MESSAGES = (
     (re.compile(r"Cannot find primary config '([^']+)'"), "--config-name ({}): no such file in conf/ or --config-dir"),
     (re.compile(r"Additional config directory '([^']+)' not found"), "--config-dir ({}): no such directory"),
     (re.compile(r"Primary config directory not found.*'([^']+)'"), "--config-path ({}): no such directory"),
     (re.compile(r"Could not delete from config. '([^']+)' does not exist"), "~{}: unknown key; --help lists the keys"),
     (re.compile(r"sweep type : (\w+)"), "{}: only hydra/sweeper=optuna takes one; name the values, as in KEY=1,2"),
 )
-"""What Hydra says, and what we say instead."""
+"""Hydra's messages, and ours that replace them."""
 _RULES = (
     (re.compile(r"could not be converted to Integer"), "must be a whole number"),
     (re.compile(r"could not be converted to Float"), "must be a number"),
@@ -41,7 +41,7 @@ _RULES = (
     (re.compile(r"is not a ListConfig"), "must be a list, as in [A, B]"),
     (
         re.compile(r"(?:Cannot assign|is not a subclass of|Cannot merge|is incompatible)"),
-        "must be what --help shows it is",
+        "must be of the type that --help shows",
     ),
     (re.compile(r"does not support deletion"), "cannot be removed; give it another value"),
 )
@@ -60,9 +60,9 @@ def explain(error: BaseException) -> str:
         return f"{group}={option.removeprefix(group + '/')}: no such option; choose one of: {choices}"
     if match := _NO_GROUP.search(text):
         return f"{match[1]}: not a config group of this verb; --help lists the groups and keys"
-    for pattern, saying in _SAYINGS:
+    for pattern, message in _MESSAGES:
         if match := pattern.search(text):
-            return saying.format(match[1])
+            return message.format(match[1])
     cause = error.__cause__ or error.__context__
     if isinstance(cause, OmegaConfBaseException) and (match := _IN_FILE.match(text)):
         return f"{match[1]}.yaml: {explain(cause)}"

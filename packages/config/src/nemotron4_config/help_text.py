@@ -1,7 +1,7 @@
-"""`nemotron4 VERB --help [GROUP or KEY]...`: what the verb is, its config groups and their options, and its keys.
+"""`nemotron4 VERB --help [GROUP or KEY]...`: what the verb does, its config groups and their options, and its keys.
 
-Hydra's own help looks through its search path afresh for each group and takes a second longer. The groups shown here
-are those of conf/, without what --config-dir adds; descriptions are docstrings of fields and the first lines of YAML.
+Hydra's own help searches its path again for each group and takes a second longer. The groups shown here are those of
+conf/, without what --config-dir adds; descriptions are docstrings of fields and the leading comments of YAML files.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from nemotron4_config.keys import Key, as_typed, first_sentence, job_keys, keys_
 USAGE = """\
 usage: nemotron4 {verb} [KEY=VALUE ...] [GROUP=OPTION ...] [-m] [--cfg job] [--help [GROUP or KEY ...]]
 
-KEY=VALUE sets a key; GROUP=OPTION takes the settings of conf/GROUP/OPTION.yaml; -m runs a job for each of A,B,C.
---help GROUP or --help KEY says more about it; --cfg job prints the composed job, --info defaults what it is made of.
-Unknown keys are refused.
+KEY=VALUE sets a key; GROUP=OPTION uses the settings of conf/GROUP/OPTION.yaml; -m runs one job for each of A,B,C.
+--help GROUP or --help KEY shows more; --cfg job prints the composed job, --info defaults the files it is composed from.
+An unknown key is an error.
 """
 CONF = Path(str(nemotron4_config.conf.__file__)).parent
 _COLUMN = 44
-"""Where descriptions begin."""
+"""Column where descriptions begin."""
 
 
 @dataclass(frozen=True)
 class VerbHelp:
-    """What there is to say about a verb, as some overrides compose its job."""
+    """What the help shows of a verb whose job is composed with some overrides."""
 
     job_type: type[Any]
     groups: dict[str, str | None]
-    """The config groups that the verb uses, and the option chosen of each."""
+    """The config groups that the verb uses, and the option chosen in each."""
     values: dict[str, Any]
     """The composed job as nested mappings."""
 
     @classmethod
     def of(cls, verb: str, job_type: type[Any], overrides: Sequence[str]) -> VerbHelp:
-        """Compose the verb's job, whose schema is in Hydra's store; raises Hydra's errors for a wrong override."""
+        """Compose the verb's job; its schema must be in Hydra's store. Raises Hydra's errors for a wrong override."""
         with initialize_config_module("nemotron4_config.conf", version_base="1.3"):
             config = compose(verb, list(overrides), return_hydra_config=True)
         known = config_groups()
@@ -56,11 +56,11 @@ class VerbHelp:
         return cls(job_type, groups, {str(key): value for key, value in values.items()})
 
     def composed_keys(self) -> list[Key]:
-        """The job's keys with the values that it is composed with."""
+        """The job's keys with their composed values."""
         return [self.with_value(key) for key in job_keys(self.job_type)]
 
     def with_value(self, key: Key) -> Key:
-        """The key with its composed value in the place of its default."""
+        """The key with its composed value instead of its default."""
         value: Any = self.values
         for name in key.name.split("."):
             if not isinstance(value, dict) or name not in value:
@@ -72,7 +72,7 @@ class VerbHelp:
 
 
 def help_text(verb: str, command: Command, overrides: Sequence[str], topics: Sequence[str]) -> str:
-    """The help of a verb, or of groups and keys of it; raises ValueError for one that it does not have."""
+    """The help of a verb, or of some of its groups and keys; raises ValueError for one that it does not have."""
     verb_help = VerbHelp.of(verb, load_attribute(command.job), overrides)
     if topics:
         return "\n".join(_topic(topic, verb_help) for topic in topics)
@@ -97,7 +97,7 @@ def _topic(topic: str, verb_help: VerbHelp) -> str:
     hints = get_type_hints(verb_help.job_type)
     if parts[0] not in hints and topic not in verb_help.groups:
         known = ", ".join(sorted({*hints, *verb_help.groups}))
-        raise ValueError(f"--help ({topic}): no group or key of this verb; choose one of: {known}")
+        raise ValueError(f"--help ({topic}): not a group or key of this verb; choose one of: {known}")
     if topic in verb_help.groups:
         lines += [f"Options, as in {topic}={config_groups()[topic][0]}:"]
         for option in config_groups()[topic]:
@@ -114,7 +114,7 @@ def _topic(topic: str, verb_help: VerbHelp) -> str:
 
 
 def keys_of(name: str, job_type: type[Any]) -> list[Key]:
-    """The key of a job that has this dotted name, and those below it; raises ValueError when there is none."""
+    """The key of a job with this dotted name, and those below it; raises ValueError if there is no such key."""
     parts = name.split(".")
     *_, whole, kind = kinds_along(job_type, parts, "")
     above = ".".join(parts[:-1])
@@ -144,7 +144,7 @@ def _key_entry(key: Key, words: str, text: str) -> Iterable[str]:
 
 
 def _entry(left: str, text: str) -> Iterable[str]:
-    """A line with its description beside it, or below it where it is long."""
+    """A line with its description to the right, or below if the line is long."""
     width = max(80, min(120, shutil.get_terminal_size((120, 24)).columns))
     begin = f"  {left}"
     if len(begin) + 2 <= _COLUMN:

@@ -1,8 +1,8 @@
 """SIGINT, SIGTERM, SIGHUP and SIGUSR1 as an exception in the main thread, so that staged output is removed at once.
 
-Invariant: a command that a signal ended says so in one line and exits with 128 + the signal, whatever exception came
-out of it: libraries turn an interruption into errors of their own. Code that ends in its own way, as training does,
-takes the signals for as long as it runs.
+Invariant: a command that a signal ended reports it in one line and exits with 128 + the signal, whatever exception
+it raised: libraries turn an interruption into errors of their own. Code that stops in its own way, as training does,
+handles the signals itself while it runs.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from typing import Any
 from nemotron4_common.signals import ENDING_SIGNALS
 
 _SAME_SECONDS = 1.0
-"""A signal so soon after the first is the same one: `timeout` and terminals send it to process and group."""
+"""A signal this soon after the first is the same one: `timeout` and terminals send it to both process and group."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal came. Not KeyboardInterrupt itself: after that, CPython ends some processes by SIGINT all the same."""
+    """A signal arrived. A subclass, because after a plain KeyboardInterrupt CPython kills some processes by SIGINT."""
 
 
 class Interruption:
-    """A context that raises Interrupted at a signal; those that the process was started to ignore stay ignored."""
+    """A context that raises Interrupted at a signal; signals ignored when the process started stay ignored."""
 
     def __init__(self) -> None:
         self.received: int | None = None
-        """The first signal that came."""
+        """The first signal that arrived."""
         self._at_seconds = 0.0
         self._previous: dict[int, Any] = {}
 
@@ -43,12 +43,12 @@ class Interruption:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self.received is None:  # else the process is about to end, and the same signal may come once more
+        if self.received is None:  # otherwise the process is about to end, and the same signal may come again
             for number, handler in self._previous.items():
                 signal.signal(number, handler)
 
     def check(self) -> None:
-        """Raise Interrupted where a signal came and what it raised was swallowed."""
+        """Raise Interrupted again if a signal arrived: a library may have swallowed the first one."""
         if self.received is not None:
             raise Interrupted
 
@@ -63,8 +63,8 @@ class Interruption:
         raise Interrupted
 
 
-def saying_signals(command: str, run: Callable[[Interruption], int]) -> int:
-    """The exit status of `run`; where a signal ended it, a line that says so and 128 + the signal."""
+def reporting_signals(command: str, run: Callable[[Interruption], int]) -> int:
+    """Call `run` and return its exit status; if a signal ended it, print one line and return 128 + the signal."""
     with Interruption() as interruption:
         try:
             return run(interruption)
@@ -74,5 +74,5 @@ def saying_signals(command: str, run: Callable[[Interruption], int]) -> int:
     number = interruption.received or signal.SIGINT
     how = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
     with suppress(OSError):  # the terminal may be gone
-        print(f"{command}: {how}; run the same command again to go on", file=sys.stderr, flush=True)
+        print(f"{command}: {how}; run the same command again to resume", file=sys.stderr, flush=True)
     return 128 + number

@@ -1,6 +1,6 @@
 """job.yaml: the composed job as plain YAML, written once by the command line and read by every worker.
 
-Invariant: `load_job(path, type(job))` of a file holding `render_job(job)` equals `job`, whatever its text holds:
+Invariant: `load_job(path, type(job))` of a file containing `render_job(job)` equals `job`, whatever its text contains:
 nothing is interpolated a second time, and no worker runs Hydra.
 """
 
@@ -28,9 +28,9 @@ def render_job(job: Any) -> str:
 
 
 def load_job(path: str | Path, job_type: type[Job]) -> Job:
-    """Read a job file back into its dataclass, also one that has keys by the names of an earlier version.
+    """Read a job file back into its dataclass; keys may have the names of an earlier version.
 
-    Raises ValueError naming the file when it does not fit.
+    Raises ValueError, naming the file, if it does not match the dataclass.
     """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -66,11 +66,11 @@ def _plain(value: Any) -> Any:
 
 
 class _MisfitError(Exception):
-    """A value of the file is not what the job's type says."""
+    """A value in the file is not of the type that the job declares."""
 
 
 def _fit(kind: Any, value: Any, key: str) -> Any:
-    """What a value of the file is by the type of its key."""
+    """A value of the file, converted to the type of its key."""
     if is_dataclass(kind):
         return _fit_dataclass(kind, value, key)
     origin, arguments = get_origin(kind), get_args(kind)
@@ -85,12 +85,12 @@ def _fit(kind: Any, value: Any, key: str) -> Any:
         return kind[value]
     if origin is None and type(value) in _SCALARS.get(kind, ()):
         return kind(value)
-    raise _MisfitError(f"{key}: {value!r} is no {kind.__name__ if origin is None else kind}")
+    raise _MisfitError(f"{key}: {value!r} is not of type {kind.__name__ if origin is None else kind}")
 
 
 def _fit_dataclass(kind: Any, value: Any, key: str) -> Any:
     if not isinstance(value, dict):
-        raise _MisfitError(f"{key or 'the file'}: {value!r} is no {kind.__name__}")
+        raise _MisfitError(f"{key or 'the file'}: {value!r} is not of type {kind.__name__}")
     known = {field.name: field for field in fields(kind)}
     path = f"{key}." if key else ""
     for name in value:

@@ -1,6 +1,6 @@
-"""The keys of a job's dataclass: dotted name, type, default, and the docstring that stands below the field.
+"""The keys of a job's dataclass: dotted name, type, default, and the docstring below the field.
 
-Invariant: all of it is read from the dataclass and its source; a key is documented nowhere else.
+Invariant: everything is read from the dataclass and its source; a key is documented nowhere else.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Key:
     """One key of a job."""
 
     name: str
-    """Dotted; NAME stands in the place of a name that the user gives."""
+    """Dotted; NAME stands for a name that the user chooses."""
     type: str
-    """What it may be, in words."""
+    """Type of its values, in words."""
     default: str | None
-    """As it is typed; empty where it only holds other keys, None where a value is required."""
+    """As it is typed; empty if it only contains other keys, None if a value is required."""
     text: str
     """Its docstring, as one paragraph."""
 
@@ -42,7 +42,7 @@ class Key:
 
     @property
     def is_required(self) -> bool:
-        """Whether a value must be given; a key that holds others has its own from them."""
+        """Whether a value must be given; never of a key that contains other keys."""
         return self.default is None and not self.type.startswith("keys")
 
     @property
@@ -57,14 +57,14 @@ def first_sentence(text: str) -> str:
 
 
 def job_keys(job_type: Any) -> list[Key]:
-    """Every key of a job in the order of its fields; one that holds others stands before them."""
+    """Every key of a job in the order of its fields; a key that contains others precedes them."""
     return keys_below(job_type, "", {without_none(hint): name for name, hint in get_type_hints(job_type).items()})
 
 
 def keys_below(kind: Any, name: str, parts: Mapping[Any, str]) -> list[Key]:
-    """The keys of a dataclass, or of a mapping to one, that is known as `name`.
+    """The keys of a dataclass, or of a mapping to one, whose own dotted key is `name`.
 
-    `parts`: the job's own parts by type; where one of them comes again further below, it is named and not repeated.
+    `parts`: names of the job's top-level parts by type; a part that occurs again further below is only referred to.
     """
     kind = without_none(kind)
     if get_origin(kind) is dict:
@@ -95,13 +95,13 @@ def docstrings(kind: Any) -> dict[str, str]:
 
 @cache
 def _class_bodies(path: str) -> dict[str, list[ast.stmt]]:
-    """The statements of each class at the top of a module."""
+    """The statements of each top-level class of a module."""
     module = ast.parse(Path(path).read_text(encoding="utf-8"))
     return {each.name: each.body for each in module.body if isinstance(each, ast.ClassDef)}
 
 
 def type_in_words(hint: Any) -> str:
-    """What a value of the type is, as a user would say it."""
+    """A type in a user's words."""
     kind = without_none(hint)
     words = list(kind.__members__) if is_enum(kind) else [_noun(kind)]
     words += ["null"] if kind is not hint else []
@@ -150,9 +150,9 @@ def as_typed(value: Any) -> str:
 
 
 def kinds_along(whole: Any, parts: Sequence[str], root: str) -> list[Any]:
-    """The types of what the key `root` names, of its key parts[0], of the key parts[1] of that, and so on.
+    """The types along a dotted key: of the key `root`, of its key parts[0], of parts[1] inside that, and so on.
 
-    Raises ValueError for a key that there is not.
+    Raises ValueError if a key does not exist.
     """
     kinds: list[Any] = [whole]
     for number, name in enumerate(parts):
@@ -178,5 +178,5 @@ def without_none(kind: Any) -> Any:
 
 
 def is_enum(kind: Any) -> bool:
-    """Whether a key of the type is a choice."""
+    """Whether a type is a choice of named values."""
     return isinstance(kind, type) and issubclass(kind, Enum)

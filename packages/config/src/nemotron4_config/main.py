@@ -1,7 +1,7 @@
 """The `nemotron4` program: `nemotron4 VERB [overrides]`.
 
-Exit status: 0 done; 2 the user's input is wrong (one line on stderr); 1 a fault of ours, or a failed job in a sweep;
-75 stopped for requeue after a saved checkpoint; 128 + the number of a signal that ended it (130 for Ctrl-C).
+Exit status: 0 done; 2 the user's input is wrong (one line on stderr); 1 a bug in this program, or a failed job in a
+sweep; 75 stopped for requeue after saving a checkpoint; 128 + the number of the signal that ended it (130 for Ctrl-C).
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from dataclasses import replace
 from itertools import takewhile
 
 from nemotron4_config.command import Command, command_loaders
-from nemotron4_config.interruption import Interruption, saying_signals
+from nemotron4_config.interruption import Interruption, reporting_signals
 
 USAGE = """\
 usage: nemotron4 VERB [key=value ...] [group=option ...] [-m] [--cfg job] [--help]
 
-Pretrain, continue, evaluate and serve Nemotron-4 models, by overrides alone.
+Pretrain, continue, evaluate and serve Nemotron-4 models, all through overrides.
 
 verbs:
 {verbs}
 
-nemotron4 VERB --help lists a verb's config groups and keys, VERB --help GROUP says more about one; --cfg job prints the
+nemotron4 VERB --help lists a verb's config groups and keys, VERB --help GROUP describes one group; --cfg job prints the
 composed job; -m sweeps.
 """
 
@@ -42,14 +42,14 @@ def spoken(verb: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None, run: str | None = None) -> int:
-    """Run one verb; returns the exit status. With `run` ("module:attribute"), its job is handed to that instead."""
+    """Run one verb; returns the exit status. `run` ("module:attribute") replaces the function that runs its job."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = takewhile(lambda word: word.replace("_", "").isalpha(), words)
-    return saying_signals(" ".join(["nemotron4", *verb]), lambda interruption: run_verb(words, interruption, run))
+    return reporting_signals(" ".join(["nemotron4", *verb]), lambda interruption: run_verb(words, interruption, run))
 
 
 def run_verb(arguments: list[str], interruption: Interruption, run: str | None) -> int:
-    """Run what was typed, or hand its job to `run`; returns the exit status."""
+    """Run the command that was typed, or pass its job to `run`; returns the exit status."""
     loaders = command_loaders()
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage(dict(loaders)))
@@ -70,7 +70,7 @@ def run_verb(arguments: list[str], interruption: Interruption, run: str | None) 
 
 
 def run_reporting_errors(verb: str, command: Command, overrides: list[str], interruption: Interruption) -> int:
-    """Run one verb with its overrides; returns the exit status, and says a user's mistake in one line."""
+    """Run one verb with its overrides; returns the exit status. A user's mistake is reported in one line."""
     from nemotron4_config.application import run_application
     from nemotron4_config.errors import USER_ERRORS, explain
 
@@ -78,7 +78,7 @@ def run_reporting_errors(verb: str, command: Command, overrides: list[str], inte
     try:
         return run_application(verb, command, overrides, interruption.check)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away: nobody to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: nothing to report
         return 0
     except USER_ERRORS as error:
         if want_traceback or interruption.ended_it(error):

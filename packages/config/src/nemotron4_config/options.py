@@ -1,6 +1,6 @@
-"""The options of a verb's command line, which may stand anywhere among its overrides.
+"""The options of a verb's command line, which may appear anywhere among its overrides.
 
-Invariant: what is returned is what Hydra's parser takes, options before overrides, each with its value in one word.
+Invariant: the result suits Hydra's parser: options before overrides, each with its value in one word.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _CHOICES = {
 
 
 def split_options(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(options, overrides); raises ValueError for an option that there is not, or that lacks its value."""
+    """(options, overrides); raises ValueError for an option that does not exist or lacks its value."""
     options: list[str] = []
     overrides: list[str] = []
     rest = list(arguments)

@@ -1,7 +1,8 @@
-"""The overrides of a command line as Hydra is to read them, by the types of the job's keys.
+"""Rewrites the overrides of a command line for Hydra's parser, according to the types of the job's keys.
 
-Invariants: a key of text takes the text that was typed (in a list or a sweep: what stands between commas), unless it
-is in quotes, which Hydra takes away; `${...}` interpolates and `\\${` does not. What cannot be read is one line.
+Invariants: a text key gets the text exactly as typed (in a list or a sweep: the text between commas), unless it is in
+quotes, which Hydra removes; `${...}` interpolates and `\\${` does not. An override that cannot be read is a one-line
+error.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ _RULES = {str: "must be text", int: "must be a whole number", float: "must be a 
 
 
 _MAX_SHOWN = 200
-"""Characters of a value that an error repeats."""
+"""Most characters of a value that an error shows."""
 
 
 def typed_overrides(
     overrides: Sequence[str], job_type: type, groups: Mapping[str, Sequence[str]], is_sweep: bool
 ) -> list[str]:
-    """Each override as Hydra is to read it; `groups`: the options of each config group.
+    """Each override in the form that Hydra should parse; `groups`: the options of each config group.
 
-    Raises ValueError for one that Hydra cannot read, that a key of the job cannot take, or that has another name today.
+    Raises ValueError if Hydra cannot parse one, if its value does not suit its key, or if its key has been renamed.
     """
     check_names(overrides, job_type)
     chosen = {text.lstrip("+").partition("=")[0] for text in overrides if "={" not in text}
@@ -67,7 +68,7 @@ def _typed_override(
         raise _refusal(key, raw, rule)
     values = [raw] if not is_sweep else [] if _SWEEP.fullmatch(raw) else _split(raw)
     typed = _joined([_typed(kinds[-1], each, key, len(values) > 1) for each in values], values, raw)
-    if len(values) != 1:  # of a sweep
+    if len(values) != 1:  # a sweep
         is_new = prefix or get_origin(kinds[-2]) is dict
         return _readable(f"{'++' if is_new else ''}{key}={typed}", key, raw, kinds[-1], is_sweep)
     value = _read(_readable(f"x={typed}", key, raw, kinds[-1], is_sweep)).value()
@@ -88,7 +89,7 @@ def _read(override: str) -> Override:
 
 
 def _readable(override: str, key: str, raw: str, kind: Any, is_sweep: bool) -> str:
-    """The override; raises ValueError when Hydra cannot read it, or reads a sweep that was not asked for."""
+    """The override; raises ValueError if Hydra cannot parse it, or parses it as a sweep without -m."""
     try:
         several = _read(override).is_sweep_override() and not is_sweep
     except HydraException as error:
@@ -106,15 +107,15 @@ def _refusal(key: str, raw: str, rule: str) -> ValueError:
 
 
 def _rule(kind: Any, key: str, value: str) -> str:
-    """What a value of a type must be; `value`: what a list would hold instead."""
+    """The rule that values of a type must follow; `value`: shown as the list's item, if it must be a list."""
     kind = without_none(kind)
     if kind is None:
-        return f"cannot be read; put text into quotes of its own, as in '{key}=\"TEXT\"'"
+        return f"cannot be read; put text in its own quotes, as in '{key}=\"TEXT\"'"
     if is_enum(kind):
         return f"must be one of: {', '.join(kind.__members__)}"
     if get_origin(kind) is list:
         return f"must be a list; write {key}=[{value}]"
-    return _RULES.get(kind, f"must hold keys of its own; write {key}={{KEY: VALUE}}")
+    return _RULES.get(kind, f"must contain keys of its own; write {key}={{KEY: VALUE}}")
 
 
 def _check_references(key: str, raw: str) -> None:
@@ -122,19 +123,19 @@ def _check_references(key: str, raw: str) -> None:
         if "${" in raw:
             parse_interpolations(raw)
     except GrammarParseError as error:
-        rule = "`${` begins a reference to another key, as in ${run.name}; write \\${ for the text itself"
+        rule = "`${` begins a reference to another key, as in ${run.name}; write \\${ for a literal ${"
         raise _refusal(key, raw, rule) from error
 
 
 def _is_optional_part(kind: Any) -> bool:
-    """Whether it may be null, or else has keys of its own."""
+    """Whether it is either null or has keys of its own."""
     return without_none(kind) is not kind and is_dataclass(without_none(kind))
 
 
 def _split(text: str, name: str = "") -> list[str]:
-    """The parts of a list, a mapping or a sweep: commas in quotes, in brackets and after a backslash are text.
+    """The parts of a list, a mapping or a sweep; commas in quotes, in brackets or after a backslash don't separate.
 
-    Quotes count where a value begins: at the start of a part, or after a `name`, which is a pattern.
+    Quotes count only where a value begins: at the start of a part, or after its `name` (a regular expression).
     """
     parts, begin, depth, at = [], 0, 0, 0
     is_start = re.compile(rf"\s*(?:{name})?\s*", re.DOTALL)
@@ -155,12 +156,12 @@ def _split(text: str, name: str = "") -> list[str]:
 
 
 def _joined(typed: list[str], parts: list[str], raw: str) -> str:
-    """The parts of a list, a mapping or a sweep as a whole; as it was typed, where that is read as it was meant."""
+    """The parts of a list, a mapping or a sweep, joined; the text as typed if no part had to change."""
     return raw if typed == parts else ",".join(typed)
 
 
 def _typed(kind: Any, raw: str, key: str, is_part: bool) -> str:
-    """A value as Hydra is to read it; `is_part`: of a list, a mapping or a sweep."""
+    """A value in the form that Hydra should parse; `is_part`: whether it is in a list, a mapping or a sweep."""
     if without_none(kind) is not kind and raw.strip().lower() == "null":
         return raw
     kind, inner = without_none(kind), raw.strip()[1:-1]
@@ -194,13 +195,13 @@ def _typed_text(raw: str, key: str, is_part: bool) -> str:
         read = None
     if isinstance(read, str):
         in_quotes = _QUOTED.fullmatch(raw.strip()) is not None
-        if read == raw or in_quotes or (is_part and "\\" in raw):  # a part may hold commas after a backslash
+        if read == raw or in_quotes or (is_part and "\\" in raw):  # a part may contain escaped commas
             return raw
     return QuotedString(text=raw, quote=Quote.single).with_quotes()
 
 
 def _check_shape(kind: Any, value: Any, key: str, raw: str) -> None:
-    """Raise ValueError for null, a list or a mapping where another is due; OmegaConf checks numbers and choices."""
+    """Raise ValueError for a null, list or mapping of the wrong kind; OmegaConf checks numbers and choices."""
     if value is None:
         if without_none(kind) is kind:
             raise ValueError(f"{key} (null): must have a value")
@@ -223,9 +224,9 @@ def _check_shape(kind: Any, value: Any, key: str, raw: str) -> None:
 
 
 def _spelled_out(prefix: str | None, parts: Sequence[str], kinds: Sequence[Any], value: str, is_dict: bool) -> str:
-    """An override that may add a key. Hydra cannot add one that holds others, but merges a mapping into the one above.
+    """An override that may add a key. Hydra cannot add a key that contains others, but can merge a mapping into one.
 
-    That is done for `+`, for a whole entry of a mapping by name, and below what may be null.
+    So mappings are used for `+`, for a whole entry of a mapping by name, and below a key that may be null.
     """
     tables = [number for number, kind in enumerate(kinds[:-1]) if get_origin(kind) is dict]
     optional = [number - 1 for number, kind in enumerate(kinds) if number > 1 and _is_optional_part(kind)]

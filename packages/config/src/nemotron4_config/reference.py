@@ -1,7 +1,7 @@
 """`python -m nemotron4_config.reference [--check] [DIRECTORY]`: a Markdown page for each verb and each config group.
 
-DIRECTORY is docs/reference where it is left out. The pages are made of what `--help` shows: docstrings, dataclasses and
-conf/. With --check nothing is written, and the exit status is 1 where a file is not what would be written.
+DIRECTORY defaults to docs/reference. The pages come from what `--help` shows: docstrings, dataclasses and conf/.
+With --check nothing is written, and the exit status is 1 if any file is out of date.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _INDEX = """\
 
 
 def pages() -> dict[str, str]:
-    """The text of every page by its file's name, as the installed packages and their conf/ have it."""
+    """The text of every page by file name, from the installed packages and their conf/."""
     commands = {verb: load() for verb, load in command_loaders().items()}
     helps = {verb: verb_help(verb, command) for verb, command in commands.items()}
     users = {group: [verb for verb in helps if group in helps[verb].groups] for group in config_groups()}
@@ -40,7 +40,7 @@ def pages() -> dict[str, str]:
 
 
 def verb_help(verb: str, command: Command) -> VerbHelp:
-    """The verb as it ships: without what conf/local/ of this machine sets."""
+    """The verb's help as shipped: without what this machine's conf/local/ sets."""
     job_type = load_attribute(command.job)
     ConfigStore.instance().store(name="job", node=job_type)
     found = VerbHelp.of(verb, job_type, [])
@@ -98,7 +98,7 @@ def _table(*head: str, rows: Iterable[list[str]]) -> str:
 
 
 def _prose(lines: list[str]) -> list[str]:
-    """The paragraphs of a comment, in which indented lines are commands."""
+    """The paragraphs of a comment; indented lines are commands."""
     blocks = []
     for is_code, group in groupby(lines, lambda line: line.startswith((" ", "nemotron4 "))):
         block = "\n".join(line.removeprefix("  ") for line in group)
@@ -134,7 +134,7 @@ def main() -> int:
     assert __doc__
     parser = argparse.ArgumentParser(prog="python -m nemotron4_config.reference", description=__doc__.split("\n")[2])
     parser.add_argument("directory", nargs="?", type=Path, default=Path("docs/reference"))
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a file would change")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a file would change")
     arguments = parser.parse_args()
     differing = stale(arguments.directory, pages())
     for path, text in differing.items():
@@ -146,7 +146,7 @@ def main() -> int:
 
 
 def stale(directory: Path, texts: dict[str, str]) -> dict[Path, str | None]:
-    """The files of a directory that are not these pages, with their right text; None for one too many."""
+    """The files of a directory that differ from these pages, with the correct text; None if a file should not exist."""
     wanted: dict[Path, str | None] = {directory / name: text for name, text in texts.items()}
     present = {path: path.read_text(encoding="utf-8") for path in directory.glob("*.md")}
     return {path: wanted.get(path) for path in sorted({*wanted, *present}) if wanted.get(path) != present.get(path)}

@@ -1,6 +1,6 @@
-"""Keys and values that once had another name: the one line that answers an old one, and the reading of old job files.
+"""Renamed keys and values: the one-line error for an old name, and the reading of old job files.
 
-Invariant: an old name stands here only where it is not a key, or not a value, of the same job today.
+Invariant: an old name is listed only if it is not a current key, or not a current value, of the same job.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ KEYS: Mapping[str, Mapping[str, str]] = {
     "ExportJob": {"directory": "dir"},
     "VerifyJob": {"dir": "data.dir"},
 }
-"""Of a job, by the name of its dataclass: the old dotted key -> the key of today."""
+"""For each job, by the name of its dataclass: old dotted key -> current key."""
 _DTYPES = {"float32": "fp32", "bfloat16": "bf16"}
 _LOADED = {"dtype": _DTYPES | {"auto": "null"}}
 VALUES: Mapping[str, Mapping[str, Mapping[str, str]]] = {
@@ -22,11 +22,11 @@ VALUES: Mapping[str, Mapping[str, Mapping[str, str]]] = {
     "ExportJob": {"dtype": _DTYPES},
     "GenerateJob": _LOADED,
 }
-"""Of a job: the dotted key of today -> its old values -> those of today; null empties the key."""
+"""For each job: current dotted key -> old value -> current value; null unsets the key."""
 
 
 def check_names(overrides: Sequence[str], job_type: type) -> None:
-    """Raise ValueError, which gives the name of today, for an override by an old key or with an old value."""
+    """Raise ValueError, which gives the current name, for an override with an old key or value."""
     keys, values = KEYS.get(job_type.__name__, {}), VALUES.get(job_type.__name__, {})
     for text in overrides:
         key, _, given = text.partition("=")
@@ -39,12 +39,12 @@ def check_names(overrides: Sequence[str], job_type: type) -> None:
 
 
 def _current(given: str, names: Mapping[str, str]) -> str:
-    """A value, or each of a sweep's values, by the names of today."""
+    """A value, or each of a sweep's values, by its current name."""
     return re.sub(r"\w+", lambda word: names.get(word[0], word[0]), given)
 
 
 def with_current_names(content: Any, job_type: type) -> Any:
-    """What a job file holds, by the names of today; of a key that it has by both names the new one counts."""
+    """The content of a job file with current names; if it has a key by both names, the new one counts."""
     if not isinstance(content, dict):
         return content
     for old, new in KEYS.get(job_type.__name__, {}).items():

@@ -1,8 +1,8 @@
-"""A sweep: one directory, a lock on it, a row for each job, and what is still to be run.
+"""A sweep: one directory, a lock on it, a row for each job, and the jobs still to be run.
 
-Invariants: one live launch a sweep (an flock on sweep.lock); a job's directory is named by its number and a digest of
-what was composed, so it never holds two jobs; a job whose result.json has an objective and no error is not run again
-(one without an objective may have done nothing but say what it would do). A failed job is a row, not the end.
+Invariants: one live launch per sweep (an flock on sweep.lock); a job's directory is named by its number and a digest
+of the composed job, so it never contains two jobs; a job whose result.json has an objective and no error is not run
+again (one without an objective may only have printed what it would do). A failed job is a row; the sweep continues.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _HOW_IT_RUNS = re.compile(r"-m$|--multirun$|[+~]*(hydra[./])?launcher[.=]")
 
 
 class SweepState(StrEnum):
-    """What has become of a job of a sweep."""
+    """State of a job of a sweep."""
 
     waiting = "waiting"
     running = "running"
@@ -44,29 +44,29 @@ class SweepState(StrEnum):
 
 @dataclass
 class SweepRow:
-    """One job of a sweep: what was asked and what came of it."""
+    """One job of a sweep: its overrides and its outcome."""
 
     number: int
     """Its place in the sweep."""
     overrides: list[str]
     """The job's own `key=value` overrides."""
     label: str
-    """Those of them that the sweep sets, for the terminal."""
+    """Those of the overrides that vary in the sweep, for the terminal."""
     run_dir: str = ""
     """Where the job wrote; empty for one that could not be composed."""
     state: SweepState = SweepState.waiting
     objective: float | None = None
-    """What the job returned (for train: final validation bits per byte); None when it failed."""
+    """The number the job returned (for train: final validation bits per byte); None if it failed."""
     error: str | None = None
     """The one-line reason of a failed job."""
     seconds: float | None = None
-    """What its last launch took."""
+    """Duration of its last launch."""
 
 
 def sweep_name(verb: str, overrides: Sequence[str]) -> str:
-    """Name of the directory: the same for the same command, in any order and however its jobs are launched.
+    """Name of the directory: the same for the same overrides, in any order and however its jobs are launched.
 
-    With `resume=never` it is the time, so that the sweep begins anew.
+    With `resume=never` it is the time, so that the sweep starts from scratch.
     """
     if "resume=never" in overrides:
         return f"sweep_{datetime.now():%Y-%m-%d_%H-%M-%S}"
@@ -74,7 +74,7 @@ def sweep_name(verb: str, overrides: Sequence[str]) -> str:
 
 
 def job_digest(job_yaml: str) -> str:
-    """Identity of a composed job, however it is launched."""
+    """Digest of a composed job, independent of how it is launched."""
     from yaml import safe_load
 
     described = safe_load(job_yaml)
@@ -87,7 +87,7 @@ def _digest(described: Any) -> str:
 
 
 class Sweep:
-    """The state of one sweep, over all the batches that its sweeper asks for."""
+    """The state of one sweep, over all batches that its sweeper launches."""
 
     def __init__(self, command: Command) -> None:
         self.command = command
@@ -96,7 +96,7 @@ class Sweep:
         self._lock: ExitStack | None = None
 
     def open(self, directory: Path) -> None:
-        """Make the directory and take its lock; raises ValueError when another launch has it, or it is not ours."""
+        """Make the directory and lock it; raises ValueError if another launch has the lock or no sweep made it."""
         check_new_or_ours(directory, "hydra.sweep.dir", ("sweep.lock",))
         directory.mkdir(parents=True, exist_ok=True)
         lock = ExitStack()
@@ -104,7 +104,7 @@ class Sweep:
         self._directory, self._lock = directory, lock
 
     def close(self) -> None:
-        """Write the last table, where there is anything to tell, and give the lock back."""
+        """Write the final table, if there are rows, and release the lock."""
         if self._lock is None:
             return
         try:
@@ -114,9 +114,9 @@ class Sweep:
             self._lock.close()
 
     def run(self, batch: Sequence[tuple[SweepRow, Any]], max_at_once: int) -> None:
-        """Run those jobs of a batch that are not complete; a row that has failed already needs no job.
+        """Run the jobs of a batch that are not complete; a row that has already failed needs no job.
 
-        Raises SystemExit(75 or 130) when a signal stopped it.
+        Raises SystemExit(75 or 130) if a signal stopped the sweep.
         """
         todo: list[tuple[SweepRow, Any]] = []
         for row, job in batch:
@@ -126,7 +126,7 @@ class Sweep:
                 self._tell(row, f"failed: {row.error}")
             elif result is not None and result.objective is not None and result.error is None:
                 row.state, row.objective, row.seconds = SweepState.complete, result.objective, result.seconds
-                self._tell(row, f"complete already{_shown(row)}")
+                self._tell(row, f"already complete{_shown(row)}")
             else:
                 (Path(row.run_dir) / "result.json").unlink(missing_ok=True)
                 todo.append((row, job))
@@ -166,7 +166,7 @@ class Sweep:
         processes = SweepProcesses(self.command, max_at_once, started, ended)
         processes.run([Path(row.run_dir) for row in rows])
         if processes.received is not None:
-            print("sweep stopped; run the same command to go on", file=sys.stderr)
+            print("sweep stopped; run the same command to resume", file=sys.stderr)
             raise SystemExit(stop_status(processes.received))
 
     def _end(self, row: SweepRow, result: SweepResult, state: SweepState) -> None:
@@ -185,7 +185,7 @@ class Sweep:
 
 def _reason(status: int, stopped: bool) -> str:
     if stopped:
-        return "ended by a signal; the same command goes on"
+        return "ended by a signal; the same command resumes it"
     how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with {status}"
     return f"the job {how}; its output.log has its last lines"
 

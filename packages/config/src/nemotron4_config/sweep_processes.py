@@ -1,7 +1,7 @@
-"""Jobs of a sweep as processes: at most so many at once, each in a session of its own, its output in output.log.
+"""Jobs of a sweep as processes: at most `max_at_once` at a time, each in its own session, its output in output.log.
 
-Invariants: a signal to the sweep is passed on to every job that runs, no further job starts, and the sweep waits for
-them, since they save first; jobs are started by the main thread, because a job dies with the thread that started it.
+Invariants: a signal to the sweep is passed on to every running job, no further job starts, and the sweep waits for the
+jobs, since they save first; the main thread starts jobs, because a job dies with the thread that started it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Child:
 
 
 class SweepProcesses:
-    """Runs jobs; `started(index)` and `ended(index, exit status)` are told of each."""
+    """Runs jobs; calls `started(index)` and `ended(index, exit status)` for each."""
 
     def __init__(
         self, command: Command, max_at_once: int, started: Callable[[int], None], ended: Callable[[int, int], None]
@@ -44,7 +44,7 @@ class SweepProcesses:
         """The signal that stopped the sweep."""
 
     def run(self, directories: Sequence[Path]) -> None:
-        """Run the jobs whose files are in these directories, in order, until all have ended or a signal came."""
+        """Run the jobs whose files are in these directories, in order, until all have ended or a signal stops them."""
         at_once = min(self._max_at_once, len(directories))
         waiting = list(enumerate(directories))
         previous = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
@@ -56,7 +56,7 @@ class SweepProcesses:
                 time.sleep(_POLL_SECONDS)
                 self._reap(show)
         finally:
-            for child in self._running:  # nothing but a fault of ours leaves any
+            for child in self._running:  # only a bug in this program leaves any
                 child.process.kill()
                 child.process.wait()
                 child.log.close()
@@ -74,11 +74,11 @@ class SweepProcesses:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                start_new_session=True,  # else the terminal's Ctrl-C would reach the data loaders of a job as well
+                start_new_session=True,  # otherwise the terminal's Ctrl-C would also reach a job's data loaders
             )
-        child = _Child(index, process, open(log, "rb"))  # noqa: SIM115 (read on until the job ends)
+        child = _Child(index, process, open(log, "rb"))  # noqa: SIM115 (read until the job ends)
         self._running.append(child)
-        if self.received is not None and not child.signalled:  # it came between the two lines
+        if self.received is not None and not child.signalled:  # the signal came before the child was listed
             process.send_signal(self.received)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -99,7 +99,7 @@ class SweepProcesses:
 
 
 def _environment(at_once: int) -> dict[str, str]:
-    """The jobs' environment: the cores shared among those that run at once, unless the user has said how many."""
+    """The jobs' environment: cores are divided among concurrent jobs unless the user has set OMP_NUM_THREADS."""
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     if at_once > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // at_once)))

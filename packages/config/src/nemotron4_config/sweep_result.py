@@ -1,4 +1,4 @@
-"""result.json: how a job of a sweep ended. Invariant: it has no error only when the job has ended well."""
+"""result.json: how a job of a sweep ended. Invariant: it has no error only if the job succeeded."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class SweepResult:
     """How a job ended."""
 
     objective: float | None = None
-    """What it returned."""
+    """The number it returned."""
     error: str | None = None
-    """Its one-line reason, when it failed."""
+    """The one-line reason, if it failed."""
     seconds: float | None = None
-    """What the launch that ended it took; None where nobody lived to say so."""
+    """Duration of the launch that ended it; None if the sweep was killed before it could record that."""
 
     def __post_init__(self) -> None:
-        """A loss that is not a number is a failure: neither tables nor Optuna can rank it."""
+        """Make a NaN or infinite objective a failure: neither tables nor Optuna can rank it."""
         if self.objective is not None and not math.isfinite(self.objective):
             self.objective, self.error = None, self.error or f"the objective is {self.objective}"
 
@@ -33,7 +33,7 @@ def write_result(directory: Path, result: SweepResult) -> None:
 
 
 def read_result(directory: Path) -> SweepResult | None:
-    """The result of a job that has ended, else None; a file that is not one is a job that runs again."""
+    """The result of a job that has ended, otherwise None; also None for an unreadable file, so that the job reruns."""
     try:
         return SweepResult(**json.loads((directory / "result.json").read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
