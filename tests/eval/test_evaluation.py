@@ -156,8 +156,8 @@ def refusal(job):
 def test_another_corpus_tokenizer_is_refused(corpus_dir, tmp_path, tokenizer_path):
     directory = export_tiny(tokenizer_path, tmp_path / "export")
     assert refusal(EvalJob(model_dir=str(directory), data=DataDirConfig(dir=str(corpus_dir)))) == (
-        f"model_dir ({directory}) has another tokenizer than data.dir ({corpus_dir}), whose held-out "
-        "tokens it cannot read; give the corpus the model was trained on, or one prepared with the same tokenizer"
+        f"model_dir ({directory}) has a different tokenizer from data.dir ({corpus_dir}), so it cannot read "
+        "its tokens; give the corpus the model was trained on, or one prepared with the same tokenizer"
     )
 
 
@@ -239,7 +239,7 @@ def test_a_domain_that_would_take_the_place_of_other_figures_is_refused():
     with pytest.raises(ValueError) as error:
         read_heldout(Reserved())
     assert str(error.value) == (
-        "data.dir (in memory): source tokens/web is of a domain that result files call something else"
+        "data.dir (in memory): the domain of source tokens/web is a name reserved in result files"
         " (overall, sources, step, tokens, drawn_tokens); prepare the corpus again with another name"
     )
 

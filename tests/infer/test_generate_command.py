@@ -111,7 +111,7 @@ def test_a_missing_file_is_named(model_dir, tmp_path, name):
     shutil.copytree(model_dir, broken)
     (broken / name).unlink()
     assert refusal(broken) == (
-        f"model_dir ({broken}) has no {name}; a model directory holds config.json, *.safetensors and tokenizer.model: "
+        f"model_dir ({broken}) has no {name}; a model directory contains config.json, *.safetensors and tokenizer.model: "
         "give the export of a run, e.g. runs/demo/latest/export"
     )
 
@@ -144,7 +144,7 @@ def test_a_prompt_longer_than_the_context_is_refused(model_dir, capsys):
         ),
         (
             {"prompt": "a", "prompt_file": "b"},
-            "prompt ('a'): cannot stand beside prompt_file; give it as 'prompt=Once upon a time', or as"
+            "prompt ('a'): cannot be combined with prompt_file; give it as 'prompt=Once upon a time', or as"
             " prompt_file=PATH (- is standard input)",
         ),
         ({"prompt_file": ""}, "prompt_file (''): must name a file; - is standard input"),
@@ -173,7 +173,7 @@ def test_a_prompt_from_a_file_or_standard_input(model_dir, tmp_path, capsys, mon
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\n", "prompt_file ({}): holds no text; write the prompt into it"),
+        (b"\n", "prompt_file ({}): is empty; write the prompt into it"),
         (b"caf\xe9", "prompt_file ({}): not UTF-8 at byte 3; convert it"),
     ],
 )

@@ -131,6 +131,6 @@ def test_an_evaluation_whose_run_is_gone_says_so(trained, tmp_path, capsys):
     found = evaluate(job, tmp_path / "model")
     assert json.loads((tmp_path / "model/eval.json").read_text()) == found
     said = " ".join(capsys.readouterr().out.split())
-    assert said.endswith(f"its run is not at {directory} any more: for that run's report, copy the file there")
+    assert said.endswith(f"its run is no longer at {directory}: for that run's report, copy the file to the run")
     shutil.copyfile(tmp_path / "model/eval.json", tmp_path / "moved/eval.json")
     assert evaluation_of(tmp_path / "moved") == found

@@ -1,7 +1,7 @@
 """Bits per byte of held-out text: the compression the model would achieve, comparable across tokenizers.
 
-Invariant: the sum runs over every token of every document once, end-of-sequence included, in nats; divided by ln 2
-and by the documents' UTF-8 bytes, whatever the window, stride or batch size.
+Invariant: every token of every document counts once, end-of-sequence included, whatever the window, stride or batch
+size; the sum, in nats, is divided by ln 2 and by the documents' UTF-8 bytes.
 Source: bits per byte as in The Pile (arXiv 2101.00027 section 3.1); sliding windows as in arXiv 2012.15832 section 2.
 """
 
@@ -19,7 +19,7 @@ from nemotron4_model import Transformer
 
 @dataclass(frozen=True, kw_only=True)
 class BitsPerByte:
-    """One measurement, per source and in all."""
+    """One measurement, per source and overall."""
 
     nll_nats: dict[str, float]
     """Summed negative log-likelihood of each source."""
@@ -61,7 +61,7 @@ def evaluate_bits_per_byte(
     length_multiple: int = 1,
     progress: Progress | None = None,
 ) -> BitsPerByte:
-    """Score a corpus's held-out text; see `score_heldout`. The one call that a trainer's validation needs."""
+    """Score a corpus's held-out text; see `score_heldout`. A trainer's validation needs only this call."""
     texts = read_heldout(corpus, max_bytes_per_source)
     return score_heldout(
         model,
@@ -86,11 +86,11 @@ def score_heldout(
     length_multiple: int = 1,
     progress: Progress | None = None,
 ) -> BitsPerByte:
-    """Negative log-likelihood of every held-out token, each document from its own start.
+    """Negative log-likelihood of every held-out token; context never crosses documents.
 
-    `window` (tokens; default the model's sequence length) and `stride` (default half a window) trade context for
-    time. Rows are padded to a multiple of `length_multiple`: sequence parallelism splits them evenly. Prints
-    nothing and leaves the model in the mode it was in.
+    `window` (tokens; default: the model's sequence length) and `stride` (default: half a window) trade context for
+    time. Rows are padded to a multiple of `length_multiple`, so that sequence parallelism can split them evenly.
+    Prints nothing and leaves the model in its train or eval mode.
     """
     window = model.config.max_sequence_length if window is None else window
     stride = max(1, window // 2) if stride is None else stride

@@ -1,4 +1,4 @@
-"""The verb this package brings to the `nemotron4` command line."""
+"""The verb that this package adds to the `nemotron4` command line."""
 
 from nemotron4_config import Command
 

@@ -1,6 +1,6 @@
-"""gzip and xz on the same held-out bytes: the yardstick that needs no model.
+"""gzip and xz on the same held-out bytes: a yardstick that needs no model.
 
-Invariant: a compressor sees the bytes the model was scored on, sources one after the other, and starts knowing nothing.
+Invariant: a compressor gets the bytes the model was scored on, source by source, and starts without a dictionary.
 """
 
 import gzip

@@ -1,4 +1,4 @@
-"""What `nemotron4 eval` is asked to do."""
+"""The job of `nemotron4 eval`."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,7 +76,7 @@ class EvalJob:
 
     @property
     def output_path(self) -> Path:
-        """Where the result goes: an export of runs/x/y is measured into runs/x/y/eval.json."""
+        """Where the result is written: for an export of runs/x/y, to runs/x/y/eval.json."""
         if self.output is not None:
             return Path(self.output)
         model = Path(self.model_dir)

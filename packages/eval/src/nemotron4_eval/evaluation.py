@@ -1,4 +1,4 @@
-"""`nemotron4 eval`: one model directory against one corpus's held-out text, and harness tasks.
+"""`nemotron4 eval`: evaluates a model directory on a corpus's held-out text and on harness tasks.
 
 Invariant: the model, gzip and xz are measured on the same bytes; the result file is written once, at the end.
 """
@@ -30,7 +30,7 @@ HELDOUT_CONTINUATION = "heldout_continuation"
 
 
 def run_eval(job: EvalJob) -> float:
-    """Measure, print a table, write the result file; returns bits per byte of all held-out text."""
+    """Measure, print a table and write the result file; returns bits per byte of all held-out text."""
     started = time.perf_counter()
     output, provenance = job.output_path, read_provenance(Path(job.model_dir))
     check_can_write(output, "output")
@@ -45,13 +45,13 @@ def run_eval(job: EvalJob) -> float:
     result.update({key: provenance[key] for key in IDENTITY_KEYS if key in provenance})  # type: ignore[typeddict-item]
     result["seconds"] = round(time.perf_counter() - started, 1)
     console = plain_console()
-    print_result(result, console)  # first, so that a full disk does not take it away
+    print_result(result, console)  # first, so that it is shown even if the disk is full
     with naming_place(output, "make room, or give another output"):
         write_result(result, output)
     console.print(f"written to {output} after {result['seconds']} s")
     if job.output is None and "run_id" in provenance and output.parent == Path(job.model_dir):
         console.print(
-            f"its run is not at {provenance['run_directory']} any more: for that run's report, copy the file there"
+            f"its run is no longer at {provenance['run_directory']}: for that run's report, copy the file to the run"
         )
     return overall
 
@@ -101,21 +101,21 @@ def _check_tasks(tasks: list[str]) -> None:
 def _check_same_tokenizer(job: EvalJob, loaded: LoadedModel, corpus: Corpus) -> None:
     if loaded.tokenizer.sha256 != corpus.tokenizer.sha256:
         raise ValueError(
-            f"model_dir ({job.model_dir}) has another tokenizer than data.dir ({job.data.dir}), whose held-out "
-            "tokens it cannot read; give the corpus the model was trained on, or one prepared with the same tokenizer"
+            f"model_dir ({job.model_dir}) has a different tokenizer from data.dir ({job.data.dir}), so it cannot read "
+            "its tokens; give the corpus the model was trained on, or one prepared with the same tokenizer"
         )
 
 
 @contextmanager
 def _task_files(suite: SuiteConfig, texts: list[HeldoutText]) -> Iterator[list[str]]:
-    """Paths of the harness tasks, each of which loads; the questions made here exist for as long as the body runs."""
+    """Paths of the harness tasks, all of which load; generated questions exist only while the body runs."""
     with tempfile.TemporaryDirectory() as directory:
         paths = list(suite.tasks)
         if HELDOUT_CONTINUATION in paths:
             items = make_items(texts, num_items=suite.num_items, seed=suite.seed)
             paths[paths.index(HELDOUT_CONTINUATION)] = str(write_task(items, Path(directory)))
         if paths:
-            # Read by Hugging Face's libraries on import, so set before: an evaluation never reaches for the network.
+            # Hugging Face's libraries read these on import, so they are set first: evaluation never uses the network.
             os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
             from nemotron4_eval.harness import check_tasks
 

@@ -1,7 +1,7 @@
-"""The LM Evaluation Harness over our own engine, offline.
+"""The LM Evaluation Harness on models of nemotron4_infer, offline.
 
-Invariant: log-likelihoods are those of the token sequence [end-of-sequence, context, continuation], cut on the left
-to the model's context; the tokens are those of the whole text, never of its two parts joined.
+Invariant: log-likelihoods are those of the token sequence [end-of-sequence, context, continuation], truncated on the
+left to the model's context; the whole text is tokenized at once, never its two parts separately.
 Source: lm-eval's TemplateLM interface (https://github.com/EleutherAI/lm-evaluation-harness).
 
 Shapes: B windows, T tokens, V vocabulary, N scored tokens of a batch.
@@ -25,10 +25,10 @@ from nemotron4_infer.likelihood import Progress, document_nll
 from nemotron4_infer.windows import Window, batch_windows, window_arrays
 
 LOGITS_PER_BATCH = 2**26
-"""Numbers of one batch's logits: 256 MB in fp32."""
+"""Logits per batch: 256 MB in fp32."""
 
 DEFAULT_GENERATED_TOKENS = 256
-"""Tokens to generate when a task does not say; lm-eval's own default."""
+"""Tokens to generate if a task sets no limit; lm-eval's own default."""
 
 
 class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no annotations
@@ -42,7 +42,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no annotations
 
     @property
     def eot_token_id(self) -> int:
-        """The end-of-sequence id, which every document follows in training."""
+        """The end-of-sequence id, which precedes every document in training."""
         return self._tokenizer.eos_id
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
@@ -50,9 +50,9 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no annotations
         return self._tokenizer.encode(string)
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Split the tokens of the whole text where the context's own tokens end.
+        """Split the tokens of the whole text where they first differ from the context's own tokens.
 
-        A token that spans the boundary belongs to the continuation, so what is scored is always the true text.
+        A token that spans the boundary belongs to the continuation, so the true text is always scored.
         """
         whole, alone = self.tok_encode(context + continuation), self.tok_encode(context)
         split = next((i for i, (a, b) in enumerate(zip(whole, alone, strict=False)) if a != b), len(alone))
@@ -68,7 +68,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no annotations
     ) -> list[tuple[float, bool]]:
         documents, windows = [], []
         for index, (_, context_ids, continuation_ids) in enumerate(requests):
-            # The windows put the end-of-sequence token in front; lm-eval does so itself for an empty context.
+            # The windows prepend the end-of-sequence token; lm-eval itself does so for an empty context.
             context_ids = context_ids[1:] if context_ids[:1] == [self.eot_token_id] else context_ids
             documents.append(np.array([*context_ids, *continuation_ids], dtype=np.int64))
             end = len(documents[-1])
@@ -104,7 +104,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no annotations
         ]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
-        """Log-probability in nats of each whole text, in windows that do not overlap but for the last."""
+        """Log-probability in nats of each whole text, in windows of which only the last may overlap another."""
         documents = [np.array(self.tok_encode(request.args[0]), dtype=np.int64) for request in requests]
         nll_nats = document_nll(
             self._model,
@@ -137,7 +137,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no annotations
             top_p=float(settings.get("top_p", 1.0)),
             max_new_tokens=wanted,
         )
-        # As in every lm-eval model, a context too long loses its beginning.
+        # As in every lm-eval model, a context that is too long loses its beginning.
         prompt_ids = [self.eot_token_id, *self.tok_encode(context)][-(self._window - wanted) :]
         decoder, text = StreamDecoder(self._tokenizer), ""
         for token in generate(self._model, prompt_ids, sampling, self.eot_token_id, self._tokenizer.vocab_size):
@@ -149,13 +149,13 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no annotations
 
 
 def check_tasks(task_paths: Sequence[str]) -> None:
-    """Raise ValueError, which names the file, for a task that the harness cannot load, its data included."""
+    """Raise ValueError, naming the file, for a task that the harness cannot load together with its data."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = TaskManager(include_defaults=False)
     for path in task_paths:
         try:
             get_task_dict([path], manager)
-        except Exception as error:  # of YAML, of the harness, or of the library that reads the data
+        except Exception as error:  # from YAML, the harness, or the library that reads the data
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(
                 f"suite.tasks ({path}): the harness cannot load it ({reason}); correct that file"
@@ -165,9 +165,9 @@ def check_tasks(task_paths: Sequence[str]) -> None:
 def run_harness(
     loaded: LoadedModel, task_paths: Sequence[str], *, limit: int | None = None, progress: Progress | None = None
 ) -> dict[str, dict[str, float | None]]:
-    """Run harness tasks given as YAML paths; metrics, stderrs and `num_items` of each task.
+    """Run harness tasks given as YAML paths; returns metrics, stderrs and `num_items` of each task.
 
-    Only these files are read: the harness's own task index is left out, and nothing is downloaded.
+    Only these files are read: the harness's own task index is not loaded, and nothing is downloaded.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     results = simple_evaluate(
@@ -187,7 +187,7 @@ def run_harness(
 
 
 def _metrics(values: dict[str, Any]) -> dict[str, float | None]:
-    """`acc,none` and `acc_stderr,none` of lm-eval as acc and acc_stderr; a filter other than none stays in the name."""
+    """Rename lm-eval's `acc,none` to acc, `acc_stderr,none` to acc_stderr; a filter other than none is kept in it."""
     metrics: dict[str, float | None] = {}
     for key, value in values.items():
         metric, comma, filter_name = key.partition(",")

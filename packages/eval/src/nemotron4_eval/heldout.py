@@ -1,6 +1,6 @@
 """The held-out documents that a measurement reads, and their bytes.
 
-Invariant: the text that compressors see is, byte for byte, the text whose tokens the model is scored on.
+Invariant: compressors get, byte for byte, the text whose tokens the model is scored on.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nemotron4_data import Corpus
 
 RESERVED_DOMAINS = ("overall", "sources", "step", "tokens", "drawn_tokens")
-"""Names that result files have for something else."""
+"""Names that mean something else in result files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class HeldoutText:
 
     @property
     def domain(self) -> str:
-        """What comes before the slash: code of code/python."""
+        """The part of `source` before the slash: code of code/python."""
         return domain_of(self.source)
 
     @property
@@ -42,11 +42,11 @@ def domain_of(source: str) -> str:
 
 
 def check_domains(corpus: Corpus) -> None:
-    """ValueError for a domain of held-out text whose figures would take the place of others in result files."""
+    """ValueError for a domain of held-out text whose results would overwrite others in result files."""
     for source in corpus.heldout_names:
         if domain_of(source) in RESERVED_DOMAINS:
             raise ValueError(
-                f"data.dir ({corpus.dir}): source {source} is of a domain that result files call something else"
+                f"data.dir ({corpus.dir}): the domain of source {source} is a name reserved in result files"
                 f" ({', '.join(RESERVED_DOMAINS)}); prepare the corpus again with another name"
             )
 
@@ -54,8 +54,8 @@ def check_domains(corpus: Corpus) -> None:
 def read_heldout(corpus: Corpus, max_bytes_per_source: int | None = None) -> list[HeldoutText]:
     """Held-out text of every source that has any, sorted by name.
 
-    With a limit, a source's first documents up to the one that reaches it. Raises ValueError when there are none, or
-    for a domain of a reserved name.
+    With a limit, only a source's first documents, up to the one that reaches the limit. Raises ValueError if there is
+    no held-out text or a domain has a reserved name.
     """
     check_domains(corpus)
     found = []
@@ -73,7 +73,7 @@ def read_heldout(corpus: Corpus, max_bytes_per_source: int | None = None) -> lis
 
 
 def _reaching(texts: list[bytes], max_bytes: int | None) -> int:
-    """How many first texts it takes to reach `max_bytes`; all when they do not, or there is no limit."""
+    """How many of the first texts reach `max_bytes`; all, if they do not reach it or there is no limit."""
     total = 0
     for count, text in enumerate(texts, start=1):
         total += len(text)

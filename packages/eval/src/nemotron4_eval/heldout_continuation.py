@@ -1,7 +1,7 @@
 """heldout_continuation: does the model know which passage continues a held-out document?
 
-Four continuations of equally many characters, one true and three from other held-out documents: of the same source
-when it has four documents long enough, else of the same domain. Chance is 1 in 4.
+Four continuations with the same number of characters, one true and three from other held-out documents: of the same
+source if it has four documents that are long enough, otherwise of the same domain. Chance is 1 in 4.
 Invariant: items are a pure function of (held-out documents, seed, num_items).
 """
 
@@ -39,7 +39,7 @@ def make_items(
     context_characters: int = CONTEXT_CHARACTERS,
     continuation_characters: int = CONTINUATION_CHARACTERS,
 ) -> list[Item]:
-    """At most `num_items` questions, equally many of each domain; ValueError when no domain has enough documents."""
+    """At most `num_items` questions, equally many per domain; ValueError if no domain has enough documents."""
     shortest = context_characters + continuation_characters
     documents = {text.source: [d for each in text.texts if len(d := each.decode()) >= shortest] for text in texts}
     domains = dict.fromkeys(domain_of(source) for source in documents)
@@ -55,7 +55,7 @@ def make_items(
         share = num_items // len(usable) + (position < num_items % len(usable))
         sources = [s for s, found in documents.items() if found and domain_of(s) == domain]
         pool = _domain_documents(documents, domain)
-        # Sources take turns, so that a large one does not crowd out the rest.
+        # Sources take turns, so that a large one does not crowd out the others.
         for turn in range(share):
             source = sources[turn % len(sources)]
             own = documents[source]
@@ -71,7 +71,7 @@ def write_task(items: list[Item], directory: Path) -> Path:
     task = directory / "heldout_continuation.yaml"
     kwargs = {"data_files": {"test": str(data)}, "cache_dir": str(directory / "cache")}
     shipped = Path(__file__).parent / "tasks" / "heldout_continuation.yaml"
-    # JSON is YAML, so paths are quoted correctly; but YAML knows no surrogate pairs, which ASCII JSON would write.
+    # JSON is YAML, so paths are quoted correctly; but YAML has no surrogate pairs, which ASCII JSON would write.
     lines = {"include": str(shipped), "dataset_kwargs": kwargs}
     text = "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in lines.items())
     task.write_text(text, encoding="utf-8")

@@ -1,7 +1,7 @@
-"""What an export says of the run it is of, and where that run is now.
+"""Which run an export was made from, and where that run is now.
 
-Invariant: a run is known by the id in its run.json, not by the name of a folder. Only exports of older versions, which
-hold no id, are taken to be of the run that they lie in.
+Invariant: a run is identified by the id in its run.json, not by the name of a folder. Only an export by an older
+version, which has no id, is assumed to come from the run that contains it.
 """
 
 import json
@@ -11,11 +11,11 @@ from typing import Any
 
 FILE_NAME = "provenance.json"
 IDENTITY_KEYS = ("run_id", "job_digest", "checkpoint")
-"""What the result of an evaluation says of the model's origin."""
+"""Keys about the model's origin that are copied to the result of an evaluation."""
 
 
 def read_provenance(model_dir: Path) -> dict[str, Any]:
-    """provenance.json; empty for a model that `nemotron4 export` did not write. ValueError when it is damaged."""
+    """provenance.json; empty for a model that `nemotron4 export` did not write. ValueError if it is damaged."""
     path = model_dir / FILE_NAME
     if not path.is_file():
         return {}
@@ -28,7 +28,7 @@ def read_provenance(model_dir: Path) -> dict[str, Any]:
 
 
 def find_run(model_dir: Path, provenance: Mapping[str, Any]) -> Path | None:
-    """The directory of the run that the model is of: the one it lies in, or the one it was exported from."""
+    """The directory of the model's run: the one that contains it or that it was exported from; None if not found."""
     run_id = provenance.get("run_id")
     if run_id is None:
         return model_dir.parent if model_dir.name == "export" else None
@@ -37,7 +37,7 @@ def find_run(model_dir: Path, provenance: Mapping[str, Any]) -> Path | None:
 
 
 def _id_of(directory: Path) -> Any:
-    """The id in the run.json of a directory; None where there is none."""
+    """The id in the run.json of a directory; None if there is none."""
     try:
         return json.loads((directory / "run.json").read_text(encoding="utf-8")).get("id")
     except (OSError, ValueError, AttributeError):

@@ -22,29 +22,29 @@ class EvalResult(TypedDict):
     bits_per_byte: dict[str, Any]
     """`overall`, then each domain, then `sources`: bits per byte by source."""
     gzip_bits_per_byte: dict[str, Any]
-    """The same of `gzip -9`."""
+    """The same for `gzip -9`."""
     xz_bits_per_byte: dict[str, Any]
-    """The same of `xz -9e`."""
+    """The same for `xz -9e`."""
     tokens: int
     """Scored tokens."""
     bytes: int
     """UTF-8 bytes of the held-out text."""
     parameters: int
     tasks: dict[str, dict[str, float | None]]
-    """By task its metrics, their `_stderr`, `num_items`, and `chance` where it is known."""
+    """For each task its metrics, their `_stderr`, `num_items`, and `chance` if it is known."""
     model: str
     corpus: str
     corpus_digest: str
     suite: str
     run_id: NotRequired[str]
-    """The run that the model is of; with `job_digest` and `checkpoint`, as its provenance.json has them."""
+    """The model's run; copied from provenance.json, like `job_digest` and `checkpoint`."""
     job_digest: NotRequired[str]
     checkpoint: NotRequired[str]
     seconds: NotRequired[float]
 
 
 def check_output(path: Path) -> None:
-    """ValueError where the result would replace something that is no result: a device or pipe is written to."""
+    """ValueError if writing would replace a file that is not a result; a device or pipe may be written to."""
     if is_stream(path) or not path.exists():
         return
     with path.open("rb") as file:
@@ -53,7 +53,7 @@ def check_output(path: Path) -> None:
 
 
 def write_result(result: EvalResult, path: Path) -> None:
-    """Write JSON staged, synced and renamed into place."""
+    """Write the result as JSON, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
 

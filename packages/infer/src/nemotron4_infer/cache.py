@@ -1,6 +1,6 @@
-"""Keys and values of the tokens already seen, so that each new token costs one position of compute.
+"""Keys and values of the tokens seen so far, so that each new token costs one position of compute.
 
-Invariant: positions 0..length-1 of every layer hold exactly what a forward pass over those tokens would compute;
+Invariant: positions 0..length-1 of every layer contain exactly what a forward pass over those tokens would compute;
 buffers are allocated once and never grow.
 
 Shapes: L layers, B batch, K key/value heads, C capacity, S tokens so far including the new ones, T new, H head width.
@@ -24,7 +24,7 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        """Room for `capacity` tokens a sequence (default, and at most, model.max_sequence_length)."""
+        """Allocate room for `capacity` tokens per sequence (default, and at most, model.max_sequence_length)."""
         capacity = config.max_sequence_length if capacity is None else capacity
         assert 1 <= capacity <= config.max_sequence_length
         shape = (config.num_layers, batch_size, config.num_key_value_heads, capacity, config.attention_head_dim)
@@ -36,12 +36,12 @@ class KVCache:
     def update(self, layer: int, k_BKTH: Tensor, v_BKTH: Tensor) -> tuple[Tensor, Tensor]:
         """Store keys and values of T new tokens of one layer; return k_BKSH and v_BKSH of all tokens so far.
 
-        The last layer's update moves `length` on by T. Raises ValueError when the tokens do not fit.
+        The last layer's update increases `length` by T. Raises ValueError if the tokens do not fit.
         """
         end = self.length + k_BKTH.shape[2]
         if end > self.capacity:
             raise ValueError(
-                f"the key/value cache holds {self.capacity} tokens and {end} are needed; "
+                f"the key/value cache has room for {self.capacity} tokens, but {end} are needed; "
                 "shorten the prompt or lower sampling.max_new_tokens"
             )
         self.k_LBKCH[layer, :, :, self.length : end] = k_BKTH

@@ -1,4 +1,4 @@
-"""What `nemotron4 generate` is asked to do."""
+"""The job of `nemotron4 generate`."""
 
 import sys
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ class GenerateJob:
         if self.prompt_file == "":
             raise ValueError("prompt_file (''): must name a file; - is standard input")
         if bool(self.prompt) == (self.prompt_file is not None):
-            both = "cannot stand beside prompt_file" if self.prompt else "must not be empty"
+            both = "cannot be combined with prompt_file" if self.prompt else "must not be empty"
             raise ValueError(
                 f"prompt ({self.prompt!r}): {both}; give it as 'prompt=Once upon a time', or as prompt_file=PATH"
                 " (- is standard input)"
@@ -41,7 +41,7 @@ class GenerateJob:
             raise ValueError(f"prompt ({self.prompt!r}): not UTF-8 at character {place}; correct it")
 
     def text(self) -> str:
-        """The prompt, read from its file where it has one. ValueError, OSError."""
+        """The prompt, read from `prompt_file` if that is set. Raises ValueError or OSError if it cannot be read."""
         if self.prompt_file is None:
             return self.prompt
         content = sys.stdin.buffer.read() if self.prompt_file == "-" else Path(self.prompt_file).read_bytes()
@@ -53,12 +53,12 @@ class GenerateJob:
             ) from error
         text = text.removesuffix("\n").removesuffix("\r")
         if not text:
-            raise ValueError(f"prompt_file ({self.prompt_file}): holds no text; write the prompt into it")
+            raise ValueError(f"prompt_file ({self.prompt_file}): is empty; write the prompt into it")
         return text
 
 
 def _not_unicode(text: str) -> int | None:
-    """Where the text has what no encoding can hold: bytes of the command line that are not UTF-8."""
+    """Position of the first character that cannot be encoded: a byte of the command line that is not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

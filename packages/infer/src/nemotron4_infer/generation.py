@@ -1,4 +1,4 @@
-"""Autoregressive generation: prefill the prompt once, then one token a step.
+"""Autoregressive generation: prefill the prompt once, then one token per step.
 
 Invariant: greedy generation equals repeated argmax over full forward passes without a cache.
 """
@@ -31,9 +31,9 @@ def generate(
 ) -> Generator[int, None, StopReason]:
     """Stream new token ids as they are chosen, without the final end-of-sequence id.
 
-    Ids from `vocab_size` on, rows of the output head that the tokenizer has no piece for, are never chosen.
-    The generator's return value says why it stopped. Raises ValueError, at once, when the prompt is empty or leaves
-    no room for a new token in `model.max_sequence_length`.
+    Ids of `vocab_size` and above, for which the tokenizer has no piece, are never chosen. The generator's return value
+    is the reason it stopped. Raises ValueError immediately if the prompt is empty or leaves no room for a new token in
+    `model.max_sequence_length`.
     """
     longest = model.config.max_sequence_length
     if not prompt_ids:

@@ -1,6 +1,6 @@
-"""How likely a model finds documents: the one sum of token log-probabilities that evaluation and filtering share.
+"""The likelihood of documents under a model: the sum of token log-probabilities that evaluation and filtering share.
 
-Invariant: every token of every document counts once, whatever the window, stride or batch size; padding never does.
+Invariant: every token of every document counts once, whatever the window, stride or batch size; padding never counts.
 Source: sliding windows as in arXiv 2012.15832 section 2.
 
 Shapes: B windows, T longest window of the batch.
@@ -19,7 +19,7 @@ TOKENS_PER_BATCH = 8_192
 """Tokens of one forward pass: enough to keep a device busy."""
 
 Progress = Callable[[int, int], None]
-"""Called with (tokens scored so far, tokens in all)."""
+"""Called with (tokens scored so far, total tokens)."""
 
 
 def document_nll(
@@ -34,14 +34,14 @@ def document_nll(
     tokens_per_batch: int | None = None,
     progress: Progress | None = None,
 ) -> NDArray[np.float64]:
-    """Summed negative log-likelihood, in nats, of each document, in batches of TOKENS_PER_BATCH if not told else."""
+    """Summed negative log-likelihood, in nats, of each document; `tokens_per_batch` defaults to TOKENS_PER_BATCH."""
     windows = [w for i, tokens in enumerate(documents) for w in document_windows(i, len(tokens), window, stride)]
     total, done = sum(len(tokens) for tokens in documents), 0
     nll_nats = np.zeros(len(documents))
     was_training = model.training
     model.eval()
     try:
-        # no_grad rather than inference_mode: inference tensors may not enter a later step of a sharded trainer.
+        # no_grad rather than inference_mode: a sharded trainer cannot use inference tensors in a later step.
         with torch.no_grad():
             for batch in batch_windows(windows, tokens_per_batch or TOKENS_PER_BATCH):
                 inputs_BT, targets_BT, scored_BT = window_arrays(batch, documents, eos_id, length_multiple)

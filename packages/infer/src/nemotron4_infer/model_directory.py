@@ -1,6 +1,6 @@
-"""A model directory on disk, ready to run: the Hugging Face layout that `nemotron4 export` and training write.
+"""Loading a model directory: the Hugging Face layout that `nemotron4 export` and training write.
 
-Invariant: what is missing is named before anything heavy is read.
+Invariant: a missing file is reported before anything large is read.
 """
 
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ class LoadedModel:
 
 
 def load_model_directory(directory: str, dtype: DType | None) -> LoadedModel:
-    """Load weights and tokenizer; `dtype` None is bf16 on a GPU, fp32 on a CPU.
+    """Load weights and tokenizer; `dtype` None means bf16 on a GPU, fp32 on a CPU.
 
-    ValueError, one line naming `model_dir`, when the directory is not a model's."""
+    ValueError, one line naming `model_dir`, if the directory does not contain a model."""
     path = Path(directory)
     check_model_directory(path)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -36,14 +36,14 @@ def load_model_directory(directory: str, dtype: DType | None) -> LoadedModel:
     tokenizer = Tokenizer(path / "tokenizer.model")
     if tokenizer.vocab_size > model.config.vocab_size:
         raise ValueError(
-            f"model_dir ({directory}): tokenizer.model has {tokenizer.vocab_size} pieces, but the weights only "
+            f"model_dir ({directory}): tokenizer.model has {tokenizer.vocab_size} pieces, but the weights have only "
             f"{model.config.vocab_size}; the directory mixes two models"
         )
     return LoadedModel(model=model.eval(), tokenizer=tokenizer, device=device)
 
 
 def check_model_directory(path: Path) -> None:
-    """Raise ValueError unless the directory looks like a model's; `load_pretrained` checks the weights."""
+    """Raise ValueError unless the directory looks like a model directory; `load_pretrained` checks the weights."""
     if not path.is_dir():
         raise ValueError(
             f"model_dir ({path}) is not a directory; give the export of a run, e.g. runs/demo/latest/export"
@@ -51,6 +51,6 @@ def check_model_directory(path: Path) -> None:
     for name in ("config.json", "tokenizer.model"):
         if not (path / name).is_file():
             raise ValueError(
-                f"model_dir ({path}) has no {name}; a model directory holds config.json, *.safetensors and "
+                f"model_dir ({path}) has no {name}; a model directory contains config.json, *.safetensors and "
                 "tokenizer.model: give the export of a run, e.g. runs/demo/latest/export"
             )

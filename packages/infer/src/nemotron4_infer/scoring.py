@@ -1,7 +1,7 @@
-"""Our own small model as the scorer of the quality filter: entry point `nemotron` of the group `nemotron4.scorers`.
+"""A small Nemotron-4 model as scorer of the quality filter: entry point `nemotron` of the group `nemotron4.scorers`.
 
-Invariant: a text's score depends on the text, the model and `max_tokens`; batches and processes move it by rounding
-only. Weights are fp32 on a CPU, and one thread works, so that every process of a pool computes the same.
+Invariant: a text's score depends on the text, the model and `max_tokens`; batching and processes change it only by
+rounding. On a CPU, weights are fp32 and one thread computes, so that all processes of a pool get the same score.
 """
 
 import math
@@ -14,14 +14,14 @@ from nemotron4_data.curation.quality_config import QualityConfig
 from nemotron4_infer.likelihood import document_nll
 from nemotron4_infer.model_directory import LoadedModel, load_model_directory
 
-# SentencePiece's limit on a piece: this many characters of text hold the first tokens whatever they are.
+# SentencePiece's limit on a piece: n times as many characters are sure to contain the first n tokens.
 _MAX_PIECE_CHARACTERS = 16
-# On one core a small model was a third faster with batches whose activations stay in its cache.
+# On one core a small model ran a third faster with batches whose activations fit in the CPU cache.
 _TOKENS_PER_BATCH = {"cpu": 1_024}
 
 
 def nemotron_scorer(config: QualityConfig) -> "NemotronScorer":
-    """The scorer of a model directory. ValueError when the directory is not a model's."""
+    """The scorer that uses a model directory. ValueError if the directory does not contain a model."""
     try:
         loaded = load_model_directory(config.model_dir, None)
     except ValueError as error:
@@ -30,16 +30,16 @@ def nemotron_scorer(config: QualityConfig) -> "NemotronScorer":
 
 
 class NemotronScorer:
-    """Bits per byte of texts under a model, from the beginning of a document."""
+    """Bits per byte of the beginnings of texts under a model."""
 
     def __init__(self, loaded: LoadedModel, max_tokens: int) -> None:
         self._loaded = loaded
         self._max_tokens = max_tokens
 
     def __call__(self, texts: Sequence[str]) -> list[float]:
-        """Bits per byte of the first `max_tokens` tokens of each text, none of which is empty.
+        """Bits per byte of the first `max_tokens` tokens of each text; no text may be empty.
 
-        A text longer than the model's context is scored in windows that follow one another, the last one full.
+        A text longer than the model's context is scored in consecutive windows; the last is full and overlaps.
         """
         tokenizer, model = self._loaded.tokenizer, self._loaded.model
         limit = self._max_tokens

@@ -1,6 +1,6 @@
-"""`nemotron4 generate`: stream a continuation to standard output, then one line of figures to standard error.
+"""`nemotron4 generate`: stream a continuation to standard output, then one line of statistics to standard error.
 
-Invariant: standard output holds the prompt and its continuation only, so it can be piped.
+Invariant: standard output contains only the prompt and its continuation, so it can be piped.
 """
 
 import sys
@@ -14,7 +14,7 @@ from nemotron4_infer.model_directory import load_model_directory
 
 
 def run_generate(job: GenerateJob) -> None:
-    """Load the model, stream the text as it comes; Ctrl-C ends the line and reports what was generated."""
+    """Load the model and stream the text; Ctrl-C ends the line and prints the statistics of what was generated."""
     prompt = job.text()
     loaded = load_model_directory(job.model_dir, job.dtype)
     eos_id = loaded.tokenizer.eos_id
@@ -47,13 +47,13 @@ def _stream_text(
 
 
 def statistics_line(arrivals_seconds: list[float], reason: str) -> str:
-    """Figures of one generation; `arrivals_seconds` are the tokens' times since the prompt was handed over."""
+    """Statistics of one generation; `arrivals_seconds` are the tokens' times since generation started."""
     count = len(arrivals_seconds)
     if count == 0:
         return f"0 tokens ({reason})"
     text = f"{count} token{'s' if count > 1 else ''}, first after {arrivals_seconds[0]:.2f} s"
     if count > 1 and arrivals_seconds[-1] > arrivals_seconds[0]:
-        # The first token includes reading the prompt, so it does not count towards the rate.
+        # The first token's time includes processing the prompt, so it does not count towards the rate.
         text += f", then {(count - 1) / (arrivals_seconds[-1] - arrivals_seconds[0]):.1f} tokens/s"
     return f"{text} ({reason})"
 

@@ -1,7 +1,7 @@
 """Cutting documents into model-sized windows, and windows into batches.
 
-Invariant: every token of a document is scored exactly once; those after the first window see at least
-window - stride earlier tokens of their document; the first token sees an end-of-sequence token only, as in training,
+Invariant: every token of a document is scored exactly once; tokens after the first window see at least
+window - stride earlier tokens of their document; the first token sees only an end-of-sequence token, as in training,
 where every document of a packed stream follows one.
 
 Shapes: B windows, T longest window of the batch.
@@ -36,7 +36,7 @@ class Window:
 
 
 def document_windows(document: int, num_tokens: int, window: int, stride: int) -> Iterator[Window]:
-    """Windows of one document: the first as long as possible, each further one full and `stride` tokens on."""
+    """Windows of one document: the first as long as possible; each later one is full and ends `stride` tokens later."""
     scored_from, end = 0, min(window, num_tokens)
     while scored_from < num_tokens:
         yield Window(document, max(0, end - window), scored_from, end)
@@ -61,9 +61,9 @@ def batch_windows(windows: Sequence[Window], tokens_per_batch: int) -> Iterator[
 def window_arrays(
     batch: Sequence[Window], documents: Sequence[Tokens], eos_id: int, length_multiple: int = 1
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """inputs_BT, targets_BT and scored_BT (which targets count); padding on the right, never scored.
+    """inputs_BT, targets_BT and scored_BT (which targets count); padding is on the right and never scored.
 
-    T is a multiple of `length_multiple`. Attention is causal, so padding cannot reach what is scored.
+    T is a multiple of `length_multiple`. Attention is causal, so padding cannot affect scored tokens.
     """
     longest = max(window.length for window in batch)
     shape = (len(batch), -(-longest // length_multiple) * length_multiple)
