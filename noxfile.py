@@ -1,7 +1,7 @@
-"""Every promise of the project is one session: `python -m nox -s SESSION`.
+"""Each thing that the project promises has a session that checks it: `python -m nox -s SESSION`.
 
-demo and tests need nothing but Python 3.11 and nox; versions come from constraints.txt, the packages and their extras
-from requirements.txt.
+demo and tests need only Python 3.11 and nox; versions come from constraints.txt, the packages and their extras from
+requirements.txt.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ ALL_TEST_TOOLS = (*TEST_TOOLS, "hydra-optuna-sweeper", "transformers")
 CHECK_TOOLS = ("ruff", "mypy", "import-linter", "yamllint")
 COMMIT_TOOLS = ("pre-commit", "pre-commit-hooks")
 DOCS_TOOLS = ("sphinx", "myst-parser", "furo", "sphinx-copybutton")
-BUILD_TOOLS = ("hatchling", "editables", "setuptools")  # setuptools: antlr4-python3-runtime comes as source
+BUILD_TOOLS = ("hatchling", "editables", "setuptools")  # setuptools: antlr4-python3-runtime has no wheel
 LONG_TESTS = (
-    *("test_bad_steps", "test_campaign", "test_checkpoint", "test_cpu_linear", "test_dedup", "test_dedup_crowds"),
-    *("test_dedup_resume", "test_evaluation", "test_executor", "test_export", "test_isoflop", "test_parallel"),
-    *("test_resume", "test_sample", "test_seeing", "test_training"),
+    *("test_bad_steps", "test_checkpoint", "test_dedup", "test_dedup_crowds"),
+    *("test_dedup_resume", "test_evaluation", "test_executor", "test_export", "test_isoflop", "test_legs", "test_linear"),
+    *("test_own_domains", "test_parallel", "test_report", "test_resume", "test_sample", "test_training"),
 )
 """Files that `quick` leaves out beside e2e and slurm: those with the longest tests, by `pytest --durations`."""
 TRY_NEXT = (
@@ -41,18 +41,18 @@ TRY_NEXT = (
     "plan experiment=nemotron4_15b",
     "train experiment=demo model=nano_1m topology=cpu_2x1 schedule=smoke",
 )
-"""What `demo` ends with: commands of a minute or less, on what it left."""
+"""Commands that `demo` suggests at its end; each takes a minute or less on what it made."""
 
 
 def install(session: nox.Session, *packages: str, tools: tuple[str, ...] = ()) -> None:
-    """Install packages of this repository and tools in the tested versions."""
+    """Install packages of this repository, and tools, in the tested versions."""
     session.install("-c", "constraints.txt", *BUILD_TOOLS)
     paths = [word for name in packages for word in ("-e", f"packages/{name}{EXTRAS.get(name, '')}")]
     session.install("-c", "constraints.txt", "--no-build-isolation", *paths, *tools)
 
 
 def packages_to_test(name: str) -> list[str]:
-    """A package, those of ours that it depends on, and config where it has verbs, whose tests compose real jobs."""
+    """A package, our packages that it depends on, and, if it has verbs, config: their tests compose real jobs."""
     if name == "config":
         return PACKAGES
     project = tomllib.loads((ROOT / "packages" / name / "pyproject.toml").read_text())["project"]
@@ -65,7 +65,7 @@ def packages_to_test(name: str) -> list[str]:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Raw text to a model that talks: prepare, train, continue, export, evaluate, generate, report."""
+    """From raw text to generated text: prepare, train, continue, export, evaluate, generate, report."""
     install(session, *PACKAGES)
     nemotron4 = ("python", "-m", "nemotron4_config.main")
     run = "runs/demo/latest"
@@ -81,9 +81,9 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All that CI runs, in one environment."""
+    """Everything that CI runs, in one environment."""
     install(session, *PACKAGES, tools=(*ALL_TEST_TOOLS, *CHECK_TOOLS, "ray"))
-    # Reads our shards in a test. Its file format needs numpy and torch; what else it asks for is for training.
+    # A test reads our shards with it. Its file format needs numpy and torch; its other dependencies are for training.
     session.install("-c", "constraints.txt", "--no-deps", "megatron-core")
     run_checks(session)
     if missing := install_slurm(session):
@@ -94,7 +94,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def quick(session: nox.Session) -> None:
-    """The inner loop, within 3 minutes on two cores: `lint`, and the tests of seconds; `nox -R` skips installing."""
+    """The inner loop, under 3 minutes on two cores: `lint` and the fast tests; `nox -R` skips installing."""
     install(session, *PACKAGES, tools=(*ALL_TEST_TOOLS, *CHECK_TOOLS))
     run_checks(session)
     folders = ("--ignore=tests/e2e", "--ignore=tests/slurm")
@@ -142,14 +142,14 @@ def test(session: nox.Session, package: str) -> None:
 
 @nox.session
 def e2e(session: nox.Session) -> None:
-    """The whole by its command line, and the equivalence contract: however a job is run, it trains the same model."""
+    """End to end by command line, and the equivalence contract: however a job is run, it trains the same model."""
     install(session, *PACKAGES, tools=ALL_TEST_TOOLS)
     session.run("pytest", "-q", "tests/e2e", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session
 def slurm(session: nox.Session) -> None:
-    """Runs on a real Slurm, which is installed where it is absent (Debian, as root), started, tested and stopped."""
+    """Runs on a real Slurm: it is installed if absent (Debian, as root), started, tested and stopped."""
     if missing := install_slurm(session):
         session.skip(missing)
     install(session, *PACKAGES, tools=ALL_TEST_TOOLS)
@@ -157,7 +157,7 @@ def slurm(session: nox.Session) -> None:
 
 
 def install_slurm(session: nox.Session) -> str | None:
-    """Why there can be no Slurm here; None when there is one."""
+    """Install Slurm if absent; returns the reason why that is impossible here, or None if Slurm is installed."""
     daemons = ("munged", "slurmctld", "slurmd", "sbatch")
     path = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin"))
     if os.geteuid() != 0:
@@ -177,7 +177,7 @@ def install_slurm(session: nox.Session) -> str | None:
 
 @nox.session
 def curation_reference(session: nox.Session) -> None:
-    """Our heuristics beside datatrove's on the shipped sample. Apart: datatrove needs an older xxhash than the rest."""
+    """Our heuristics against datatrove's on the shipped sample; separate, as datatrove needs an older xxhash."""
     install(session, *packages_to_test("data"), tools=TEST_TOOLS)
     session.install("datatrove==0.10.1", "regex", "nltk", "spacy==3.8.18", "xxhash<4")
     session.run("pytest", "-q", "tests/data/curation/test_datatrove.py", *session.posargs, env={"OMP_NUM_THREADS": "1"})
@@ -186,10 +186,10 @@ def curation_reference(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("version", [nox.param(version, id=version) for version in ("4.44.2", "4.57.6", "5.0.0")])
 def compat_export(session: nox.Session, version: str) -> None:
-    """Exports read by the versions of transformers that their README.md names: the oldest, and those around 5."""
+    """Exports are read by the versions of transformers that their README.md names: the oldest, and those around 5."""
     install(session, *packages_to_test("model"), tools=(*TEST_TOOLS, "sentencepiece"))
     session.install(f"transformers=={version}")
-    # Old versions warn of this torch; what they compute is what is tested.
+    # Old versions warn about this torch; only their results are tested.
     quiet = ("-W", "ignore::FutureWarning", "-W", "ignore::DeprecationWarning")
     tests = ("tests/model/test_export_versions.py", "tests/model/test_hugging_face.py")
     chosen = ("-k", "test_export_versions or agrees_with_sentencepiece")
@@ -208,13 +208,13 @@ def dev(session: nox.Session) -> None:
 
 @nox.session(name="install")
 def install_as_told(session: nox.Session) -> None:
-    """README's install commands as they stand, each in a fresh environment beside a copy of the tree; then its first
-    `nemotron4` commands, in the first of these environments."""
+    """README's install commands exactly as written, each in a fresh environment on a copy of the tree; then README's
+    first `nemotron4` commands, in the first of these environments."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     section = re.search(r"^## Install\n(.*?)(?=^## |\Z)", readme, re.MULTILINE | re.DOTALL)
     blocks = re.findall(r"^```\w*\n(.*?)^```", section[1] if section else "", re.MULTILINE | re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
-    # Those with options, such as another index for torch, are for other machines.
+    # Commands with options, such as another index for torch, are for other machines.
     installs = [line for line in lines if re.fullmatch(r"(uv )?pip install -r requirements[\w-]*\.txt", line)]
     commands = [line for line in lines if line.startswith("nemotron4 ")]
     if "pip install -r requirements.txt" not in installs or not commands:
@@ -236,7 +236,7 @@ def install_as_told(session: nox.Session) -> None:
 
 
 def run_as_typed(session: nox.Session, environment: Path, directory: Path, line: str) -> None:
-    """Run a line of shell with `environment` activated, and say how long it took."""
+    """Run a line of shell with `environment` activated, and log how long it took."""
     path = os.pathsep.join((str(environment / "bin"), os.environ["PATH"]))
     variables = {"PATH": path, "VIRTUAL_ENV": str(environment)}
     started = time.monotonic()
@@ -247,7 +247,7 @@ def run_as_typed(session: nox.Session, environment: Path, directory: Path, line:
 
 @nox.session
 def wheels(session: nox.Session) -> None:
-    """Build every wheel, install them into a clean environment and run from another directory."""
+    """Build all wheels, install them into a clean environment and run from another directory."""
     session.install("-c", "constraints.txt", "build", *BUILD_TOOLS)
     dist = session.create_tmp()
     for name in PACKAGES:

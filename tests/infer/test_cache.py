@@ -72,5 +72,6 @@ def test_overflow_is_refused():
     with pytest.raises(ValueError) as caught:
         cache.update(0, torch.zeros(1, 2, 5, 8), torch.zeros(1, 2, 5, 8))
     assert str(caught.value) == (
-        "the key/value cache has room for 4 tokens, but 5 are needed; shorten the prompt or lower sampling.max_new_tokens"
+        "the key/value cache has room for 4 tokens, but 5 are needed; "
+        "shorten the prompt or lower sampling.max_new_tokens"
     )

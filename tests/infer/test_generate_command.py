@@ -111,8 +111,8 @@ def test_a_missing_file_is_named(model_dir, tmp_path, name):
     shutil.copytree(model_dir, broken)
     (broken / name).unlink()
     assert refusal(broken) == (
-        f"model_dir ({broken}) has no {name}; a model directory contains config.json, *.safetensors and tokenizer.model: "
-        "give the export of a run, e.g. runs/demo/latest/export"
+        f"model_dir ({broken}) has no {name}; a model directory contains config.json, *.safetensors and "
+        "tokenizer.model: give the export of a run, e.g. runs/demo/latest/export"
     )
 
 
