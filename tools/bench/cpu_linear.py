@@ -1,7 +1,7 @@
-"""Time a linear layer in fp32 by torch's BLAS beside the same by oneDNN (`nemotron4_model.kernels.linear`).
+"""Time a linear layer in fp32 with torch's BLAS and with oneDNN (`nemotron4_model.kernels.linear`).
 
-Each size is timed by both in turns, forward alone and with both gradients; a ratio is the median over rounds of BLAS to
-oneDNN within a round, so above 1 oneDNN is the faster.
+The two alternate at each size, forward only and with both gradients; a ratio is the median over rounds of BLAS to
+oneDNN within a round, so above 1 oneDNN is faster.
 
     python tools/bench/cpu_linear.py --output tools/bench/results/cpu_linear.json
 """
@@ -29,7 +29,7 @@ SIZES = [
 
 
 def forward(product: Callable[..., Tensor], x: Tensor, weight: Tensor, grad: Tensor) -> None:
-    """The product alone."""
+    """Only the product."""
     with torch.no_grad():
         product(x, weight)
 
@@ -59,7 +59,7 @@ def measure(size: tuple[int, int, int], rounds: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure every size and print, or write, one JSON document."""
+    """Measure every size; print one JSON document, or also write it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path)
     parser.add_argument("--threads", type=int, default=2)

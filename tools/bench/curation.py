@@ -1,8 +1,8 @@
 """Time every row-wise curation step on the documents of the shipped sample, on one core.
 
 Each step runs with the settings of conf/curation/nemotron4.yaml over the documents of its own domains, counting
-included, as in `nemotron4 prepare`. Decontamination takes the sample's held-out documents for its items. Seconds are
-those of the processor, and the best round counts, so that a busy machine harms little.
+included, as in `nemotron4 prepare`. Decontamination uses the sample's held-out documents as its items. Times are CPU
+seconds of the best round, so that a busy machine matters little.
 
     python tools/bench/curation.py --output tools/bench/results/curation.json
 """
@@ -47,7 +47,7 @@ def load_steps(documents: list[dict[str, Any]], directory: Path) -> list[Step]:
 
 
 def measure(documents: list[dict[str, Any]], steps: list[Step], rounds: int) -> dict[str, Any]:
-    """Documents and megabytes a second of these steps one after the other, and how many documents they keep."""
+    """Documents and megabytes per second of these steps in sequence, and how many documents they keep."""
     domains = {domain for step in steps for domain in step.domains}
     chosen = [row for row in documents if row["source"].split("/")[0] in domains]
     num_bytes = sum(len(row["text"].encode()) for row in chosen)
@@ -68,7 +68,7 @@ def measure(documents: list[dict[str, Any]], steps: list[Step], rounds: int) -> 
 
 
 def main() -> None:
-    """Measure every step and print, or write, one JSON document."""
+    """Measure every step; print one JSON document, or also write it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path)
     parser.add_argument("--rounds", type=int, default=5)

@@ -1,8 +1,8 @@
-"""Time random access to the order of samples near and far, and loading beside what training a model takes.
+"""Time random access to the order of samples, near and far, and compare data loading with the speed of training.
 
-The corpus is random tokens in shards on disk (memory-mapped, in the page cache), one shard for each of 104 sources that
-share a blend as in conf/blend/nemotron4.yaml; far samples are epochs of the same shards. Loading is the training run's
-own: StepDataset through a DataLoader with one worker.
+The corpus is random tokens in shards on disk (memory-mapped, in the page cache), one shard for each of 104 sources,
+blended as in conf/blend/nemotron4.yaml; far samples come from later epochs of the same shards. Loading works as in a
+training run: StepDataset through a DataLoader with one worker.
 
     python tools/bench/data_order.py --output tools/bench/results/data_order.json
 """
@@ -33,7 +33,7 @@ STEP_TOKENS = 16_384
 
 
 class BenchCorpus:
-    """Random shards, sources of English, languages and code of differing sizes."""
+    """Random shards of sources of English, languages and code, of different sizes."""
 
     def __init__(self, directory: Path) -> None:
         generator = np.random.default_rng(0)
@@ -85,7 +85,7 @@ def random_access(corpus: BenchCorpus, rounds: int) -> dict[str, Any]:
         "open_and_read": lambda sample: TokenStream(corpus, [phase], 1, length).read([sample]),
     }
     found = {f"{token:.0e}": {f"{name}_microseconds": float("inf") for name in calls} for token in TOKENS}
-    for number in range(rounds):  # positions take turns, so that a busy machine harms all alike
+    for number in range(rounds):  # positions take turns, so that a busy machine affects all equally
         for token in TOKENS:
             for name, call in calls.items():
                 best = found[f"{token:.0e}"]
@@ -98,7 +98,7 @@ def random_access(corpus: BenchCorpus, rounds: int) -> dict[str, Any]:
 
 @contextmanager
 def loader(corpus: BenchCorpus, length: int, num_steps: int) -> Iterator[Iterator[StepBatch]]:
-    """Steps of 16,384 tokens through one worker, its start not counted."""
+    """Steps of 16,384 tokens through one worker, not counting its start."""
     batch = STEP_TOKENS // length
     phase = Phase(
         tokens=num_steps * STEP_TOKENS,
@@ -114,7 +114,7 @@ def loader(corpus: BenchCorpus, length: int, num_steps: int) -> Iterator[Iterato
 
 
 def loading(corpus: BenchCorpus, length: int, num_steps: int) -> float:
-    """Tokens a second that one worker delivers."""
+    """Tokens per second that one worker delivers."""
     with loader(corpus, length, num_steps + 20) as steps:
         for _ in range(20):
             next(steps)
@@ -125,7 +125,7 @@ def loading(corpus: BenchCorpus, length: int, num_steps: int) -> float:
 
 
 def training(length: int, rounds: int) -> float:
-    """Tokens a second of forward + backward of nano_30m in fp32, the best of rounds of 2,048 or `length` tokens."""
+    """Tokens per second of forward + backward of nano_30m in fp32, the best of rounds of 2,048 or `length` tokens."""
     config = ModelConfig(**{**vars(ModelConfig.preset("nano_30m")), "max_sequence_length": length})
     model = Transformer(config)
     initialise(model, 0, config)
@@ -140,7 +140,7 @@ def training(length: int, rounds: int) -> float:
 
 
 def main() -> None:
-    """Measure, and print or write one JSON document."""
+    """Measure; print one JSON document, or also write it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path)
     parser.add_argument("--threads", type=int, default=2)

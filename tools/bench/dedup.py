@@ -1,10 +1,10 @@
 """Time exact and near deduplication end to end on one core: read, shingle, sign, band, verify, decide.
 
-Shards of about 32 MB of text are written from JSONL files of documents; a second run on four times as many documents,
-the same with other ids and one word in twelve changed, tells whether memory grows with the corpus.
+Shards of about 32 MB of text are written from JSONL files of documents; a second run on four times as many documents
+(the same ones with other ids and one word in twelve changed) shows whether memory grows with the corpus.
 
-Recall and precision are counted on documents drawn from the same files, unchanged, against all their pairs: shingles
-cut by a regular expression, similarities by counting, nothing shared with the code that is tested.
+Recall and precision are counted over all pairs of unchanged documents drawn from the same files. Shingles are cut by a
+regular expression and similarities counted exactly, sharing nothing with the code under test.
 
     python tools/bench/dedup.py 'data/debian/raw/[ce]*/*.jsonl.zst' --output dedup.json
 """
@@ -35,7 +35,7 @@ _SHARD_BYTES = 32_000_000
 
 
 def documents(pattern: str, num_bytes: int) -> list[dict[str, Any]]:
-    """Documents of the files in their order, up to that much text."""
+    """Documents of the files in order, up to `num_bytes` of text."""
     found: list[dict[str, Any]] = []
     for path in sorted(glob(pattern)):
         for line in read_lines(Path(path)):
@@ -47,7 +47,7 @@ def documents(pattern: str, num_bytes: int) -> list[dict[str, Any]]:
 
 
 def changed_copies(originals: list[dict[str, Any]], copies: int) -> Iterator[dict[str, Any]]:
-    """The documents, and copies of them that are not near duplicates."""
+    """The documents, and copies changed enough not to be near duplicates; `copies` counts the originals too."""
     for copy in range(copies):
         draw = random.Random(copy)
         for document in originals:
@@ -59,7 +59,7 @@ def changed_copies(originals: list[dict[str, Any]], copies: int) -> Iterator[dic
 
 
 def write_shards(folder: Path, records: Iterator[dict[str, Any]]) -> tuple[list[Path], int, int]:
-    """Work shards, the documents in them and the bytes of their texts."""
+    """Write work shards; returns their paths, the number of documents and the bytes of their texts."""
     writers: list[FrameWriter] = []
     paths: list[Path] = []
     count = total = 0
@@ -76,7 +76,7 @@ def write_shards(folder: Path, records: Iterator[dict[str, Any]]) -> tuple[list[
 
 
 def run_one(folder: Path) -> None:
-    """Deduplicate the shards of a folder in this process and print what it took."""
+    """Deduplicate the shards of a folder in this process; print time and memory."""
     paths = sorted(folder.glob("*.jsonl.zst"))
     with open_executor(ExecutorConfig(num_workers=1)) as executor:
         start, cpu = time.perf_counter(), time.process_time()
@@ -90,7 +90,7 @@ def run_one(folder: Path) -> None:
 
 
 def measure(originals: list[dict[str, Any]], copies: int) -> dict[str, Any]:
-    """One size in a process of its own."""
+    """Measure one size in its own process."""
     with tempfile.TemporaryDirectory() as folder:
         _, count, num_bytes = write_shards(Path(folder), changed_copies(originals, copies))
         command = [sys.executable, __file__, "--run", folder]
@@ -111,7 +111,7 @@ def shingles(text: str, num_words: int = 5) -> set[str]:
 
 
 def agreement(pattern: str, num_documents: int, threshold: float) -> dict[str, Any]:
-    """Recall of the pairs that are alike, and precision of the near drops, on documents drawn from all files."""
+    """Recall of similar pairs, and precision of near-duplicate drops, on documents drawn from all files."""
     lines = [line for path in sorted(glob(pattern)) for line in read_lines(Path(path))]
     drawn = [json.loads(line) for line in random.Random(0).sample(lines, num_documents)]
     sets = [shingles(document["text"]) for document in drawn]
@@ -144,11 +144,11 @@ def agreement(pattern: str, num_documents: int, threshold: float) -> dict[str, A
 
 
 def main() -> None:
-    """Measure both sizes and print, or write, one JSON document."""
+    """Measure both sizes; print one JSON document, or also write it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pattern", nargs="?", help="glob of JSONL files of documents")
     parser.add_argument("--megabytes", type=int, default=64)
-    parser.add_argument("--documents", type=int, default=4_000, help="to count recall and precision on")
+    parser.add_argument("--documents", type=int, default=4_000, help="how many to count recall and precision on")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--run", type=Path, help="only deduplicate the shards of a folder")
     arguments = parser.parse_args()

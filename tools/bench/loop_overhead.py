@@ -1,10 +1,10 @@
-"""What the whole training loop costs beside the bare model step, on the processor, as a ratio of seconds.
+"""Time of the whole training loop relative to the bare model step, on the CPU.
 
-The loop is `nemotron4 train` as it is: Lightning, data order, records, progress, TensorBoard, signals. The bare step is
-what no training can do without: forward and backward of each micro-batch, clipping, optimiser. Both train the same
-model from the same weights on the same micro-batches, in one process, in blocks of steps that take turns; the losses
-are checked to agree. The ratio is the median over rounds of loop to bare within a round. Validation and checkpoints
-fall outside the blocks.
+The loop is that of `nemotron4 train`: Lightning, data order, records, progress, TensorBoard, signals. The bare step is
+the indispensable part of training: forward and backward of each micro-batch, clipping, optimiser. Both train the same
+model from the same weights on the same micro-batches, in one process, in alternating blocks of steps; their losses are
+checked to agree. The ratio is the median over rounds of loop to bare within a round. Validation and checkpoints fall
+outside the blocks.
 
     python tools/bench/loop_overhead.py --data data/sample --output tools/bench/results/loop_overhead.json
 """
@@ -41,7 +41,7 @@ from nemotron4_train.topology import TopologyConfig
 
 
 def training_job(arguments: argparse.Namespace, root: str) -> TrainJob:
-    """One phase: a block to warm up, a block a round, and a last step that is validated and saved."""
+    """One phase: a block to warm up, one block per round, and a last step that is validated and saved."""
     num_steps = arguments.block * (arguments.rounds + 1) + 1
     domains = {name.split("/")[0] for name in Corpus.open(arguments.data).source_names}
     phase = Phase(
@@ -110,7 +110,7 @@ class TakeTurns(pl.Callback):
         self.since = time.perf_counter()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *ignored: Any) -> None:
-        """The last of the callbacks: what the loop does between steps lies within its block."""
+        """Runs as the last callback, so that what the loop does between steps counts within its block."""
         self.losses.append(pl_module.last.loss)
         step = len(self.losses)
         if step % self.block:
@@ -123,12 +123,12 @@ class TakeTurns(pl.Callback):
         losses = [self.bare(batch) for batch in batches]
         self.bare_seconds.append(time.perf_counter() - start)
         for ours, bare in zip(self.losses[-self.block :], losses, strict=True):
-            assert abs(ours - bare) < 1e-4 * bare, f"the two are not at the same work: losses {ours} and {bare}"
+            assert abs(ours - bare) < 1e-4 * bare, f"the two do different work: losses {ours} and {bare}"
         self.since = time.perf_counter()
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Medians of both contestants, without the block that warms up."""
+    """Medians of both contestants, without the warm-up block."""
     make_trainer = pl.Trainer
     with tempfile.TemporaryDirectory() as root:
         job = training_job(arguments, root)
@@ -150,18 +150,18 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, and print or write one JSON document."""
+    """Measure; print one JSON document, or also write it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path)
     parser.add_argument("--data", default="data/sample", help="a prepared corpus; its tokenizer fits the model")
     parser.add_argument("--model", default="nano_30m")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--batch", type=int, default=8, help="sequences a step")
+    parser.add_argument("--batch", type=int, default=8, help="sequences per step")
     parser.add_argument("--micro-batch", type=int, default=4)
-    parser.add_argument("--length", type=int, default=256, help="tokens a sequence")
+    parser.add_argument("--length", type=int, default=256, help="tokens per sequence")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--block", type=int, default=10, help="steps in a row; the log has a line every 10")
+    parser.add_argument("--block", type=int, default=10, help="consecutive steps; the loop logs every 10")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     document = {

@@ -1,4 +1,4 @@
-"""What every bench records beside its figures, and where they go."""
+"""What every benchmark records besides its results, and writing them."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def description(*libraries: str, **more: int) -> dict[str, Any]:
-    """The machine, its load at this moment (ask before measuring), versions and the commit ("-dirty": and more)."""
+    """Machine, its load now (call before measuring), versions and commit ("-dirty": with uncommitted changes)."""
     describe = ("git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty")
     commit = subprocess.run(describe, capture_output=True, text=True, check=True)
     return {
@@ -26,7 +26,7 @@ def description(*libraries: str, **more: int) -> dict[str, Any]:
 
 
 def publish(document: dict[str, Any], output: Path | None) -> None:
-    """Print, and write where it is asked for."""
+    """Print a document, and write it if `output` is given."""
     text = json.dumps(document, indent=2) + "\n"
     print(text)
     if output:
@@ -34,7 +34,7 @@ def publish(document: dict[str, Any], output: Path | None) -> None:
 
 
 def processor() -> str:
-    """Name of the processor as the system gives it."""
+    """Name of the processor according to the system."""
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()

@@ -1,11 +1,11 @@
-"""Time one training step (forward and backward) of our model beside transformers' Nemotron, on this machine.
+"""Time one training step (forward and backward) of our model and of transformers' Nemotron, on this machine.
 
-Contestants hold the same weights and see the same tokens; their losses are checked to agree. Each lives in a process of
-its own, which steps as training does: again and again, in memory it has used before. They take turns of a few steps, so
-that a busy machine harms all alike: seconds are medians over rounds, a ratio is the median of the ratios within rounds.
+Contestants have the same weights and tokens; their losses are checked to agree. Each has its own process, which steps
+as training does: repeatedly, in memory that it has used before. They take turns of a few steps, so that a busy machine
+affects all equally: seconds are medians over rounds, a ratio is the median of the ratios within rounds.
 
-"memory kept" is `nemotron4_train.host_memory`, under which `nemotron4 train` runs. It is the process's doing, not the
-model's, so theirs is measured with it as well.
+"memory kept" means with `nemotron4_train.host_memory`, which `nemotron4 train` uses. It concerns the process, not the
+model, so transformers' model is measured with it as well.
 
     python tools/bench/model_step.py --compile --output tools/bench/results/model_step.json
 """
@@ -42,7 +42,7 @@ SHAPES: dict[str, tuple[dict[str, Any], int, int]] = {
 PRECISIONS = ("fp32", "bf16_autocast", "bf16")
 COMPILED, MEMORY_KEPT = ", compiled", ", memory kept"
 STEPS_PER_TURN = 3
-"""After one that is not timed: the processor's caches hold the contestant before."""
+"""Timed steps in a turn, after an untimed one: the CPU caches still contain the previous contestant's data."""
 
 
 def our_step(config: ModelConfig, precision: str, compile_blocks: bool) -> Callable[[torch.Tensor], float]:
@@ -88,7 +88,7 @@ def their_step(config: ModelConfig, precision: str) -> Callable[[torch.Tensor], 
 
 
 def compete(shape: str, name: str) -> None:
-    """A contestant's process: print the loss, for each line read the seconds of a step; last the most MB it took."""
+    """A contestant's process: prints the loss, seconds per step for each line it reads, and last its peak MB."""
     who, precision = name.split(",")[0].split()
     fields, batch, length = SHAPES[shape]
     config = ModelConfig(**fields)
@@ -97,7 +97,7 @@ def compete(shape: str, name: str) -> None:
     def make(config: ModelConfig) -> Callable[[torch.Tensor], float]:
         return their_step(config, precision) if who == "transformers" else our_step(config, precision, COMPILED in name)
 
-    # What either library loads on first use must not count, nor the copy of our model that gives them the weights.
+    # Neither what a library loads on first use nor the copy of our model that provides the weights must count.
     make(ModelConfig(**{**fields, "num_layers": 1}))(tokens_BT[:1, :9])
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
@@ -106,7 +106,7 @@ def compete(shape: str, name: str) -> None:
         assert keep_freed_memory()
     step = make(config)
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forget the peak so far
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets the peak
     print(step(tokens_BT), flush=True)
     for _ in sys.stdin:
         step(tokens_BT)
@@ -118,13 +118,13 @@ def compete(shape: str, name: str) -> None:
 
 
 def _status_kilobytes(field: str) -> int:
-    # Not getrusage: its peak outlives exec, so that a large parent would hide the child's.
+    # Not getrusage: its peak survives exec, so a large parent would hide the child's.
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.split(f"{field}:")[1].split()[0])
 
 
 class Contestant:
-    """Drives one such process."""
+    """Drives a contestant's process."""
 
     def __init__(self, shape: str, name: str) -> None:
         command = [sys.executable, __file__, "--threads", str(torch.get_num_threads()), "--compete", shape, name]
@@ -150,7 +150,7 @@ class Contestant:
 
 
 def measure(shape: str, rounds: int, with_compile: bool) -> dict[str, Any]:
-    """Every contestant at one shape."""
+    """Measure every contestant at one shape."""
     kinds = [("transformers", ""), ("ours", ""), *([("ours", COMPILED)] if with_compile else [])]
     names = [
         f"{who} {precision}{compiled}{memory}"
@@ -198,14 +198,14 @@ def _row(
 
 
 def main() -> None:
-    """Measure every shape and print, or write, one JSON document."""
+    """Measure every shape; print one JSON document, or also write it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--compile", action="store_true", help="also compiled blocks; takes minutes to warm up")
-    parser.add_argument("--compete", nargs=2, metavar=("SHAPE", "CONTESTANT"), help="be one contestant's process")
+    parser.add_argument("--compete", nargs=2, metavar=("SHAPE", "CONTESTANT"), help="run as one contestant's process")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.compete:

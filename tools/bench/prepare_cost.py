@@ -1,9 +1,9 @@
-"""What `nemotron4 prepare` costs where documents are extreme: two million of 50 bytes, and one of 60 MB.
+"""The cost of `nemotron4 prepare` on extreme documents: two million of 50 bytes, and one of 60 MB.
 
 Each input runs through all stages (ingest, exact deduplication, filter, filing, training a tokenizer, tokens) by the
-command line in a process of its own, with two workers. Memory is the most that all its processes took together, shared
-pages counted once (PSS), looked at five times a second; CPU seconds are those of all of them. With `--against` the
-same inputs run through another checkout too, each next to the other, so that ratios come from one state of the machine.
+command line in its own process, with two workers. Memory is the peak of all its processes together, shared pages
+counted once (PSS), sampled five times a second; CPU seconds are also of all processes. With `--against` the same inputs
+also run through another checkout, in turn with this one, so that ratios come from one state of the machine.
 
     python tools/bench/prepare_cost.py --against ../before --output tools/bench/results/prepare_cost.json
 """
@@ -26,19 +26,19 @@ from machine import description, publish
 
 _OWN = Path(__file__).parents[2]
 _STAGE = re.compile(r"^(documents|tokenizer|tokens): (begun|\d+ file)")
-_SECONDS_BETWEEN_LOOKS = 0.2  # more often, looking would take a share of the cores that is measured
-_FILES = 8  # of short documents: a file is read by one worker
+_SECONDS_BETWEEN_LOOKS = 0.2  # sampling more often would take a noticeable share of the measured cores
+_FILES = 8  # for the short documents: a file is read by one worker
 
 
 def pool(draw: random.Random, num_words: int) -> str:
-    """Running text of invented words; low ranks are drawn far more often."""
+    """Text of invented words; words of low rank are drawn far more often."""
     syllables = [consonant + vowel for consonant in "bcdfghjklmnprstvwyz" for vowel in "aeiou"]
     words = ["".join(draw.choices(syllables, k=draw.randint(1, 4))) for _ in range(20_000)]
     return " ".join(words[int(len(words) * draw.random() ** 3)] for _ in range(num_words))
 
 
 def write_short(folder: Path, num_documents: int) -> int:
-    """Documents of 50 bytes, all different, in eight files; returns their bytes."""
+    """Write documents of 50 bytes, all different, in eight files; returns their total bytes."""
     draw = random.Random(1)
     text = pool(draw, 2_000_000)
     for number in range(_FILES):
@@ -50,7 +50,7 @@ def write_short(folder: Path, num_documents: int) -> int:
 
 
 def write_long(folder: Path, num_bytes: int) -> int:
-    """One document of sentences and lines; returns its bytes."""
+    """Write one document of sentences and lines; returns its bytes."""
     draw = random.Random(2)
     text = pool(draw, 2_000_000)
     parts, size = [], 0
@@ -64,13 +64,13 @@ def write_long(folder: Path, num_bytes: int) -> int:
 
 
 def memory_of(root: int) -> int:
-    """Bytes that a process and all that descend from it take now, shared pages divided among them."""
+    """Bytes that a process and its descendants use now, shared pages divided among them."""
     parents: dict[int, int] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
         except (OSError, ValueError):
-            continue  # it is gone
+            continue  # it has ended
     family = {root}
     while more := {child for child, parent in parents.items() if parent in family} - family:
         family |= more
@@ -85,7 +85,7 @@ def memory_of(root: int) -> int:
 
 
 def run_one(checkout: Path, raw: Path, num_bytes: int, workers: int, more: list[str]) -> dict[str, Any]:
-    """Run `prepare` of a checkout over a folder; what it took, and a digest of the tokens it made."""
+    """Run a checkout's `prepare` on a folder; returns time, memory and a digest of the tokens it made."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sorted(checkout.glob("packages/*/src"))))}
     with tempfile.TemporaryDirectory(dir=raw.parent) as folder:
         settings = [
@@ -144,11 +144,11 @@ def run_one(checkout: Path, raw: Path, num_bytes: int, workers: int, more: list[
 
 
 def main() -> None:
-    """Make the inputs, run both checkouts over each, and print, or write, one JSON document."""
+    """Make the inputs, run the checkouts on each; print one JSON document, or also write it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--against", type=Path, help="another checkout, to compare with")
-    parser.add_argument("--documents", type=int, default=2_000_000, help="of 50 bytes")
-    parser.add_argument("--megabytes", type=int, default=60, help="of the long document")
+    parser.add_argument("--against", type=Path, help="another checkout to compare with")
+    parser.add_argument("--documents", type=int, default=2_000_000, help="number of documents of 50 bytes")
+    parser.add_argument("--megabytes", type=int, default=60, help="size of the long document")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", choices=["short", "long"])
     parser.add_argument("--tokenizer", type=Path, help="a tokenizer.model to use instead of training one")

@@ -1,8 +1,8 @@
-"""Documents a second that the quality filter's scorer judges, by model size, precision and tokens read of a document.
+"""Documents per second that the quality filter's scorer scores, by model size, precision and tokens read per document.
 
-The weights are freshly drawn: time does not depend on them. Documents are those of a prepared corpus, one process, one
-thread. Rounds alternate between the contestants and the best counts, in seconds of the processor, so that other work
-on the machine shows less.
+Weights are random, since time does not depend on them. Documents come from a prepared corpus; one process, one thread.
+Contestants alternate in rounds and the best round counts, in CPU seconds, so that other work on the machine matters
+less.
 
     python tools/bench/quality_scorer.py data/sample --output tools/bench/results/quality_scorer.json
 """
@@ -27,7 +27,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def contestants(corpus: Corpus, max_tokens: list[int]) -> dict[tuple[str, str, int], NemotronScorer]:
-    """A scorer of every size, precision and limit."""
+    """A scorer for every size, precision and limit."""
     found = {}
     for name in MODELS:
         for precision, dtype in PRECISIONS.items():
@@ -42,7 +42,7 @@ def contestants(corpus: Corpus, max_tokens: list[int]) -> dict[tuple[str, str, i
 
 
 def main() -> None:
-    """Measure and write JSON."""
+    """Measure; print one JSON document, or also write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--source", default="english/documentation")

@@ -1,6 +1,6 @@
-"""Seconds from the shell to the first line of what `nemotron4` says: --help, a verb's --help, a composed job.
+"""Seconds from starting `nemotron4` to its first line of output: --help, a verb's --help, a composed job.
 
-Each command runs so many times as a process of its own; the least is what the machine can do, the rest is told too.
+Each command runs `--repeats` times, each time as a new process; all times are recorded, the least first.
 
     python tools/bench/startup.py --output tools/bench/results/startup.json
 """
@@ -19,11 +19,11 @@ COMMANDS = {
     "nemotron4 train --cfg job": 1.5,
     "nemotron4 train experiment=nemotron4_15b --cfg job": 1.5,
 }
-"""Command -> the seconds that it is meant to stay under."""
+"""Command -> seconds that it should stay under."""
 
 
 def seconds_to_first_line(command: str) -> float:
-    """From starting the process to its first line of output; raises CalledProcessError when it fails."""
+    """From starting the process to its first line of output; raises CalledProcessError if it fails."""
     words = [str(Path(sys.executable).parent / "nemotron4"), *command.split()[1:]]
     begin = time.perf_counter()
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
@@ -37,7 +37,7 @@ def seconds_to_first_line(command: str) -> float:
 
 
 def main() -> None:
-    """Measure and write the JSON."""
+    """Measure; print one JSON document, or also write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--output", type=Path)

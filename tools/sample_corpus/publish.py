@@ -20,7 +20,7 @@ SOURCES_FILE = Path(__file__).with_name("sources.yaml")
 SPLITS = ("train", "heldout")
 NOTICES = Path(__file__).with_name("notices.md")
 
-#: Licences whose text must go along, and the package whose copyright file holds it.
+#: Licences whose text must be included, and the package whose copyright file contains it.
 LICENSE_TEXTS = {
     "PSF-2.0": "python3.11-doc", "PostgreSQL": "postgresql-doc-15", "WordNet-3.0": "wordnet-base",
     "SMLNJ": "libexene-smlnj", "Zsh": "zsh-common", "BSL-1.0": "libboost1.74-dev", "ISC": "yosys",
@@ -38,7 +38,7 @@ def publish(
     packages: dict[tuple[str, str], Package],
     out: Path,
 ) -> None:
-    """Write everything below `out`; files of an earlier build are replaced."""
+    """Write everything into `out`; files of an earlier build are replaced."""
     out.mkdir(parents=True, exist_ok=True)
     digests = {}
     for domain in DOMAINS:
@@ -92,7 +92,7 @@ def _totals(documents: list[Document], heldout: set[str]) -> dict[str, dict[str,
 
 
 def _used_sources(documents: list[Document], sources: list[Source]) -> dict[str, list[Source]]:
-    """Rows by origin, only those from which a document was taken."""
+    """Rows by origin; only those from which documents were taken."""
     pairs = {(d.origin, d.source.split("/")[0]) for d in documents}
     used: dict[str, list[Source]] = defaultdict(list)
     for source in sources:
@@ -146,7 +146,7 @@ def _attribution(origins: dict[str, Any]) -> str:
 
 
 def _write_licenses(packages: dict[tuple[str, str], Package], folder: Path) -> None:
-    """The copyright files that hold the texts of the licences, named after the licence."""
+    """Write the copyright files that contain the licence texts, each named after its licence."""
     folder.mkdir(exist_ok=True)
     for label, name in LICENSE_TEXTS.items():
         members = dict(iterate_members(packages["deb", name], lambda path, n=name: path.endswith(f"doc/{n}/copyright")))
@@ -166,7 +166,7 @@ def _states_copyright(path: str) -> bool:
 def _write_holders(
     documents: list[Document], used: dict[str, list[Source]], packages: dict[tuple[str, str], Package], path: Path
 ) -> None:
-    """Copyright lines by origin: of the package as a whole, and of the heads of the files that were taken."""
+    """Write copyright lines by origin: of the whole package, and from the heads of the files that were taken."""
     holders: dict[str, set[str]] = defaultdict(set)
     for document in documents:
         holders[document.origin].update(document.holders)
@@ -184,7 +184,7 @@ def _write_holders(
 
 
 def _shorten(text: str) -> str:
-    """A machine-readable copyright file lists every file of a package: keep the licence texts that are not copyleft."""
+    """Shorten a machine-readable copyright file, which lists every file, to the licence texts that are not copyleft."""
     if len(text) <= MAX_LICENSE_CHARS or not text.startswith("Format:"):
         return text[:MAX_LICENSE_CHARS]
     stanzas = [s for s in re.split(r"\n\s*\n", text) if not re.search(r"^License: *\S*GPL", s, re.M)]

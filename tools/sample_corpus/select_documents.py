@@ -1,7 +1,7 @@
-"""Which documents go in, and which of them are held out: duplicates, shares of the domains, train and held-out.
+"""Selects the documents of the corpus: removes duplicates, takes each domain's share, and chooses the held-out ones.
 
-Everything is a function of document ids and texts (sha256 order), so a rebuild from the same packages gives the
-same corpus.
+Everything is a function of document ids and texts (SHA-256 order), so a rebuild from the same packages gives the same
+corpus.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _shingles(text: str) -> set[str]:
 
 
 def drop_duplicates(documents: Iterable[Document]) -> list[Document]:
-    """The first of every set of equal or nearly equal documents (MinHash LSH candidates, exact Jaccard decides)."""
+    """The first of each set of equal or nearly equal documents (found by MinHash LSH, decided by exact Jaccard)."""
     index = RMinHashLSH(JACCARD, NUM_PERMUTATIONS, 16)
     kept: list[Document] = []
     texts: set[str] = set()
@@ -70,7 +70,7 @@ def drop_duplicates(documents: Iterable[Document]) -> list[Document]:
 
 
 def scale_to(target: float, amount: Callable[[float], float]) -> float:
-    """The factor at which the growing function `amount` reaches `target` (bisection), or the largest tried."""
+    """The factor at which the increasing function `amount` reaches `target` (by bisection), or the largest tried."""
     low, high = 0.0, 64.0
     for _ in range(40):
         middle = (low + high) / 2
@@ -86,8 +86,8 @@ def _windows(text: str, stride: int) -> list[str]:
 def choose_heldout(documents: list[Document]) -> set[str]:
     """Ids of the held-out documents: about HELDOUT_SHARE of the bytes of each source, in hash order.
 
-    Candidates (six times that share) are compared with all other documents; those that share long passages with them
-    stay in training. What is chosen is compared again, with the final training text, in `drop_leaks`.
+    Candidates (six times that share) are compared with all other documents; those that share long passages with others
+    stay in training. `drop_leaks` compares the chosen ones again, with the final training text.
     """
     groups: dict[str, list[Document]] = defaultdict(list)
     for document in sorted(documents, key=lambda d: _rank(d, "heldout")):
@@ -113,7 +113,7 @@ def drop_leaks(documents: list[Document], heldout: set[str]) -> list[Document]:
 
 
 def _first_bytes(group: list[Document], share: float, total: int | None = None) -> set[str]:
-    """Ids from the front of a group up to a share of its bytes; if few fit, also the one nearest in size to the gap."""
+    """Ids from the front of a group up to a share of its bytes; if few fit, also the one closest in size to the gap."""
     goal = share * (sum(d.num_bytes for d in group) if total is None else total)
     chosen, sum_bytes = set(), 0
     for document in group:
@@ -127,7 +127,7 @@ def _first_bytes(group: list[Document], share: float, total: int | None = None) 
 
 
 def _shared_windows(documents: list[Document], heldout: set[str]) -> dict[str, float]:
-    """Part of the windows of each held-out document that also stand in a document that is not held out."""
+    """Fraction of the windows of each held-out document that also occur in a document that is not held out."""
     owners: dict[str, set[str]] = {}
     for document in documents:
         if document.id in heldout:

@@ -1,4 +1,4 @@
-"""The table of sources as typed rows: sources.yaml in, `Source` objects out, licences checked against those allowed."""
+"""Reads the table of sources, sources.yaml, as `Source` objects; checks that each licence is allowed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nemotron4_data.debian.rows import Row, load_rows
 
 @dataclass(frozen=True, kw_only=True)
 class Source(Row):
-    """One row of sources.yaml: one package read in one way for one category."""
+    """One row of sources.yaml: one package, read with one reader for one category."""
 
     license: str
     cap_kb: int
@@ -24,7 +24,7 @@ def load_sources(path: Path) -> list[Source]:
     """Read the table.
 
     Raises:
-        ValueError: a row names a licence that `licenses_allowed` lacks.
+        ValueError: a row names a licence that is not in `licenses_allowed`.
     """
     allowed = set(load_allowed_licenses(path))
     sources = load_rows(path, Source)
@@ -38,5 +38,5 @@ def load_sources(path: Path) -> list[Source]:
 
 
 def load_allowed_licenses(path: Path) -> list[str]:
-    """The licences a row may carry, in the order of the table."""
+    """The licences that a row may have, in the order of the table."""
     return list(yaml.safe_load(path.read_text(encoding="utf-8"))["licenses_allowed"])
