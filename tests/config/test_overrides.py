@@ -112,7 +112,7 @@ def test_text_of_a_sweep(tmp_path, monkeypatch, capsys):
 def test_an_empty_sweep_says_so(tmp_path, monkeypatch, capsys, sweep):
     monkeypatch.chdir(tmp_path)
     assert fake_verb("-m", *sweep.split()) == 2
-    assert capsys.readouterr().err == f"nemotron4 fake: -m ({sweep}): names no job; one of its lists is empty\n"
+    assert capsys.readouterr().err == f"nemotron4 fake: -m ({sweep}): has no jobs; one of its lists is empty\n"
 
 
 def test_options_may_stand_anywhere(capsys):
@@ -163,11 +163,11 @@ MALFORMED = [
     ("train", "launcher=3", "launcher (3): must be one of: local, slurm"),
     ("train", "launcher=local,slurm", "launcher (local,slurm): takes one value; add -m to run a job for each"),
     ("train", "~data.dir", "~data.dir: data.dir cannot be removed; give it another value"),
-    ("train", "data=${run}", "data (${run}): refers to something of another type; name a key like data"),
+    ("train", "data=${run}", "data (${run}): refers to a key of another type; name one of the same type as data"),
     ("train", "afterwards.0=x", "afterwards.0: unknown key; afterwards has no keys"),
     ("train", "trainer=[null]", "trainer ([null]): must be one of: default"),
-    ("train", "seed=${.}", "seed (${.}): `${` begins a reference to another key, as in ${run.name}; write \\${ for the"
-     " text itself"),
+    ("train", "seed=${.}", "seed (${.}): `${` begins a reference to another key, as in ${run.name}; write \\${ for a"
+     " literal ${"),
     ("train", "seed=99999999999999999999", "seed (99999999999999999999): must be below 2^63"),
     ("train", "~nosuch", "~nosuch: unknown key; --help lists the keys"),
     ("train", "nosuch=3", "nosuch: unknown key; --help lists the keys"),

@@ -83,7 +83,7 @@ def run_application(verb: str, command: Command, overrides: list[str], check: Ca
     if task.failure:
         raise task.failure
     if is_sweep and not task.sweep.rows:
-        raise ValueError(f"-m ({' '.join(given)}): names no job; one of its lists is empty")
+        raise ValueError(f"-m ({' '.join(given)}): has no jobs; one of its lists is empty")
     return 1 if any(row.error for row in task.sweep.rows) else 0
 
 
@@ -143,4 +143,4 @@ def _check_reference(node: Any, path: str) -> None:
         reason = str(error.msg or error).split("\n")[0]
         raise ValueError(f"{reference}: {reason}; write \\${{ if it is text, not a reference") from error
     if isinstance(node, DictConfig | ListConfig) and found._metadata.ref_type != node._metadata.ref_type:
-        raise ValueError(f"{reference}: refers to something of another type; name a key like {path}")
+        raise ValueError(f"{reference}: refers to a key of another type; name one of the same type as {path}")

@@ -29,7 +29,7 @@ _MESSAGES = (
     (re.compile(r"Additional config directory '([^']+)' not found"), "--config-dir ({}): no such directory"),
     (re.compile(r"Primary config directory not found.*'([^']+)'"), "--config-path ({}): no such directory"),
     (re.compile(r"Could not delete from config. '([^']+)' does not exist"), "~{}: unknown key; --help lists the keys"),
-    (re.compile(r"sweep type : (\w+)"), "{}: only hydra/sweeper=optuna takes one; name the values, as in KEY=1,2"),
+    (re.compile(r"sweep type : (\w+)"), "{}: only hydra/sweeper=optuna accepts one; list the values, as in KEY=1,2"),
 )
 """Hydra's messages, and ours that replace them."""
 _RULES = (

@@ -172,7 +172,7 @@ class ModelConfig:
 
     @property
     def rotary_table_bytes(self) -> int:
-        """Bytes of the fp32 cosines and sines of every position, which each device holds whole."""
+        """Bytes of the fp32 cosines and sines of every position; each device has a full copy."""
         return 4 * self.max_sequence_length * self.rotary_dim
 
     def flops_per_token(self, sequence_length: int, causal: bool = False) -> int:

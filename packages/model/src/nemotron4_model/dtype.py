@@ -1,4 +1,4 @@
-"""The number formats of weights, activations and sums, by the names that every job gives them.
+"""The number formats of weights, activations and sums, with the names that all jobs use.
 
 Hugging Face's config.json has torch's own names, float32 and bfloat16.
 """
@@ -20,7 +20,7 @@ class DType(Enum):
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """What torch calls it."""
-        import torch  # here, since jobs are composed without it
+        """The torch dtype."""
+        import torch  # imported here: composing jobs must not need torch
 
         return {DType.fp32: torch.float32, DType.bf16: torch.bfloat16}[self]

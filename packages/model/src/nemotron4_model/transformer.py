@@ -1,6 +1,6 @@
 """The Nemotron-4 decoder, top to bottom, in plain PyTorch: the file is the paper.
 
-Invariant: nothing here knows of devices, compilers, meshes, precision policies or training loops. Meshes, precision
+Invariant: nothing here knows about devices, compilers, meshes, precision policies or training loops. Meshes, precision
 and loops are applied from outside; what depends on device, dtype, size or compiler is chosen in `kernels/`.
 A module may be handed a shard of its weights (fewer heads, part of the FFN), so head counts are read off the tensors.
 Source: Nemotron-4 15B (arXiv 2402.16819) section 2: rotary positions, squared ReLU (arXiv 2109.08668), grouped-query

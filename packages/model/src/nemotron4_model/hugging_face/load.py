@@ -1,4 +1,4 @@
-"""Reading a model directory: one of ours, of transformers, or an older NVIDIA export.
+"""Reading a model directory: written by this package, by transformers, or an older NVIDIA export.
 
 Invariant: every parameter is read exactly once, from safetensors only, with the shape that config.json implies; nothing
 that could run code (pickle) is opened.
@@ -32,7 +32,7 @@ def load_pretrained(
 ) -> Transformer:
     """The model in `directory`, with parameters of `dtype` on `device`.
 
-    Raises ValueError when a tensor is missing, superfluous or of the wrong shape, a file is damaged, or the weights are
+    Raises ValueError if a tensor is missing, unexpected or of the wrong shape, a file is damaged, or the weights are
     not safetensors: one line with the file, the tensor or key, what was found and what was expected.
     """
     root = Path(directory)
@@ -63,7 +63,7 @@ class _Reader:
         self._unchecked = set(self.file_of)
 
     def check(self, name: str, shape: torch.Size) -> None:
-        """Raise ValueError unless the tensor exists, has this shape and holds floats."""
+        """Raise ValueError unless the tensor exists, has this shape and contains floats."""
         if name not in self.file_of:
             raise ValueError(f"{self.root}: tensor {name!r} is missing; config.json implies one of shape {list(shape)}")
         self._unchecked.discard(name)
@@ -135,5 +135,5 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not valid JSON ({error}); copy it again") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: must hold a JSON object; copy it again")
+        raise ValueError(f"{path}: must contain a JSON object; copy it again")
     return content

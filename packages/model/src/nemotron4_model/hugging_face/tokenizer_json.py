@@ -96,10 +96,10 @@ def _tokenizer_json(pieces: list[_Piece]) -> dict[str, Any]:
 
 
 def _merges(pieces: list[_Piece]) -> list[str] | list[list[str]]:
-    """Every way to join two pieces into a third, by falling score of the third, the order in which SentencePiece joins.
+    """Every way to join two pieces into a third, in SentencePiece's order: by decreasing score of the third.
 
     Written as "left right", which every version of tokenizers reads, unless a piece contains a space or would be taken
-    for the "#version" line at the start of older files: then as pairs, which versions before 0.20 refuse.
+    for the "#version" line at the start of older files: then as pairs, which versions before 0.20 cannot read.
     """
     normal = {
         piece.text: piece.score for piece in pieces if piece.kind not in (_UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE)

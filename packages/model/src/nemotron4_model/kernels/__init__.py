@@ -5,7 +5,7 @@ the paper gives it, whatever runs underneath; its docstring lists the paths and 
 calls the public functions and knows nothing of devices, dtypes, sizes or compilers.
 
 Invariant: every path of an operation gives the same result up to rounding, gradients included. tests/model/kernels
-holds each path to one reference written from the definition.
+compares each path with one implementation written from the definition.
 
 A new path (a GPU kernel, a quantised product) is a private function in its operation's module, a line in that module's
 list of paths, a condition in the public function, and a case in its test.

@@ -35,7 +35,7 @@ MAX_BLOCKED_TOKENS = 1_024
 def attend(q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, start: int, mask: Tensor | None = None) -> Tensor:
     """y_BNTH: queries at positions start.. attend to keys at positions 0.., each to its own position and those before.
 
-    `mask` (mask_B1TS, True where a query may see a key) takes the place of that rule.
+    `mask` (mask_B1TS, True where a query may see a key) replaces that rule.
     """
     T, S = q_BNTH.shape[2], k_BKSH.shape[2]
     if mask is None and (start + T < S or (T > 1 and start > 0)):

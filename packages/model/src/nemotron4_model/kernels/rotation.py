@@ -36,7 +36,7 @@ def split_and_rotate(qkv_BTKGH: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> tuple
 
 
 class _SplitAndRotate(torch.autograd.Function):
-    """One gradient, each part of it written in its place: autograd would add up three padded with zeros."""
+    """Writes each part of the gradient in place; autograd would instead add three gradients padded with zeros."""
 
     @staticmethod
     def forward(ctx: Any, qkv_BTKGH: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,7 +93,7 @@ class _WholeHeadRotation:
         self.of_earlier_TH = F.pad(sin_TR, (0, rest))
 
     def __call__(self, x: Tensor) -> Tensor:
-        R, x = self.R, x.to(torch.promote_types(x.dtype, self.itself_TH.dtype))  # once, for all that follows
+        R, x = self.R, x.to(torch.promote_types(x.dtype, self.itself_TH.dtype))  # cast once, for all products below
         y = x * _for_heads(self.itself_TH, x)
         y[..., :-R].addcmul_(x[..., R:], _for_heads(self.of_later_TH, x))
         y[..., R:].addcmul_(x[..., :-R], _for_heads(self.of_earlier_TH, x))

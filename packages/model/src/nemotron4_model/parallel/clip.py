@@ -1,7 +1,7 @@
 """The norm of all gradients, and clipping by it, whatever mesh each parameter is on.
 
 Invariant: every element of the full gradient counts once, so the norm equals that of the unsharded model.
-(torch's clip_grad_norm_ refuses parameters on different meshes, and mixtures of tensors and DTensors.)
+(torch's clip_grad_norm_ does not accept parameters on different meshes, or mixtures of tensors and DTensors.)
 Source: clipping by global norm, arXiv 1211.5063 section 3.2.
 """
 

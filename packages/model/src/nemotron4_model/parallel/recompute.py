@@ -39,7 +39,7 @@ _PRODUCTS_OF_A_BLOCK = 4  # attention.qkv, attention.out, mlp.up, mlp.down
 
 
 def recomputed(forward: Callable[..., Tensor], recompute: Recompute) -> Callable[..., Tensor]:
-    """A block's forward, keeping for backward only what `recompute` says."""
+    """A block's forward, keeping for backward only what `recompute` specifies."""
     if recompute is Recompute.none:
         return forward
     if recompute is Recompute.full:

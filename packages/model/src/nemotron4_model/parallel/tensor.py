@@ -45,7 +45,7 @@ def apply_tensor_parallel(model: Transformer, mesh: DeviceMesh) -> None:
         parallelize_module(block, mesh, plan)
     parallelize_module(model.norm, mesh, SequenceParallel())
     model.embedding = cast("nn.Embedding", VocabularyParallelEmbedding(model.embedding.weight, mesh))
-    model.head = cast("nn.Module", VocabularyParallelHead(model.head.weight, mesh))  # type: ignore[assignment]  # it stands in
+    model.head = cast("nn.Module", VocabularyParallelHead(model.head.weight, mesh))  # type: ignore[assignment]  # same interface
 
 
 class VocabularyParallelEmbedding(nn.Module):
