@@ -126,7 +126,7 @@ def test_a_signal_to_the_launcher_of_two_ranks_saves_and_stops_them(workspace, u
     assert 7 <= found["step"] < len(undisturbed)
     assert (workspace / "runs" / name / "latest" / "checkpoints" / f"step-{found['step']:08d}").is_dir()
     log = (workspace / f"{name}.log").read_text()
-    assert f"stopped after step {found['step']}, checkpoint saved; run the same command to go on" in log
+    assert f"stopped after step {found['step']}, checkpoint saved; run the same command to resume" in log
     assert "Traceback" not in log
     if number == signal.SIGUSR1:
         goes_on_like(workspace, name, "cpu_2x1", undisturbed)

@@ -123,7 +123,7 @@ def test_requeues_without_progress_come_to_an_end(cluster, workspace):
     record = read_record(run)
     assert starts.count(starts[-1]) == 3
     assert record.error == (
-        f"queued again 1 times without a checkpoint after step {starts[-1]}; see {run}/slurm, then start it anew"
+        f"requeued 1 times without a checkpoint after step {starts[-1]}; see {run}/slurm, then start it again"
     )
 
 
@@ -148,8 +148,8 @@ def test_a_second_launch_of_a_queued_run_submits_nothing(cluster, workspace):
     queued = cluster.client("squeue", "--noheader", "--format=%i").split()
     assert again.returncode == 2
     assert again.stderr == (
-        f"nemotron4 train: run.dir ({run}): its jobs are in the queue already: {queued[0]} (pending); nothing was"
-        f" submitted; follow them with `nemotron4 status run={run}`, end them with `nemotron4 cancel run={run}`\n"
+        f"nemotron4 train: run.dir ({run}): its jobs are already in the queue: {queued[0]} (pending); nothing was"
+        f" submitted; follow them with `nemotron4 status run={run}`, stop them with `nemotron4 cancel run={run}`\n"
     )
     assert len(queued) == 1
     nemotron4("cancel", f"run={run}", cwd=workspace)
@@ -195,7 +195,7 @@ def test_a_sweep_of_six_jobs_ends_with_the_one_that_fails(cluster, workspace):
         ("launcher.partition=gpu", "launcher.partition (gpu): Slurm has no such partition; it has: main, big"),
         (
             "launcher.wall_time_minutes=61",
-            "launcher.wall_time_minutes (61): partition main allows 60; ask for less, since a run goes on in its next"
+            "launcher.wall_time_minutes (61): partition main allows 60; request less, since a run continues in its next"
             " job, or name another launcher.partition",
         ),
     ],

@@ -106,8 +106,8 @@ def test_float8_needs_dimensions_that_its_products_take(tmp_path):
     ("key", "value", "message"),
     [
         ("vocab_size", 9_000_000_000_000, r"model \([\d,]+ parameters\): weights, gradients and optimiser state"),
-        ("max_sequence_length", 4_000_000_000_000, r"model\.max_sequence_length \(4000000000000\): the tables of its"
-         " positions"),
+        ("max_sequence_length", 4_000_000_000_000, r"model\.max_sequence_length \(4000000000000\): the tables of"
+         " rotary positions"),
     ],
 )  # fmt: skip
 def test_a_model_that_no_machine_holds(tmp_path, key, value, message):

@@ -63,7 +63,7 @@ def test_mlflow_without_a_place_is_refused(prepared, tmp_path, monkeypatch):
     with pytest.raises(ValueError) as caught:
         launch(job_of(prepared, tmp_path, 1, mlflow=True), "")
     assert str(caught.value) == (
-        "logger.mlflow_tracking_uri (null): needs a server or a database; give it, such as http://HOST:5000, or set"
+        "logger.mlflow_tracking_uri (null): needs a server or a database; give one, such as http://HOST:5000, or set"
         " MLFLOW_TRACKING_URI"
     )
 

@@ -27,7 +27,7 @@ def message_of(function, *arguments, **named):
         ({"dir": ""}, "run.dir (''): must name a directory; leave it out for <run.root>/<run.name>/<time>"),
         ({"root": ""}, "run.root (''): must name a directory, such as runs"),
         *(
-            ({"name": name}, f"run.name ({name!r}): must stay below run.root; give run.root=DIR for another place")
+            ({"name": name}, f"run.name ({name!r}): must stay below run.root; set run.root=DIR to write elsewhere")
             for name in ("..", "", ".", "a/../../b", "/tmp/x")
         ),
     ],
@@ -64,7 +64,7 @@ def test_latest_replaces_a_link_only(tmp_path, kind):
     latest.write_text("mine") if kind == "file" else latest.mkdir()
     job = smoke_job(tmp_path / "corpus", tmp_path)
     assert message_of(create, choose_directory(job, 12), job, "", 12) == (
-        f"run.name (smoke): {latest} is not a link of ours: move it elsewhere"
+        f"run.name (smoke): {latest} is not a symbolic link; move it elsewhere"
     )
     assert [path.name for path in latest.parent.iterdir()] == ["latest"]
 
@@ -81,13 +81,13 @@ def test_advice_is_what_the_command_takes(tmp_path):
     message = message_of(choose_directory, dataclasses.replace(job, seed=7), 12)
     assert message == (
         f"run.dir ({tmp_path}/run): belongs to another job: seed was 1234, is 7;"
-        " repeat what it was started with, or choose another run.dir"
+        " repeat the overrides it was started with, or choose another run.dir"
     )
     changed = with_c_sharp(job, 0.2)
     message = message_of(choose_directory, changed, 12)
     extra = "blend.distributions.extra.weights"
-    assert message.endswith(f""" go on all the same with 'run.allow_changed=["{extra}.code/c#",{extra}.english]'""")
-    (override,) = shlex.split(message.partition("all the same with ")[2])
+    assert message.endswith(f""" continue anyway with 'run.allow_changed=["{extra}.code/c#",{extra}.english]'""")
+    (override,) = shlex.split(message.partition("continue anyway with ")[2])
     allowed = OverridesParser.create().parse_override(override).value()
     changed = dataclasses.replace(changed, run=dataclasses.replace(run, allow_changed=list(allowed)))
     assert choose_directory(changed, 12) == tmp_path / "run"

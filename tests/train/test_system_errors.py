@@ -16,7 +16,7 @@ from nemotron4_train.launching.launch import launch
 from nemotron4_train.lightning.loggers import make_loggers
 from nemotron4_train.reporting.metrics import MetricsFile
 
-AGAIN = "mend that and run the same command again, which goes on from the last checkpoint"
+AGAIN = "fix that and run the same command again, which resumes from the last checkpoint"
 
 
 @contextmanager

@@ -132,7 +132,7 @@ def test_a_corpus_made_again_under_a_run_is_refused(prepared, tmp_path, undistur
     old, new = (Corpus.open(directory).digest[:12] for directory in (prepared, copy))
     assert str(caught.value) == (
         f"data.dir ({copy}): digest of the corpus is {new}, but {first}/checkpoints/step-00000004 was trained with "
-        f"{old}: put that corpus back, or start anew with resume=never"
+        f"{old}; restore that corpus, or start over with resume=never"
     )
 
 
@@ -148,8 +148,7 @@ def test_other_counts_of_the_same_tokens_are_said(prepared, tmp_path, undisturbe
         assert check_checkpoint(other, Corpus.open(corpus_directory), directory, timeline) == 12
         assert capsys.readouterr().err == said * (
             f"data.dir ({corpus_directory}): its tokens are those that {directory}/checkpoints/step-00000012 was"
-            " trained with, but not all that its manifest says of them (documents or counts): see `nemotron4 data"
-            " verify`\n"
+            " trained with, but its manifest differs in documents or counts; see `nemotron4 data verify`\n"
         )
 
 
@@ -297,7 +296,7 @@ def test_a_checkpoint_off_the_timeline_is_refused(prepared, tmp_path, undisturbe
     with pytest.raises(ValueError) as caught:
         launch(smoke_job(prepared, tmp_path, resume=str(last), schedule=schedule), "")
     assert str(caught.value) == (
-        f"resume ({last}): has read 2,560 tokens in 12 steps, but the first 12 steps of this schedule are 1,536;"
+        f"resume ({last}): has read 2,560 tokens in 12 steps, but the first 12 steps of this schedule read 1,536;"
         " start the schedule with the phases that the checkpoint was trained on"
     )
 

@@ -56,8 +56,8 @@ def test_one_that_fails_is_named_without_a_traceback(tmp_path, capfd, monkeypatc
     with pytest.raises(ValueError) as caught:
         run_afterwards(job, tmp_path / "run")
     assert str(caught.value) == (
-        f"afterwards (export run={tmp_path}/run): ended with status 2; the run is complete,"
-        f" start what follows it again with run.dir={tmp_path}/run"
+        f"afterwards (export run={tmp_path}/run): exited with status 2; the run is complete:"
+        f" run its afterwards again with run.dir={tmp_path}/run"
     )
     assert capfd.readouterr().err == (
         f"nemotron4 export: run ({tmp_path}/run): has no job.yaml; name a run directory such as runs/demo/latest\n"

@@ -89,7 +89,7 @@ def test_torchrun_by_hand_joins_a_run_that_was_written(prepared, tmp_path, capsy
         done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
         assert done.returncode == status, done.stderr
         if status:
-            assert "topology (2 ranks): the launcher started 3; start as many" in done.stderr
+            assert "topology (2 ranks): the launcher started 3; start that many ranks" in done.stderr
     assert read_record(run).state == "complete"
     assert file_sha256(run / "tokenizer.model") == Corpus.open(prepared).tokenizer_digest
 
@@ -107,7 +107,7 @@ def test_what_differs_from_the_run_it_goes_on_with_is_named(prepared, tmp_path):
         launch(changed, render_job(changed))
     assert str(error.value) == (
         f"run.dir ({run}): belongs to another job: optimizer.weight_decay was 0.1, is 0.2; trainer.spike_sigma was"
-        " 10.0, is None; repeat what it was started with, choose another run.dir, or go on all the same with"
+        " 10.0, is None; repeat the overrides it was started with, choose another run.dir, or continue anyway with"
         " run.allow_changed=[optimizer.weight_decay,trainer.spike_sigma]"
     )
     allowed = replace(changed, run=RunConfig(dir=str(run), allow_changed=["optimizer", "trainer.spike_sigma"]))
@@ -119,7 +119,7 @@ def test_a_model_cannot_be_changed_on_the_way():
     with pytest.raises(ValueError) as error:
         RunConfig(allow_changed=["model.hidden_size"])
     assert str(error.value) == (
-        "run.allow_changed (model.hidden_size): weights and data order hang on it; start another run"
+        "run.allow_changed (model.hidden_size): weights and data order depend on it; start another run"
     )
 
 

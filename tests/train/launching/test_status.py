@@ -54,7 +54,7 @@ def test_a_running_run_shows_where_it_is(run, monkeypatch):
 
 
 def test_a_run_whose_processes_are_gone_is_lost(run):
-    assert shown(*run)["state"] == "lost (its processes are gone; run the same command to go on)"
+    assert shown(*run)["state"] == "lost (its processes are gone; run the same command to resume)"
 
 
 def test_a_failed_run_says_why(run):
@@ -80,7 +80,7 @@ def test_runs_are_found_below_the_root_once(run, tmp_path):
         (StatusJob(run=str(tmp_path)),
          f"run ({tmp_path}): has no run.json; name a run directory such as runs/demo/latest"),
         (StatusJob(root=str(tmp_path / "none")),
-         f"root ({tmp_path}/none): holds no runs; name the directory that they were started in"),
+         f"root ({tmp_path}/none): contains no runs; give the run.root that they were started with"),
     ):  # fmt: skip
         with pytest.raises(ValueError) as error:
             run_directories(job)
@@ -173,14 +173,14 @@ def test_cancel_needs_no_whole_record(run):
     (directory / "run.json").write_text("")
     with pytest.raises(ValueError) as error:
         cancel(CancelJob(run=str(directory)))
-    assert str(error.value) == f"run ({directory}): nothing of it runs, and nothing of it is in the queue"
+    assert str(error.value) == f"run ({directory}): it has no running process, and no job in the queue"
 
 
 def test_cancel_tells_the_process_that_holds_the_lock(run):
     directory, _ = run
     with pytest.raises(ValueError) as error:
         cancel(CancelJob(run=str(directory)))
-    assert str(error.value) == f"run ({directory}): nothing of it runs, and nothing of it is in the queue"
+    assert str(error.value) == f"run ({directory}): it has no running process, and no job in the queue"
     hold = (
         "import sys, time; from pathlib import Path; from nemotron4_train.run_directory import exclusive\n"
         "with exclusive(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"

@@ -99,7 +99,7 @@ def test_a_rank_that_the_shell_has_is_refused_before_anything_is_written(environ
     assert str(refusal.value) == (
         "RANK (1), WORLD_SIZE (2): the environment says that a launcher made this process one of several ranks, but"
         " `nemotron4 train` starts its ranks itself; unset RANK WORLD_SIZE, or have that launcher start"
-        " `python -m nemotron4_train.cli RUN_DIR` (launcher.dry_run=true says how)"
+        " `python -m nemotron4_train.cli RUN_DIR` (launcher.dry_run=true shows how)"
     )
     assert not (tmp_path / "runs").exists()
     environment(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", **OF_SLURM)
@@ -111,13 +111,13 @@ def test_a_rank_that_the_shell_has_is_refused_before_anything_is_written(environ
     [
         (
             {"RANK": "1"},
-            "RANK (1), LOCAL_RANK (0), WORLD_SIZE (1): no rank of a run; start workers with torchrun or srun, which set"
-            " them",
+            "RANK (1), LOCAL_RANK (0), WORLD_SIZE (1): not a rank of a run; start workers with torchrun or srun, which"
+            " set them",
         ),
         (
             {"RANK": "first", "WORLD_SIZE": "2"},
-            "RANK (first), LOCAL_RANK (0), WORLD_SIZE (2): no rank of a run; start workers with torchrun or srun, which"
-            " set them",
+            "RANK (first), LOCAL_RANK (0), WORLD_SIZE (2): not a rank of a run; start workers with torchrun or srun,"
+            " which set them",
         ),
         (
             {"RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "1"},
@@ -138,7 +138,7 @@ def test_srun_is_believed_rather_than_the_shell_it_was_called_in(environment):
     with pytest.raises(ValueError) as refusal:
         take_rank_from_slurm()
     assert str(refusal.value) == (
-        "RANK (0): the environment that srun was called in says so, but Slurm started rank 1 of 2;"
+        "RANK (0): set in the environment that srun was called in, but Slurm started rank 1 of 2;"
         " unset RANK before srun"
     )
     environment(MASTER_ADDR="first", MASTER_PORT="1", **OF_SLURM)

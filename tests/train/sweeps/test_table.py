@@ -83,7 +83,7 @@ def test_a_complete_run_is_not_trained_again(prepared, tmp_path, monkeypatch, ca
     (tmp_path / "run").mkdir()
     write_record(tmp_path / "run", RunRecord(job.digest(), "complete", step=12, num_steps=12, objective=2.5))
     assert launch(job, "") == 2.5
-    assert capsys.readouterr().err == f"run directory: {tmp_path / 'run'}: complete already, step 12\n"
+    assert capsys.readouterr().err == f"run directory: {tmp_path / 'run'}: already complete, step 12\n"
     assert trained == []
     job.trainer.max_steps = 6
     assert launch(job, "") == 2.5

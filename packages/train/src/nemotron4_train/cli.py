@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 TRAIN = Command(
     job="nemotron4_train.job:TrainJob",
     run="nemotron4_train.cli:train",
-    summary="Pretrain over a token timeline, and resume where a run stopped; `plan` shows it first",
+    summary="Pretrain over a token timeline, or resume where a run stopped; preview it with `plan`",
     summarise_sweep="nemotron4_train.sweeps.table:summarise",
     run_jobs="nemotron4_train.launching.slurm_sweep:run_jobs",
 )
 PLAN = Command(
     job="nemotron4_train.job:TrainJob",
     run="nemotron4_train.plan.tables:show",
-    summary="Show a training job before it runs: parameters, timeline, epochs, and a picture of it",
+    summary="Show a training job before it runs: parameters, timeline, epochs, and a plot of it",
 )
 EXPORT = Command(
     job="nemotron4_train.checkpoints.export:ExportJob",
@@ -35,17 +35,17 @@ EXPORT = Command(
 REPORT = Command(
     job="nemotron4_train.reporting.report:ReportJob",
     run="nemotron4_train.cli:report",
-    summary="Write a run's report.html and report.json, beside other runs with compare=[RUN,...]",
+    summary="Write a run's report.html and report.json; compare=[RUN,...] adds other runs",
 )
 STATUS = Command(
     job="nemotron4_train.launching.status:StatusJob",
     run="nemotron4_train.cli:status",
-    summary="Show how runs stand: phase, tokens, loss, speed, time left, place in the queue",
+    summary="Show the state of runs: phase, tokens, loss, speed, time left, place in the queue",
 )
 CANCEL = Command(
     job="nemotron4_train.launching.status:CancelJob",
     run="nemotron4_train.launching.status:cancel",
-    summary="End a run, on Slurm or on this machine; it saves first",
+    summary="Stop a run, on Slurm or on this machine; it saves first",
 )
 
 
@@ -72,7 +72,7 @@ def report(job: ReportJob) -> None:
 
 
 def status(job: StatusJob) -> None:
-    """Show how runs stand."""
+    """Show the state of runs."""
     from nemotron4_train.launching.status import run_directories, show_status
 
     directories = run_directories(job)
@@ -80,13 +80,13 @@ def status(job: StatusJob) -> None:
     for directory in directories:
         try:
             jobs.append(read_train_job(directory))
-        except (ValueError, OSError) as error:  # damaged or of another version: its files still say most of it
+        except (ValueError, OSError) as error:  # damaged or of another version: its other files still tell most
             jobs.append(error)
     show_status(directories, jobs)
 
 
 def read_train_job(run_directory: Path, key: str = "run") -> TrainJob:
-    """The job of a run directory; raises ValueError, which names `key` or the file, when it has none that fits."""
+    """The job of a run directory. Raises ValueError, naming `key` or the file, when it is missing or invalid."""
     from nemotron4_train.job import TrainJob
 
     path = run_directory / "job.yaml"
@@ -96,10 +96,10 @@ def read_train_job(run_directory: Path, key: str = "run") -> TrainJob:
 
 
 def worker(directory: str, leg: str = "0") -> None:
-    """One rank of a launched run's leg; a user's mistake is one line and status 2, as on the command line."""
+    """Run one rank of a leg; a user's mistake is printed on one line with status 2, as on the command line."""
     from nemotron4_train.stop_signal import StopSignal
 
-    with StopSignal() as stop:  # first, since importing torch takes seconds, and a signal before it would kill
+    with StopSignal() as stop:  # first: importing torch takes seconds, in which a signal would kill
         from nemotron4_train.launching.slurm.rank import LAUNCHER_PID
         from nemotron4_train.launching.worker_process import settle
 
@@ -114,7 +114,7 @@ def worker(directory: str, leg: str = "0") -> None:
             with watched(run):
                 record(lambda: run_leg(read_train_job(run), run, int(leg), stop))()
         except (ValueError, OSError) as error:
-            # Our own launcher says once what its ranks leave for it to read.
+            # Our own launcher prints the error that its ranks leave in a file, once.
             if LAUNCHER_PID not in os.environ or not Path(os.environ["TORCHELASTIC_ERROR_FILE"]).is_file():
                 print(f"nemotron4 train: {' '.join(str(error).split())}", file=sys.stderr)
             raise SystemExit(2) from error

@@ -1,6 +1,6 @@
-"""The training job: one dataclass that holds everything a run is, composed from conf/train.yaml + overrides.
+"""The training job: one dataclass with everything that defines a run, composed from conf/train.yaml + overrides.
 
-Invariant: a `TrainJob` that was constructed is consistent; every rule that spans groups is checked in
+Invariant: any `TrainJob` that exists is consistent: every rule that spans groups is checked in
 `__post_init__`, on the machine where the user typed the command, before any worker starts.
 """
 
@@ -24,7 +24,7 @@ from nemotron4_train.topology import Device, TopologyConfig
 
 
 def may_change(key: str) -> bool:
-    """Whether a run may go on with another value of a dotted key, where run.allow_changed says so."""
+    """Whether a run may continue with another value of a dotted key, if run.allow_changed lists it."""
     return key.split(".")[0] not in ("seed", "model")
 
 
@@ -43,14 +43,15 @@ class RunConfig:
     """Dotted keys or groups whose values may differ from those that the run in run.dir was started with."""
 
     def __post_init__(self) -> None:
-        """Refuse a place that an unset variable leaves empty or that leaves the root, and to go on as another model."""
+        """Refuse an empty path (from an unset variable), a name outside the root, and a change of model or seed."""
         require(self.dir != "", "run.dir", "''", "must name a directory; leave it out for <run.root>/<run.name>/<time>")
         require(self.root != "", "run.root", "''", "must name a directory, such as runs")
         parts = Path(self.name).parts
         inside = bool(parts) and not Path(self.name).is_absolute() and ".." not in parts
-        require(inside, "run.name", repr(self.name), "must stay below run.root; give run.root=DIR for another place")
+        require(inside, "run.name", repr(self.name), "must stay below run.root; set run.root=DIR to write elsewhere")
         for name in self.allow_changed:
-            require(may_change(name), "run.allow_changed", name, "weights and data order hang on it; start another run")
+            rule = "weights and data order depend on it; start another run"
+            require(may_change(name), "run.allow_changed", name, rule)
 
 
 @dataclass(kw_only=True)
@@ -73,7 +74,7 @@ class DataConfig:
 
 
 class OptimizerKind(Enum):
-    """What updates the blocks' matrices; embeddings, head and norms always have AdamW."""
+    """What updates the blocks' matrices; embeddings, head and norms always use AdamW."""
 
     adamw = "adamw"
     muon = "muon"
@@ -81,7 +82,7 @@ class OptimizerKind(Enum):
 
 @dataclass(kw_only=True)
 class OptimizerConfig:
-    """AdamW as the reports train with it (betas 0.9/0.95, decay 0.1 not on norms, clip 1.0), or with Muon."""
+    """AdamW as in the reports (betas 0.9/0.95, decay 0.1 except on norms, clip 1.0), optionally with Muon."""
 
     kind: OptimizerKind = OptimizerKind.adamw
     """adamw for all parameters, or muon for the matrices of the blocks and AdamW for the rest."""
@@ -136,7 +137,7 @@ class Precision(Enum):
 
     @property
     def dtype(self) -> DType:
-        """The format of activations: with fp8 only products in the blocks are narrower."""
+        """The format of activations; fp8 narrows only the matrix products in the blocks."""
         return DType.bf16 if self is Precision.fp8 else DType[self.name]
 
 
@@ -153,7 +154,7 @@ class PrecisionConfig:
 
 @dataclass(kw_only=True)
 class TrainerConfig:
-    """Cadence of the run, and the steps it refuses."""
+    """How often a run logs, saves and validates, and which steps it skips."""
 
     max_steps: int | None = None
     """Stop after this many optimiser steps of the timeline; null runs all of it."""
@@ -229,7 +230,7 @@ class LoggerConfig:
 
 @dataclass(kw_only=True)
 class TrainJob:
-    """Everything a training run is."""
+    """Everything that defines a training run."""
 
     run: RunConfig = field(default_factory=RunConfig)
     """Where the run writes."""
@@ -290,7 +291,7 @@ class TrainJob:
             self._check_float8()
 
     def _check_phase_on(self, topology: TopologyConfig, where: str, phase: Phase, key: str) -> None:
-        """The phase and the model can be laid on a topology, which the key `where` names."""
+        """Check that the phase and the model fit a topology; `where` is its key."""
         ranks, micro, tensor = topology.num_data_ranks, topology.micro_batch_size, topology.tensor
         local = phase.global_batch_size // ranks
         require(
@@ -311,7 +312,7 @@ class TrainJob:
             require(value % tensor == 0, f"model.{name}", value, f"must be divisible by {where}.tensor = {tensor}")
 
     def _check_float8(self) -> None:
-        """What can be known without the machine that trains; see nemotron4_model.parallel.float8 for the rest."""
+        """Check what does not need the training machine; nemotron4_model.parallel.float8 checks the rest."""
         require(
             self.topology.device is Device.cuda,
             "precision.compute",
@@ -326,28 +327,28 @@ class TrainJob:
             )
 
     def timeline(self) -> Timeline:
-        """The schedule counted out in steps, as far as trainer.max_steps."""
+        """The schedule expanded into steps, up to trainer.max_steps."""
         return Timeline(self.schedule, self.trainer.max_steps)
 
     def identity(self) -> dict[str, object]:
-        """What decides the weights, by dotted key: equal for jobs that must give the same from the same data.
+        """The settings that decide the weights: jobs that agree in them train the same weights from the same data.
 
-        The topology is no part of it: batches and their order do not depend on it, weights only by the order of sums.
+        The topology is not one: batches and their order do not depend on it, and weights only by the order of sums.
         """
         described = asdict(self)
         for group in ("run", "resume", "topology", "logger", "launcher", "afterwards"):
             del described[group]
         for key in ("num_workers", "verify"):
             del described["data"][key]
-        del described["schedule"]["budget_flops"]  # the phases are what came of it
+        del described["schedule"]["budget_flops"]  # already applied to the phases
         for phase in described["schedule"]["phases"].values():
             del phase["topology"]
-        # What else a trainer does, saves or shows leaves the weights alone.
+        # The other trainer settings do not affect the weights.
         decides = ("deterministic", "spike_sigma", "spike_window_steps")
         described["trainer"] = {key: described["trainer"][key] for key in decides}
         plain: dict[str, object] = json.loads(json.dumps(described, default=lambda value: value.name))
         return plain
 
     def digest(self) -> str:
-        """The identity in 64 digits."""
+        """SHA-256 of the identity, in hexadecimal."""
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()

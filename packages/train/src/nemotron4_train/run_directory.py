@@ -1,9 +1,9 @@
-"""A run's directory: where it is, whose it is, and what state it is in.
+"""A run's directory: where it is, which job it belongs to, and what state it is in.
 
 runs/<name>/<time>/ holds job.yaml (the composed job), run.json (the record: job digest, state, last step),
 tokenizer.model, metrics.csv, checkpoints/, export/ and report.*; runs/<name>/latest is a link to the newest.
-Invariant: one live launch a directory (an flock on run.lock), and a directory belongs to one job identity, but for
-what run.allow_changed lets change.
+Invariant: at most one live launch per directory (an flock on run.lock), and a directory belongs to one job identity,
+except for what run.allow_changed permits.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from nemotron4_train.job import TrainJob, may_change
 
 LOCK_FILE = "run.lock"
 TOKENIZER = "tokenizer.model"
-"""The tokenizer of the corpus, with which a run exports without it."""
-_MARKS = ("run.json", LOCK_FILE, "sweep_job.yaml")  # whatever begins a run's directory leaves one of them
+"""A copy of the corpus's tokenizer, so that a run can be exported without the corpus."""
+_MARKS = ("run.json", LOCK_FILE, "sweep_job.yaml")  # every run directory has at least one of these
 _MOMENT_SECONDS = 60.0
 
 
 class RunState(StrEnum):
-    """What a run's record says of it."""
+    """The state of a run, as in its record."""
 
     queued = "queued"
     """Written, and waiting for its job, or for the job of its next leg."""
@@ -59,26 +59,26 @@ class RunRecord:
     objective: float | None = None
     """Final validation bits per byte, when the run is complete."""
     identity: dict[str, Any] | None = None
-    """What the digest is of (TrainJob.identity); runs of older versions do not say."""
+    """What the digest covers (TrainJob.identity); None in runs of older versions."""
     id: str | None = None
-    """Names the run wherever its directory is: exports and evaluations hold it. Runs of older versions have none."""
+    """Identifies the run wherever its directory is; exports and evaluations record it. None in older versions' runs."""
     tokenizer: str | None = None
-    """SHA-256 of the tokenizer.model that the directory keeps; those of older versions keep none."""
+    """SHA-256 of the directory's tokenizer.model; None in runs of older versions, which have no such file."""
 
     def __post_init__(self) -> None:
-        """Refuse what a damaged file may hold: TypeError."""
+        """Raise TypeError for values that only a damaged file could contain."""
         counts = (self.step, self.num_steps)
         texts = (self.job_digest, self.error or "", self.id or "", self.tokenizer or "")
         states: list[str] = list(RunState)
         if self.state not in states or not all(type(count) is int and count >= 0 for count in counts):
             raise TypeError(f"state {str(self.state)!r}, step {self.step!r} of {self.num_steps!r}")
-        self.state = RunState(self.state)  # in a file it is text
+        self.state = RunState(self.state)  # a plain string when read from a file
         if not all(isinstance(text, str) for text in texts) or not isinstance(self.identity, dict | None):
-            raise TypeError("job_digest, error, id, tokenizer and identity must be texts and a mapping")
+            raise TypeError("job_digest, error, id and tokenizer must be strings, and identity a mapping")
 
 
 def read_record(directory: Path) -> RunRecord | None:
-    """The run's record, or None where there is none."""
+    """The run's record, or None if there is none. Raises ValueError when it is damaged."""
     path = directory / "run.json"
     if not path.is_file():
         return None
@@ -94,7 +94,7 @@ def write_record(directory: Path, record: RunRecord) -> None:
 
 
 def choose_directory(job: TrainJob, num_steps: int) -> Path:
-    """The directory a launch writes: run.dir, or an unfinished run of the same job, or a new one."""
+    """The directory that a launch writes to: run.dir, or an unfinished run of the same job, or a new one."""
     root = Path(job.run.root) / job.run.name
     if job.run.dir is not None:
         directory = Path(job.run.dir)
@@ -119,7 +119,7 @@ def choose_directory(job: TrainJob, num_steps: int) -> Path:
 
 
 def _check_changes(directory: Path, record: RunRecord, job: TrainJob) -> None:
-    """Refuse what differs from the job that the directory belongs to, but for what run.allow_changed names."""
+    """Raise ValueError for differences from the directory's job that run.allow_changed does not list."""
     if record.identity is None:
         raise ValueError(
             f"run.dir ({directory}): belongs to another job (its job.yaml differs); choose another run.dir,"
@@ -130,24 +130,24 @@ def _check_changes(directory: Path, record: RunRecord, job: TrainJob) -> None:
     refused = [key for key in changed if not any(_is_within(key, name) for name in job.run.allow_changed)]
     if refused:
         shown = "; ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in refused)
-        ways = "repeat what it was started with, or choose another run.dir"
+        ways = "repeat the overrides it was started with, or choose another run.dir"
         if all(map(may_change, refused)):
             ways = (
-                "repeat what it was started with, choose another run.dir, or go on all the same with"
+                "repeat the overrides it was started with, choose another run.dir, or continue anyway with"
                 f" {_allowing(refused)}"
             )
         raise ValueError(f"run.dir ({directory}): belongs to another job: {shown}; {ways}")
 
 
 def _allowing(keys: Sequence[str]) -> str:
-    """The override that lets keys change, as it is typed: a source's name, such as code/c#, needs quotes."""
+    """The override that lets keys change, as typed in a shell: a source's name, such as code/c#, needs quotes."""
     quoted = [key if re.fullmatch(r"[\w./+-]+", key) else f'"{key}"' for key in keys]
     override = f"run.allow_changed=[{','.join(quoted)}]"
     return override if quoted == list(keys) else shlex.quote(override)
 
 
 def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested dictionary by dotted keys."""
+    """Flatten a nested dictionary to dotted keys."""
     found: dict[str, Any] = {}
     for name, value in nested.items():
         key = f"{prefix}{name}"
@@ -160,7 +160,7 @@ def _is_within(key: str, name: str) -> bool:
 
 
 def note_start(directory: Path) -> None:
-    """The run's record says that it runs."""
+    """Mark the run as running in its record."""
     record = read_record(directory)
     assert record is not None
     record.state, record.error = RunState.running, None
@@ -168,29 +168,29 @@ def note_start(directory: Path) -> None:
 
 
 def record_failure(directory: Path, error: BaseException) -> None:
-    """Note in the run's record why it did not end."""
+    """Record why the run stopped or failed."""
     record = read_record(directory) or RunRecord(job_digest="")
     if isinstance(error, SystemExit | KeyboardInterrupt):
         record.state = RunState.stopped
     else:
         record.state, record.error = RunState.failed, " ".join(str(error).split()) or type(error).__name__
-    with suppress(OSError):  # where even that finds no room, the error itself still says so
+    with suppress(OSError):  # on a full disk, the user still sees the error itself
         write_record(directory, record)
 
 
 def only_writer(directory: Path) -> AbstractContextManager[None]:
-    """One process at a time, of any rank, for a moment."""
+    """A short lock that lets one process at a time, of any rank, write the record."""
     return locks.exclusive(directory / "record.lock", "run.dir", directory, _MOMENT_SECONDS)
 
 
 def newest_step(directory: Path) -> int:
-    """Steps before the newest complete checkpoint, by its name; 0 without any."""
+    """Steps before the newest complete checkpoint, from its name; 0 if there is none."""
     complete = [path.parent.name for path in (directory / "checkpoints").glob("step-*/manifest.json")]
     return max((int(name.removeprefix("step-")) for name in complete), default=0)
 
 
 def _latest(root: Path) -> Path | None:
-    """The directory that `latest` names, by its own name rather than the link's."""
+    """The directory that the link `latest` points to, under its own name."""
     link = root / "latest"
     return root / os.readlink(link) if link.is_symlink() and link.exists() else None
 
@@ -200,12 +200,12 @@ def create(directory: Path, job: TrainJob, job_yaml: str, num_steps: int, state:
     root = Path(job.run.root) / job.run.name
     link, staged = root / "latest", root / ".latest.partial"
     if directory.parent == root and link.exists() and not link.is_symlink():
-        raise ValueError(f"run.name ({job.run.name}): {link} is not a link of ours: move it elsewhere")
+        raise ValueError(f"run.name ({job.run.name}): {link} is not a symbolic link; move it elsewhere")
     directory.mkdir(parents=True, exist_ok=True)
     record = read_record(directory) or RunRecord(job_digest="")
     record.job_digest, record.identity = job.digest(), job.identity()
     record.state, record.num_steps, record.error = state, num_steps, None
-    if record.id is None or job.resume == "never":  # which starts anew: what was evaluated before is not of it
+    if record.id is None or job.resume == "never":  # starts over: earlier evaluations are not this run's
         record.id = uuid.uuid4().hex
     write_file(directory / "job.yaml", job_yaml.encode())
     write_record(directory, record)
@@ -216,7 +216,7 @@ def create(directory: Path, job: TrainJob, job_yaml: str, num_steps: int, state:
 
 
 def keep_tokenizer(directory: Path, corpus: Corpus) -> None:
-    """Have the directory hold the corpus's tokenizer; its record says so. ValueError where that is a file of others."""
+    """Copy the corpus's tokenizer into the directory and record it. Raises ValueError when a user's file is there."""
     path, record, digest = directory / TOKENIZER, read_record(directory), corpus.tokenizer_digest
     assert record is not None
     found = file_sha256(path) if path.is_file() else None
@@ -232,11 +232,11 @@ def keep_tokenizer(directory: Path, corpus: Corpus) -> None:
 
 
 def exclusive(directory: Path, wait_seconds: float = 0.0) -> AbstractContextManager[None]:
-    """Hold the run's lock; raises ValueError when another launch still has it after so long."""
+    """Hold the run's lock; raises ValueError when another launch still has it after `wait_seconds`."""
     directory.mkdir(parents=True, exist_ok=True)
     return locks.exclusive(directory / LOCK_FILE, "run.dir", directory, wait_seconds)
 
 
 def holder(directory: Path) -> tuple[str, int] | None:
-    """Host and process that hold the run's lock, as `cancel` needs to know; None when nobody does."""
+    """Host and process id that hold the run's lock, which `cancel` needs; None when it is free."""
     return locks.holder(directory / LOCK_FILE)

@@ -1,1 +1,1 @@
-"""Starting, watching and ending runs: what the launcher does, and what its workers do first."""
+"""Starting, watching and stopping runs: the launcher, and what its workers do first."""

@@ -12,9 +12,9 @@ from nemotron4_train.launching.legs import commands_afterwards
 
 
 def check_afterwards(job: TrainJob) -> None:
-    """Raise ValueError, with the line and what is wrong, unless each is a command line of `nemotron4`.
+    """Raise ValueError, with the line and its error, unless each is a valid command line of `nemotron4`.
 
-    The jobs of a sweep (-m) are not composed.
+    The jobs of a sweep (-m) are not composed, so not checked.
     """
     for line in job.afterwards:
         try:
@@ -40,20 +40,20 @@ def check_afterwards(job: TrainJob) -> None:
 
 
 def run_afterwards(job: TrainJob, directory: Path) -> None:
-    """Run them, one after the other. Raises ValueError for one that fails."""
+    """Run the commands, one after the other. Raises ValueError when one fails."""
     for command in commands_afterwards(job, directory):
         if status := subprocess.run(command, check=False, env=_environment()).returncode:
             raise ValueError(
-                f"afterwards ({shlex.join(command[3:])}): ended with status {status}; the run is complete,"
-                f" start what follows it again with run.dir={directory}"
+                f"afterwards ({shlex.join(command[3:])}): exited with status {status}; the run is complete:"
+                f" run its afterwards again with run.dir={directory}"
             )
 
 
 def _some_directory(job: TrainJob) -> Path:
-    """What stands for {run} before the run has a directory."""
+    """The path used for {run} before the run has a directory."""
     return Path(job.run.dir or f"{job.run.root}/{job.run.name}/latest")
 
 
 def _environment() -> dict[str, str]:
-    """Without what this process's own command line sets to have Hydra raise: theirs would end in tracebacks."""
+    """Without HYDRA_FULL_ERROR, which our command line sets for itself: it would make errors end in tracebacks."""
     return {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}

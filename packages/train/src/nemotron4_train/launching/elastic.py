@@ -1,4 +1,4 @@
-"""Several ranks on this machine by torch's elastic launcher, as one clean process tree, and what their end means."""
+"""Start several ranks on this machine with torch's elastic launcher, as one process tree, and report how they ended."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 
 def launch_workers(job: TrainJob, directory: Path, leg: int) -> None:
-    """Start the ranks of one leg and wait for them; raises what their end means."""
+    """Start the ranks of one leg and wait for them; raises what `_ending` makes of a failure."""
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what it tells, `_ending` says
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # `_ending` reports the same
     config = _launch_config(directory, job.topology.num_ranks)
     variables = {"OMP_NUM_THREADS": str(num_threads(job)), LAUNCHER_PID: str(os.getpid())}
-    if sys.platform == "linux":  # gloo as well takes no notice of the machine's own name
+    if sys.platform == "linux":  # so gloo does not resolve the machine's own name either
         variables["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
     with _environment(**variables), StopSignal(_send_to_workers) as stop, TemporaryDirectory() as log_dir:
         config.logs_specs = DefaultLogsSpecs(log_dir=log_dir)
@@ -57,13 +57,13 @@ def _launch_config(directory: Path, num_ranks: int) -> LaunchConfig:
         local_addr="localhost",  # the machine's own name may not resolve
         max_restarts=0,
         monitor_interval=0.2,
-        # Of the others it would tell whole process groups, data loaders too, and kill who still saves after 30 seconds.
+        # Others it would send to whole process groups, data loaders included, and kill ranks still saving after 30 s.
         signals_to_handle="SIGHUP,SIGQUIT",
     )
 
 
 def _send_to_workers(number: int) -> None:
-    """Pass a signal on to the ranks. Raises SystemExit when there are none yet."""
+    """Forward a signal to the ranks. Raises SystemExit when there are none yet."""
     workers = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     if not workers:
         raise SystemExit(stop_status(number))
@@ -73,24 +73,24 @@ def _send_to_workers(number: int) -> None:
 
 
 def _ending(directory: Path, failures: dict[int, ProcessFailure], signalled: int | None) -> BaseException:
-    """What to raise for ranks that did not end with status 0."""
+    """The exception to raise when ranks exited with a nonzero status."""
     record = read_record(directory)
     statuses = {failure.exitcode for failure in failures.values()}
     if record is not None and record.state is RunState.stopped:
         return SystemExit(max(statuses))
-    if signalled is not None and -signalled in statuses and max(statuses) < 0:  # it came before they all listened
+    if signalled is not None and -signalled in statuses and max(statuses) < 0:  # it came before all had handlers
         return SystemExit(stop_status(signalled))
-    of_user = {rank: failure for rank, failure in failures.items() if failure.exitcode == 2}
-    rank, failure = _first_failure(of_user or failures)
-    if of_user:
+    user_errors = {rank: failure for rank, failure in failures.items() if failure.exitcode == 2}
+    rank, failure = _first_failure(user_errors or failures)
+    if user_errors:
         kind, _, text = _message(failure).partition(": ")
-        of_system = issubclass(getattr(builtins, kind, Exception), OSError)
-        return (OSError if of_system else ValueError)(text or f"{directory}: a worker failed; its own line is above")
+        is_os_error = issubclass(getattr(builtins, kind, Exception), OSError)
+        return (OSError if is_os_error else ValueError)(text or f"{directory}: a worker failed; its error is above")
     return RuntimeError(f"{directory}: {_how_it_failed(rank, failure)}")
 
 
 def _first_failure(failures: dict[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
-    """The rank that failed of itself: the others lose their connection to it, or are ended by the launcher."""
+    """The rank that failed first: the others lose their connection to it, or the launcher terminates them."""
 
     def order(item: tuple[int, ProcessFailure]) -> tuple[int, int]:
         failure = item[1]
@@ -106,11 +106,11 @@ def _how_it_failed(rank: int, failure: ProcessFailure) -> str:
     if failure.exitcode < 0:
         return f"rank {rank} was killed by {signal.Signals(-failure.exitcode).name}"
     message = _message(failure)
-    return f"rank {rank} failed: {message}" if message else f"rank {rank} exited with {failure.exitcode}"
+    return f"rank {rank} failed: {message}" if message else f"rank {rank} exited with status {failure.exitcode}"
 
 
 def _message(failure: ProcessFailure) -> str:
-    """What a rank left behind, as `OSError: text`; empty when it could not."""
+    """The error that a rank recorded, as `OSError: text`; empty if it recorded none."""
     if not os.path.isfile(failure.error_file):
         return ""
     return " ".join(str(failure.error_file_data["message"]["message"]).split())
@@ -118,7 +118,7 @@ def _message(failure: ProcessFailure) -> str:
 
 @contextmanager
 def _environment(**variables: str) -> Iterator[None]:
-    """Set variables that workers inherit, for as long as it takes: the next leg's differ."""
+    """Set variables for workers to inherit, and restore them afterwards: the next leg's differ."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

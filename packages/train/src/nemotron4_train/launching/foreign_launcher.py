@@ -1,7 +1,7 @@
-"""What our own launcher does around the workers, done by them when Slurm or torchrun started them.
+"""What our own launcher does around the workers; they do it themselves when Slurm or torchrun started them.
 
-Rank 0 holds the run's lock, and waits for it a while: ranks of a node that fell silent may still be ending. The first
-rank that fails says why in the run's record.
+Rank 0 takes the run's lock, and waits for it a while: ranks of an unresponsive node may still be shutting down. The
+first rank that fails writes the reason into the run's record.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _WAIT_SECONDS = 120.0
 
 @contextmanager
 def watched(run: Path) -> Iterator[None]:
-    """Around a rank's work; does nothing below our own launcher. Raises ValueError when the run's lock is held."""
+    """Wrap a rank's work; does nothing under our own launcher. Raises ValueError when the run's lock is held."""
     if LAUNCHER_PID in os.environ:
         yield
         return

@@ -1,7 +1,7 @@
-"""Start a run: check everything on this machine, make the run directory, start the workers, say how it ended.
+"""Start a run: check everything on this machine, make the run directory, start the workers, record how it ended.
 
-One rank trains in this process. Several are started by elastic.py, a leg of the run after the other, and read job.yaml;
-on Slurm the legs are submitted.
+A single rank trains in this process. Several are started by elastic.py, one leg after another, and read job.yaml; on
+Slurm each leg is submitted as a job.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from nemotron4_train.stop_signal import StopSignal
 
 
 def launch(job: TrainJob, job_yaml: str) -> float | None:
-    """Run the job to its end, or hand it to Slurm; returns the final held-out bits per byte of a run that ended.
+    """Run the job to its end, or hand it to Slurm; returns the final held-out bits per byte of a finished run.
 
-    Raises ValueError for what the user can mend, RuntimeError naming the rank that failed, SystemExit(75 or 130) when
+    Raises ValueError for what the user can fix, RuntimeError naming the rank that failed, SystemExit(75 or 130) when
     the run was stopped by a signal after saving, or before there was anything to save.
     """
     timeline = job.timeline()
@@ -49,11 +49,11 @@ def launch(job: TrainJob, job_yaml: str) -> float | None:
     directory = choose_directory(job, timeline.num_steps)
     done_steps = check_checkpoint(job, corpus, directory, timeline)
     on_slurm, elsewhere = job.launcher.kind is LauncherKind.slurm, job.launcher.dry_run
-    # `status` looks at the lock for a moment.
+    # `status` may hold the lock for a moment.
     with naming_place(directory, WAY_OUT), exclusive(directory, wait_seconds=1.0):
         record = read_record(directory)
         if record is not None and not job.afterwards and _is_complete(record, job, timeline):
-            print(f"run directory: {directory}: complete already, step {record.step}", file=sys.stderr)
+            print(f"run directory: {directory}: already complete, step {record.step}", file=sys.stderr)
             return record.objective
         if (on_slurm and not elsewhere) or ((directory / "slurm").is_dir() and client.is_available()):
             check_not_queued(directory)
@@ -79,13 +79,13 @@ def launch(job: TrainJob, job_yaml: str) -> float | None:
 
 
 def _is_complete(record: RunRecord, job: TrainJob, timeline: Timeline) -> bool:
-    """Whether there is nothing left to do: only a job that names its run.dir comes back to a complete run."""
+    """Whether there is nothing left to do: only a job that sets run.dir returns to a complete run."""
     whole = record.state is RunState.complete and record.step >= timeline.num_steps
     return job.resume == "auto" and whole and record.job_digest == job.digest()
 
 
 def _start_elsewhere(job: TrainJob, directory: Path, done_steps: int) -> None:
-    """Submit to Slurm, or say what would start the workers."""
+    """Submit to Slurm, or print the command that would start the workers."""
     if job.launcher.kind is LauncherKind.slurm:
         scripts = write_scripts(job, directory, done_steps)
         if job.launcher.dry_run:
@@ -101,7 +101,7 @@ def _start_elsewhere(job: TrainJob, directory: Path, done_steps: int) -> None:
 
 
 def _run_here(job: TrainJob, directory: Path, done_steps: int) -> None:
-    """Train the legs that are not done, one after the other."""
+    """Train the unfinished legs, one after the other."""
     chain = legs(job)
     if len(chain) == 1 and chain[0].topology.num_ranks == 1:
         import torch

@@ -1,7 +1,7 @@
-"""A run as a chain of jobs: consecutive phases on one topology are a leg, and each leg goes on where the last ended.
+"""A run as a chain of jobs: consecutive phases on one topology form a leg, and each leg resumes where the last ended.
 
-Invariant: legs cover the timeline without gap or overlap, so that a run with several gives the weights of a run with
-one, up to the order of sums; each ends at a phase's end, where a checkpoint is kept.
+Invariant: legs cover the timeline without gap or overlap, so a run of several legs gives the same weights as a run of
+one, up to the order of sums; each ends at the end of a phase, where a checkpoint is kept.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class Leg:
     phases: tuple[str, ...]
     topology: TopologyConfig
     end_step: int
-    """Optimiser steps of the run when it is done."""
+    """Optimiser steps of the run when the leg is done."""
 
     @property
     def name(self) -> str:
-        """Its phase, or its first and last."""
+        """The name of its only phase, or of its first and last."""
         return "-".join(dict.fromkeys((self.phases[0], self.phases[-1])))
 
 
@@ -46,22 +46,22 @@ def legs(job: TrainJob) -> list[Leg]:
 
 
 def legs_left(job: TrainJob, done_steps: int) -> list[tuple[int, Leg]]:
-    """(number, leg) of those that are not done; at least the last one, which also says how it all ended."""
+    """(number, leg) of each unfinished leg; at least the last one, which also records how the run ended."""
     chain = list(enumerate(legs(job)))
     return [(number, leg) for number, leg in chain if leg.end_step > done_steps] or chain[-1:]
 
 
 def leg_job(job: TrainJob, leg: Leg) -> TrainJob:
-    """The job of one leg: the run's, on that topology, as far as the leg goes."""
+    """The job of one leg: the run's, on the leg's topology, up to the leg's end."""
     return replace(job, topology=leg.topology, trainer=replace(job.trainer, max_steps=leg.end_step))
 
 
 def commands_afterwards(job: TrainJob, directory: Path, python: str = sys.executable) -> list[Sequence[str]]:
-    """The command lines that follow a complete run, as words."""
+    """The command lines of `afterwards`, split into words, with {run} and {data} filled in."""
     places = {"{run}": str(directory), "{data}": job.data.dir}
 
     def filled(word: str) -> str:
-        # Each place stays the text that it is: its own `${...}` is not for the command line to interpolate.
+        # Paths are literal: the command line must not interpolate a `${...}` in them.
         return re.sub(r"\{run\}|\{data\}", lambda name: re.sub(r"(\\*)\$\{", r"\1\1\\${", places[name[0]]), word)
 
     program = (python, "-m", "nemotron4_config.main")

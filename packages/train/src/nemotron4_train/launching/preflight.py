@@ -1,6 +1,6 @@
-"""What only the machine and the files can say of a job before its workers start: devices, packages, corpus, checkpoint.
+"""Check a job against the machine and the files before its workers start: devices, packages, corpus, checkpoint.
 
-Rules between settings are the job's own (job.py). Everything here raises ValueError, one line.
+Rules between settings are in job.py. Every check here raises a ValueError of one line.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nemotron4_train.topology import Device, TopologyConfig
 
 
 def check_machine(job: TrainJob) -> None:
-    """What starts the job is here, and so are the packages that the precision and the loggers need."""
+    """Check that this machine can start the job, and has the packages that its precision and loggers need."""
     if job.launcher.kind is LauncherKind.local:
         if not job.launcher.dry_run:
             refuse_rank_of_several()
@@ -41,8 +41,8 @@ def check_machine(job: TrainJob) -> None:
         check_float8()
     if job.logger.mlflow and not (job.logger.mlflow_tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")):
         raise ValueError(
-            "logger.mlflow_tracking_uri (null): needs a server or a database; give it, such as http://HOST:5000, or set"
-            " MLFLOW_TRACKING_URI"
+            "logger.mlflow_tracking_uri (null): needs a server or a database; give one, such as http://HOST:5000, or"
+            " set MLFLOW_TRACKING_URI"
         )
     for name in ("wandb", "mlflow"):
         if getattr(job.logger, name):
@@ -50,8 +50,8 @@ def check_machine(job: TrainJob) -> None:
 
 
 def num_threads(job: TrainJob) -> int:
-    """A rank's share of this machine's cores, unless told otherwise: oversubscribed OpenMP pools fight."""
-    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # the others are for nested regions
+    """CPU threads per rank: an equal share of this machine's cores unless set, so that ranks do not compete."""
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # later numbers are for nested regions
     if given and not (given.isdecimal() and 1 <= int(given) <= MAX_THREADS):
         raise ValueError(f"OMP_NUM_THREADS ({given}): must be a number from 1 to {MAX_THREADS}; correct or unset it")
     cores = int(given or len(os.sched_getaffinity(0)))
@@ -59,11 +59,11 @@ def num_threads(job: TrainJob) -> int:
 
 
 def _check_devices(topology: TopologyConfig) -> None:
-    """This machine has the devices of the ranks that would run on it."""
+    """Check that this machine has the devices for the ranks that would run on it."""
     if topology.num_nodes > 1:
         raise ValueError(
             f"topology.num_nodes ({topology.num_nodes}): launcher=local starts the ranks of one machine only;"
-            " use launcher=slurm, or start the workers with torchrun or srun (launcher.dry_run=true says how)"
+            " use launcher=slurm, or start the workers with torchrun or srun (launcher.dry_run=true shows how)"
         )
     if topology.device is Device.cuda:
         import torch
@@ -79,7 +79,7 @@ def _check_devices(topology: TopologyConfig) -> None:
 
 
 def _check_memory(model: ModelConfig, topology: TopologyConfig) -> None:
-    """What a rank holds whatever its batch fits in this machine's memory, or in that of one of its GPUs."""
+    """Check that what a rank holds at any batch size fits in this machine's memory, or in that of one of its GPUs."""
     if topology.device is Device.cuda:
         import torch
 
@@ -87,12 +87,12 @@ def _check_memory(model: ModelConfig, topology: TopologyConfig) -> None:
     else:
         ranks, available = topology.num_ranks_per_node, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         place = "this machine"
-    # In fp32: weights, gradients and at least one moment over the ranks that share them; all of RoPE's table on each.
+    # In fp32: weights, gradients and at least one moment, sharded over ranks; RoPE's whole table on each rank.
     weights = 12 * model.num_parameters // (topology.shard * topology.tensor) * ranks
     table = model.rotary_table_bytes * ranks
     for key, value, needed, what in (
         ("model", f"{model.num_parameters:,} parameters", weights, "weights, gradients and optimiser state"),
-        ("model.max_sequence_length", f"{model.max_sequence_length}", table, "the tables of its positions"),
+        ("model.max_sequence_length", f"{model.max_sequence_length}", table, "the tables of rotary positions"),
     ):
         if needed > available:
             raise ValueError(
@@ -102,7 +102,7 @@ def _check_memory(model: ModelConfig, topology: TopologyConfig) -> None:
 
 
 def check_corpus(job: TrainJob) -> Corpus:
-    """The corpus; it exists, and its tokenizer, its sources and their sizes fit the model and the blend."""
+    """Open the corpus, checking that its tokenizer, its sources and their sizes fit the model and the blend."""
     if not Path(job.data.dir).is_dir():
         raise ValueError(f"data.dir ({job.data.dir}): no such directory; make it with `nemotron4 prepare`")
     corpus = Corpus.open(job.data.dir, verify=job.data.verify)
@@ -122,9 +122,9 @@ def check_corpus(job: TrainJob) -> Corpus:
 
 
 def check_checkpoint(job: TrainJob, corpus: Corpus, directory: Path, timeline: Timeline) -> int:
-    """What the run goes on from is of this model and corpus; one given by its path, of this tokenizer and timeline.
+    """Check that the run's checkpoint has this model and corpus; if given by path, this model, tokenizer and timeline.
 
-    Returns the steps it has done. Reads small files only: the workers verify the rest.
+    Returns the steps it has done. Reads only small files: the workers verify the rest.
     """
     found = reading.peek(directory, job.resume)
     if found is None:
@@ -137,12 +137,12 @@ def check_checkpoint(job: TrainJob, corpus: Corpus, directory: Path, timeline: T
     if read != here:
         raise ValueError(
             f"data.dir ({job.data.dir}): digest of the {name} is {here[:12]}, but {path} was trained with "
-            f"{read[:12]}: put that corpus back, or start anew with resume=never"
+            f"{read[:12]}; restore that corpus, or start over with resume=never"
         )
     if name == "corpus" and ledger.manifest not in (None, corpus.manifest_digest):
         print(
-            f"data.dir ({job.data.dir}): its tokens are those that {path} was trained with, but not all that its"
-            " manifest says of them (documents or counts): see `nemotron4 data verify`",
+            f"data.dir ({job.data.dir}): its tokens are those that {path} was trained with, but its"
+            " manifest differs in documents or counts; see `nemotron4 data verify`",
             file=sys.stderr,
         )
     if job.resume != "auto" or job.run.allow_changed:
@@ -151,7 +151,7 @@ def check_checkpoint(job: TrainJob, corpus: Corpus, directory: Path, timeline: T
 
 
 def _check_position(path: Path, step: int, tokens: int, timeline: Timeline) -> None:
-    """The checkpoint lies on this timeline, before its end: no sample is repeated or skipped."""
+    """Check that the checkpoint lies on this timeline, before its end, so that no sample is repeated or skipped."""
     if step >= timeline.num_steps:
         raise ValueError(
             f"resume ({path}): has done {step:,} steps, and this run ends after {timeline.num_steps:,};"
@@ -161,5 +161,5 @@ def _check_position(path: Path, step: int, tokens: int, timeline: Timeline) -> N
     if tokens != here:
         raise ValueError(
             f"resume ({path}): has read {tokens:,} tokens in {step:,} steps, but the first {step:,} steps of this"
-            f" schedule are {here:,}; start the schedule with the phases that the checkpoint was trained on"
+            f" schedule read {here:,}; start the schedule with the phases that the checkpoint was trained on"
         )

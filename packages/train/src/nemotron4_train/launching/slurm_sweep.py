@@ -1,7 +1,7 @@
-"""The jobs of a sweep on Slurm: as arrays where they ask for the same machines, and waited for.
+"""Run the jobs of a sweep on Slurm: submit those that request the same machines as arrays, and wait for all.
 
-Invariant: a job that is in the queue already is followed, never submitted again, so the same command goes on with a
-sweep whose terminal is gone.
+Invariant: a job already in the queue is followed, never submitted again, so the same command resumes a sweep whose
+terminal is gone.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from nemotron4_train.launching.slurm.submit import (
 from nemotron4_train.run_directory import RunState, create, exclusive, keep_tokenizer, read_record
 
 Report = Callable[[int, float | None, str | None], None]
-"""What the sweep is told as a job ends: its index, its objective, its error."""
+"""Called as each job ends, with its index, objective and error."""
 _POLL_SECONDS = 2.0
 _MAX_SILENCE_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
 class _Ready:
-    """A job that is written and may be submitted."""
+    """A job whose directory is written, ready to be submitted."""
 
     directory: Path
     job: TrainJob
@@ -49,14 +49,14 @@ class _Ready:
 
 
 def run_jobs(jobs: Sequence[tuple[Path, TrainJob]], report: Report) -> bool:
-    """Submit and wait; False when they are not for Slurm. ValueError for a wrong `afterwards`, or when sbatch fails."""
+    """Submit and wait; False if they are not for Slurm. ValueError: invalid `afterwards`, or sbatch fails."""
     kinds = {job.launcher.kind for _, job in jobs}
     if LauncherKind.slurm not in kinds:
         return False
     if len(kinds) > 1:
-        raise ValueError("launcher.kind (local, slurm): the jobs of a sweep go to one launcher; sweep over another key")
+        raise ValueError("launcher.kind (local, slurm): the jobs of a sweep use one launcher; sweep over another key")
     if any(job.launcher.dry_run for _, job in jobs):
-        raise ValueError("launcher.dry_run (true): shows the script of one job; leave -m out")
+        raise ValueError("launcher.dry_run (true): shows the script of a single job; leave out -m")
     for job in {tuple(job.afterwards): job for _, job in jobs}.values():  # once, since composing takes seconds
         check_afterwards(job)
     client.check_available()
@@ -78,7 +78,7 @@ def run_jobs(jobs: Sequence[tuple[Path, TrainJob]], report: Report) -> bool:
 
 
 def _settle_held(jobs: Sequence[tuple[Path, TrainJob]]) -> list[client.QueuedJob]:
-    """The queue, once what a launch left half-submitted is released, where a directory knows of it, or cancelled."""
+    """The queue, after the jobs that a killed launch left held are released, if a directory has them, or cancelled."""
     queue = client.queue()
     noted = {found.job_id for directory, _ in jobs for found in jobs_in_queue(directory, queue)}
     ours = client.comment_of(jobs[0][0].parent)
@@ -92,7 +92,7 @@ def _settle_held(jobs: Sequence[tuple[Path, TrainJob]]) -> list[client.QueuedJob
 
 
 def _write(directory: Path, job: TrainJob) -> _Ready:
-    """Check a job as `launch` does, and make its directory; the sweep has written what was composed."""
+    """Check a job as `launch` does, and make its directory; the sweep has already written its sweep_job.yaml."""
     timeline = job.timeline()
     check_machine(job)
     corpus = check_corpus(job)
@@ -117,7 +117,7 @@ def _submit(ready: Sequence[_Ready]) -> None:
 
 
 def _submit_array(same: Sequence[_Ready]) -> None:
-    """One array for jobs that ask for the same machines, held until each directory knows its task."""
+    """Submit jobs that request the same machines as one array, held until each directory has recorded its task."""
     config, directories = same[0].job.launcher, [each.directory for each in same]
     text = leg_script(config, legs(same[0].job)[0].topology, directories, "sweep", 0)
     logs = directories[0].parent / "slurm"
@@ -133,11 +133,11 @@ def _submit_array(same: Sequence[_Ready]) -> None:
     except BaseException:
         client.cancel([array])
         raise
-    print(f"submitted array {array} of {len(same)} jobs; their logs: {logs}/{array}_*.log", file=sys.stderr)
+    print(f"submitted array {array} of {len(same)} jobs; logs: {logs}/{array}_*.log", file=sys.stderr)
 
 
 def _wait(waiting: dict[int, Path], report: Report) -> None:
-    """Until each job has left the queue. Raises OSError when Slurm does not answer for minutes."""
+    """Wait until every job has left the queue. Raises OSError when Slurm does not answer for ten minutes."""
     heard = time.monotonic()
     while waiting:
         try:
@@ -168,4 +168,4 @@ def _outcome(directory: Path) -> tuple[float | None, str | None]:
     if record.state is RunState.failed:
         return None, record.error
     ids = ", ".join(job.id for job in read_jobs(directory))
-    return None, f"{record.state}: job {ids} left the queue at step {record.step}; the same command goes on"
+    return None, f"{record.state}: job {ids} left the queue at step {record.step}; the same command resumes it"

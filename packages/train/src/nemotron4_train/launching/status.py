@@ -1,7 +1,7 @@
-"""How runs stand, and ending them: what their records and metrics say, beside what the queue says.
+"""The state of runs, from their records, their metrics and the queue; and stopping them.
 
-Reads files only, and squeue where a run is on Slurm, so it may be asked at any time, from anywhere that sees the runs.
-Invariant: a damaged file is said in its run's row, and hides nothing else.
+Reads only files, and squeue if a run is on Slurm, so it works at any time, from any machine that sees the runs.
+Invariant: a damaged file is reported in its run's row, and hides nothing else.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def run_directories(job: StatusJob) -> list[Path]:
     if job.run is not None:
         _check_is_run(job.run)
         return [Path(job.run).resolve()]
-    records = list(Path(job.root).rglob("run.json"))  # which does not follow the link `latest`
+    records = list(Path(job.root).rglob("run.json"))  # rglob does not follow the link `latest`
     if not records:
-        raise ValueError(f"root ({job.root}): holds no runs; name the directory that they were started in")
+        raise ValueError(f"root ({job.root}): contains no runs; give the run.root that they were started with")
     return [path.parent for path in sorted(records, key=lambda path: path.lstat().st_mtime)]
 
 
@@ -65,14 +65,14 @@ def _check_is_run(run: str) -> None:
 
 
 class _Damage:
-    """Reads a run's files, and keeps in one line each what is wrong with those that cannot be read."""
+    """Reads a run's files, and keeps a one-line error for each that cannot be read."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.lines: list[str] = []
 
     def read(self, reader: Callable[[Path], _T], otherwise: _T) -> _T:
-        """What `reader` makes of the directory."""
+        """What `reader` returns for the directory, or `otherwise` when it fails."""
         try:
             return reader(self.directory)
         except (ValueError, OSError) as error:
@@ -80,14 +80,14 @@ class _Damage:
             return otherwise
 
     def note(self, error: Exception) -> None:
-        """Keep an error, its file by the name in the run's directory."""
+        """Keep an error, with its file named relative to the run's directory."""
         named = isinstance(error, OSError) and error.filename
         text = f"{error.filename}: {error.strerror}" if named else " ".join(str(error).split())  # type: ignore[attr-defined]
         self.lines.append(text.replace(f"{self.directory}/", ""))
 
 
 def status_row(directory: Path, job: TrainJob | Exception, queue: Sequence[client.QueuedJob] | None) -> tuple[str, ...]:
-    """A run as COLUMNS say; `job` is why its job.yaml cannot be read where it cannot. None is an unknown queue."""
+    """A run's values for COLUMNS. `job` is the error if job.yaml cannot be read; a `queue` of None is unknown."""
     damage = _Damage(directory)
     nothing: list[dict[str, str]] = []
     none: list[client.QueuedJob] = []
@@ -132,13 +132,13 @@ def _record(directory: Path) -> RunRecord:
 
 
 def _state(record: RunRecord, directory: Path, queued: Sequence[client.QueuedJob], is_unknown: bool) -> str:
-    """The recorded state, unless nobody is there to do what it says, as far as is known."""
+    """The recorded state, unless the processes or jobs that it implies are known to be gone."""
     if record.error:
         return f"{record.state}: {record.error}"
     if is_unknown and _is_on_slurm(directory):
         return record.state
     if record.state is RunState.running and not queued and holder(directory) is None:
-        return "lost (its processes are gone; run the same command to go on)"
+        return "lost (its processes are gone; run the same command to resume)"
     if record.state is RunState.queued and not queued and _is_on_slurm(directory) and client.is_available():
         return "queued, but not in the queue"
     return record.state
@@ -149,14 +149,14 @@ def _is_on_slurm(directory: Path) -> bool:
 
 
 def _short(directory: Path) -> Path:
-    """From where the user stands, when it is below."""
+    """Relative to the working directory, if it is below that."""
     here = Path.cwd()
     full = directory.resolve()
     return full.relative_to(here) if full.is_relative_to(here) else full
 
 
 def show_status(directories: Sequence[Path], jobs: Sequence[TrainJob | Exception]) -> None:
-    """Print the table; `jobs` has why a run's job.yaml cannot be read where it cannot."""
+    """Print the table; `jobs` has the error of each run whose job.yaml cannot be read."""
     from rich.table import Table
 
     from nemotron4_common.terminal import plain_console
@@ -172,7 +172,7 @@ def show_status(directories: Sequence[Path], jobs: Sequence[TrainJob | Exception
 
 
 def _queue() -> list[client.QueuedJob] | None:
-    """The queue; None, with a line that says so, where Slurm is installed and does not answer."""
+    """The queue; None, with a printed line, when Slurm is installed but does not answer."""
     if not client.is_available():
         return []
     try:
@@ -183,7 +183,7 @@ def _queue() -> list[client.QueuedJob] | None:
 
 
 def cancel(job: CancelJob) -> None:
-    """End a run's jobs, or its processes on this machine: what runs saves first. Raises ValueError without any."""
+    """Stop a run's jobs, or its processes on this machine; they save first. Raises ValueError when there are none."""
     directory = Path(job.run).resolve()
     _check_is_run(job.run)
     queued = jobs_in_queue(directory, client.queue()) if _is_on_slurm(directory) and client.is_available() else []
@@ -196,9 +196,9 @@ def cancel(job: CancelJob) -> None:
         return
     held = holder(directory)
     if held is None:
-        raise ValueError(f"run ({job.run}): nothing of it runs, and nothing of it is in the queue")
+        raise ValueError(f"run ({job.run}): it has no running process, and no job in the queue")
     host, pid = held
     if host != socket.gethostname():
         raise ValueError(f"run ({job.run}): runs on {host} as process {pid}; cancel it there")
     os.kill(pid, signal.SIGTERM)
-    print(f"told process {pid} to save and end", file=sys.stderr)
+    print(f"told process {pid} to save and exit", file=sys.stderr)

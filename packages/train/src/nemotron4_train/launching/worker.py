@@ -1,4 +1,4 @@
-"""One rank of a run, from its job to its record; whoever started it."""
+"""One rank of a run, from its job to its record, whatever started it."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from nemotron4_train.reporting.metrics import read_rows
 from nemotron4_train.run_directory import RunState, newest_step, read_record, write_record
 from nemotron4_train.stop_signal import StopSignal
 
-WAY_OUT = "mend that and run the same command again, which goes on from the last checkpoint"
+WAY_OUT = "fix that and run the same command again, which resumes from the last checkpoint"
 
 
 def run_leg(job: TrainJob, directory: Path, number: int, stop: StopSignal) -> None:
-    """Train one leg as one rank of what a launcher started; what `run_worker` raises.
+    """Train one leg, as one of the ranks that a launcher started; raises what `run_worker` raises.
 
-    A run that was given a checkpoint, or none, goes on from its own once it has any.
+    A run started with resume=PATH or resume=never resumes from its own checkpoints once it has any.
     """
     chain = legs(job)
     if not 0 <= number < len(chain):
-        raise ValueError(f"leg ({number}): {directory} has {len(chain)}, counted from 0")
+        raise ValueError(f"leg ({number}): {directory} has only {len(chain)}, counted from 0")
     asked, started = chain[number].topology.num_ranks, int(os.environ.get("WORLD_SIZE", "1"))
     if asked != started:
-        raise ValueError(f"topology ({asked} ranks): the launcher started {started}; start as many")
+        raise ValueError(f"topology ({asked} ranks): the launcher started {started}; start that many ranks")
     again = number > 0 or int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
     if again and newest_step(directory):
         job = replace(job, resume="auto")
@@ -46,7 +46,7 @@ def run_worker(job: TrainJob, directory: Path, stop: StopSignal) -> None:
     try:
         with naming_place(directory, WAY_OUT):
             result = fit(job, directory, stop)
-    except SystemExit as error:  # what Lightning makes of a second Ctrl-C
+    except SystemExit as error:  # Lightning raises it on a second Ctrl-C
         raise KeyboardInterrupt from error
     if rank() == 0:
         record = read_record(directory)
@@ -58,17 +58,19 @@ def run_worker(job: TrainJob, directory: Path, stop: StopSignal) -> None:
         write_record(directory, record)
         try:
             write_report(directory, job)
-        except (OSError, ValueError) as error:  # of a full disk or a damaged file: the run has ended well all the same
+        except (OSError, ValueError) as error:  # a full disk or a damaged file; the run itself ended well
             print(f"{directory}: report.html was not written ({error})", file=sys.stderr)
     if dist.is_initialized():
-        dist.barrier()  # launchers end the other ranks when one exits with a status that is not 0
+        dist.barrier()  # launchers kill the other ranks when one exits with a nonzero status
     if result.stopped_by is not None:
         if rank() == 0:
-            print(f"stopped after step {result.step}, checkpoint saved; run the same command to go on", file=sys.stderr)
+            print(
+                f"stopped after step {result.step}, checkpoint saved; run the same command to resume", file=sys.stderr
+            )
         raise SystemExit(stop_status(result.stopped_by))
 
 
 def _last_objective(directory: Path) -> float | None:
-    """Of a run that had nothing left to train: it was killed after its last checkpoint."""
+    """The objective of a run with nothing left to train: it was killed after its last checkpoint."""
     rows = read_rows(directory / "validation.csv")
     return float(rows[-1]["overall"]) if rows else None

@@ -1,8 +1,8 @@
-"""What a worker settles before anything else: its rank, that it dies with its launcher, and its own compiler cache.
+"""What a worker sets up before anything else: its rank, that it dies with its launcher, and its own compiler cache.
 
-Invariant: no rank outlives its launcher, so whoever holds a run's lock is the only one that writes in it; no rank reads
-what another one compiled. (Attention compiled under tensor parallelism, read by both ranks from one warm Inductor
-cache, gave wrong gradients with torch 2.13; a directory a rank cured it.)
+Invariant: no rank outlives its launcher, so the holder of a run's lock is the only one that writes to it; no rank reads
+code that another compiled. (Attention compiled under tensor parallelism, read by both ranks from one warm Inductor
+cache, gave wrong gradients with torch 2.13; one directory per rank fixed it.)
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _OF_THE_ONLY_RANK = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_W
 
 
 def settle() -> None:
-    """All of it, by what the launcher left in the environment. Raises ValueError when that is no rank."""
+    """Set it all up, from the launcher's environment variables. Raises ValueError when they give no valid rank."""
     die_with_launcher()
     take_rank_from_slurm()
     check_rank()
@@ -26,23 +26,23 @@ def settle() -> None:
 
 
 def refuse_rank_of_several() -> None:
-    """Raise ValueError when the environment calls this process one of several ranks, which it starts itself."""
+    """Raise ValueError when the environment makes this process one of several ranks: it starts its ranks itself."""
     found = {name: os.environ.get(name, alone) for name, alone in _OF_THE_ONLY_RANK.items()}
     wrong = {name: value for name, value in found.items() if value != _OF_THE_ONLY_RANK[name]}
     if wrong:
         raise ValueError(
             f"{shown(wrong)}: the environment says that a launcher made this process one of several ranks, but"
             f" `nemotron4 train` starts its ranks itself; unset {' '.join(wrong)}, or have that launcher start"
-            " `python -m nemotron4_train.cli RUN_DIR` (launcher.dry_run=true says how)"
+            " `python -m nemotron4_train.cli RUN_DIR` (launcher.dry_run=true shows how)"
         )
 
 
 def check_rank() -> None:
-    """Raise ValueError unless the launcher has told this worker its place among the ranks, and where they meet."""
+    """Raise ValueError unless the environment gives this worker's rank, and the address where the ranks meet."""
     found = {name: os.environ.get(name, _OF_THE_ONLY_RANK[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
     whole = all(value.isdecimal() for value in found.values())
     if not whole or not int(found["LOCAL_RANK"]) <= int(found["RANK"]) < int(found["WORLD_SIZE"]):
-        raise ValueError(f"{shown(found)}: no rank of a run; start workers with torchrun or srun, which set them")
+        raise ValueError(f"{shown(found)}: not a rank of a run; start workers with torchrun or srun, which set them")
     needed = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if int(found["WORLD_SIZE"]) > 1 else ()
     if missing := [name for name in needed if name not in os.environ]:
         raise ValueError(
@@ -52,12 +52,12 @@ def check_rank() -> None:
 
 
 def die_with_launcher() -> None:
-    """Die when the launcher does; SystemExit when ours is dead already."""
+    """Die when the launcher does; SystemExit when it is dead already."""
     die_with_parent(int(os.environ.get(LAUNCHER_PID, os.getppid())), "the launcher of this worker is gone")
 
 
 def own_compiler_cache() -> None:
-    """Give this rank, unless it is the only one, its own directory below TORCHINDUCTOR_CACHE_DIR or below ours."""
+    """Give this rank, unless it is the only one, its own directory below TORCHINDUCTOR_CACHE_DIR or our default."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return
     shared = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or f"{tempfile.gettempdir()}/nemotron4_inductor_{os.getuid()}"

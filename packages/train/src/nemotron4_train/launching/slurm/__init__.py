@@ -1,1 +1,1 @@
-"""Running on Slurm: scripts, submission, what a job does before and after its workers, and what the queue says."""
+"""Running on Slurm: scripts, submission, what a job does before and after its workers, and the queue."""

@@ -1,9 +1,9 @@
 """What a Slurm job does around its workers: `python -m ...slurm.attempt [--leg=N] begin|end RUN`.
 
-begin notes the attempt in slurm/attempts.jsonl, and refuses to start once more when the job was queued again and again
-without a new checkpoint. end decides by the run's own record: done (status 0, so that what depends on it starts), to be
-queued again (it was told to save while Slurm still holds it as running), or failed (status 1), which waits when it may
-be a node that died. Nothing here imports torch.
+begin records the attempt in slurm/attempts.jsonl, and refuses to start again when the job was requeued too often
+without a new checkpoint. end decides by the run's own record: done (status 0, so that dependent jobs start), to be
+requeued (it was told to save while Slurm still lists it as running), or failed (status 1), after a wait if a node may
+have died. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -38,27 +38,27 @@ _KILL_SECONDS = 120
 _RETRY_SECONDS = 10
 _LONGEST_NOTICE_SECONDS = 465.0
 _LOST_PEER = re.compile("connection|peer|nccl|gloo|timed out|timeout|broken pipe|recv|socket", re.IGNORECASE)
-"""In what a rank says that has lost another one."""
+"""Matches the error of a rank that has lost another one."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """A start of one of a run's jobs: a line of attempts.jsonl."""
+    """One start of one of a run's jobs: a line of attempts.jsonl."""
 
     job: str
-    """Its id."""
+    """The job's id."""
     restart: int
-    """How often Slurm had queued it again."""
+    """How many times Slurm had requeued it."""
     leg: int | None
-    """None of the job that runs `afterwards`."""
+    """None for the job that runs `afterwards`."""
     time: str
     nodes: str
     step: int
-    """Of the newest checkpoint then."""
+    """Step of the newest checkpoint at that time."""
 
 
 def read_attempts(run: Path) -> list[Attempt]:
-    """The starts of the run's jobs, oldest first. Raises ValueError for a line that is none."""
+    """The starts of the run's jobs, oldest first. Raises ValueError for an invalid line."""
     path = run / ATTEMPTS
     try:
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
@@ -66,17 +66,17 @@ def read_attempts(run: Path) -> list[Attempt]:
         attempts = [Attempt(**json.loads(line)) for line in whole]
         requeues(attempts)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: not a list of attempts ({error!r}); remove the line that is none") from error
+        raise ValueError(f"{path}: not a list of attempts ({error!r}); remove the invalid line") from error
     return attempts
 
 
 def requeues(attempts: Sequence[Attempt]) -> int:
-    """How often jobs were started again."""
+    """How many of the starts followed a requeue."""
     return sum(attempt.restart > 0 for attempt in attempts)
 
 
 def begin(run: Path, leg: int | None) -> int:
-    """Note the attempt; returns the exit status, 0 to go on."""
+    """Record the attempt; returns the exit status, 0 to continue."""
     job_id, step = _own_id(), newest_step(run)
     attempt = Attempt(
         job=job_id,
@@ -93,16 +93,14 @@ def begin(run: Path, leg: int | None) -> int:
         return 0
     limit = json.loads((run / "slurm" / "limits.json").read_text())["max_requeues_without_progress"]
     if len(tried) <= limit:
-        note_start(run)  # what `end` reads is of this attempt
+        note_start(run)  # so that `end` reads the state of this attempt
         return 0
-    _fail(
-        run, f"queued again {limit} times without a checkpoint after step {step}; see {run}/slurm, then start it anew"
-    )
+    _fail(run, f"requeued {limit} times without a checkpoint after step {step}; see {run}/slurm, then start it again")
     return 1
 
 
 def end(run: Path, leg: int | None, status: int) -> int:
-    """Say how the workers ended; returns the job's exit status."""
+    """Record how the workers ended; returns the job's exit status."""
     record = read_record(run)
     assert record is not None
     if leg is None:
@@ -110,14 +108,14 @@ def end(run: Path, leg: int | None, status: int) -> int:
         record.error = f"afterwards ended with status {status}; see {run}/slurm; {again}" if status else None
         write_record(run, record)
         return status
-    if record.state in (RunState.complete, RunState.queued):  # all of it, or this leg
+    if record.state in (RunState.complete, RunState.queued):  # the whole run, or this leg
         return 0
-    told_to_save = 128 + signal.SIGUSR1, 128 + signal.SIGTERM  # before the workers could listen
+    told_to_save = 128 + signal.SIGUSR1, 128 + signal.SIGTERM  # before the workers had handlers
     if record.state is RunState.stopped or (record.state is RunState.running and status in told_to_save):
         return _go_on_later(run, record)
     reason = record.error or f"the workers of job {_own_id()} ended with status {status}; see its log"
     lost_peer = record.state is RunState.running or _LOST_PEER.search(reason)
-    if lost_peer and _insist(lambda: client.state_of(_own_id())) == "PENDING":  # queued again while this script ends
+    if lost_peer and _insist(lambda: client.state_of(_own_id())) == "PENDING":  # requeued while this script ends
         record.state, record.error = RunState.queued, None
         write_record(run, record)
         return 75
@@ -128,7 +126,7 @@ def end(run: Path, leg: int | None, status: int) -> int:
 
 
 def _go_on_later(run: Path, record: RunRecord) -> int:
-    """Queue this job again, unless it was cancelled, or Slurm does it."""
+    """Requeue this job, unless it was cancelled or Slurm requeues it itself."""
     job_id = _own_id()
     if _insist(lambda: client.state_of(job_id)) != "RUNNING":
         record.state = RunState.stopped
@@ -136,20 +134,20 @@ def _go_on_later(run: Path, record: RunRecord) -> int:
         return 75
     record.state = RunState.queued
     write_record(run, record)
-    print(f"job {job_id} is queued again, to go on after step {newest_step(run)}", file=sys.stderr, flush=True)
+    print(f"job {job_id} is requeued, to resume after step {newest_step(run)}", file=sys.stderr, flush=True)
     _insist(lambda: client.requeue(job_id))
     time.sleep(_KILL_SECONDS)  # Slurm ends this script
     return 75
 
 
 def _own_id() -> str:
-    """This job in Slurm's words; the plain number of one task of an array means the whole array."""
+    """This job's id as Slurm writes it; the plain number of an array's task can mean the whole array."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
 
 
 def _insist(ask: Callable[[], _T]) -> _T:
-    """What Slurm answers, which may take a while: a controller restarts, or is busy."""
+    """Ask Slurm again until it answers: its controller may be restarting or busy."""
     for _ in range(20):
         try:
             return ask()
@@ -160,12 +158,12 @@ def _insist(ask: Callable[[], _T]) -> _T:
 
 
 def _wait_for_a_dead_node() -> None:
-    """Ranks lose a dead node long before Slurm does: when it notices, it ends this script and queues the job again."""
+    """Ranks notice a dead node long before Slurm does: when it notices, it ends this script and requeues the job."""
     try:
         seconds = client.seconds_to_notice()
     except OSError:
         seconds = _LONGEST_NOTICE_SECONDS
-    print(f"waits {seconds:.0f} s for Slurm to say whether a node is dead", file=sys.stderr, flush=True)
+    print(f"waiting {seconds:.0f} s for Slurm to report whether a node is dead", file=sys.stderr, flush=True)
     time.sleep(seconds)
 
 
@@ -175,7 +173,7 @@ def _fail(run: Path, reason: str) -> None:
 
 
 def main() -> int:
-    """The command line of the batch script."""
+    """The command line that the batch script calls."""
     parser = ArgumentParser(prog="nemotron4_train.launching.slurm.attempt")
     parser.add_argument("--leg", type=int, default=None)
     parser.add_argument("moment", choices=("begin", "end"))

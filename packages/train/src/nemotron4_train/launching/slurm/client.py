@@ -1,6 +1,6 @@
-"""Slurm's own programs, and their refusals in one line. Nothing here needs an accounting database.
+"""Calls to Slurm's programs, with their errors on one line. Nothing here needs an accounting database.
 
-Only what the programs print for machines is read (--parsable, formats without headers).
+Only machine-readable output is parsed (--parsable, formats without headers).
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def is_available() -> bool:
 
 
 def check_cluster(config: LauncherConfig) -> None:
-    """Slurm is here, and has the partition that is named. Raises ValueError."""
+    """Raise ValueError unless Slurm is installed and has the configured partition."""
     check_available()
     check_partition(config)
 
 
 def check_available() -> None:
-    """Raise ValueError where there is no Slurm."""
+    """Raise ValueError when Slurm is not installed."""
     if not is_available():
         raise ValueError(
             "launcher.kind (slurm): sbatch is not on this machine's PATH; submit from a login node,"
@@ -54,7 +54,7 @@ def check_available() -> None:
 
 
 def submit(script: Path, config: LauncherConfig, options: Sequence[str] = ()) -> str:
-    """Submit a script; returns the job's id. Raises ValueError, one line, when Slurm refuses it."""
+    """Submit a script; returns the job's id. Raises a one-line ValueError when Slurm rejects it."""
     done = _run("sbatch", "--parsable", *options, str(script))
     if done.returncode != 0:
         raise ValueError(_refusal(done.stderr, config))
@@ -62,7 +62,7 @@ def submit(script: Path, config: LauncherConfig, options: Sequence[str] = ()) ->
 
 
 def queue() -> list[QueuedJob]:
-    """This project's jobs that wait or run, of this user. Raises OSError when the controller does not answer."""
+    """This user's waiting and running jobs of this project. Raises OSError when the controller does not answer."""
     return _parse_queue(_output("squeue", "--me", "--all", "--noheader", "--array", "--format=%i|%T|%R|%k"))
 
 
@@ -76,12 +76,12 @@ def _parse_queue(text: str) -> list[QueuedJob]:
 
 
 def comment_of(directory: Path) -> str:
-    """The comment of a directory's jobs."""
+    """The Slurm comment that marks a directory's jobs."""
     return f"{COMMENT_PREFIX}{directory.resolve()}"
 
 
 def state_of(job_id: str) -> str:
-    """The state of one job in the queue; empty when it has left it. Raises OSError when Slurm does not answer."""
+    """The state of one job in the queue; empty once it has left. Raises OSError when Slurm does not answer."""
     done = _run("squeue", "--all", "--noheader", "--array", "--format=%T", f"--jobs={job_id}")
     if done.returncode != 0 and "Invalid job id" not in done.stderr:
         raise OSError(f"squeue: {' '.join(done.stderr.split())}")
@@ -89,18 +89,18 @@ def state_of(job_id: str) -> str:
 
 
 def seconds_to_notice() -> float:
-    """How long Slurm may take to notice that a node is dead."""
+    """Seconds that Slurm may take to notice that a node is dead."""
     match = re.search(r"SlurmdTimeout\s*=\s*(\d+)", _output("scontrol", "show", "config"))
     return 1.5 * int(match[1]) + 15 if match else 0.0
 
 
 def requeue(job_id: str) -> None:
-    """Queue a running job again, and none that was cancelled meanwhile. Raises OSError when Slurm refuses."""
+    """Requeue a running job, but not one that was cancelled meanwhile. Raises OSError when Slurm refuses."""
     _output("scontrol", "requeue", "Incomplete", job_id)
 
 
 def is_held(job: QueuedJob) -> bool:
-    """Whether it waits for somebody to release it, as after a launch that was killed between two of its steps."""
+    """Whether it waits to be released, as after a launch that was killed between submitting and releasing."""
     return job.reason == "JobHeldUser"
 
 
@@ -116,7 +116,7 @@ def cancel(job_ids: Sequence[str]) -> None:
 
 
 def check_partition(config: LauncherConfig) -> None:
-    """The partition exists, and its time limit is not below the one asked: such a job would wait for ever."""
+    """Check that the partition exists and allows the requested time: otherwise the job would wait forever."""
     lines = [line.split("|") for line in _output("sinfo", "--all", "--noheader", "--format=%R|%l").splitlines()]
     limits = dict(line for line in lines if len(line) == 2)
     for name in config.partition.split(",") if config.partition else ():
@@ -126,7 +126,7 @@ def check_partition(config: LauncherConfig) -> None:
             config.wall_time_minutes is None or limit is None or config.wall_time_minutes <= limit,
             "launcher.wall_time_minutes",
             config.wall_time_minutes,
-            f"partition {name} allows {limit}; ask for less, since a run goes on in its next job, or name another"
+            f"partition {name} allows {limit}; request less, since a run continues in its next job, or choose another"
             " launcher.partition",
         )
 
@@ -141,15 +141,15 @@ def _minutes(text: str) -> int | None:
 
 
 def _refusal(stderr: str, config: LauncherConfig) -> str:
-    """What sbatch said, with the key that mends it where it is known."""
+    """What sbatch printed, with the key that fixes it if known."""
     said = " ".join(re.sub(r"sbatch: (error: )?", "", stderr).split())
     for pattern, key, remedy in (
         (r"invalid partition", "partition", "`sinfo` lists the partitions"),
-        (r"time limit is invalid", "wall_time_minutes", "ask for less than the partition's limit, which `sinfo` shows"),
+        (r"time limit is invalid", "wall_time_minutes", "request less than the partition's limit, which `sinfo` shows"),
         (r"invalid account", "account", "`sacctmgr show associations` lists yours"),
         (r"invalid qos", "qos", "`sacctmgr show qos` lists them"),
         (r"array", "array", "set it to false, or split the sweep"),
-        (r"memory", "memory_per_node", "ask for what the nodes have, which `sinfo -o '%n %m'` shows"),
+        (r"memory", "memory_per_node", "request what the nodes have, which `sinfo -o '%n %m'` shows"),
     ):
         if re.search(pattern, said, re.IGNORECASE):
             return f"launcher.{key} ({getattr(config, key)}): sbatch refuses it ({said}); {remedy}"
@@ -173,5 +173,5 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def _environment(outer: Mapping[str, str]) -> dict[str, str]:
-    """Without what would change the meaning of the options: sbatch and squeue read their own variables."""
+    """Without the variables that sbatch, squeue and sinfo read as options."""
     return {name: value for name, value in outer.items() if not name.startswith(("SBATCH_", "SQUEUE_", "SINFO_"))}

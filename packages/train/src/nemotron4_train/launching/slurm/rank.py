@@ -1,4 +1,4 @@
-"""A worker's rank where srun started it."""
+"""A worker's rank when srun started it."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ import subprocess
 from collections.abc import Mapping
 
 LAUNCHER_PID = "NEMOTRON4_LAUNCHER_PID"
-"""The variable in which our own launcher leaves its process id to its workers."""
+"""The environment variable in which our own launcher passes its process id to its workers."""
 _OF_SLURM = {
     "RANK": "SLURM_PROCID",
     "LOCAL_RANK": "SLURM_LOCALID",
     "GROUP_RANK": "SLURM_NODEID",
     "WORLD_SIZE": "SLURM_STEP_NUM_TASKS",
 }
-"""What torchrun tells a worker, and where Slurm says the same."""
+"""The variables that torchrun sets for a worker, and Slurm's variables for the same."""
 
 
 def take_rank_from_slurm() -> None:
     """Under srun, set what torchrun would have set: rank, number of ranks, and where they meet.
 
-    Raises ValueError when the shell that srun was called from has left others there.
+    Raises ValueError when the shell that called srun had set them to other values.
     """
     by_torch = {LAUNCHER_PID, "TORCHELASTIC_RUN_ID"} & os.environ.keys()
     if by_torch or "SLURM_STEP_NUM_TASKS" not in os.environ:
         return
     of_slurm = {name: os.environ[theirs] for name, theirs in _OF_SLURM.items()}
     if "RANK" in os.environ and of_slurm["WORLD_SIZE"] == "1":
-        return  # made by some launcher inside of one task
+        return  # set by a launcher inside a single task
     inherited = {name: os.environ[name] for name, value in of_slurm.items() if os.environ.get(name, value) != value}
     if inherited:
         raise ValueError(
-            f"{shown(inherited)}: the environment that srun was called in says so, but Slurm started rank"
+            f"{shown(inherited)}: set in the environment that srun was called in, but Slurm started rank"
             f" {of_slurm['RANK']} of {of_slurm['WORLD_SIZE']}; unset {' '.join(inherited)} before srun"
         )
     os.environ.update(of_slurm)
@@ -42,5 +42,5 @@ def take_rank_from_slurm() -> None:
 
 
 def shown(variables: Mapping[str, str]) -> str:
-    """Variables of the environment as an error names them."""
+    """Environment variables, as an error shows them."""
     return ", ".join(f"{name} ({value})" for name, value in variables.items())

@@ -1,6 +1,6 @@
 """Render a batch script: launchers/slurm/job.sbatch filled in from the launcher and the topology.
 
-Everything a user gave is quoted for the shell; the template holds the order of things and no logic.
+Every value from the user is quoted for the shell; the template fixes the order of the parts and has no logic.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nemotron4_train.launcher_config import LauncherConfig
 from nemotron4_train.launching.slurm.client import comment_of
 from nemotron4_train.topology import Device, TopologyConfig
 
-# Ranks meet at the first node; jobs that share a machine differ in their port.
+# Ranks meet at the first node; jobs that share a machine use different ports.
 _MEETING = (
     'export MASTER_ADDR="${MASTER_ADDR:-$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)}"',
     'export MASTER_PORT="${MASTER_PORT:-$((20000 + SLURM_JOB_ID % 12000))}"',
@@ -30,7 +30,7 @@ class _Template(string.Template):
 def leg_script(
     config: LauncherConfig, topology: TopologyConfig, run: Path | Sequence[Path], name: str, leg: int
 ) -> str:
-    """The script of one leg of a run; of the same leg of many runs, as an array, for a sequence of directories."""
+    """The script of one leg of a run; for a sequence of directories, of that leg of each run, as an array."""
     srun = ["srun", "--kill-on-bad-exit=1", "--wait=60"]
     if config.cpus_per_task:
         srun.append(f"--cpus-per-task={config.cpus_per_task}")
@@ -88,7 +88,7 @@ def _render(
 
 
 def _placement(config: LauncherConfig) -> list[str]:
-    """Where and for how long."""
+    """Options for where and how long a job runs."""
     named: Mapping[str, object] = {
         "partition": config.partition,
         "account": config.account,
@@ -117,13 +117,13 @@ def _run_line(run: Path | Sequence[Path]) -> str:
 
 
 def _log_pattern(run: Path | Sequence[Path], root: Path) -> Path:
-    """One file a job, through all its restarts; in a path, sbatch takes %% for %."""
+    """One file per job, across its restarts; in a path, sbatch reads %% as %."""
     logs = Path(str((root / "slurm").resolve()).replace("%", "%%"))
     return logs / ("%j.log" if isinstance(run, Path) else "%A_%a.log")
 
 
 def _quoted(option: str) -> str:
-    """An option as a line of a script takes it: sbatch splits such lines like a shell."""
+    """An option as an #SBATCH line needs it: sbatch splits such lines like a shell."""
     return shlex.quote(option) if any(character.isspace() or character in "'\"#" for character in option) else option
 
 

@@ -1,7 +1,7 @@
-"""Submit a run: one job a leg, each after the one before it, then a job for the commands that follow.
+"""Submit a run: one job per leg, each after the one before it, then a job for the `afterwards` commands.
 
-Invariant: all of the chain is submitted or none, and nothing is submitted for a run that has jobs in the queue, which
-is asked by the comment they carry: so a launch that was killed between submitting and noting it does no harm.
+Invariant: the whole chain is submitted or none of it, and nothing is submitted for a run that has jobs in the queue.
+Those are found by their comment, so a launch that was killed between submitting jobs and recording them does no harm.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ JOBS_FILE = Path("slurm") / "jobs.json"
 
 @dataclass(frozen=True)
 class Script:
-    """A script to submit, and what its job is called."""
+    """A script to submit, and its job's name."""
 
     name: str
     path: Path
@@ -31,26 +31,26 @@ class Script:
 
 @dataclass(frozen=True)
 class SubmittedJob:
-    """A job of a run, as jobs.json has it."""
+    """A job of a run, as recorded in jobs.json."""
 
     id: str
     name: str
 
 
 def jobs_in_queue(directory: Path, queue: Sequence[client.QueuedJob]) -> list[client.QueuedJob]:
-    """What of the queue belongs to a run's directory: by the comment, or as a task of a sweep's array by its id."""
+    """The queued jobs of a run's directory, found by their comment or, for a task of a sweep's array, by id."""
     ids = {job.id for job in read_jobs(directory)}
     comment = client.comment_of(directory)
     return [job for job in queue if job.comment == comment or job.job_id in ids]
 
 
 def check_not_queued(directory: Path) -> None:
-    """Raise ValueError when a job of the directory waits or runs."""
+    """Raise ValueError when a job of the directory is waiting or running."""
     if found := jobs_in_queue(directory, client.queue()):
         ids = ", ".join(f"{job.job_id} ({_state(job)})" for job in found)
         raise ValueError(
-            f"run.dir ({directory}): its jobs are in the queue already: {ids}; nothing was submitted;"
-            f" follow them with `nemotron4 status run={directory}`, end them with `nemotron4 cancel run={directory}`"
+            f"run.dir ({directory}): its jobs are already in the queue: {ids}; nothing was submitted;"
+            f" follow them with `nemotron4 status run={directory}`, stop them with `nemotron4 cancel run={directory}`"
         )
 
 
@@ -59,7 +59,7 @@ def _state(job: client.QueuedJob) -> str:
 
 
 def write_scripts(job: TrainJob, directory: Path, done_steps: int) -> list[Script]:
-    """Render the scripts of what is left to do, in order, below the run's directory."""
+    """Render the scripts of the remaining jobs, in order, below the run's directory."""
     left = legs_left(job, done_steps)
     slurm = prepare_directory(directory, job)
     scripts = []
@@ -74,7 +74,7 @@ def write_scripts(job: TrainJob, directory: Path, done_steps: int) -> list[Scrip
 
 
 def prepare_directory(directory: Path, job: TrainJob) -> Path:
-    """Make the directory of a run's logs and scripts, with what its jobs look up there."""
+    """Make the directory of a run's Slurm logs and scripts, with the limits that its jobs read."""
     slurm = directory / "slurm"
     slurm.mkdir(parents=True, exist_ok=True)
     limits = {"max_requeues_without_progress": job.launcher.max_requeues_without_progress}
@@ -88,7 +88,7 @@ def _write(path: Path, name: str, text: str) -> Script:
 
 
 def submit_chain(job: TrainJob, directory: Path, scripts: Sequence[Script]) -> None:
-    """Submit them, each after the one before has ended well. Raises ValueError when refused."""
+    """Submit the scripts, each to start after the one before succeeds. Raises ValueError when one is rejected."""
     submitted: list[str] = []
     try:
         for script in scripts:
@@ -106,7 +106,7 @@ def submit_chain(job: TrainJob, directory: Path, scripts: Sequence[Script]) -> N
         print(f"submitted job {found} ({script.name})", file=sys.stderr)
     print(
         f"follow it: nemotron4 status run={directory}; tail -F {directory}/slurm/{submitted[0]}.log;"
-        f" end it: nemotron4 cancel run={directory}",
+        f" stop it: nemotron4 cancel run={directory}",
         file=sys.stderr,
     )
 
@@ -117,10 +117,12 @@ def note_jobs(directory: Path, jobs: Sequence[SubmittedJob]) -> None:
 
 
 def read_jobs(directory: Path) -> list[SubmittedJob]:
-    """The jobs that were submitted last for a run. Raises ValueError where the file is damaged."""
+    """The jobs last submitted for a run. Raises ValueError when the file is damaged."""
     path = directory / JOBS_FILE
     try:
         jobs = json.loads(path.read_text()) if path.is_file() else []
         return [SubmittedJob(str(job["id"]), str(job["name"])) for job in jobs]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not a list of jobs ({error!r}); remove it, and see the queue with squeue") from error
+        raise ValueError(
+            f"{path}: not a list of jobs ({error!r}); remove it, and check the queue with squeue"
+        ) from error
