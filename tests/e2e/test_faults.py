@@ -232,8 +232,8 @@ def test_a_checkpoint_of_another_model_is_refused_before_a_worker_starts(workspa
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr == (
-        f"nemotron4 train: model.intermediate_size (64): {checkpoint} does not fit this model, it was trained with "
-        "256: choose that model, or another checkpoint\n"
+        f"nemotron4 train: model.intermediate_size (64): {checkpoint} was trained with "
+        "256; choose that model, or another checkpoint\n"
     )
     assert not (workspace / "runs" / "broken").exists()
 

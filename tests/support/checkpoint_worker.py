@@ -76,7 +76,7 @@ def train_step(model, optimizers):
 
 def poll_until_done(writer):
     """What training does between steps, until a save is complete or has failed."""
-    while writer._under_way is not None:
+    while writer._in_progress is not None:
         writer.poll(CPU)
 
 

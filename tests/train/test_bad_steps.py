@@ -122,7 +122,7 @@ def test_an_exploding_gradient_is_named_as_a_spike(prepared, tmp_path, monkeypat
     lines = str(caught.value).splitlines()
     assert re.match(r"step 7 \(main\): gradient norm \S+ is more than 3 sigma of \S+ above \S+; 1 step", lines[0])
     assert re.match(r"mean and sigma of the last 2 accepted steps: loss \S+ and \S+, gradient norm \S+ and ", lines[1])
-    assert re.match(r"largest gradients, as parts of the norm: \S+ (0\.[5-9]|1)", lines[3])
+    assert re.match(r"largest gradients, as fractions of the norm: \S+ (0\.[5-9]|1)", lines[3])
 
 
 @pytest.mark.timeout(400)

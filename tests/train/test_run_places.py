@@ -111,5 +111,5 @@ def test_a_checkpoint_that_holds_a_file_of_the_user_is_kept(tmp_path, capsys):
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {
         *("step-00000001", "step-00000003", "step-00000009.partial"),
     }
-    said = f"kept {checkpoint_directory(tmp_path, 1)}, because notes.txt in it is not of the checkpoint"
+    said = f"kept {checkpoint_directory(tmp_path, 1)}, because notes.txt in it is not part of the checkpoint"
     assert capsys.readouterr().err.splitlines() == [said, said]

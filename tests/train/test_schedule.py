@@ -102,7 +102,7 @@ def test_continued_training_starts_where_pretraining_ended_and_reaches_a_fifth_a
         (
             lambda: LearningRate(shape=Shape.constant, start_fraction=0.5, end_fraction=1.0),
             "schedule.phases.*.learning_rate.start_fraction (0.5): a constant rate is end_fraction = 1.0 throughout;"
-            " leave start_fraction out, or take shape linear",
+            " leave start_fraction out, or use shape linear",
         ),
         (
             lambda: LearningRate(shape=Shape.linear, end_fraction=-1.0),

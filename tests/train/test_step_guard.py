@@ -99,10 +99,10 @@ def test_the_diagnosis_says_what_was_seen_and_what_to_try():
         " trainer.max_skipped_steps_in_a_row allows\n"
         "mean and sigma of the last 4 accepted steps: loss 2 and 0.5, gradient norm 1 and 0\n"
         "loss by source: code/c 2, english/web 16\n"
-        "largest gradients, as parts of the norm: head.weight 0.800, norm 0.600\n"
-        "the weights are those of the last accepted step, and the checkpoints are whole; run the same command to try"
-        " again from the newest (a fault of the hardware does not repeat itself), with a larger"
-        " trainer.max_skipped_steps_in_a_row to pass over more data, or start another run from a checkpoint"
+        "largest gradients, as fractions of the norm: head.weight 0.800, norm 0.600\n"
+        "the weights are those of the last accepted step, and the checkpoints are intact; run the same command to"
+        " retry from the newest (a hardware fault does not repeat itself), with a larger"
+        " trainer.max_skipped_steps_in_a_row to skip more data, or start another run from a checkpoint"
         " (resume=PATH) with a lower optimizer.lr, or optimizer.muon_lr with Muon"
     )
 

@@ -277,8 +277,7 @@ def test_another_model_is_refused_before_a_worker_starts(prepared, tmp_path, und
     with pytest.raises(ValueError) as caught:
         launch(smoke_job(prepared, tmp_path, model=other, resume=str(path)), "")
     assert str(caught.value) == (
-        f"model.intermediate_size (96): {path} does not fit this model, it was trained with 64: "
-        "choose that model, or another checkpoint"
+        f"model.intermediate_size (96): {path} was trained with 64; choose that model, or another checkpoint"
     )
     assert not (tmp_path / "smoke").exists()
     longer = dataclasses.replace(job.model, max_sequence_length=128, init_std=0.5, head_dim=8)

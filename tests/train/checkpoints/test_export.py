@@ -100,7 +100,7 @@ def test_the_tokenizer_of_an_export_is_that_of_the_ledger(undisturbed, tmp_path)
         export_checkpoint(ExportJob(run=str(moved)), without)
     assert str(error.value) == (
         f"run ({moved}): its tokenizer.model is {hashlib.sha256(b'another').hexdigest()[:12]}, but the checkpoint was"
-        f" trained with {asked}: put that file back, or remove it to take that of data.dir"
+        f" trained with {asked}; restore that file, or remove it to use the one of data.dir"
     )
     (moved / "tokenizer.model").unlink()  # as a run of an older version
     with pytest.raises(ValueError) as error:
@@ -113,7 +113,7 @@ def test_the_tokenizer_of_an_export_is_that_of_the_ledger(undisturbed, tmp_path)
         export_checkpoint(ExportJob(run=str(moved)), dataclasses.replace(job, data=DataConfig(dir=str(other))))
     assert str(error.value) == (
         f"data.dir ({other}): its tokenizer is {Corpus.open(other).tokenizer_digest[:12]}, but the checkpoint was"
-        f" trained with {asked}: put the corpus back that the run read"
+        f" trained with {asked}; restore the corpus that the run read"
     )
     export_checkpoint(ExportJob(run=str(moved)), job)
     assert (moved / "export/tokenizer.model").read_bytes() == Corpus.open(job.data.dir).tokenizer.path.read_bytes()

@@ -19,7 +19,7 @@ def test_it_says_what_the_export_holds(tmp_path):
         "# smoke, step 1,200\n\nA Nemotron-4 model (`NemotronForCausalLM`) after 2,560,000 tokens in 1,200 steps: "
         f"{model.num_parameters:,} parameters in\nbf16, 1,024 token ids, a context of 64 tokens."
     )
-    assert "In training, `</s>` (id 3) stood before every document." in text
+    assert "In training, every document was preceded by `</s>` (id 3)." in text
     assert "adds one to every\nprompt" in text
 
 

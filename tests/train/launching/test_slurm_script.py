@@ -100,9 +100,9 @@ def test_what_follows_a_run_is_one_job_of_one_device(tmp_path):
     [
         ({"signal_lead_seconds": 60, "wall_time_minutes": 1},
          "launcher.signal_lead_seconds (60): must be less than launcher.wall_time_minutes = 1"),
-        ({"environment": {"A B": "1"}}, "launcher.environment (A B): no name of a variable"),
+        ({"environment": {"A B": "1"}}, "launcher.environment (A B): not a variable's name"),
         ({"sbatch_options": ["nice"]}, "launcher.sbatch_options (nice): must look like --name=value"),
-        ({"partition": "a b"}, "launcher.partition (a b): must not hold spaces"),
+        ({"partition": "a b"}, "launcher.partition (a b): must not contain spaces"),
         ({"max_jobs_at_once": 0}, "launcher.max_jobs_at_once (0): must be at least 1"),
         ({"health_check_max_slowdown": 1.0}, "launcher.health_check_max_slowdown (1.0): must be above 1"),
     ],

@@ -1,10 +1,10 @@
-"""What a timeline costs in FLOPs, and a timeline stretched to a budget of them.
+"""The cost of a timeline in FLOPs, and stretching a schedule to a budget of FLOPs.
 
 The convention is that of Hoffmann et al. (arXiv 2203.15556, appendix F): forward and backward, attention as a full
-square, the output head included; `ModelConfig.flops_per_token`. They count the embedding look-up as a product too, we
-do not. The head must be in: leaving it out bends the laws of small models (arXiv 2406.19146).
+square, the output head included; `ModelConfig.flops_per_token`. They also count the embedding look-up as a product;
+we do not. The head must be counted: leaving it out bends the scaling laws of small models (arXiv 2406.19146).
 
-Invariant: a schedule that was fitted is left as it is when it is fitted again, so a job read back is the same job.
+Invariant: fitting a fitted schedule again changes nothing, so a job that is read back is the same job.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nemotron4_train.schedule import Schedule, Timeline
 
 
 def training_flops(timeline: Timeline, model: ModelConfig) -> int:
-    """FLOPs to train the model over the timeline, as far as its `num_steps` go."""
+    """FLOPs to train the model over the timeline, up to its `num_steps`."""
     total = 0
     for plan in timeline.phases:
         num_steps = min(max(timeline.num_steps - plan.first_step, 0), plan.num_steps)
@@ -28,8 +28,9 @@ def training_flops(timeline: Timeline, model: ModelConfig) -> int:
 def fit_to_budget(schedule: Schedule, model: ModelConfig) -> Schedule:
     """The schedule with its phases stretched in proportion, to whole steps that cost `budget_flops`.
 
-    Each phase is rounded to the nearest step, so the cost is off by at most half a step of each phase; what is within
-    a whole step of each is left alone, and with it all that this returns. Raises ValueError for too small a budget.
+    Each phase is rounded to the nearest step, so the cost is off by at most half a step of each phase. A schedule
+    within a whole step of each is returned unchanged, as is anything that this has returned. Raises ValueError for too
+    small a budget.
     """
     budget = schedule.budget_flops
     if budget is None or not schedule.phases:

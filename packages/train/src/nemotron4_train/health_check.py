@@ -1,7 +1,7 @@
-"""A check of the machines before training: each rank computes a product and all of them a sum whose results are known.
+"""Check the machines before training: each rank computes a product, and all of them a sum, whose results are known.
 
-A device that computes wrongly, or a GPU far slower than the others, costs more in a large run than a few seconds here.
-Invariant: every rank comes to the same verdict, so all of them stop or none.
+A device that computes wrongly, or a GPU far slower than the others, costs a large run more than a few seconds here.
+Invariant: every rank reaches the same verdict, so either all of them stop or none.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class RankHealth:
 
     host: str
     teraflops: float
-    """Of the product, floating-point operations a second in 1e12."""
+    """Speed of the product, in 1e12 floating-point operations per second."""
     product_is_right: bool
     gigabytes_per_second: float
-    """Bytes of the tensor reduced, a second, in 1e9."""
+    """Bytes of the reduced tensor per second, in 1e9."""
     sum_is_right: bool
 
 
@@ -58,13 +58,13 @@ def check_health(topology: TopologyConfig, max_slowdown: float) -> None:
     if bad := unhealthy(ranks, max_slowdown if on_gpu else math.inf):
         nodes = ",".join(dict.fromkeys(line.split(":")[0] for line in bad))
         raise RuntimeError(
-            f"health check: {'; '.join(bad)}; leave the node out with launcher.exclude=[{nodes}],"
-            " or the check with launcher.health_check=false"
+            f"health check: {'; '.join(bad)}; exclude the node with launcher.exclude=[{nodes}],"
+            " or skip the check with launcher.health_check=false"
         )
 
 
 def unhealthy(ranks: Sequence[RankHealth], max_slowdown: float) -> list[str]:
-    """What is wrong, a line a rank as `host: rank N ...`; empty when all is well."""
+    """What is wrong, one line per rank as `host: rank N ...`; empty when all is well."""
     usual = median(found.teraflops for found in ranks)
     bad = []
     for number, found in enumerate(ranks):
@@ -78,7 +78,7 @@ def unhealthy(ranks: Sequence[RankHealth], max_slowdown: float) -> list[str]:
 
 
 def summary(ranks: Sequence[RankHealth]) -> str:
-    """The ranks in a line."""
+    """All ranks on one line."""
     speeds = [found.teraflops for found in ranks]
     slowest = min(ranks, key=lambda found: found.teraflops)
     return (
@@ -104,7 +104,7 @@ def _time_product(device: torch.device) -> tuple[float, bool]:
 
 
 def _time_sum(device: torch.device) -> tuple[float, bool]:
-    """(gigabytes reduced a second, whether the sum is right); the first sum only makes the connections."""
+    """(gigabytes reduced per second, whether the sum is right); the first sum only makes the connections."""
     dist.all_reduce(torch.ones(1, device=device))
     shared = torch.ones(2**26 if device.type == "cuda" else 2**18, device=device)
     _finish(device)

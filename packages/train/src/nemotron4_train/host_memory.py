@@ -1,7 +1,7 @@
-"""Memory of training on a processor.
+"""Memory when training on a CPU.
 
-glibc gives large blocks back to the system when they are freed, and gets the next step's anew: mapped page by page, and
-every page cleared first. A training step on a processor frees and asks for the same memory each time, so the process
+glibc returns large blocks to the system when they are freed, and requests the next step's anew: mapped page by page,
+with every page cleared first. A training step on a CPU frees and requests the same memory each time, so the process
 keeps it. Measured by tools/bench/model_step.py ("memory kept").
 """
 
@@ -12,9 +12,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of <malloc.h>
 
 
 def keep_freed_memory() -> bool:
-    """Let this process, and those forked from it, keep what they free for as long as they live; False without glibc.
+    """Make this process, and those forked from it, keep freed memory until they exit; False without glibc.
 
-    Its resident memory stays at the highest use so far, and what falls between blocks of unlike size comes on top.
+    Its resident memory stays at its peak so far, plus the fragmentation between blocks of different sizes.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -9,7 +9,7 @@ from enum import Enum
 from nemotron4_common.rules import require
 
 MAX_THREADS = 1024
-"""Of a rank: beyond what any machine has, threads take the process down."""
+"""Limit per rank: more than any machine has, since a process with far too many threads crashes."""
 
 
 class LauncherKind(Enum):
@@ -21,7 +21,7 @@ class LauncherKind(Enum):
 
 @dataclass(kw_only=True)
 class LauncherConfig:
-    """The launcher; nodes, tasks and GPUs a node follow from the topology."""
+    """The launcher; nodes, tasks and GPUs per node follow from the topology."""
 
     kind: LauncherKind = LauncherKind.local
     """Where the workers are started: local (this machine) or slurm."""
@@ -75,7 +75,7 @@ class LauncherConfig:
     """Further options of sbatch, each as `--name=value`."""
 
     def __post_init__(self) -> None:
-        """Refuse what no launcher can do."""
+        """Refuse settings that no launcher can carry out."""
         threads = self.num_threads or 1
         require(threads <= MAX_THREADS, "launcher.num_threads", threads, f"must be at most {MAX_THREADS}, or null")
         for key in ("num_threads", "wall_time_minutes", "cpus_per_task"):
@@ -93,7 +93,7 @@ class LauncherConfig:
             f"must be less than launcher.wall_time_minutes = {limit}",
         )
         for name in self.environment:
-            require(bool(re.fullmatch(r"[A-Za-z_]\w*", name)), "launcher.environment", name, "no name of a variable")
+            require(bool(re.fullmatch(r"[A-Za-z_]\w*", name)), "launcher.environment", name, "not a variable's name")
         for option in self.sbatch_options:
             require(
                 bool(re.fullmatch(r"--[a-z][\w-]*(=.*)?", option)),
@@ -103,4 +103,4 @@ class LauncherConfig:
             )
         for key in ("partition", "account", "qos", "constraint", "memory_per_node", "container_image"):
             value = getattr(self, key)
-            require(value is None or not re.search(r"\s", value), f"launcher.{key}", value, "must not hold spaces")
+            require(value is None or not re.search(r"\s", value), f"launcher.{key}", value, "must not contain spaces")

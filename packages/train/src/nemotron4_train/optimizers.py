@@ -47,7 +47,7 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.op
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose singular values are all brought near 1, for matrices."""
+    """Momentum for matrices, with all singular values of the update brought near 1."""
 
     def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float, weight_decay: float) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})

@@ -1,4 +1,4 @@
-"""This process among the ranks of a run, and what all of them agree on."""
+"""This process's place among the ranks of a run, and agreement between them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _T = TypeVar("_T")
 
 
 def rank() -> int:
-    """This process among the ranks; 0 alone."""
+    """This process's rank; 0 if it is the only one."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def num_ranks() -> int:
-    """Processes of the run; 1 alone."""
+    """Number of ranks; 1 without a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def on_all_ranks(work: Callable[[], _T], group: dist.ProcessGroup | None = None) -> list[_T]:
-    """What `work` gave on every rank of the group, by rank; an error of any rank is raised on all alike."""
+    """What `work` returned on every rank of the group, by rank; an error on any rank is raised on all of them."""
     outcome: _T | Exception
     try:
         outcome = work()

@@ -1,6 +1,6 @@
 """The token timeline: named phases, each with its tokens, blend, global batch, sequence length and learning rate.
 
-A `Schedule` is what conf/schedule/*.yaml says; a `Timeline` is the same thing counted out in optimiser steps and
+A `Schedule` is the content of conf/schedule/*.yaml; a `Timeline` is the same, expanded into optimiser steps and
 samples. Invariant: everything about step k (samples, batch, learning rate, phase) is a function of the schedule and k
 alone, so restarts and the number of ranks cannot change it.
 
@@ -47,7 +47,7 @@ class LearningRate:
         if self.shape is Shape.constant and self.start_fraction not in (None, self.end_fraction):
             raise ValueError(
                 f"schedule.phases.*.learning_rate.start_fraction ({self.start_fraction}): a constant rate is"
-                f" end_fraction = {self.end_fraction} throughout; leave start_fraction out, or take shape linear"
+                f" end_fraction = {self.end_fraction} throughout; leave start_fraction out, or use shape linear"
             )
 
 
@@ -84,7 +84,7 @@ class Schedule:
     are."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be a timeline, naming the key."""
+        """Refuse a schedule that cannot form a timeline, naming the key."""
         for name, phase in self.phases.items():
             for key in ("tokens", "global_batch_size", "sequence_length"):
                 value = getattr(phase, key)
@@ -114,7 +114,7 @@ class Schedule:
 
 @dataclass(frozen=True, kw_only=True)
 class PhasePlan:
-    """A phase counted out: where it starts and how many optimiser steps it takes."""
+    """A phase on the timeline: where it starts and how many optimiser steps it takes."""
 
     name: str
     phase: Phase
@@ -125,7 +125,7 @@ class PhasePlan:
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens an optimiser step."""
+        """Tokens per optimiser step."""
         return self.phase.global_batch_size * self.phase.sequence_length
 
     @property
@@ -135,13 +135,13 @@ class PhasePlan:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens in the phase, whole steps."""
+        """Tokens in the phase, in whole steps."""
         return self.num_steps * self.tokens_per_step
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepPlan:
-    """What optimiser step `step` (from 0) does, on every topology alike."""
+    """What optimiser step `step` (from 0) does; the same on every topology."""
 
     step: int
     phase: str
@@ -151,7 +151,7 @@ class StepPlan:
     tokens_after: int
     """Training tokens seen when the step is done."""
     learning_rate_fraction: float
-    """Of the peak rates, at the step's last token."""
+    """The learning rate at the step's last token, as a fraction of the peak rates."""
 
 
 @dataclass(frozen=True)
@@ -172,13 +172,13 @@ class _Segment:
 
 
 class Timeline:
-    """A schedule counted out in steps; `max_steps` cuts it short without changing any step."""
+    """A schedule expanded into steps; `max_steps` cuts it short without changing any step."""
 
     def __init__(self, schedule: Schedule, max_steps: int | None = None) -> None:
-        """Count the phases out; raises ValueError for an empty schedule."""
+        """Expand the phases; raises ValueError for an empty schedule."""
         if not schedule.phases:
             raise ValueError("schedule.phases (empty): a run needs at least one phase; choose one with schedule=OPTION")
-        self.phases = _count_out(schedule)
+        self.phases = _plan_phases(schedule)
         self._segments = _segments(self.phases)
         self._phase_starts = [plan.first_step for plan in self.phases]
         last = self.phases[-1]
@@ -189,7 +189,7 @@ class Timeline:
 
     @property
     def blend_phases(self) -> list[tuple[str, int]]:
-        """(distribution, tokens) of each phase of the whole timeline, wherever `max_steps` cuts it."""
+        """(distribution, tokens) of each phase of the whole timeline, whatever `max_steps` is."""
         return [(plan.phase.blend, plan.num_tokens) for plan in self.phases]
 
     def phase_at(self, step: int) -> PhasePlan:
@@ -197,12 +197,12 @@ class Timeline:
         return self.phases[bisect.bisect_right(self._phase_starts, step) - 1]
 
     def tokens_before(self, step: int) -> int:
-        """Training tokens seen before a step; of `num_steps`, the run's total."""
+        """Training tokens seen before a step; before step `num_steps`, the run's total."""
         plan = self.phase_at(step)
         return plan.first_token + (step - plan.first_step) * plan.tokens_per_step
 
     def step(self, step: int) -> StepPlan:
-        """Everything that is fixed about one step."""
+        """Everything that the schedule fixes about one step."""
         plan = self.phase_at(step)
         index = step - plan.first_step
         tokens_after = plan.first_token + (index + 1) * plan.tokens_per_step
@@ -217,12 +217,12 @@ class Timeline:
         )
 
     def learning_rate_fraction(self, token: int) -> float:
-        """Of the peak rates, after `token` tokens."""
+        """The learning rate after `token` tokens, as a fraction of the peak rates."""
         started = [segment for segment in self._segments if segment.first_token < token] or self._segments[:1]
         return started[-1].at(token)
 
 
-def _count_out(schedule: Schedule) -> list[PhasePlan]:
+def _plan_phases(schedule: Schedule) -> list[PhasePlan]:
     plans: list[PhasePlan] = []
     step = sample = token = 0
     for name, phase in schedule.phases.items():

@@ -1,6 +1,6 @@
-"""SIGTERM, SIGUSR1 and Ctrl-C, kept until a run can stop: training asks after each step, where the ranks agree.
+"""SIGTERM, SIGUSR1 and Ctrl-C, held until a run can stop: training checks after each step, where the ranks agree.
 
-Imports nothing heavy, so that it listens before the seconds that those imports take.
+Imports nothing heavy, so that it can listen during the seconds that heavy imports take.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from nemotron4_common.signals import STOP_SIGNALS
 
 
 class StopSignal:
-    """A context that listens; `pass_on` is told of each signal. A second Ctrl-C raises KeyboardInterrupt at once."""
+    """A context that catches the signals; `pass_on` gets each. A second Ctrl-C raises KeyboardInterrupt at once."""
 
     def __init__(self, pass_on: Callable[[int], None] = lambda number: None) -> None:
         self.received: int | None = None
@@ -31,7 +31,7 @@ class StopSignal:
             signal.signal(number, handler)
 
     def listen(self) -> None:
-        """Take the signals, from whoever took them since."""
+        """Install the handlers, in place of any installed meanwhile."""
         for number in STOP_SIGNALS:
             signal.signal(number, self._handle)
 
@@ -42,7 +42,7 @@ class StopSignal:
         self._pass_on(number)
 
 
-def leave_stop_signals(worker: int) -> None:
-    """In a data loader's worker, which gets what its process group gets: it goes on until training stops."""
+def ignore_stop_signals(worker: int) -> None:
+    """In a data loader's worker, which gets its process group's signals: it must continue until training stops."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

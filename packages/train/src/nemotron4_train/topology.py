@@ -1,4 +1,4 @@
-"""The topology: the mesh replicate x shard x tensor, and the machines it is laid on."""
+"""The topology: the mesh replicate x shard x tensor, and the machines it covers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class TopologyConfig:
     """Dense bf16 peak of one device in TFLOP/s, which MFU is a fraction of; null looks the device up."""
 
     def __post_init__(self) -> None:
-        """Refuse a mesh that cannot be laid on the machines."""
+        """Refuse a mesh that does not fit the machines."""
         for key in ("replicate", "shard", "tensor", "num_nodes", "micro_batch_size"):
             require(getattr(self, key) >= 1, f"topology.{key}", getattr(self, key), "must be at least 1")
         require(
@@ -72,5 +72,5 @@ class TopologyConfig:
 
     @property
     def num_ranks_per_node(self) -> int:
-        """Processes a machine."""
+        """Processes per machine."""
         return self.num_ranks // self.num_nodes

@@ -1,6 +1,6 @@
-"""From a sharded checkpoint of any topology to a Hugging Face directory, with the provenance of what it holds.
+"""Export a sharded checkpoint of any topology as a Hugging Face directory, with its provenance.
 
-Invariant: the model is never whole in memory: a parameter is read, stored under its Hugging Face names and let go.
+Invariant: the whole model is never in memory: a parameter is read, stored under its Hugging Face names and released.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _EXPORTED = re.compile(
 
 @dataclass(kw_only=True)
 class ExportJob:
-    """What to export and where to."""
+    """What to export, and where."""
 
     run: str
     """A run directory, such as runs/demo/latest."""
@@ -46,7 +46,7 @@ class ExportJob:
     """Most bytes of weights in one file; the export holds no more than that and a few tensors in memory."""
 
     def __post_init__(self) -> None:
-        """Refuse files that hold nothing, and a directory that an unset variable leaves empty."""
+        """Refuse files without room for weights, and an empty directory name, as an unset variable gives."""
         if self.dir == "":
             raise ValueError("dir (''): must name a directory; leave it out for <run>/export")
         if self.max_shard_bytes < 1:
@@ -54,7 +54,7 @@ class ExportJob:
 
 
 def export_checkpoint(job: ExportJob, train_job: TrainJob) -> Path:
-    """Write the model directory; raises ValueError when the run has no checkpoint or it does not fit."""
+    """Write the model directory; raises ValueError when the run has no checkpoint, or one that does not fit the job."""
     import torch
 
     from nemotron4_model import Transformer, write_pretrained
@@ -74,7 +74,7 @@ def export_checkpoint(job: ExportJob, train_job: TrainJob) -> Path:
     tokenizer_model = _tokenizer_model(run, train_job.data.dir, ledger)
     provenance: dict[str, Any] = {
         **_run_of(found.directory),
-        "job_digest": found.job_digest or train_job.digest(),  # an older checkpoint does not say
+        "job_digest": found.job_digest or train_job.digest(),  # older checkpoints lack it
         "corpus_digest": ledger.corpus,
         "manifest_digest": ledger.manifest,
         "checkpoint": found.directory.name,
@@ -103,26 +103,26 @@ def export_checkpoint(job: ExportJob, train_job: TrainJob) -> Path:
 
 
 def _tokenizer_model(run: Path, corpus_dir: str, ledger: Ledger) -> Path:
-    """The run's own tokenizer, or its corpus's where it has none; ValueError unless it was trained with that."""
+    """The run's own tokenizer, or its corpus's if it has none; ValueError unless the checkpoint was trained with it."""
     kept, asked = run / TOKENIZER, ledger.tokenizer
     if kept.is_file():
         if (found := file_sha256(kept)) != asked:
             raise ValueError(
-                f"run ({run}): its {TOKENIZER} is {found[:12]}, but the checkpoint was trained with {asked[:12]}:"
-                " put that file back, or remove it to take that of data.dir"
+                f"run ({run}): its {TOKENIZER} is {found[:12]}, but the checkpoint was trained with {asked[:12]};"
+                " restore that file, or remove it to use the one of data.dir"
             )
         return kept
     corpus = Corpus.open(corpus_dir)
     if corpus.tokenizer_digest != asked:
         raise ValueError(
             f"data.dir ({corpus_dir}): its tokenizer is {corpus.tokenizer_digest[:12]}, but the checkpoint was "
-            f"trained with {asked[:12]}: put the corpus back that the run read"
+            f"trained with {asked[:12]}; restore the corpus that the run read"
         )
     return corpus.dir / TOKENIZER_FILE
 
 
 def _run_of(checkpoint: Path) -> dict[str, str]:
-    """Which run a checkpoint is of, and where that is now; empty where the run does not say, as those of old do not."""
+    """The run that a checkpoint belongs to, and where it is now; empty for runs of older versions, which have no id."""
     run = checkpoint.resolve().parent.parent
     with suppress(ValueError):
         if (record := read_record(run)) is not None and record.id is not None:
@@ -131,7 +131,7 @@ def _run_of(checkpoint: Path) -> dict[str, str]:
 
 
 def _is_exported(directory: Path) -> IsOurs:
-    """Which files of an earlier export are its own; those of older versions do not list them."""
+    """Tells which files an earlier export wrote; exports of older versions do not list theirs."""
     path = directory / PROVENANCE
     if not path.is_file():
         return lambda name: False
@@ -139,10 +139,10 @@ def _is_exported(directory: Path) -> IsOurs:
         content = json.loads(path.read_text(encoding="utf-8"))
         files, readme_sha256 = content.get("files"), content.get("readme_sha256")
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: not what an export holds ({error}); move it elsewhere") from error
+        raise ValueError(f"{path}: not written by an export ({error}); move it elsewhere") from error
 
     def is_ours(name: str) -> bool:
-        if name == README:  # which invites to be edited
+        if name == README:  # which users may edit
             return bool(file_sha256(directory / README) == readme_sha256)
         return bool(_EXPORTED.fullmatch(name)) if files is None else name in files
 

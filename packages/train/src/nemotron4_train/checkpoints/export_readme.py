@@ -1,6 +1,6 @@
 """README.md of an export: what it holds, what starts a document, and how other programs load it.
 
-Invariant: figures come from the checkpoint and the model; the run's name, which the user wrote, stays text.
+Invariant: figures come from the checkpoint and the model; the run's name, which the user chose, stays plain text.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ _TEXT = """\
 # {name}, step {step:,}
 
 A Nemotron-4 model (`NemotronForCausalLM`) after {tokens:,} tokens in {step:,} steps: {parameters:,} parameters in
-{dtype}, {vocab_size:,} token ids, a context of {context:,} tokens. `provenance.json` says what it was trained on.
-In what follows, `DIR` is this directory.
+{dtype}, {vocab_size:,} token ids, a context of {context:,} tokens. `provenance.json` records what it was trained on.
+Below, `DIR` stands for this directory.
 
 ## What starts a document
 
-In training, `</s>` (id 3) stood before every document. The tokenizer adds no token of its own, and `<s>` (id 2) was
-never seen. So text that is to be read as the start of a document follows id 3. Written in a prompt, `</s>` is four
-characters of text and not that token: prepend the id.
+In training, every document was preceded by `</s>` (id 3). The tokenizer adds no token of its own, and `<s>` (id 2)
+never occurred. So put id 3 before text that starts a document. Typed into a prompt, `</s>` is four characters of text
+and not that token: prepend the id.
 
 ## transformers
 
-4.44 and newer, 5 included:
+Version 4.44 or newer, 5 included:
 
 ```python
 import torch
@@ -50,8 +50,8 @@ print(llm.generate({{"prompt_token_ids": ids}}, SamplingParams(max_tokens=64))[0
 
 ## llama.cpp
 
-Its converter does not record that this tokenizer puts no space before a text, and llama.cpp then adds one to every
-prompt. Tell it otherwise at each start; `</s>` in `-p` is the token here:
+Its converter does not record that this tokenizer puts no space before a text, so llama.cpp adds one to every prompt.
+Turn that off at each start; here, `</s>` in `-p` is the token:
 
 ```
 python convert_hf_to_gguf.py DIR --outfile model.gguf

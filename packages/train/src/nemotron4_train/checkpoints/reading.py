@@ -1,10 +1,10 @@
-"""Sharded checkpoints that are complete or absent, readable on any topology: what one holds, and reading it.
+"""Sharded checkpoints that are complete or absent, readable on any topology: their content, and reading it.
 
-checkpoints/step-00000500/ holds torch's distributed checkpoint (one file a rank: model, optimiser state and, by rank,
+checkpoints/step-00000500/ holds torch's distributed checkpoint (one file per rank: model, optimiser state and, by rank,
 the state of the random number generators, as tensors under their full names), state.json (step, tokens, phase, digest
 of the job, the model's configuration), the data ledger and manifest.json with the digest of every file, written last.
 writing.py writes them. Invariant: only tensors are stored, so reading a checkpoint unpickles nothing but
-torch's own index of it, and that only after its digest was checked.
+torch's own index of it, and only after checking its digest.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _NAME = re.compile(r"step-(\d{8})")
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointState:
-    """state.json; older ones do not say all of it."""
+    """state.json; older ones lack some of its fields."""
 
     step: int
     """Optimiser steps before it."""
@@ -50,19 +50,19 @@ class CheckpointState:
     phase: str = ""
     """The phase of its last step."""
     job_digest: str | None = None
-    """Of the job that wrote it (TrainJob.digest)."""
+    """Digest of the job that wrote it (TrainJob.digest)."""
     model: Mapping[str, Any] = field(default_factory=dict)
-    """What `describe_model` says of the model."""
+    """The model's configuration, from `describe_model`."""
     guard: GuardState = field(default_factory=GuardState)
 
     def to_json(self) -> bytes:
-        """The file."""
+        """The content of the file."""
         return (json.dumps(asdict(self), indent=1) + "\n").encode()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint(CheckpointState):
-    """A complete checkpoint: what its state.json says, and where it is."""
+    """A complete checkpoint: the content of its state.json, and its directory."""
 
     directory: Path
 
@@ -78,17 +78,17 @@ class Checkpoint(CheckpointState):
 
     @property
     def ledger(self) -> Ledger:
-        """What was read before it. ValueError when that is missing or unreadable."""
+        """The text read before it. Raises ValueError when the ledger is missing or unreadable."""
         return Ledger.load(self.directory / LEDGER_FILE)
 
     def check_model(self, model: ModelConfig) -> None:
-        """Raise ValueError, with the key that differs, when it is of another model."""
+        """Raise ValueError, with the key that differs, when it belongs to another model."""
         wanted = describe_model(model)
         for name, stored in self.model.items():
             if name in wanted and stored != wanted[name]:
                 raise ValueError(
-                    f"model.{name} ({wanted[name]}): {self.directory} does not fit this model, it was trained with"
-                    f" {stored}: choose that model, or another checkpoint"
+                    f"model.{name} ({wanted[name]}): {self.directory} was trained with"
+                    f" {stored}; choose that model, or another checkpoint"
                 )
 
 
@@ -104,9 +104,9 @@ def list_checkpoints(run_directory: Path) -> list[Path]:
 
 
 def set_aside(run_directory: Path, resume: str, step: int) -> None:
-    """Rename the run's checkpoints that are none of what `resume` (never, or a path, at that step) goes on from.
+    """Rename the run's checkpoints that do not lead up to the one that `resume` (never, or a path, at `step`) selects.
 
-    Else whatever starts the run again would go on from the newest of them.
+    Otherwise the next start of the run would resume from the newest of them.
     """
     own = resume != "never" and Path(resume).resolve().parent.parent == run_directory.resolve()
     for path in list_checkpoints(run_directory):
@@ -122,15 +122,15 @@ def step_of(directory: Path) -> int:
 
 
 def check_complete(directory: Path, key: str = "resume") -> None:
-    """Raise ValueError, with the option's `key`, unless the directory is a checkpoint written to its end."""
+    """Raise ValueError, with the option's `key`, unless the directory is a complete checkpoint."""
     if not (directory / MANIFEST_FILE).is_file():
         raise ValueError(f"{key} ({directory}): not a complete checkpoint (it has no manifest.json)")
 
 
 def verify(directory: Path) -> Checkpoint:
-    """Open a checkpoint whose every file is what the manifest says; each rank checks its part of them.
+    """Open a checkpoint after checking every file against the manifest; each rank checks its share of them.
 
-    A collective over the ranks, where there are several. Raises ValueError, on all of them, saying what is damaged.
+    A collective over the ranks, if there are several. Raises ValueError, on all of them, naming what is damaged.
     """
 
     def check_part() -> Checkpoint:
@@ -142,7 +142,7 @@ def verify(directory: Path) -> Checkpoint:
 
 
 def peek(run_directory: Path, resume: str) -> Checkpoint | None:
-    """What `find` will give, judged by the small files alone, so that it costs nothing; says nothing of damage."""
+    """What `find` will return, judged by the small files alone, so that it is cheap; does not warn of damage."""
     if resume == "never":
         return None
     if resume != "auto":
@@ -154,9 +154,9 @@ def peek(run_directory: Path, resume: str) -> Checkpoint | None:
 
 
 def find(run_directory: Path, resume: str, key: str = "resume") -> Checkpoint | None:
-    """The checkpoint that `resume` (auto, never, or a path) asks for; a damaged one is passed over.
+    """The checkpoint that `resume` (auto, never, or a path) selects; auto skips damaged ones.
 
-    A collective over the ranks, where there are several. ValueError, with the option's `key`, for a path that is none.
+    A collective over the ranks, if there are several. Raises ValueError, with the option's `key`, for an invalid path.
     """
     if resume == "never":
         return None
@@ -173,19 +173,19 @@ def find(run_directory: Path, resume: str, key: str = "resume") -> Checkpoint | 
 
 
 def describe_model(model: ModelConfig) -> dict[str, Any]:
-    """What state.json says of the model: all that its weights are made for.
+    """What state.json records of the model: every setting that its weights were trained for.
 
-    Not how they were first drawn, nor how long sequences may get, which a later phase may change.
+    Not the initialisation, nor the maximum sequence length, which a later phase may change.
     """
     described = asdict(model) | {"head_dim": model.attention_head_dim}
     return {name: value for name, value in described.items() if name not in ("init_std", "max_sequence_length")}
 
 
 def load(directory: Path, model: torch.nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
-    """Fill a model and its optimisers, sharded as they are now, and the random state, from any topology's checkpoint.
+    """Load a model and its optimisers, sharded as they are now, and the random state from any topology's checkpoint.
 
-    A collective over the ranks. Raises ValueError when the checkpoint is of another model or optimiser. A rank that
-    the writing topology did not have keeps its random state.
+    A collective over the ranks. Raises ValueError when the checkpoint belongs to another model or optimiser. A rank
+    that the writing topology did not have keeps its random state.
     """
     reader = _Reader(directory)
     model_state, optimizer_state = get_state_dict(model, optimizers)
@@ -219,7 +219,7 @@ def read_parameters(directory: Path, shapes: Mapping[str, torch.Size]) -> Iterat
 
 
 def random_state() -> dict[str, Tensor]:
-    """State of this process's generators by device: one of the CPU, one of its CUDA device if it has used one."""
+    """State of this process's random generators by device: the CPU's, and its CUDA device's if it has used one."""
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_initialized():
         state["cuda"] = torch.cuda.get_rng_state()
@@ -227,7 +227,7 @@ def random_state() -> dict[str, Tensor]:
 
 
 def rank_key() -> str:
-    """What a checkpoint calls this rank."""
+    """This rank's name in a checkpoint."""
     return f"rank{rank():05d}"
 
 
@@ -240,7 +240,7 @@ def first_cause(error: CheckpointException) -> str:
 
 
 class _Reader(FileSystemReader):
-    """Reads the index once, however many times tensors are asked for: that of a large model takes seconds."""
+    """Reads the index only once, however often tensors are read: that of a large model takes seconds."""
 
     _metadata: Metadata | None = None
 
@@ -253,7 +253,7 @@ class _Reader(FileSystemReader):
 def _read(reader: _Reader, state: dict[str, Any], no_dist: bool) -> None:
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is what is meant
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # a single process is intended
             state_dict_loader.load(state, storage_reader=reader, no_dist=no_dist)
     except CheckpointException as error:
         raise ValueError(f"{reader.path}: does not fit this model or its optimiser ({first_cause(error)})") from error

@@ -1,10 +1,10 @@
-"""Writing checkpoints while training goes on.
+"""Writing checkpoints while training continues.
 
-A save copies the state to host memory, which training waits for, and writes the copy in a thread of its own: staged
+A save copies the state to host memory, which training waits for, and writes the copy in its own thread: a staged
 directory, torch's distributed checkpoint (synced), digests, manifest.json last, all synced and renamed by rank 0 when
-every rank has written. Invariants: a kill at any moment leaves the older checkpoints whole; at most one save is under
-way, so host memory holds at most one copy (its buffers are used again by the next); the ranks' threads talk over a
-process group of their own, so they cannot come between the collectives of training.
+every rank has written. Invariants: a kill at any moment leaves the older checkpoints intact; at most one save is in
+progress, so host memory holds at most one copy (the next save reuses its buffers); the ranks' threads communicate over
+their own process group, so they cannot interfere with the collectives of training.
 
 Source of the idea: asynchronous checkpointing in torch.distributed.checkpoint (`async_save`), whose stager is used
 here; its thread ends with the write, ours with the commit.
@@ -48,7 +48,7 @@ from nemotron4_train.checkpoints.reading import (
 from nemotron4_train.ranks import on_all_ranks, rank
 
 _FILES = re.compile(rf"__\d+_\d+\.distcp|\.metadata(\.tmp)?|({STATE_FILE}|{LEDGER_FILE}|{MANIFEST_FILE})|\..*\.partial")
-"""Files of a checkpoint, whole or half-written: one that holds others is never removed."""
+"""Files of a checkpoint, complete or partly written: a checkpoint that contains any other is never removed."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class _Save:
 
 
 class CheckpointWriter:
-    """Writes the checkpoints of one run, one at a time; every rank has one and calls it at the same steps."""
+    """Writes the checkpoints of one run, one at a time; every rank has a writer and calls it at the same steps."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class CheckpointWriter:
         asynchronous: bool = True,
         on_commit: Callable[[int], None] = lambda step: None,
     ) -> None:
-        """Keeps the `keep` newest and those of `keep_steps`; `on_commit` is told, between steps, of what is complete.
+        """Keep the `keep` newest and those at `keep_steps`; `on_commit` is called between steps with each saved step.
 
         A collective over the ranks. A save that is not asynchronous makes no copy and is complete when it returns.
         """
@@ -83,7 +83,7 @@ class CheckpointWriter:
         self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._stager: DefaultStager | None = None
-        self._under_way: tuple[int, Future[None]] | None = None
+        self._in_progress: tuple[int, Future[None]] | None = None
 
     def save(
         self,
@@ -92,9 +92,9 @@ class CheckpointWriter:
         optimizers: list[torch.optim.Optimizer],
         ledger: bytes,
     ) -> None:
-        """Save the state after `state.step`; when this returns, training may change it. Waits for the save before.
+        """Save the state after `state.step`; when this returns, training may change it. Waits for the previous save.
 
-        A collective over the ranks. Raises OSError for the save before, or for this one when it is not asynchronous.
+        A collective over the ranks. Raises OSError if the previous save failed, or this one if it is not asynchronous.
         """
         self.wait()
         model_state, optimizer_state = get_state_dict(model, optimizers)
@@ -102,32 +102,32 @@ class CheckpointWriter:
         if self._asynchronous:
             tensors = self._stage(tensors, next(model.parameters()).device.type == "cuda")
         save = _Save(state.step, tensors, {STATE_FILE: state.to_json(), LEDGER_FILE: ledger})
-        self._under_way = state.step, self._thread.submit(self._write, save)
+        self._in_progress = state.step, self._thread.submit(self._write, save)
         if not self._asynchronous:
             self.wait()
 
     def poll(self, device: torch.device) -> None:
-        """Between steps: see whether the save under way has ended on every rank, by a collective on `device`.
+        """Between steps: check whether the save in progress has ended on every rank, by a collective on `device`.
 
-        Raises OSError, on all ranks alike, when it could not be written; the older checkpoints are kept.
+        Raises OSError, on all ranks, when it could not be written; the older checkpoints are kept.
         """
-        if self._under_way is None:
+        if self._in_progress is None:
             return
-        ended = torch.tensor(int(self._under_way[1].done()), device=device)
+        ended = torch.tensor(int(self._in_progress[1].done()), device=device)
         if dist.is_initialized():
             dist.all_reduce(ended, dist.ReduceOp.MIN)
         if int(ended):
             self.wait()
 
     def wait(self) -> None:
-        """Until no save is under way. Raises OSError, on all ranks alike, when it could not be written."""
-        if self._under_way is not None:
-            (step, future), self._under_way = self._under_way, None
+        """Wait until no save is in progress. Raises OSError, on all ranks, when it could not be written."""
+        if self._in_progress is not None:
+            (step, future), self._in_progress = self._in_progress, None
             future.result()
             self._on_commit(step)
 
     def close(self) -> None:
-        """Wait, then give the thread and the staging buffers back."""
+        """Wait, then release the thread and the staging buffers."""
         try:
             self.wait()
         finally:
@@ -148,7 +148,7 @@ class CheckpointWriter:
         return staged
 
     def _write(self, save: _Save) -> None:
-        """From the staged directory to its name, in the thread."""
+        """Write the staged directory and rename it, in the thread."""
         directory = checkpoint_directory(self._run_directory, save.step)
         staged = partial_path(directory)
         try:
@@ -171,7 +171,7 @@ class CheckpointWriter:
             ) from error
 
     def _prepare(self, staged: Path) -> None:
-        """An empty directory, and none that a kill left half-written."""
+        """Make an empty staged directory, and remove those that a kill left half-written."""
         if rank() == 0:
             for left in staged.parent.glob(partial_path(Path("step-[0-9]*")).name):
                 if first_foreign(left, _is_ours) is None:
@@ -179,7 +179,7 @@ class CheckpointWriter:
             staged.mkdir(parents=True)
 
     def _commit(self, directory: Path, files: dict[str, bytes], digests_by_rank: list[dict[str, str]]) -> None:
-        """The small files, the manifest and the name; then older checkpoints may go."""
+        """Write the small files and the manifest, and rename; then remove older checkpoints."""
         if rank() != 0:
             return
         staged = partial_path(directory)
@@ -191,13 +191,13 @@ class CheckpointWriter:
         manifest = json.dumps({"sha256": dict(sorted(digests.items()))}, indent=1) + "\n"
         write_file(staged / MANIFEST_FILE, manifest.encode())
         commit_directory(directory, "run.dir", _is_ours)
-        # A later one, if there is any, was damaged and passed over: it must not push out what the run goes on from.
+        # A later one, if any, was damaged and skipped: it must not displace the one that the run resumed from.
         so_far = [path for path in list_checkpoints(self._run_directory) if step_of(path) <= step_of(directory)]
         for old in so_far[: -self._keep]:
             if step_of(old) in self._keep_steps:
                 continue
             if foreign := first_foreign(old, _is_ours):
-                print(f"kept {old}, because {foreign.name} in it is not of the checkpoint", file=sys.stderr)
+                print(f"kept {old}, because {foreign.name} in it is not part of the checkpoint", file=sys.stderr)
             else:
                 doomed = old.replace(partial_path(old))
                 shutil.rmtree(doomed, ignore_errors=True)
@@ -208,7 +208,7 @@ def _is_ours(name: str) -> bool:
 
 
 class _Writer(FileSystemWriter):
-    """Fails as the system did: torch says where in a file it was, while its error travels to the other ranks alone."""
+    """Raises the system's error: torch's own gives a place in a file, and reaches the other ranks without its cause."""
 
     def write_data(self, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -221,5 +221,5 @@ class _Writer(FileSystemWriter):
 
 
 def _digests_of_own(staged: Path) -> dict[str, str]:
-    """Of the files this rank wrote: its machine has them in memory, and surely sees them; others may later."""
+    """Of the files this rank wrote: its machine has them cached, and is sure to see them; others may only later."""
     return {file.name: file_sha256(file) for file in staged.glob(f"__{rank()}_*")}

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nemotron4_data import TokenStream
 from nemotron4_train.schedule import Timeline
-from nemotron4_train.stop_signal import leave_stop_signals
+from nemotron4_train.stop_signal import ignore_stop_signals
 
 
 class StepBatch(TypedDict):
@@ -62,7 +62,7 @@ class StepDataModule(pl.LightningDataModule):
         self.num_workers = num_workers
 
     def train_dataloader(self) -> DataLoader[StepBatch]:
-        """One item a step."""
+        """One item per step."""
         assert self.trainer is not None
         data_rank = 0
         if self.num_data_ranks > 1:
@@ -74,6 +74,6 @@ class StepDataModule(pl.LightningDataModule):
             batch_size=None,
             sampler=range(self.first_step, self.timeline.num_steps),
             num_workers=self.num_workers,
-            worker_init_fn=leave_stop_signals,
+            worker_init_fn=ignore_stop_signals,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
         )

@@ -1,1 +1,1 @@
-"""A training job before anything runs."""
+"""Showing a training job before anything runs."""

@@ -1,6 +1,6 @@
-"""A training job before anything runs: parameters, mesh, timeline, epochs when the corpus is there, and a picture.
+"""Show a training job before anything runs: parameters, mesh, timeline, epochs if the corpus exists, and a plot.
 
-The picture is <run.root>/<run.name>/plan.png, where the job's runs would be.
+The plot is <run.root>/<run.name>/plan.png, in the directory of the job's runs.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _parameters(job: TrainJob) -> Table:
     table.add_row("parameters", f"{model.num_parameters:,}")
     table.add_row("without embeddings", f"{model.num_non_embedding_parameters:,}")
     table.add_row("embedding and head", f"{embedding:,} ({embedding / model.num_parameters:.0%})")
-    table.add_row("training FLOPs a token (full attention)", f"{model.flops_per_token(sequence):.4g}")
+    table.add_row("training FLOPs per token (full attention)", f"{model.flops_per_token(sequence):.4g}")
     return table
 
 
@@ -76,7 +76,7 @@ def _timeline(job: TrainJob, timeline: Timeline) -> Table:
         table.add_row(*row, *(f"{rate:.3g}" for rate in rates))
     table.caption = (
         f"{timeline.num_tokens:,} tokens in {timeline.num_steps:,} steps,"
-        f" {training_flops(timeline, job.model):.4g} FLOPs (full attention); lr is of the blocks' matrices"
+        f" {training_flops(timeline, job.model):.4g} FLOPs (full attention); lr is that of the blocks' matrices"
     )
     return table
 
@@ -89,4 +89,4 @@ def _print_epochs(console: Console, job: TrainJob, timeline: Timeline) -> None:
     weights = phase_weights(replace(job.blend, max_epochs=math.inf), timeline.blend_phases, tokens)
     drawn = [(plan.num_tokens, of_phase) for plan, of_phase in zip(timeline.phases, weights, strict=True)]
     console.print(render_epochs(epochs_table(drawn, tokens)))
-    phase_weights(job.blend, timeline.blend_phases, tokens)  # refused past the cap, but only once it is seen
+    phase_weights(job.blend, timeline.blend_phases, tokens)  # raises past the cap, but only after showing the table
