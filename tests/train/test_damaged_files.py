@@ -28,7 +28,7 @@ NO_EVALUATION = "not the result of an evaluation ({}); evaluate again, or remove
         (
             "validation.csv",
             VALIDATION + "12,1536,2.4,nil\n",
-            "line 3: english (nil): not a number of its kind; remove the line",
+            "line 3: english (nil): not a valid number; remove the line",
         ),
         (
             "validation.csv",

@@ -67,7 +67,7 @@ def test_tensorboard_says_it_once(prepared, tmp_path, capfd):
         with pytest.raises(OSError):
             logger.finalize("failed")
     assert str(caught.value) == (
-        f"{tmp_path}/tensorboard: File too large; make room, or leave it out with logger.tensorboard=false"
+        f"{tmp_path}/tensorboard: File too large; make room, or turn it off with logger.tensorboard=false"
     )
     assert capfd.readouterr().err == ""
 

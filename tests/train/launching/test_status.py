@@ -113,7 +113,7 @@ def test_one_damaged_run_hides_no_other(run, tmp_path, capsys, monkeypatch):
     assert (empty["step"], empty["loss"]) == ("2", "6.500")
     assert shown(others["garbage"], ValueError(f"{others['garbage']}/job.yaml: cut")) == {
         "run": "smoke/garbage",
-        "state": "stopped; metrics.csv: line 4: loss (low): not a number of its kind; remove the line; job.yaml: cut",
+        "state": "stopped; metrics.csv: line 4: loss (low): not a valid number; remove the line; job.yaml: cut",
         "phase": "", "step": "0 / 12", "tokens": "", "loss": "", "tokens/s": "", "left": "", "queue": "",
         "requeues": "0",
     }  # fmt: skip
@@ -126,9 +126,9 @@ def test_one_damaged_run_hides_no_other(run, tmp_path, capsys, monkeypatch):
         ("run.json", "[1]", "run.json: not a run record (nemotron4_train.run_directory.RunRecord() argument after **"),
         ("run.json", '{"job_digest": "", "step": "x"}', "run.json: not a run record (state 'running', step 'x' of 0)"),
         ("run.json", '{"job_digest": "", "state": "odd"}', "run.json: not a run record (state 'odd', step 0 of 0)"),
-        ("metrics.csv", "\xff\n1\n", "metrics.csv: line 2: step (None): not a number of its kind; remove the line"),
-        ("metrics.csv", "step,loss\n1.5,2\n", "metrics.csv: line 2: step (1.5): not a number of its kind"),
-        ("metrics.csv", "step,loss\n1,2,3\n", "metrics.csv: line 2: ['3']: after the last column; remove the line"),
+        ("metrics.csv", "\xff\n1\n", "metrics.csv: line 2: step (None): not a valid number; remove the line"),
+        ("metrics.csv", "step,loss\n1.5,2\n", "metrics.csv: line 2: step (1.5): not a valid number"),
+        ("metrics.csv", "step,loss\n1,2,3\n", "metrics.csv: line 2: ['3']: beyond the last column; remove the line"),
         ("slurm/attempts.jsonl", '{"restart": 0}\n', "slurm/attempts.jsonl: not a list of attempts (TypeError("),
         ("slurm/jobs.json", "{", "slurm/jobs.json: not a list of jobs (JSONDecodeError("),
     ],

@@ -114,7 +114,7 @@ def test_a_report_shows_the_evaluations_of_its_own_exports(trained, tmp_path):
     last = read_rows(other / "validation.csv")[-1]
     assert figures["bits_per_byte"]["overall"] == float(last["overall"])
     assert figures["bits_per_byte_from"] == (
-        "last validation (part of the held-out text); eval.json here is of another run"
+        "last validation (part of the held-out text); eval.json here belongs to another run"
     )
     assert figures["gzip_bits_per_byte"] is None
     del found["run_id"]  # as an older version wrote it

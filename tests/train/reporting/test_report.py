@@ -103,7 +103,9 @@ def test_the_profile_holds_the_steps_asked_for(watched):
     events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
     assert len({event["name"] for event in events if event["name"].startswith("ProfilerStep#")}) == 2
     assert any(event["name"] == "aten::mm" for event in events)
-    assert f"profile of 2 steps from 3, a file a rank: {directory.parent.resolve()}" in printed.replace("latest", "")
+    assert f"profile of 2 steps from 3, one file per rank: {directory.parent.resolve()}" in printed.replace(
+        "latest", ""
+    )
 
 
 def test_the_report_is_refreshed_in_a_small_share_of_the_time(watched, tmp_path, monkeypatch):

@@ -163,7 +163,7 @@ class TrainerConfig:
     save_interval_steps: int = 500
     """Steps between checkpoints."""
     async_checkpoint: bool = True
-    """Write checkpoints while training goes on, from one copy in host memory; false pauses training meanwhile."""
+    """Write checkpoints while training continues, from one copy in host memory; false pauses training meanwhile."""
     keep_checkpoints: int = 2
     """Number of newest checkpoints to keep; older ones are deleted."""
     keep_phase_ends: bool = True
@@ -246,7 +246,7 @@ class TrainJob:
     blend: BlendConfig
     """The distributions of text that phases draw from."""
     schedule: Schedule
-    """The timeline of training: phases, each of so many tokens."""
+    """The timeline of training: phases, each with its number of tokens."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """AdamW for all parameters, or Muon for the matrices of the blocks and AdamW for the rest."""
     topology: TopologyConfig = field(default_factory=TopologyConfig)

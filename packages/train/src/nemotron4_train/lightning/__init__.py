@@ -1,1 +1,1 @@
-"""The only home of Lightning: module, mesh strategy, data, callbacks and the fit of one worker."""
+"""The only code that uses Lightning: module, mesh strategy, data, callbacks and the fit of one worker."""

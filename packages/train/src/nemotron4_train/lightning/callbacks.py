@@ -1,7 +1,7 @@
-"""What happens between steps: validation, checkpoints, and stopping at a step boundary; records are in recorder.py.
+"""What happens between steps: validation, checkpoints, and stopping at a step boundary; recorder.py records.
 
 Each callback acts after the step that `module.last` describes. Validation and checkpoints are collectives: every rank
-enters them at the same step because the timeline, not a clock, says when.
+enters them at the same step because the timeline, not a clock, decides when.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from nemotron4_train.stop_signal import StopSignal
 
 
 class AfterStep(pl.Callback):
-    """What is done after each optimiser step."""
+    """A callback that acts after each optimiser step."""
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Hand the step's result over."""
+        """Pass the step's result to `after_step`."""
         assert isinstance(pl_module, PretrainingModule)
         assert pl_module.last is not None
         self.after_step(trainer, pl_module, pl_module.last)
@@ -66,7 +66,7 @@ class Validator(AfterStep):
         self._heldout_bytes = {name: corpus.sizes(name, "heldout")["bytes"] for name in corpus.heldout_names}
 
     def after_step(self, trainer: pl.Trainer, module: PretrainingModule, result: StepResult) -> None:
-        """Validate when the interval or the end says so."""
+        """Validate at the interval, and at the last step."""
         step = result.plan.step + 1
         if step % self.config.validation_interval_steps and step != self.timeline.num_steps:
             return
@@ -111,7 +111,7 @@ class Validator(AfterStep):
 class Checkpointer(AfterStep):
     """Saves at an interval, at the end of phases, at the last step and when the run is asked to stop.
 
-    The data ledger goes with it. A save goes on while training does; the run's end, a stop and an error wait for it.
+    The data ledger is saved too. A save runs while training continues; the run's end, a stop and an error wait for it.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Checkpointer(AfterStep):
         stream: TokenStream,
         ledger: Ledger | None,
     ) -> None:
-        """`ledger` is that of the checkpoint the run goes on from."""
+        """`ledger` is that of the checkpoint that the run resumes from."""
         self.run_directory = run_directory
         self.job = job
         self.timeline = timeline
@@ -135,7 +135,7 @@ class Checkpointer(AfterStep):
         self.writer: CheckpointWriter | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Now that the ranks have met."""
+        """Make the writer, now that the ranks have joined."""
         self.writer = CheckpointWriter(
             self.run_directory,
             keep=self.job.trainer.keep_checkpoints,
@@ -145,20 +145,20 @@ class Checkpointer(AfterStep):
         )
 
     def after_step(self, trainer: pl.Trainer, module: PretrainingModule, result: StepResult) -> None:
-        """Look after the save under way, and start one when due."""
+        """Check on the save in progress, and start one when due."""
         assert self.writer is not None
         self.writer.poll(module.device)
         step = result.plan.step + 1
         last = step == self.timeline.num_steps or trainer.should_stop
         if last or step % self.job.trainer.save_interval_steps == 0 or step in self.phase_ends:
             for logger in trainer.loggers:
-                logger.save()  # a run that goes on from the checkpoint logs only what follows it
+                logger.save()  # a run that resumes from the checkpoint logs only what follows it
             self.save(module, result)
         if last:
             self.writer.close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Complete the save under way; an error of its own is noted with the one that ends the run."""
+        """Complete the save in progress; if it fails, that is added as a note to the error that ends the run."""
         try:
             if self.writer is not None:
                 self.writer.close()
@@ -190,14 +190,14 @@ class Checkpointer(AfterStep):
 
 
 class StopOnSignal(AfterStep):
-    """Ranks agree after a step whether one was told to stop; placed before the checkpointer, which saves then."""
+    """After each step, ranks agree whether any was told to stop; placed before the checkpointer, which then saves."""
 
     def __init__(self, stop: StopSignal) -> None:
         self.stop = stop
         self.agreed: int | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take over from the handlers of Lightning's own connector, which act inside the handler."""
+        """Replace the handlers of Lightning's own connector, which act as soon as the signal arrives."""
         self.stop.listen()
 
     def after_step(self, trainer: pl.Trainer, module: PretrainingModule, result: StepResult) -> None:

@@ -1,6 +1,6 @@
 """The fit of one worker: what every rank runs, alone or under a launcher that set RANK and WORLD_SIZE.
 
-Returns when the timeline is done or the run was asked to stop; raises ValueError for what the user can mend.
+Returns when the timeline is done or the run was asked to stop; raises ValueError for what the user can fix.
 """
 
 from __future__ import annotations
@@ -72,16 +72,16 @@ def fit(job: TrainJob, run_directory: Path, stop: StopSignal) -> FitResult:
     _quieten_lightning()
     if job.topology.device is Device.cpu:
         keep_freed_memory()
-    torch.manual_seed(job.seed)  # nothing of ours draws from the global generators, but checkpoints hold their state
+    torch.manual_seed(job.seed)  # our code never draws from the global generators, but checkpoints hold their state
     torch.use_deterministic_algorithms(job.trainer.deterministic)
-    # A debugging aid that writes every new tensor twice; mypy does not see the module's property.
+    # Filling is a debugging aid that writes every new tensor twice; mypy does not see the module's property.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # as said
     timeline = job.timeline()
     corpus = Corpus.open(job.data.dir)
     stream = token_stream(job, corpus, timeline)
     join_process_group(job.topology)
-    # Else Lightning's loggers are silent in a task of Slurm's whose SLURM_PROCID is not 0.
-    rank_zero_only.rank = rank()  # type: ignore[attr-defined]  # it is set like this by Lightning too
+    # Otherwise Lightning's loggers are silent in a Slurm task whose SLURM_PROCID is not 0.
+    rank_zero_only.rank = rank()  # type: ignore[attr-defined]  # Lightning sets it like this too
     if job.launcher.health_check and job.topology.num_ranks > 1:
         check_health(job.topology, job.launcher.health_check_max_slowdown)
     found = reading.find(run_directory, job.resume)
@@ -104,7 +104,7 @@ def fit(job: TrainJob, run_directory: Path, stop: StopSignal) -> FitResult:
         use_distributed_sampler=False,
     )
     data = StepDataModule(stream, timeline, first_step, job.topology.num_data_ranks, job.data.num_workers)
-    with ExitStack() as at_the_end:  # each of them, whatever the others come to
+    with ExitStack() as at_the_end:  # each one, even if another fails
         at_the_end.callback(finish, loggers)
         for file in close:
             at_the_end.callback(file.close)
@@ -135,7 +135,7 @@ def _callbacks(
     first_step: int,
     stopper: StopOnSignal,
 ) -> tuple[Validator, list[pl.Callback], list[Any]]:
-    """In order: record, validate, look for a signal, save, report, profile; files and progress are rank 0's."""
+    """In order: record, validate, check for a signal, save, report, profile; only rank 0 has files and progress."""
     if rank() != 0:
         validator = Validator(job.trainer, corpus, timeline, None, None)
         return validator, [validator, stopper, saver, *_profiler(job, run_directory, None)], []
@@ -166,8 +166,8 @@ def _utilisation(job: TrainJob) -> Utilisation:
 def _devices(job: TrainJob) -> dict[str, Any]:
     """Trainer arguments of the topology.
 
-    Ranks are named by the environment of torch's launcher, whoever set it: Lightning's own detection of Slurm takes
-    signals and asks for particular options of sbatch.
+    Ranks come from the environment variables of torch's launcher, whatever set them: Lightning's own detection of Slurm
+    handles signals and requires particular options of sbatch.
     """
     topology = job.topology
     environment: ClusterEnvironment = LightningEnvironment() if topology.num_ranks == 1 else TorchElasticEnvironment()
@@ -186,7 +186,7 @@ def _devices(job: TrainJob) -> dict[str, Any]:
 
 
 def _quieten_lightning() -> None:
-    """Lightning's start-up banner and its advice on things we do on purpose."""
+    """Silence Lightning's start-up banner and its advice on things we do on purpose."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in (
         r".*does not have many workers.*",

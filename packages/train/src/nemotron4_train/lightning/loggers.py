@@ -1,6 +1,6 @@
-"""The loggers beside our CSV files: TensorBoard, Weights & Biases, MLflow. One run of theirs is one run directory.
+"""The loggers besides our CSV files: TensorBoard, Weights & Biases, MLflow. A run directory is one run in each of them.
 
-Invariant: a resumed run goes on in the run of theirs that it had before, whose name is kept in the run directory.
+Invariant: a resumed run continues the run that it had in each logger before, whose id is kept in the run directory.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nemotron4_train.job import TrainJob
 
 
 def make_loggers(job: TrainJob, run_directory: Path, first_step: int) -> list[Logger]:
-    """Those that the job asks for; for rank 0."""
+    """The loggers that the job enables; for rank 0 only."""
     loggers: list[Logger] = []
     if job.logger.tensorboard:
         loggers.append(_TensorBoard(run_directory, name="tensorboard", version="", purge_step=first_step + 1))
@@ -37,11 +37,11 @@ def make_loggers(job: TrainJob, run_directory: Path, first_step: int) -> list[Lo
 
 
 class _TensorBoard(TensorBoardLogger):
-    """Writes in a thread of its own, whose error is raised by each call after it, and told by those alone."""
+    """Writes in its own thread, whose error is raised by each later call, and reported only by those."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        threading.excepthook = _tell_of_thread
+        threading.excepthook = _report_thread_error
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         with self._naming_place():
@@ -56,19 +56,19 @@ class _TensorBoard(TensorBoardLogger):
             super().finalize(status)
 
     def _naming_place(self) -> AbstractContextManager[None]:
-        return naming_place(Path(self.log_dir), "make room, or leave it out with logger.tensorboard=false")
+        return naming_place(Path(self.log_dir), "make room, or turn it off with logger.tensorboard=false")
 
 
-_tell_of_others = threading.excepthook
+_default_excepthook = threading.excepthook
 
 
-def _tell_of_thread(failed: threading.ExceptHookArgs) -> None:
+def _report_thread_error(failed: threading.ExceptHookArgs) -> None:
     if type(failed.thread).__module__ != "tensorboard.summary.writer.event_file_writer":
-        _tell_of_others(failed)
+        _default_excepthook(failed)
 
 
 def finish(loggers: list[Logger]) -> None:
-    """End what would otherwise take in the next run of this process, as in a sweep."""
+    """Close loggers that would otherwise record the next run of this process too, as in a sweep."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.experiment.finish()
@@ -88,14 +88,14 @@ def _wandb(job: TrainJob, run_directory: Path) -> WandbLogger:
 
 
 class _MLflow(MLFlowLogger):
-    """Names are spelled in the characters that MLflow allows, each in its own way: Lightning drops the others."""
+    """Spells names uniquely in the characters that MLflow allows: Lightning drops the others."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         super().log_metrics({_spelled(name): value for name, value in metrics.items()}, step)
 
 
 def _spelled(name: str) -> str:
-    """`code/c++` as `code/c plus plus`. No name of ours holds a space, so that none means another one's."""
+    """`code/c++` as `code/c plus plus`. Our names have no spaces, so no two are spelled alike."""
     return name.replace("+", " plus").replace("#", " sharp")
 
 

@@ -1,7 +1,7 @@
 """One optimiser step of pretraining, as a Lightning module.
 
 Manual optimisation: a Lightning batch is a rank's whole share of the global batch, cut here into micro-batches, so
-that the timeline alone says what a step is and gradients are reduced once, after the last micro-batch.
+that only the timeline defines a step, and gradients are reduced once, after the last micro-batch.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from nemotron4_train.step_guard import StepGuard
 
 
 class SourceLoss(NamedTuple):
-    """What one source had in a global batch."""
+    """The loss of one source in a global batch."""
 
     nll: float
-    """Negative log-likelihood summed over its tokens, nats."""
+    """Negative log-likelihood summed over its tokens, in nats."""
     tokens: int
 
 
@@ -38,15 +38,15 @@ class StepResult:
 
     plan: StepPlan
     loss: float
-    """Mean negative log-likelihood over the global batch, nats a token."""
+    """Mean negative log-likelihood over the global batch, in nats per token."""
     learning_rate: float
-    """Of the blocks' matrices."""
+    """That of the blocks' matrices."""
     grad_norm: float
     """Global norm before clipping."""
     skipped: str | None
-    """Why the step changed no weights; None when it did."""
+    """Why the step changed no weights; None if it was not skipped."""
     sources: dict[str, SourceLoss]
-    """Of the sources that the batch drew from."""
+    """Losses of the sources that the batch drew from."""
 
 
 class PretrainingModule(pl.LightningModule):
@@ -94,13 +94,13 @@ class PretrainingModule(pl.LightningModule):
         self.model = model
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """As the job says."""
+        """Build the optimisers that the job configures."""
         assert self.model is not None
         self.raw_optimizers = build_optimizers(self.model, self.job.optimizer)
         return self.raw_optimizers
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:
-        """Accumulate gradients over micro-batches, clip, step; RuntimeError when too many steps in a row were bad."""
+        """Accumulate gradients over micro-batches, clip, step; RuntimeError when too many were skipped in a row."""
         plan = self.timeline.step(self.next_step)
         for optimizer in self.raw_optimizers:
             for group in optimizer.param_groups:
@@ -120,7 +120,7 @@ class PretrainingModule(pl.LightningModule):
         self.next_step += 1
 
     def _accumulate(self, model: Transformer, batch: StepBatch) -> Tensor:
-        """Gradients of the mean loss; returns each sample's mean negative log-likelihood (B,)."""
+        """Accumulate gradients of the mean loss; returns each sample's mean negative log-likelihood (B,)."""
         micro = min(self.job.topology.micro_batch_size, len(batch["inputs_BT"]))
         cuts = list(zip(torch.split(batch["inputs_BT"], micro), torch.split(batch["targets_BT"], micro), strict=True))
         nll: list[Tensor] = []
@@ -134,16 +134,16 @@ class PretrainingModule(pl.LightningModule):
         return torch.cat(nll)
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        """bf16, and around float8, on one device; on a mesh FSDP2 casts the parameters itself."""
+        """Autocast for bf16, and around float8, on one device; on a mesh FSDP2 casts the parameters itself."""
         dtype = self.job.precision.compute.dtype
         if dtype is not DType.fp32 and self.device_mesh is None:
             return torch.autocast(self.device.type, dtype=dtype.torch_dtype)
         return nullcontext()
 
     def _result(self, plan: StepPlan, grad_norm: Tensor, nll_B: Tensor, sources_B: Tensor) -> StepResult:
-        """The step's figures, by source, and the verdict on it: the one place where a step waits for the device.
+        """The step's losses by source, and whether it is skipped: the one place where a step waits for the device.
 
-        Sums over the ranks that read different samples; the norm goes with them, so that all decide by the same bits.
+        Sums over the ranks that read different samples; the norm is reduced with them, so all ranks decide identically.
         """
         totals = torch.zeros(2, len(self.source_names) + 1, device=nll_B.device)
         totals[0].index_add_(0, sources_B, nll_B)

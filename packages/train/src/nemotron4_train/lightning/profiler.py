@@ -1,4 +1,4 @@
-"""torch.profiler over a few optimiser steps: one trace a rank in <run>/profile/, for Perfetto or chrome://tracing."""
+"""torch.profiler over a few optimiser steps: one trace per rank in <run>/profile/, for Perfetto or chrome://tracing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nemotron4_train.reporting.progress import TrainingProgress
 
 
 class StepProfiler(AfterStep):
-    """Records steps trainer.profile_first_step and on; the step before them warms the profiler up."""
+    """Records the steps from trainer.profile_first_step on; the step before them warms up the profiler."""
 
     def __init__(
         self, config: TrainerConfig, run_directory: Path, rank: int, progress: TrainingProgress | None
@@ -30,12 +30,12 @@ class StepProfiler(AfterStep):
         self._profile: profile | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start when the run begins with the warm-up step; say so when it begins after it."""
+        """Start if the run begins with the warm-up step; print a note if it begins after it."""
         assert isinstance(pl_module, PretrainingModule)
         if self.progress is not None and pl_module.next_step > self.first_step - 2:
             self.progress.note(
-                f"trainer.profile_first_step ({self.first_step}): no profile, because the run goes on after step"
-                f" {pl_module.next_step}; it can be {pl_module.next_step + 2} or later"
+                f"trainer.profile_first_step ({self.first_step}): no profile, because the run resumes after step"
+                f" {pl_module.next_step}; set it to {pl_module.next_step + 2} or later"
             )
         self._start_before(pl_module.next_step)
 
@@ -46,7 +46,7 @@ class StepProfiler(AfterStep):
         self._start_before(module.next_step)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write what there is when the run ends first."""
+        """Write what was recorded if the run ends early."""
         if self._profile is not None:
             self._profile.stop()
 
@@ -66,12 +66,12 @@ class StepProfiler(AfterStep):
         directory = self.run_directory / "profile"
         directory.mkdir(exist_ok=True)
         path = directory / f"step-{self.first_step}-rank-{self.rank}.json.gz"
-        staged = path.with_name(f".partial-{path.name}")  # torch compresses by the ending of the name
+        staged = path.with_name(f".partial-{path.name}")  # torch compresses by the file's extension
         recorded.export_chrome_trace(str(staged))
         sync(staged)
         staged.replace(path)
         if self.progress is not None:
             self.progress.note(
-                f"profile of {self.num_steps} steps from {self.first_step}, a file a rank: {directory}"
+                f"profile of {self.num_steps} steps from {self.first_step}, one file per rank: {directory}"
                 " (open in ui.perfetto.dev)"
             )

@@ -1,4 +1,4 @@
-"""What a run tells while it trains, written by rank 0: rows of metrics, loggers, the progress line, report.html."""
+"""What rank 0 records while a run trains: rows of metrics, loggers, the progress line, report.html."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FIRST_REPORT_SECONDS = 60
 
 
 class StepRecorder(AfterStep):
-    """metrics.csv (one row a step), domains.csv and sources.csv (at an interval), loggers and the progress line."""
+    """metrics.csv (one row per step), domains.csv and sources.csv (at an interval), loggers and the progress line."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class StepRecorder(AfterStep):
             self._log(trainer, values | self._record_sources(result), step)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Record the sources of the steps since the last interval, so that a run that is stopped loses none."""
+        """Record the sources of the steps since the last interval, so that a stopped run loses none."""
         assert isinstance(pl_module, PretrainingModule)
         if pl_module.last is not None and not self.source_metrics.is_empty:
             self._log(trainer, self._record_sources(pl_module.last), pl_module.last.plan.step + 1)
@@ -78,7 +78,7 @@ class StepRecorder(AfterStep):
             logger.log_metrics(values, step=step)
 
     def _record_sources(self, result: StepResult) -> dict[str, float]:
-        """Write the rows of domains and sources; returns their figures by the names that loggers show."""
+        """Write the rows of domains and sources; returns their figures by their names in loggers."""
         plan = result.plan
         place = {"step": plan.step + 1, "tokens": plan.tokens_after}
         domains, sources = self.source_metrics.take(plan.first_sample + plan.global_batch_size)
@@ -97,8 +97,8 @@ class StepRecorder(AfterStep):
 class ReportRefresher(AfterStep):
     """Writes report.html during the run, after validations and checkpoints, in at most a hundredth of the time.
 
-    Drawing holds up training, so the first report waits a minute, and the next until a hundred times the cost of the
-    last one has passed.
+    Drawing holds up training, so the first report waits a minute, and each later one until a hundred times the last
+    one's duration has passed.
     """
 
     def __init__(self, job: TrainJob, run_directory: Path, num_steps: int, progress: TrainingProgress) -> None:
@@ -109,7 +109,7 @@ class ReportRefresher(AfterStep):
         self._due_seconds = time.monotonic() + _FIRST_REPORT_SECONDS
 
     def after_step(self, trainer: pl.Trainer, module: PretrainingModule, result: StepResult) -> None:
-        """Write the report when there is something new to show and its time has come; the last step's comes later."""
+        """Write the report when there is something new and it is due; the last step's is written after training."""
         step, started = result.plan.step + 1, time.monotonic()
         config = self.job.trainer
         has_news = step % config.validation_interval_steps == 0 or step % config.save_interval_steps == 0
@@ -117,7 +117,7 @@ class ReportRefresher(AfterStep):
             return
         try:
             write_report(self.run_directory, self.job)
-        except (OSError, ValueError) as error:  # of a full disk, which the checkpointer judges, or of a damaged file
+        except (OSError, ValueError) as error:  # a full disk, which the checkpointer handles, or a damaged file
             self.progress.note(f"step {step}: report.html was not refreshed: {error}")
         ended = time.monotonic()
         self._due_seconds = ended + 100 * (ended - started)

@@ -1,6 +1,6 @@
 """Lightning's model-parallel strategy over our own mesh: replicate x shard x tensor.
 
-Lightning builds a (data, tensor) mesh of its own; this hands the module ours, so that HSDP is possible. Sharding
+Lightning builds a (data, tensor) mesh of its own; this gives the module ours, so that HSDP is possible. Sharding
 itself is `nemotron4_model.parallelise`, called from the module; checkpoints are ours too (checkpoints/).
 """
 
@@ -21,9 +21,9 @@ AXES = ("replicate", "shard", "tensor")
 
 
 def join_process_group(topology: TopologyConfig) -> None:
-    """Meet the other ranks, as RANK, WORLD_SIZE, LOCAL_RANK and MASTER_ADDR say, before Lightning would.
+    """Join the process group that RANK, WORLD_SIZE, LOCAL_RANK and MASTER_ADDR define, before Lightning would.
 
-    So that they can verify a checkpoint together before anything is built from it. Lightning takes the group it finds.
+    The ranks can then verify a checkpoint together before anything is built from it. Lightning uses the existing group.
     """
     if topology.num_ranks == 1 or dist.is_initialized():
         return
@@ -33,18 +33,18 @@ def join_process_group(topology: TopologyConfig) -> None:
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     torch.cuda.set_device(device)
     dist.init_process_group("nccl", device_id=device)
-    atexit.register(dist.destroy_process_group)  # NCCL complains of a group that is left
+    atexit.register(dist.destroy_process_group)  # NCCL warns of a group that is not destroyed
 
 
 class MeshStrategy(ModelParallelStrategy):
-    """One process a device, on the mesh the topology names."""
+    """One process per device, on the topology's mesh."""
 
     def __init__(self, replicate: int, shard: int, tensor: int, **arguments: Any) -> None:
         super().__init__(data_parallel_size=replicate * shard, tensor_parallel_size=tensor, **arguments)
         self._mesh_shape = (replicate, shard, tensor)
 
     def setup_environment(self) -> None:
-        """Join the process group, then lay our mesh on it."""
+        """Join the process group, then build our mesh on it."""
         super().setup_environment()
         self._device_mesh = init_device_mesh(self.root_device.type, self._mesh_shape, mesh_dim_names=AXES)
         assert self.lightning_module is not None

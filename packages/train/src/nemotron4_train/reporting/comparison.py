@@ -1,6 +1,6 @@
-"""Other runs beside one run: held-out bits per byte at the end by domain, and the difference.
+"""Comparing a run with others: final held-out bits per byte by domain, and the differences.
 
-Invariant: only figures of the same held-out text stand side by side; runs that read other text are refused.
+Invariant: only figures for the same held-out text are compared; runs that read other text are refused.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nemotron4_train.reporting.metrics import Rows
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedRun:
-    """A run directory as far as a comparison needs it."""
+    """What a comparison needs of a run directory."""
 
     label: str
     job: TrainJob
@@ -26,7 +26,7 @@ class ComparedRun:
     """eval.json, or empty."""
 
 
-# By its call, since `from` is a keyword.
+# Defined by a call, since `from` is a keyword.
 FinalFigures = TypedDict(
     "FinalFigures",
     {
@@ -38,11 +38,11 @@ FinalFigures = TypedDict(
         "sources": dict[str, float],
     },
 )
-"""A run at its end, beside the first of those compared; `sources` is bits per byte by source, of evaluations."""
+"""A run's final figures, and the difference from the first run's; `sources`: bits per byte by source, if evaluated."""
 
 
 def check_comparable(run: ComparedRun, others: Sequence[ComparedRun]) -> None:
-    """Raise ValueError when a run has no validation, or one of other held-out text than `run`."""
+    """Raise ValueError when a run has no validation, or validates on other held-out text than `run`."""
     for other in others:
         if not other.validation:
             raise ValueError(f"compare ({other.label}): has no validation yet; wait for its first")
@@ -57,14 +57,14 @@ def check_comparable(run: ComparedRun, others: Sequence[ComparedRun]) -> None:
             if ours != theirs:
                 raise ValueError(
                     f"compare ({other.label}): its {key} is {theirs}, that of {run.label} is {ours}: bits per byte of"
-                    " other held-out text cannot be compared; choose runs that read the same"
+                    " different held-out text cannot be compared; choose runs that read the same"
                 )
 
 
 def final_figures(runs: Sequence[ComparedRun], domains: Sequence[str]) -> list[FinalFigures]:
-    """By run, the first being the one that others are compared with; of `domains` (see `ordered_domains`) it measured.
+    """The figures of each run, beside the first's, for those of `domains` (see `ordered_domains`) that it measured.
 
-    From the evaluations when every run has one of as many bytes, else from the last validations.
+    From the evaluations if every run has one of the same number of bytes, otherwise from the last validations.
     """
     num_bytes = {run.evaluation.get("bytes") for run in runs}
     evaluated = len(num_bytes) == 1 and None not in num_bytes
@@ -88,7 +88,7 @@ def final_figures(runs: Sequence[ComparedRun], domains: Sequence[str]) -> list[F
 
 
 def comparison_rows(figures: Sequence[FinalFigures]) -> list[tuple[str, ...]]:
-    """A table: run, tokens, and each domain's bits per byte with the difference to the first run."""
+    """A table: run, tokens, and each domain's bits per byte with the difference from the first run."""
     domains = list(dict.fromkeys(name for run in figures for name in run["bits_per_byte"]))
     rows: list[tuple[str, ...]] = [("run", "tokens", *domains)]
     for index, run in enumerate(figures):
@@ -102,7 +102,7 @@ def comparison_rows(figures: Sequence[FinalFigures]) -> list[tuple[str, ...]]:
 
 
 def source_rows(figures: Sequence[FinalFigures]) -> list[tuple[str, ...]]:
-    """A table: source, and each run's bits per byte there with the difference to the first run; empty without any."""
+    """A table: source, and each run's bits per byte there with the difference from the first run; empty without any."""
     first = figures[0]["sources"]
     rows: list[tuple[str, ...]] = [("source", *(run["run"] for run in figures))] if first else []
     for name, value in sorted(first.items()):

@@ -1,7 +1,7 @@
-"""The domains that a run's figures are shown by, in which order and in which colours.
+"""The domains by which a run's figures are shown, their order and their colours.
 
-Invariant: they come from the blend and from what was measured, so that each corpus has its own. The colour of a domain
-hangs on its place in that order, so that a run's panels agree.
+Invariant: they come from the blend and from what was measured, so each corpus has its own. The colour of a domain
+depends on its place in that order, so a run's panels agree.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from nemotron4_eval.heldout import domain_of
 OVERALL = "overall"
 INK = "#222222"
 PALETTE = ("#2a6fbb", "#d1701f", "#3a8f4d", "#7a3f9c", "#1d9a9a", "#c2548f", "#8a7a1f", "#8c564b")
-_NO_DOMAINS = ("step", "tokens", "sources")  # what tables hold beside them
+_NO_DOMAINS = ("step", "tokens", "sources")  # the other columns of tables
 
 
 def ordered_domains(blend: BlendConfig, measured: Iterable[Mapping[str, Any]]) -> list[str]:
-    """`overall`, the domains of the blend as it lists them, then by name what was measured and is not drawn.
+    """`overall`, the domains of the blend in its order, then by name those that were measured but are not in it.
 
     `measured` are rows of validation.csv, or bits per byte by domain.
     """
@@ -29,6 +29,6 @@ def ordered_domains(blend: BlendConfig, measured: Iterable[Mapping[str, Any]]) -
 
 
 def domain_colours(domains: Sequence[str]) -> dict[str, str]:
-    """A colour for each domain, by its place; the palette begins again after its last."""
+    """A colour for each domain, by its place; the palette repeats."""
     parts = [name for name in domains if name != OVERALL]
     return {OVERALL: INK} | {name: PALETTE[index % len(PALETTE)] for index, name in enumerate(parts)}

@@ -1,4 +1,4 @@
-"""A CSV file of metrics that survives restarts: rows after the step a run resumes from are dropped, then it grows."""
+"""A CSV file of metrics that survives restarts: rows after the step that a run resumes from are dropped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from nemotron4_common.staging import write_file
 
 Rows = Sequence[Mapping[str, str]]
-"""Lines of a metrics file by their columns' names."""
+"""Rows of a metrics file, as values by column name."""
 STEP_COLUMNS = (
     *("step", "tokens", "loss", "lr", "global_batch_size", "phase", "grad_norm", "skipped"),
     *("tokens_per_second", "mfu"),
@@ -21,9 +21,9 @@ _COUNTS = ("step", "tokens", "drawn_tokens")
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a metrics file; empty when there is none. A row that was cut short is left out.
+    """The rows of a metrics file; empty when there is no file. A row that was cut short is left out.
 
-    Raises ValueError with file, line and column for what is no number, and OSError with the file.
+    Raises ValueError with file, line and column for an invalid number, and OSError with the file.
     """
     if not path.is_file():
         return []
@@ -44,7 +44,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 def _check(row: Mapping[str | None, Any], where: str) -> None:
     if None in row:
-        raise ValueError(f"{where}: {row[None]}: after the last column; remove the line")
+        raise ValueError(f"{where}: {row[None]}: beyond the last column; remove the line")
     for name, value in {"step": None, **row}.items():
         try:
             if name in _COUNTS and (value != "" or name == "step"):
@@ -54,11 +54,11 @@ def _check(row: Mapping[str | None, Any], where: str) -> None:
         except (ValueError, TypeError):
             is_right = False
         if not is_right:
-            raise ValueError(f"{where}: {name} ({value}): not a number of its kind; remove the line")
+            raise ValueError(f"{where}: {name} ({value}): not a valid number; remove the line")
 
 
 def accepted(rows: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
-    """Rows of the steps that were not skipped: those whose loss means something."""
+    """Rows of the steps that were not skipped: those whose loss is meaningful."""
     return [row for row in rows if row.get("skipped") != "1"]
 
 

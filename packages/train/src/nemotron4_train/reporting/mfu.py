@@ -1,8 +1,8 @@
-"""Model FLOP/s utilisation: what the model's arithmetic takes at the speed seen, as a share of the devices' peak.
+"""Model FLOP/s utilisation: the model's FLOP/s at the measured speed, as a fraction of the devices' peak.
 
 Convention, named wherever the figure is shown: MFU (full attention), that is `ModelConfig.flops_per_token` with
 attention counted as a full square and recomputation not counted (arXiv 2402.16819, Table 2), over the dense bf16 peak.
-Where the peak is not known there is no MFU.
+Without a known peak there is no MFU.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ PEAK_TERAFLOPS = {
     "NVIDIA H200": 989.0,
     "NVIDIA B200": 2250.0,
 }
-"""Dense bf16 TFLOP/s by the name that CUDA gives a whole device; NVIDIA's data sheets. Variants of another peak (PCIe
-H100, NVL, a slice of a device) have other names, and are to be given as topology.peak_teraflops."""
+"""Dense bf16 TFLOP/s by CUDA's name of a whole device, from NVIDIA's data sheets. Variants with another peak (PCIe
+H100, NVL, a slice of a device) have other names; for these, set topology.peak_teraflops."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Utilisation:
     """Dense bf16 peak of one device; None when it is not known."""
 
     def mfu(self, tokens_per_second: float, sequence_length: int) -> float | None:
-        """A share of 1, or None where the peak is not known. `tokens_per_second` is of all devices together."""
+        """A fraction, or None if the peak is not known. `tokens_per_second` is over all devices."""
         if self.peak_teraflops is None:
             return None
         flops_per_second = self.model.flops_per_token(sequence_length) * tokens_per_second

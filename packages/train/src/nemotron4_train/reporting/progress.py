@@ -1,6 +1,6 @@
 """The progress line of training: phase, tokens, loss, tokens/s, MFU and time left.
 
-A bar on a terminal, lines elsewhere. What takes place between steps (validation, a report) is not the steps' speed.
+A bar on a terminal, lines elsewhere. Time spent between steps (validation, a report) does not count in their speed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from nemotron4_train.schedule import StepPlan, Timeline
 
 
 class Speed(NamedTuple):
-    """How fast a step was, all devices together."""
+    """The speed of a step, over all devices."""
 
     tokens_per_second: float
     mfu: float | None
-    """A share of 1; None where the devices' peak is not known."""
+    """A fraction; None if the devices' peak is not known."""
 
 
 class TrainingProgress:
@@ -51,7 +51,7 @@ class TrainingProgress:
         self._bar.start()
 
     def advance(self, plan: StepPlan, loss: float) -> Speed:
-        """After a step: show it; returns how fast it was."""
+        """Show a step that is done; returns its speed."""
         tokens, step, now = plan.tokens_after, plan.step + 1, time.perf_counter()
         speed = (tokens - self._tokens) / (now - self._time)
         self._speed = speed if self._speed is None else 0.95 * self._speed + 0.05 * speed
@@ -81,5 +81,5 @@ class TrainingProgress:
         self._time = time.perf_counter()
 
     def close(self) -> None:
-        """Take the bar down."""
+        """Stop the bar."""
         self._bar.stop()

@@ -1,6 +1,6 @@
-"""A run's report: report.html (pictures and tables, one file) and report.json (the same figures for programs).
+"""A run's report: report.html (plots and tables, in one file) and report.json (the same figures for programs).
 
-Built from what the run directory holds, so it can be written during a run, after it, and again after an evaluation.
+Built from the files of the run directory, so it can be written during a run, after it, and again after an evaluation.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from nemotron4_train.run_directory import read_record
 from nemotron4_train.schedule import Timeline
 
 EVALUATION = "eval.json"
-"""Where `nemotron4 eval` puts what it measured of a run."""
+"""The file in which `nemotron4 eval` stores what it measured of a run."""
 
 
 @dataclass(kw_only=True)
@@ -65,10 +65,10 @@ class Figures(TypedDict):
     xz_bits_per_byte: float | None
     xz_bits_per_byte_by_domain: dict[str, float]
     evaluated_checkpoint: str | None
-    """Name of the checkpoint that the evaluation is of."""
+    """Name of the evaluated checkpoint."""
     tasks: dict[str, dict[str, Any]]
     state: NotRequired[str]
-    """The run's, or unknown."""
+    """State of the run, or unknown."""
     comparison: NotRequired[list[FinalFigures]]
     epochs: NotRequired[dict[str, float]]
     """By source."""
@@ -77,7 +77,7 @@ class Figures(TypedDict):
 def write_report(run_directory: Path, job: TrainJob, compare: Mapping[Path, TrainJob] | None = None) -> Path:
     """Write report.json and report.html; returns the page's path.
 
-    `compare` is other run directories with their jobs. Raises ValueError for one that cannot be compared.
+    `compare` maps other run directories to their jobs. Raises ValueError for one that cannot be compared.
     """
     from nemotron4_train.reporting.run_plots import Measured, run_figure
     from nemotron4_train.reporting.timeline_plots import as_data_uri
@@ -90,7 +90,7 @@ def write_report(run_directory: Path, job: TrainJob, compare: Mapping[Path, Trai
     record = read_record(run_directory)
     figures["state"] = record.state if record else "unknown"
     if not run.evaluation and (run_directory / EVALUATION).is_file():
-        figures["bits_per_byte_from"] += f"; {EVALUATION} here is of another run"
+        figures["bits_per_byte_from"] += f"; {EVALUATION} here belongs to another run"
     if others:
         rows = [row for each in (run, *others) for row in (*each.validation, each.evaluation.get("bits_per_byte", {}))]
         figures["comparison"] = final_figures([run, *others], ordered_domains(job.blend, rows))
@@ -111,7 +111,7 @@ def write_report(run_directory: Path, job: TrainJob, compare: Mapping[Path, Trai
 
 
 def _read_runs(jobs: Mapping[Path, TrainJob]) -> list[ComparedRun]:
-    """What is compared, under the runs' names, or their directories where those are alike."""
+    """The compared runs, labelled by name, or by directory where names repeat."""
     names = [job.run.name for job in jobs.values()]
     return [
         ComparedRun(
@@ -141,7 +141,7 @@ def report_figures(
     validation: Rows,
     evaluation: Mapping[str, Any],
 ) -> Figures:
-    """The report's figures; bits per byte come from eval.json, or before it from the last validation."""
+    """The report's figures; bits per byte come from eval.json or, without one, from the last validation."""
     last = evaluation.get("bits_per_byte") or (validation[-1] if validation else {})
     domains = [name for name in ordered_domains(job.blend, [last]) if last.get(name) not in (None, "")]
     gzip, xz = (evaluation.get(f"{compressor}_bits_per_byte", {}) for compressor in ("gzip", "xz"))
@@ -168,13 +168,13 @@ def report_figures(
 
 
 def _median(steps: Rows, column: str) -> float | None:
-    """Over the last 1,000 steps that have a value; None where there is none."""
+    """The median over the last 1,000 steps that have a value; None if there are none."""
     values = [float(row[column]) for row in steps[-1_000:] if row.get(column)]
     return median(values) if values else None
 
 
 def evaluation_of(directory: Path) -> dict[str, Any]:
-    """The run's eval.json; empty where there is none or it is of another run. Older ones do not say of which."""
+    """The run's eval.json; empty if there is none or it belongs to another run. Older ones do not name their run."""
     loaded = _read_evaluation(directory / EVALUATION)
     run_id = loaded.get("run_id")
     if run_id is None:
@@ -184,7 +184,7 @@ def evaluation_of(directory: Path) -> dict[str, Any]:
 
 
 def _read_evaluation(path: Path) -> dict[str, Any]:
-    """eval.json, or empty where there is none. Raises ValueError for a damaged one."""
+    """eval.json, or empty if there is none. Raises ValueError for a damaged one."""
     try:
         loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         for key in ("bits_per_byte", "gzip_bits_per_byte", "xz_bits_per_byte") if loaded else ():
@@ -224,7 +224,7 @@ def _page(
         sections += ["<h2>Tasks</h2>", _task_table(figures["tasks"])]
     heldout = evaluation.get("bits_per_byte", {}).get("sources", {})
     if sources:
-        sections.append(details("Sources: what was read, and how well", _source_table(sources, heldout)))
+        sections.append(details("Sources: tokens read, and losses", _source_table(sources, heldout)))
     elif heldout:
         rows = [(name, f"{value:.3f}") for name, value in sorted(heldout.items())]
         sections.append(details("Bits per byte by source", table(("source", "bits per byte"), rows)))
@@ -256,15 +256,15 @@ def _comparison(figures: Figures) -> list[str]:
     if not compared:
         return []
     header, *rows = comparison_rows(compared)
-    note = f"Held-out bits per byte: {compared[0]['from']} of each run; in brackets the difference to the first."
-    sections = ["<h2>Beside other runs</h2>", table(header, rows), f"<p class=lead>{html.escape(note)}</p>"]
+    note = f"Held-out bits per byte: {compared[0]['from']} of each run; in brackets, the difference from the first."
+    sections = ["<h2>Comparison with other runs</h2>", table(header, rows), f"<p class=lead>{html.escape(note)}</p>"]
     if by_source := source_rows(compared):
         sections.append(details("By source", table(by_source[0], by_source[1:])))
     return sections
 
 
 def _source_table(sources: Rows, heldout: Mapping[str, float]) -> str:
-    """Of each source what was drawn, its training loss over the last interval, and held-out bits per byte if known."""
+    """For each source: tokens drawn, training loss over the last interval, and held-out bits per byte if known."""
     header = ("source", "tokens read", "epochs", "training loss", "bits per byte", "held-out bits per byte")
     rows = [
         (

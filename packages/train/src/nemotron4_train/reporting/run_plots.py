@@ -1,4 +1,4 @@
-"""Pictures of what a run measured, over training tokens, above what its job had planned."""
+"""Plots of what a run measured, over training tokens, above what its job planned."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _COMPARED_DASHES = ("--", "-.", (0, (1, 1)))
 _BASELINE_COLOURS = {"gzip -9": "#999999", "xz -9e": "#666666"}
 _DRAWN_POINTS = 2_000
-"""A picture 9 inches wide shows no more."""
+"""A plot 9 inches wide can show no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ def run_figure(job: TrainJob, timeline: Timeline, measured: Measured) -> Figure:
 
 
 def _series(rows: Rows, column: str, scale: float) -> tuple[list[float], list[float]]:
-    """Tokens and values of the rows that have a finite value, as they are drawn."""
+    """Tokens (scaled for the axis) and values of the rows that have a finite value."""
     found = [(int(row["tokens"]) / scale, float(row[column])) for row in rows if row.get(column)]
     finite = [(tokens, value) for tokens, value in found if math.isfinite(value)]
     return [tokens for tokens, _ in finite], [value for _, value in finite]
@@ -74,7 +74,7 @@ def _smooth(values: Sequence[float], weight: float = 0.93) -> list[float]:
 
 
 def _plot_smoothed(axis: Axes, tokens: Sequence[float], values: Sequence[float], label: str) -> list[float]:
-    """Each value faintly and their moving average clearly; returns the average."""
+    """Draw the values faintly and their moving average clearly; returns the average."""
     smoothed, stride = _smooth(values), 1 + len(values) // _DRAWN_POINTS
     axis.plot(tokens[::stride], values[::stride], color=PALETTE[0], linewidth=0.5, alpha=0.35)
     axis.plot(tokens[::stride], smoothed[::stride], color=PALETTE[0], linewidth=1.6, label=label)
@@ -97,7 +97,7 @@ def _draw_loss(axis: Axes, steps: Rows, scale: float) -> None:
         label = f"skipped steps ({len(skipped)})"
         axis.plot(skipped, [0.03] * len(skipped), "x", color="#c0282d", markersize=5, transform=marks, label=label)
     _legend(axis)
-    axis.set_ylabel("loss\n(nats a token)")
+    axis.set_ylabel("loss\n(nats per token)")
 
 
 def _draw_domain_losses(axis: Axes, domains: Rows, colours: Mapping[str, str], scale: float) -> None:
@@ -106,7 +106,7 @@ def _draw_domain_losses(axis: Axes, domains: Rows, colours: Mapping[str, str], s
         tokens, losses = _series(rows[:: 1 + len(rows) // _DRAWN_POINTS], "loss", scale)
         axis.plot(tokens, losses, linewidth=1.2, color=colours[name], label=name)
     _legend(axis, 3)
-    axis.set_ylabel("training loss\nby domain\n(nats a token)")
+    axis.set_ylabel("training loss\nby domain\n(nats per token)")
 
 
 def _draw_validation(axis: Axes, measured: Measured, colours: Mapping[str, str], scale: float) -> None:
@@ -125,7 +125,7 @@ def _draw_validation(axis: Axes, measured: Measured, colours: Mapping[str, str],
 
 
 def _draw_differences(axis: Axes, measured: Measured, colours: Mapping[str, str], scale: float) -> None:
-    """Where both runs were validated after the same tokens: the other run's bits per byte less this one's."""
+    """The other run's bits per byte minus this one's, where both were validated after the same tokens."""
     ours = {row["tokens"]: row for row in measured.validation}
     for index, (label, rows) in enumerate(measured.compared.items()):
         for name in colours:
@@ -134,7 +134,7 @@ def _draw_differences(axis: Axes, measured: Measured, colours: Mapping[str, str]
             tokens = [int(row["tokens"]) / scale for row, _ in found]
             values = [float(row[name]) - float(theirs[name]) for row, theirs in found]
             axis.plot(tokens, values, "o", markersize=2.5, linestyle=_dashes(index), linewidth=1.1, color=colours[name])
-        axis.plot([], [], linestyle=_dashes(index), linewidth=1.1, color="#666666", label=f"{label} less this run")
+        axis.plot([], [], linestyle=_dashes(index), linewidth=1.1, color="#666666", label=f"{label} minus this run")
     axis.axhline(0, color=INK, linewidth=0.8)
     _legend(axis)
     axis.set_ylabel("difference in\nheld-out\nbits per byte")
@@ -176,5 +176,5 @@ def _draw_speed(axis: Axes, steps: Rows, scale: float) -> None:
 
 
 def _usual_top(values: Sequence[float]) -> float | None:
-    """Top of an axis that a few outliers may leave."""
+    """Upper limit of an axis that a few outliers may exceed."""
     return 1.15 * sorted(values)[int(0.98 * (len(values) - 1))] if values else None

@@ -1,7 +1,7 @@
-"""Training loss by source and by domain since the last line of the log, and how often each source has been read.
+"""Training loss by source and by domain since the last logged line, and how often each source has been read.
 
-domains.csv and sources.csv hold one row a domain and a source at every logging interval. Losses are means over the
-tokens of the steps since the line before (after a restart: since the restart); bits per byte are nats / ln 2 x tokens
+domains.csv and sources.csv hold one row per domain and per source for every logging interval. Losses are means over the
+tokens of the steps since the row before (after a restart: since the restart); bits per byte are nats / ln 2 x tokens
 / bytes of that source's training text, so that domains and tokenizers can be compared.
 """
 
@@ -20,7 +20,7 @@ SOURCE_COLUMNS = ("step", "tokens", "source", "loss", "bits_per_byte", "loss_tok
 
 
 class SourceMetrics:
-    """Sums losses of steps until they are taken."""
+    """Accumulates the losses of steps until `take`."""
 
     def __init__(self, corpus: Corpus, stream: TokenStream) -> None:
         self._stream = stream
@@ -45,7 +45,7 @@ class SourceMetrics:
                 self._tokens[name] += tokens
 
     def take(self, next_sample: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Rows of domains and of sources up to sample `next_sample`, and start again."""
+        """Return rows of domains and of sources up to sample `next_sample`, and reset the sums."""
         names = self._stream.source_names
         drawn, epochs = self._stream.positions(next_sample), self._stream.epochs(next_sample)
         domains = [
@@ -61,7 +61,7 @@ class SourceMetrics:
         return domains, sources
 
     def _means(self, names: Iterable[str]) -> dict[str, Any]:
-        """Over the sources that were drawn; None where there is nothing to divide by."""
+        """Means over the sources that were drawn; None if there is nothing to divide by."""
         drawn = [name for name in names if self._tokens.get(name)]
         nll, tokens = sum(self._nll[name] for name in drawn), sum(self._tokens[name] for name in drawn)
         num_bytes = sum(self._tokens[name] * self._bytes_per_token[name] for name in drawn)

@@ -1,6 +1,6 @@
-"""Pictures over training tokens, phases shaded, on one shared axis: what a job plans, and how all of them look.
+"""Plots over training tokens on one shared axis, phases shaded: what a job plans, and the layout of all such plots.
 
-What a run measured is drawn by run_plots.py on the same axis.
+run_plots.py draws what a run measured on the same axis.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Panel = tuple[float, "Callable[[Axes, float], None]"]
-"""A panel's relative height, and what draws it: (axes, tokens a unit of the x axis)."""
+"""A panel's relative height, and the function that draws it: (axes, tokens per unit of the x axis)."""
 
 _PHASE_FILLS = ("#f4f6f8", "#e7edf3")
 _CURVE_POINTS = 400
@@ -32,7 +32,7 @@ def plan_figure(job: TrainJob, timeline: Timeline) -> Figure:
 
 
 def plan_panels(job: TrainJob, timeline: Timeline) -> list[Panel]:
-    """What the job fixes before it runs."""
+    """Panels of what the job fixes before it runs."""
     return [
         (1.6, lambda axis, scale: _draw_learning_rate(axis, job, timeline, scale)),
         (1.6, lambda axis, scale: _draw_batch(axis, timeline, scale)),
@@ -69,7 +69,7 @@ def as_png(figure: Figure) -> bytes:
 
 
 def as_data_uri(figure: Figure) -> str:
-    """The figure as a PNG inside a data: address, for an HTML page of one file."""
+    """The figure as a PNG in a data: URI, for an HTML page in one file."""
     return "data:image/png;base64," + base64.b64encode(as_png(figure)).decode()
 
 
@@ -112,7 +112,7 @@ def _draw_blend(axis: Axes, job: TrainJob, timeline: Timeline, scale: float) -> 
 
 
 def _name_parts(axis: Axes, weights: Mapping[str, float], first: float, last: float) -> None:
-    """Parts of a domain that a distribution weights by themselves: books of english/books."""
+    """Name the parts of a domain that a distribution weights separately, such as books of english/books."""
     floor = 0.0
     for domain in _domain_shares(weights):
         for key in [key for key in weights if domain_of(key) == domain]:

@@ -1,1 +1,1 @@
-"""What the jobs of a sweep came to: a table, plots, and the IsoFLOP study."""
+"""The results of a sweep's jobs: a table, plots, and the IsoFLOP study."""

@@ -1,10 +1,10 @@
-"""The IsoFLOP study of a sweep: at each budget the size that did best, and how it grows with the budget.
+"""The IsoFLOP study of a sweep: the best size at each budget, and how it grows with the budget.
 
-Approach 2 of Hoffmann et al. (arXiv 2203.15556, section 3.2): through the runs of one budget goes a parabola of loss
-over log N; through the minima of the budgets go the laws N_opt = a C^alpha and D_opt = b C^beta, lines in logarithms.
-Invariant: a parabola without a minimum between its smallest and its largest size gives none, and no law rests on it.
+Approach 2 of Hoffmann et al. (arXiv 2203.15556, section 3.2): a parabola of loss over log N is fitted to the runs of
+each budget; the laws N_opt = a C^alpha and D_opt = b C^beta are fitted to their minima, as lines in logarithms.
+Invariant: a parabola without a minimum between its smallest and its largest size gives none, and no law uses it.
 
-C is the FLOPs of budget.py. N is every parameter but the input embedding, which takes part in no product, so that
+C is the FLOPs of budget.py. N counts all parameters except the input embedding, which is in no matrix product, so that
 C is about 6 N D; leaving the head out too would bend the law (arXiv 2406.19146). D is training tokens.
 """
 
@@ -20,11 +20,11 @@ import numpy as np
 from nemotron4_model.config import ModelConfig
 
 FITTED_SIZES = 5
-"""Sizes about the best that a parabola goes through: further out the loss is none, and the ladder's ends would pull."""
+"""Sizes around the best that a parabola is fitted to: further out the loss is not one, and the ends would bias it."""
 LEAST_SIZES = 3
 LEAST_BUDGETS = 3
 CHINCHILLA_TOKENS_PER_PARAMETER = 20
-"""What arXiv 2203.15556 comes to, by approaches 1 and 2."""
+"""The result of arXiv 2203.15556, approaches 1 and 2."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class IsoflopRun:
 
 
 class Minimum(TypedDict):
-    """The lowest point of a parabola; its tokens lie between those of the runs beside it."""
+    """The lowest point of a parabola; its tokens are interpolated between those of the nearest runs."""
 
     parameters: float
     tokens: float
@@ -52,7 +52,7 @@ class BudgetFit(TypedDict):
 
     budget_flops: float
     fitted_parameters: list[int]
-    """Sizes that it goes through, ascending."""
+    """Sizes that it is fitted to, ascending."""
     parabola: list[float] | None
     """Bits per byte over log10 of the parameters: curvature, slope, constant."""
     minimum: Minimum | None
@@ -66,7 +66,7 @@ class PowerLaw(TypedDict):
     coefficient: float
     exponent: float
     leave_one_out: NotRequired[list[float] | None]
-    """The least and the largest exponent without any one run."""
+    """The smallest and the largest exponent when any one run is left out."""
 
 
 Law = dict[str, PowerLaw]
@@ -74,14 +74,14 @@ Law = dict[str, PowerLaw]
 
 
 class Prediction(TypedDict):
-    """What a law says at a budget, and the least and the largest value without any one run."""
+    """A law's value at a budget, and the smallest and the largest when any one run is left out."""
 
     value: float
     range: list[float] | None
 
 
 class Placed(TypedDict):
-    """A model that was trained on so many tokens, beside what the law and Chinchilla would do with its FLOPs."""
+    """A model and its training tokens, beside what the law and Chinchilla would choose for its FLOPs."""
 
     flops: float
     parameters: int
@@ -113,7 +113,7 @@ class Study(TypedDict):
 
 
 def study(runs: Sequence[IsoflopRun]) -> Study:
-    """What isoflop.json holds; a budget without a minimum has `minimum: null` and says why, and so has the law."""
+    """The content of isoflop.json; a budget without a minimum has `minimum: null` and the reason; so does the law."""
     budgets = [_fit_budget([run for run in runs if run.budget_flops == budget]) for budget in budgets_of(runs)]
     law = _fit_law(budgets, LEAST_BUDGETS)
     without_one = [_fit_without(runs, left_out) for left_out in range(len(runs))] if law else []
@@ -172,7 +172,7 @@ def _fit_budget(runs: Sequence[IsoflopRun]) -> BudgetFit:
 
 
 def _fit_law(budgets: Sequence[BudgetFit], least_budgets: int) -> Law | None:
-    """N_opt and D_opt as coefficient x FLOPs^exponent, or None with fewer minima."""
+    """N_opt and D_opt as coefficient x FLOPs^exponent, or None with fewer minima than `least_budgets`."""
     minima = [(budget["budget_flops"], budget["minimum"]) for budget in budgets if budget["minimum"] is not None]
     if len(minima) < least_budgets:
         return None
@@ -188,7 +188,7 @@ def _fit_law(budgets: Sequence[BudgetFit], least_budgets: int) -> Law | None:
 
 
 def _fit_without(runs: Sequence[IsoflopRun], left_out: int) -> Law | None:
-    """The law without one run, which may take its budget's minimum away."""
+    """The law with one run left out, whose budget may then have no minimum."""
     rest = [run for index, run in enumerate(runs) if index != left_out]
     return _fit_law([_fit_budget([run for run in rest if run.budget_flops == b]) for b in budgets_of(rest)], 2)
 
@@ -203,7 +203,7 @@ def at_budget(fitted: PowerLaw, flops: float) -> float:
 
 
 def _place_15b(law: Law | None, refits: Sequence[Law], largest_budget: float) -> Placed:
-    """Nemotron-4 15B on 8T tokens by the same count, beside what the law and Chinchilla would do with its FLOPs."""
+    """Nemotron-4 15B on 8T tokens, counted likewise, beside what the law and Chinchilla would choose for its FLOPs."""
     model, tokens = ModelConfig.preset("nemotron4_15b"), 8e12
     flops = model.flops_per_token(model.max_sequence_length) * tokens
     parameters = model.num_parameters_without_input_embedding

@@ -1,4 +1,4 @@
-"""The picture of an IsoFLOP study (isoflop.py): the curves with their parabolas, and the best size over the budget."""
+"""The plot of an IsoFLOP study (isoflop.py): the curves with their parabolas, and the best size over the budget."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CURVE_COLOURS = ("#9ecae1", "#4292c6", "#08519c", "#d1701f", "#3a8f4d", "#7a3f9
 
 
 def isoflop_figure(found: Study) -> Figure:
-    """Of what isoflop.json holds."""
+    """Plot the content of isoflop.json."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.6), layout="constrained")
@@ -67,8 +67,8 @@ def _draw_law(axis: Axes, found: Study) -> None:
         if span := placed["law"]["parameters"]["range"]:
             axis.plot([placed["flops"]] * 2, span, color=PALETTE[0], linewidth=3, alpha=0.4)
     ratio = CHINCHILLA_TOKENS_PER_PARAMETER
-    axis.plot(flops, np.sqrt(flops / (6 * ratio)), "--", color="#999999", label=f"{ratio} tokens a parameter")
-    name = f"Nemotron-4 15B, {placed['tokens_per_parameter']:.0f} tokens a parameter"
+    axis.plot(flops, np.sqrt(flops / (6 * ratio)), "--", color="#999999", label=f"{ratio} tokens per parameter")
+    name = f"Nemotron-4 15B, {placed['tokens_per_parameter']:.0f} tokens per parameter"
     axis.plot(placed["flops"], placed["parameters"], "D", color=PALETTE[1], label=name)
     axis.set_yscale("log")
     axis.set_xlabel("training FLOPs")

@@ -1,4 +1,4 @@
-"""The IsoFLOP study of a sweep that has one, from its runs' reports to isoflop.json, isoflop.png and the terminal."""
+"""The IsoFLOP study of a sweep, if it has one: from its runs' reports to isoflop.json, isoflop.png and the terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class _SweepRow(Protocol):
 
 
 def write_study(directory: Path, rows: Sequence[_SweepRow]) -> None:
-    """Write isoflop.json and isoflop.png and print the tables, if the sweep has three sizes at a budget of FLOPs."""
+    """Write isoflop.json and isoflop.png and print the tables, if the sweep has three sizes at one FLOPs budget."""
     runs = _read_runs(rows)
     sizes = [{run.parameters for run in runs if run.budget_flops == budget} for budget in budgets_of(runs)]
     if max(map(len, sizes), default=0) < LEAST_SIZES:
@@ -33,7 +33,7 @@ def write_study(directory: Path, rows: Sequence[_SweepRow]) -> None:
 
 
 def _read_runs(rows: Sequence[_SweepRow]) -> list[IsoflopRun]:
-    """The finished runs with a budget, by their reports."""
+    """The finished runs with a budget, from their reports."""
     runs = []
     for row in rows:
         path = Path(row.run_dir) / "report.json"
@@ -42,7 +42,7 @@ def _read_runs(rows: Sequence[_SweepRow]) -> list[IsoflopRun]:
         try:
             report = json.loads(path.read_text(encoding="utf-8"))
             if report.get("budget_flops") is not None:
-                # Reports written before have the older key.
+                # Older reports have the older key.
                 old, new = "parameters_but_input_embedding", "parameters_without_input_embedding"
                 sizes = {"parameters": int(report[old if old in report else new]), "tokens": int(report["tokens"])}
                 budget = float(report["budget_flops"])
@@ -57,7 +57,7 @@ def _print(found: Study, directory: Path) -> None:
 
     from nemotron4_common.terminal import plain_console
 
-    table = Table("FLOPs", "best parameters", "tokens", "tokens a parameter", "bits per byte", title="IsoFLOP")
+    table = Table("FLOPs", "best parameters", "tokens", "tokens per parameter", "bits per byte", title="IsoFLOP")
     for budget in found["budgets"]:
         cells = ["no minimum"]
         if minimum := budget["minimum"]:
@@ -72,7 +72,7 @@ def _print(found: Study, directory: Path) -> None:
 
 
 def law_lines(found: Study) -> list[str]:
-    """What has no minimum, the laws, and where Nemotron-4 15B sits, a sentence a line."""
+    """The budgets without a minimum, the laws, and where Nemotron-4 15B lies, one sentence per line."""
     placed = found["nemotron4_15b"]
     lines = [f"{b['budget_flops']:.3g} FLOPs: {b['no_minimum']}" for b in found["budgets"] if b["no_minimum"]]
     lines += [f"no law: {found['no_law']}"] if found["no_law"] else []
@@ -84,13 +84,13 @@ def law_lines(found: Study) -> list[str]:
             lines.append(f"{symbol} = {fitted['coefficient']:.3g} C^{fitted['exponent']:.3f}{shown}")
     lines.append(
         f"Nemotron-4 15B on 8T tokens: {placed['flops']:.3g} FLOPs, {placed['parameters'] / 1e9:.1f}B parameters,"
-        f" {placed['tokens_per_parameter']:.0f} tokens a parameter; at 20 a parameter these FLOPs would buy"
+        f" {placed['tokens_per_parameter']:.0f} tokens per parameter; at 20 per parameter these FLOPs would buy"
         f" {placed['chinchilla']['parameters'] / 1e9:.0f}B on {placed['chinchilla']['tokens'] / 1e12:.2g}T"
     )
     if placed["law"]:
         parameters, tokens = placed["law"]["parameters"]["value"], placed["law"]["tokens"]["value"]
         lines.append(
             f"the law, {placed['decades_above_largest_budget']:.1f} decades beyond the largest budget and no evidence"
-            f" there, says {parameters / 1e9:.3g}B on {tokens / 1e12:.3g}T"
+            f" there, gives {parameters / 1e9:.3g}B on {tokens / 1e12:.3g}T"
         )
     return lines

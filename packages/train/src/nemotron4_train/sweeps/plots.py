@@ -1,6 +1,6 @@
-"""Pictures of a sweep: the objective against each key that varied, and all of them as parallel coordinates.
+"""Plots of a sweep: the objective against each key that varied, and all of them as parallel coordinates.
 
-Numbers lie on an axis, logarithmic where they span more than a decade; other values (groups, names) are places on it.
+Numbers have a linear axis, or a logarithmic one if they span more than a decade; other values are evenly spaced.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 
 OBJECTIVE = "held-out bits per byte"
 Settings = Sequence[Mapping[str, str]]
-"""Of each job its values by key, as they were typed."""
+"""Each job's values by key, as they were typed."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Where the values of one key lie between 0 and 1."""
+    """Places the values of one key between 0 and 1."""
 
     numbers: bool
     log: bool
     values: tuple[str, ...]
-    """The different values, from the lowest up."""
+    """The distinct values; numbers ascending, others in order of appearance."""
 
     @staticmethod
     def of(values: Sequence[str]) -> Scale:
-        """The scale of what one key took."""
+        """The scale for the values of one key."""
         different = tuple(dict.fromkeys(values))
         if not all(map(is_number, different)):
             return Scale(False, False, different)
@@ -75,7 +75,7 @@ def key_figure(key: str, settings: Settings, objectives: Sequence[float]) -> Fig
         at = float(setting[key]) if scale.numbers else scale.values.index(setting[key])
         curves.setdefault(others, []).append((at, objective))
     for others, points in curves.items():
-        few = len(curves) <= 8  # more have neither room in a legend nor colours of their own
+        few = len(curves) <= 8  # more would fit neither the legend nor the palette
         colour = None if few else PALETTE[0]
         line = "-" if few and scale.numbers else "none"
         axis.plot(
@@ -93,7 +93,7 @@ def key_figure(key: str, settings: Settings, objectives: Sequence[float]) -> Fig
 
 
 def parallel_figure(keys: Sequence[str], settings: Settings, objectives: Sequence[float]) -> Figure:
-    """Each job a line across one upright axis a key and the objective, which colours it; the best are on top."""
+    """Each job as a line across one vertical axis per key and the objective, which colours it; the best are on top."""
     from matplotlib import colormaps
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
@@ -117,7 +117,7 @@ def parallel_figure(keys: Sequence[str], settings: Settings, objectives: Sequenc
 
 
 def _name_values(axis: Axes, position: int, scale: Scale) -> None:
-    """Write the values beside their axis; of many numbers the ends alone."""
+    """Write the values beside their axis; if there are many numbers, only the ends."""
     shown = scale.values if len(scale.values) <= 6 or not scale.numbers else (scale.values[0], scale.values[-1])
     box = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1}
     for value in shown:

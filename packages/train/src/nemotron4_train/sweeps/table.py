@@ -1,4 +1,4 @@
-"""A sweep's table: sweep.csv after each job; at the end the same on the terminal, and its pictures."""
+"""A sweep's table: sweep.csv after each job; at the end, the same on the terminal, and the plots."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SweepRow(Protocol):
 
 
 def summarise(directory: Path, rows: Sequence[SweepRow], done: bool) -> None:
-    """Rewrite sweep.csv; of a sweep that is done draw its pictures, and print the table."""
+    """Rewrite sweep.csv; when the sweep is done, also draw the plots and print the table."""
     settings = [dict(override.split("=", 1) for override in row.overrides) for row in rows]
     keys = list(dict.fromkeys(key for setting in settings for key in setting))
     lines = [["job", *keys, "objective", "state", "seconds", "run_dir", "error"]]
@@ -46,7 +46,7 @@ def summarise(directory: Path, rows: Sequence[SweepRow], done: bool) -> None:
 
 
 def _draw(directory: Path, rows: Sequence[SweepRow], settings: Sequence[dict[str, str]], keys: Sequence[str]) -> None:
-    """A picture a key that varied, and one of all of them, where two jobs or more have an objective."""
+    """Draw one plot per key that varied, and one of all of them, if at least two jobs have an objective."""
     from nemotron4_train.sweeps.plots import key_figure, parallel_figure
 
     measured = [
