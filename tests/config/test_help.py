@@ -111,7 +111,7 @@ def test_one_group(capsys, monkeypatch):
     assert "\n  optimizer.clip_norm=1.0                   (number) Global gradient norm " in keys
     assert re.findall(r"^  (\w+)\.", keys, re.MULTILINE) == ["optimizer"] * 11
     text = shown(capsys, monkeypatch, "train", "--help", "experiment", "seed")
-    assert "\n  smoke                                     Purpose: a run of seconds " in text
+    assert "\n  smoke                                     Purpose: a short run through every " in text
     assert "\n  seed=1234  " in text
 
 
