@@ -214,10 +214,12 @@ def install_as_told(session: nox.Session) -> None:
     section = re.search(r"^## Install\n(.*?)(?=^## |\Z)", readme, re.MULTILINE | re.DOTALL)
     blocks = re.findall(r"^```\w*\n(.*?)^```", section[1] if section else "", re.MULTILINE | re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
+    told = [*lines, *re.findall(r"`([^`\n]+)`", section[1] if section else "")]
     # Commands with options, such as another index for torch, are for other machines.
-    installs = [line for line in lines if re.fullmatch(r"(uv )?pip install -r requirements[\w-]*\.txt", line)]
+    is_install = re.compile(r"(python -m |uv )?pip install -r requirements[\w-]*\.txt").fullmatch
+    installs = list(dict.fromkeys(line for line in told if is_install(line)))
     commands = [line for line in lines if line.startswith("nemotron4 ")]
-    if "pip install -r requirements.txt" not in installs or not commands:
+    if not installs or not installs[0].endswith(" requirements.txt") or not commands:
         session.error("README.md (## Install): has no `pip install -r requirements.txt`, or no `nemotron4` command")
     with TemporaryDirectory() as directory:
         tree = Path(directory, "tree")

@@ -16,7 +16,7 @@ from nemotron4_data.data_config import DataDirConfig
 from nemotron4_data.prepare_job import CorpusConfig, ExecutorConfig, TokenizerConfig
 from nemotron4_eval import EvalJob, SuiteConfig, run_eval
 from nemotron4_eval.heldout import read_heldout
-from nemotron4_eval.report import check_output, write_result
+from nemotron4_eval.report import check_output, replaced_result, write_result
 from nemotron4_model import ModelConfig, Transformer, initialise, save_pretrained
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
@@ -250,6 +250,18 @@ def test_a_result_that_cannot_be_written_leaves_the_old_one(tmp_path):
     with pytest.raises(TypeError):
         write_result({"a": object()}, path)
     assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_what_a_result_replaces_is_named_where_it_is_of_something_else(tmp_path):
+    path = tmp_path / "eval.json"
+    new = {"bits_per_byte": {"overall": 1.0}, "checkpoint": "step-00000012", "suite": "demo", "bytes": 5_000}
+    assert replaced_result(new, path) is None
+    write_result(new, path)
+    assert replaced_result(new | {"tasks": {}}, path) is None
+    assert replaced_result(new | {"bytes": 500}, path) == "step-00000012 (suite demo, 5000 bytes)"
+    assert replaced_result(new | {"checkpoint": "step-00000008"}, path) == "step-00000012 (suite demo, 5000 bytes)"
+    path.write_bytes(path.read_bytes()[:40])
+    assert replaced_result(new, path) == "a model, which cannot be read any more,"
 
 
 def test_a_result_replaces_a_result_only(tmp_path):

@@ -217,7 +217,7 @@ def test_a_run_of_an_older_version_gets_a_name_and_its_tokenizer(prepared, tmp_p
     with pytest.raises(ValueError) as caught:
         keep_tokenizer(directory, corpus)
     assert str(caught.value) == (
-        f"run.dir ({directory}): holds tokenizer.model, which this program did not make: move it elsewhere"
+        f"run.dir ({directory}): contains tokenizer.model, which this program did not create: move it elsewhere"
     )
 
 

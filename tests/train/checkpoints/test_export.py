@@ -106,7 +106,8 @@ def test_the_tokenizer_of_an_export_is_that_of_the_ledger(undisturbed, tmp_path)
     with pytest.raises(ValueError) as error:
         export_checkpoint(ExportJob(run=str(moved)), without)
     assert str(error.value) == (
-        f"{tmp_path}/gone: not a prepared corpus (it has no manifest.json): run `nemotron4 prepare`"
+        f"run ({moved}): has no tokenizer.model, and data.dir ({tmp_path}/gone) does not exist; restore that corpus, or"
+        f" copy its tokenizer/tokenizer.model to {moved}/tokenizer.model"
     )
     other = with_another_tokenizer(job, tmp_path)
     with pytest.raises(ValueError) as error:

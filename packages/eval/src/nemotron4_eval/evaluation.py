@@ -22,7 +22,7 @@ from nemotron4_eval.eval_job import EvalJob, SuiteConfig
 from nemotron4_eval.heldout import HeldoutText, read_heldout
 from nemotron4_eval.heldout_continuation import NUM_CHOICES, make_items, write_task
 from nemotron4_eval.provenance import IDENTITY_KEYS, read_provenance
-from nemotron4_eval.report import EvalResult, check_output, print_result, write_result
+from nemotron4_eval.report import EvalResult, check_output, print_result, replaced_result, write_result
 from nemotron4_infer import LoadedModel, load_model_directory
 from nemotron4_infer.likelihood import Progress as ProgressCallback
 
@@ -46,6 +46,8 @@ def run_eval(job: EvalJob) -> float:
     result["seconds"] = round(time.perf_counter() - started, 1)
     console = plain_console()
     print_result(result, console)  # first, so that it is shown even if the disk is full
+    if (replaced := replaced_result(result, output)) is not None:
+        console.print(f"replaces the evaluation of {replaced} that was there; output=PATH keeps both")
     with naming_place(output, "make room, or give another output"):
         write_result(result, output)
     console.print(f"written to {output} after {result['seconds']} s")

@@ -52,6 +52,19 @@ def check_output(path: Path) -> None:
             raise ValueError(f"output ({path}): exists and is not a result of eval: give another path, or move it away")
 
 
+def replaced_result(result: EvalResult, path: Path) -> str | None:
+    """What the result at `path` measured, if it is of another checkpoint, suite or amount of text; None otherwise."""
+    if is_stream(path) or not path.exists():
+        return None
+    try:
+        old = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        return "a model, which cannot be read any more,"
+    if all(old.get(key) == result.get(key) for key in ("checkpoint", "suite", "bytes")):
+        return None
+    return f"{old.get('checkpoint') or old.get('model')} (suite {old.get('suite')}, {old.get('bytes')} bytes)"
+
+
 def write_result(result: EvalResult, path: Path) -> None:
     """Write the result as JSON, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -222,7 +222,7 @@ def keep_tokenizer(directory: Path, corpus: Corpus) -> None:
     found = file_sha256(path) if path.is_file() else None
     if path.exists() and found not in (digest, record.tokenizer):
         raise ValueError(
-            f"run.dir ({directory}): holds {TOKENIZER}, which this program did not make: move it elsewhere"
+            f"run.dir ({directory}): contains {TOKENIZER}, which this program did not create: move it elsewhere"
         )
     if found != digest:
         write_file(path, (corpus.dir / TOKENIZER_FILE).read_bytes())

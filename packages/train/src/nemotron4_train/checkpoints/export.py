@@ -112,6 +112,11 @@ def _tokenizer_model(run: Path, corpus_dir: str, ledger: Ledger) -> Path:
                 " restore that file, or remove it to use the one of data.dir"
             )
         return kept
+    if not Path(corpus_dir).exists():
+        raise ValueError(
+            f"run ({run}): has no {TOKENIZER}, and data.dir ({corpus_dir}) does not exist; restore that corpus, or copy"
+            f" its {TOKENIZER_FILE} to {kept}"
+        )
     corpus = Corpus.open(corpus_dir)
     if corpus.tokenizer_digest != asked:
         raise ValueError(
