@@ -20,7 +20,7 @@ def test_it_says_what_the_export_holds(tmp_path):
         f"{model.num_parameters:,} parameters in\nbf16, 1,024 token ids, a context of 64 tokens."
     )
     assert "In training, every document was preceded by `</s>` (id 3)." in text
-    assert "adds one to every\nprompt" in text
+    assert "so llama.cpp adds one to every prompt.\n" in text
 
 
 @pytest.mark.parametrize(
