@@ -60,7 +60,7 @@ def test_export_refusals(undisturbed, tmp_path):
     with pytest.raises(ValueError, match=r"^checkpoint \(nowhere\): not a complete checkpoint \(it has no manifest"):
         export_checkpoint(ExportJob(run=str(directory), checkpoint="nowhere"), job)
     other = dataclasses.replace(job, model=dataclasses.replace(job.model, rope_theta=5e5))
-    with pytest.raises(ValueError, match=r"^model.rope_theta \(500000.0\): .* does not fit this model"):
+    with pytest.raises(ValueError, match=r"^model.rope_theta \(500000.0\): .* was trained with 10000.0; choose"):
         export_checkpoint(ExportJob(run=str(directory), dir=str(tmp_path / "x")), other)
     with pytest.raises(ValueError, match=r"^max_shard_bytes \(0\): must be at least 1$"):
         ExportJob(run="x", max_shard_bytes=0)

@@ -173,7 +173,7 @@ def test_runs_of_other_heldout_text_are_not_compared(watched, other_blend, tmp_p
         write_report(directory, job, {other: dataclasses.replace(other_job, trainer=trainer)})
     assert str(caught.value) == (
         "compare (same-blend): its trainer.validation_bytes_per_source is 200, that of smoke is 300: bits per byte of"
-        " other held-out text cannot be compared; choose runs that read the same"
+        " different held-out text cannot be compared; choose runs that read the same"
     )
     with pytest.raises(ValueError) as caught:
         write_report(directory, job, {tmp_path: other_job})
