@@ -33,7 +33,7 @@ BUILD_TOOLS = ("hatchling", "editables", "setuptools")  # setuptools: antlr4-pyt
 LONG_TESTS = (
     *("test_bad_steps", "test_checkpoint", "test_dedup", "test_dedup_crowds", "test_dedup_resume", "test_evaluation"),
     *("test_executor", "test_export", "test_isoflop", "test_legs", "test_linear", "test_own_domains", "test_parallel"),
-    *("test_report", "test_resume", "test_sample", "test_training"),
+    *("test_report", "test_resume", "test_sample", "test_sweeps", "test_training"),
 )
 """Files that `quick` leaves out beside e2e and slurm: those with the longest tests, by `pytest --durations`."""
 TRY_NEXT = (
