@@ -8,7 +8,7 @@ import tracemalloc
 import zipfile
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from raw_files import COMPRESS, html, jsonl, parquet, tar, warc, zipped
 
@@ -297,9 +297,14 @@ def check(items, suffix):
         assert isinstance(item, Refusal) or suffix in VALID or item.value is not None or "jsonl" in suffix
 
 
+MAGIC = (b"PK\3\4", b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ\0")
+"""Beginnings by which zip and compressed files are known, whatever their name."""
+
+
 @settings(max_examples=60, deadline=None)
 @given(lines=st.lists(st.binary(max_size=30).map(lambda line: line.replace(b"\n", b"")), max_size=20))
 def test_every_line_is_one_item(tmp_path_factory, lines):
+    assume(not b"\n".join(lines).startswith(MAGIC))
     path = write(tmp_path_factory.getbasetemp() / "fuzz.jsonl", b"\n".join(lines))
     numbers = [f"line {number}" for number, line in enumerate(lines, start=1) if line.strip()]
     assert [item.position for item in read(path)] == numbers

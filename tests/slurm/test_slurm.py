@@ -196,7 +196,7 @@ def test_a_sweep_of_six_jobs_ends_with_the_one_that_fails(cluster, workspace):
         (
             "launcher.wall_time_minutes=61",
             "launcher.wall_time_minutes (61): partition main allows 60; request less, since a run continues in its next"
-            " job, or name another launcher.partition",
+            " job, or choose another launcher.partition",
         ),
     ],
 )
