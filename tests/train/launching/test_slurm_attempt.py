@@ -1,6 +1,8 @@
 """What a Slurm job makes of how its workers ended; tests/slurm has it from Slurm itself."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -112,3 +114,8 @@ def test_attempts_without_progress_are_counted_by_job(run, monkeypatch):
     assert attempt.requeues(attempt.read_attempts(run)) == 2
     monkeypatch.setenv("SLURM_JOB_ID", "10")
     assert attempt.begin(run, 0) == 0
+
+
+def test_the_name_that_batch_scripts_of_earlier_versions_call_still_works():
+    command = [sys.executable, "-m", "nemotron4_train.slurm.attempt", "--help"]
+    assert "begin" in subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -12,8 +12,9 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.launcher.api import elastic_launch
 
 from nemotron4_train.launching.elastic import _launch_config
+from nemotron4_train.launching.environment import LAUNCHER_PID
 from nemotron4_train.launching.launch import launch
-from nemotron4_train.launching.slurm.rank import LAUNCHER_PID, take_rank_from_slurm
+from nemotron4_train.launching.slurm.rank import take_rank_from_slurm
 from nemotron4_train.launching.worker_process import check_rank, own_compiler_cache, refuse_rank_of_several
 
 WORKER = """

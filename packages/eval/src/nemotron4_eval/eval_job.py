@@ -7,6 +7,9 @@ from nemotron4_data.data_config import DataDirConfig
 from nemotron4_eval.provenance import find_run, read_provenance
 from nemotron4_model import DType
 
+RESULT_FILE = "eval.json"
+"""Where a result is stored, in the directory of the model's run."""
+
 
 @dataclass(kw_only=True)
 class SuiteConfig:
@@ -80,4 +83,4 @@ class EvalJob:
         if self.output is not None:
             return Path(self.output)
         model = Path(self.model_dir)
-        return (find_run(model, read_provenance(model)) or model) / "eval.json"
+        return (find_run(model, read_provenance(model)) or model) / RESULT_FILE

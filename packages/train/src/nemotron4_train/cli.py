@@ -100,7 +100,7 @@ def worker(directory: str, leg: str = "0") -> None:
     from nemotron4_train.stop_signal import StopSignal
 
     with StopSignal() as stop:  # first: importing torch takes seconds, in which a signal would kill
-        from nemotron4_train.launching.slurm.rank import LAUNCHER_PID
+        from nemotron4_train.launching.environment import LAUNCHER_PID
         from nemotron4_train.launching.worker_process import settle
 
         run = Path(directory)

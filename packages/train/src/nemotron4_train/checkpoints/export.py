@@ -18,12 +18,12 @@ from nemotron4_common.staging import file_sha256, staged_directory, write_file
 from nemotron4_data import Corpus
 from nemotron4_data.ledger import Ledger
 from nemotron4_data.manifest import TOKENIZER_FILE
+from nemotron4_eval.provenance import FILE_NAME as PROVENANCE
 from nemotron4_model.dtype import DType
 from nemotron4_train.checkpoints.export_readme import README, export_readme
 from nemotron4_train.job import TrainJob
 from nemotron4_train.run_directory import TOKENIZER, read_record
 
-PROVENANCE = "provenance.json"
 _EXPORTED = re.compile(
     r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|(generation_)?config\.json|provenance\.json|"
     r"tokenizer\.model|tokenizer(_config)?\.json"

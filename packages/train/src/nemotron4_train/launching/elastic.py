@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from nemotron4_common.signals import stop_status
 from nemotron4_train.job import TrainJob
+from nemotron4_train.launching.environment import LAUNCHER_PID
 from nemotron4_train.launching.preflight import num_threads
-from nemotron4_train.launching.slurm.rank import LAUNCHER_PID
 from nemotron4_train.run_directory import RunState, read_record
 from nemotron4_train.stop_signal import StopSignal
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from nemotron4_train.launching.slurm.rank import LAUNCHER_PID
+from nemotron4_train.launching.environment import LAUNCHER_PID
 from nemotron4_train.run_directory import RunState, exclusive, note_start, only_writer, read_record, record_failure
 
 _WAIT_SECONDS = 120.0

@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 
 from nemotron4_common.processes import die_with_parent
-from nemotron4_train.launching.slurm.rank import LAUNCHER_PID, shown, take_rank_from_slurm
+from nemotron4_train.launching.environment import LAUNCHER_PID, shown
+from nemotron4_train.launching.slurm.rank import take_rank_from_slurm
 
 _OF_THE_ONLY_RANK = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
 

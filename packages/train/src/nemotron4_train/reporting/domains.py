@@ -10,12 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nemotron4_data.blend import BlendConfig
-from nemotron4_eval.heldout import domain_of
+from nemotron4_eval.heldout import RESERVED_DOMAINS, domain_of
 
 OVERALL = "overall"
 INK = "#222222"
 PALETTE = ("#2a6fbb", "#d1701f", "#3a8f4d", "#7a3f9c", "#1d9a9a", "#c2548f", "#8a7a1f", "#8c564b")
-_NO_DOMAINS = ("step", "tokens", "sources")  # the other columns of tables
 
 
 def ordered_domains(blend: BlendConfig, measured: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -24,7 +23,7 @@ def ordered_domains(blend: BlendConfig, measured: Iterable[Mapping[str, Any]]) -
     `measured` are rows of validation.csv, or bits per byte by domain.
     """
     drawn = [domain_of(key) for each in blend.distributions.values() for key in each.weights]
-    others = {name for row in measured for name in row} - set(_NO_DOMAINS)
+    others = {name for row in measured for name in row} - set(RESERVED_DOMAINS)
     return list(dict.fromkeys([OVERALL, *drawn, *sorted(others)]))
 
 

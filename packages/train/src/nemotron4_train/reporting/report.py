@@ -15,6 +15,7 @@ from typing import Any, NotRequired, TypedDict
 
 from nemotron4_common.html_page import details, page, table
 from nemotron4_common.staging import write_file
+from nemotron4_eval.eval_job import RESULT_FILE
 from nemotron4_train.job import TrainJob
 from nemotron4_train.reporting.comparison import (
     ComparedRun,
@@ -29,9 +30,6 @@ from nemotron4_train.reporting.metrics import Rows, accepted, read_rows
 from nemotron4_train.reporting.mfu import NAME as MFU_NAME
 from nemotron4_train.run_directory import read_record
 from nemotron4_train.schedule import Timeline
-
-EVALUATION = "eval.json"
-"""The file in which `nemotron4 eval` stores what it measured of a run."""
 
 
 @dataclass(kw_only=True)
@@ -89,8 +87,8 @@ def write_report(run_directory: Path, job: TrainJob, compare: Mapping[Path, Trai
     figures = report_figures(job, timeline, steps, run.validation, run.evaluation)
     record = read_record(run_directory)
     figures["state"] = record.state if record else "unknown"
-    if not run.evaluation and (run_directory / EVALUATION).is_file():
-        figures["bits_per_byte_from"] += f"; {EVALUATION} here belongs to another run"
+    if not run.evaluation and (run_directory / RESULT_FILE).is_file():
+        figures["bits_per_byte_from"] += f"; {RESULT_FILE} here belongs to another run"
     if others:
         rows = [row for each in (run, *others) for row in (*each.validation, each.evaluation.get("bits_per_byte", {}))]
         figures["comparison"] = final_figures([run, *others], ordered_domains(job.blend, rows))
@@ -175,7 +173,7 @@ def _median(steps: Rows, column: str) -> float | None:
 
 def evaluation_of(directory: Path) -> dict[str, Any]:
     """The run's eval.json; empty if there is none or it belongs to another run. Older ones do not name their run."""
-    loaded = _read_evaluation(directory / EVALUATION)
+    loaded = _read_evaluation(directory / RESULT_FILE)
     run_id = loaded.get("run_id")
     if run_id is None:
         return loaded

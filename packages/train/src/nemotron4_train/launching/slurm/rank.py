@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping
 
-LAUNCHER_PID = "NEMOTRON4_LAUNCHER_PID"
-"""The environment variable in which our own launcher passes its process id to its workers."""
+from nemotron4_train.launching.environment import LAUNCHER_PID, shown
+
 _OF_SLURM = {
     "RANK": "SLURM_PROCID",
     "LOCAL_RANK": "SLURM_LOCALID",
@@ -39,8 +38,3 @@ def take_rank_from_slurm() -> None:
         nodes = ["scontrol", "show", "hostnames", os.environ["SLURM_STEP_NODELIST"]]
         os.environ["MASTER_ADDR"] = subprocess.run(nodes, capture_output=True, text=True, check=True).stdout.split()[0]
     os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ["SLURM_JOB_ID"]) % 12_000))
-
-
-def shown(variables: Mapping[str, str]) -> str:
-    """Environment variables, as an error shows them."""
-    return ", ".join(f"{name} ({value})" for name, value in variables.items())
