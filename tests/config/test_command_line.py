@@ -68,7 +68,7 @@ def test_a_verb_of_two_words(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["data", "verify", "--cfg", "job"]) == 0
     assert capsys.readouterr().out == "data:\n  dir: data/sample\nledger: null\nrun: null\nmodel_dir: null\n"
-    message = "nemotron4 data verify: ledger (a) and run (b) name two ledgers: give one of them"
+    message = "nemotron4 data verify: ledger (a) and run (b): name two ledgers; give one of them"
     assert refused(capsys, "data", "verify", "ledger=a", "run=b") == message
     assert main(["data"]) == 2
     assert "'data' is not a verb" in capsys.readouterr().err

@@ -211,7 +211,7 @@ MALFORMED = [
     ("eval", "suite.tasks={a: b}", "suite.tasks ({a: b}): must be a list; write suite.tasks=[VALUE]"),
     ("report", "compare=a", "compare (a): must be a list; write compare=[a]"),
     ("data_adopt", "train=a:b", "train (a:b): must be a list; write train=[a:b]"),
-    ("data_adopt", "train=[{a: b}]", "train ({a: b}) must be SOURCE:PATH with a source such as english/web"),
+    ("data_adopt", "train=[{a: b}]", "train ({a: b}): must be SOURCE:PATH with a source such as english/web"),
 ]  # fmt: skip
 NEEDED = {
     "train": ["experiment=smoke"],

@@ -97,32 +97,32 @@ def test_unimax_without_enough_text_is_refused():
         expand(distribution, SIZES, 4_000, key="blend.distributions.p")
     assert str(error.value) == (
         "blend.distributions.p.sampling.multilingual.unimax_epochs (1.5): the timeline draws 2,000 tokens from this "
-        "key, 1.98 epochs of all its sources: lower its weight, shorten the schedule, add text, or raise unimax_epochs"
+        "key, 1.98 epochs of all its sources; lower its weight, shorten the schedule, add text, or raise unimax_epochs"
     )
 
 
 WRONG = [
-    ({"english": 0.9}, {}, ".weights must sum to 1, but sum to 0.9: correct them"),
-    ({"english": 1.5, "code": -0.5}, {}, ".weights.english (1.5) must lie in [0, 1]: correct it"),
+    ({"english": 0.9}, {}, ".weights: must sum to 1, but sum to 0.9; correct them"),
+    ({"english": 1.5, "code": -0.5}, {}, ".weights.english (1.5): must lie in [0, 1]; correct it"),
     (
         {"english": 1.0},
         {"code": Sampling(exponent=1.0)},
-        ".sampling.code has no weight: add blend.distributions.p.weights.code or remove it",
+        ".sampling.code: has no weight; add blend.distributions.p.weights.code or remove it",
     ),
     (
         {"english": 1.0},
         {"english": Sampling(exponent=2.0)},
-        ".sampling.english.exponent (2.0) must lie in [0, 1]: 1 is by size, 0 is equal shares",
+        ".sampling.english.exponent (2.0): must lie in [0, 1]; 1 is by size, 0 is equal shares",
     ),
     (
         {"english": 1.0},
         {"english": Sampling(unimax_epochs=0.0)},
-        ".sampling.english.unimax_epochs (0.0) must be greater than 0",
+        ".sampling.english.unimax_epochs (0.0): must be greater than 0",
     ),
     (
         {"english": 1.0},
         {"english": Sampling(unimax_epochs=1.0, exponent=1.0)},
-        ".sampling.english must hold either exponent or unimax_epochs: write for example {exponent: 0.5}",
+        ".sampling.english: must hold either exponent or unimax_epochs; write for example {exponent: 0.5}",
     ),
 ]
 
@@ -137,7 +137,7 @@ def test_wrong_blends_are_refused(weights, sampling, message):
 def test_a_cap_of_zero_is_refused():
     with pytest.raises(ValueError) as error:
         BlendConfig(distributions={"p": Distribution(weights={"a": 1.0})}, max_epochs=0)
-    assert str(error.value) == "blend.max_epochs (0) must be greater than 0"
+    assert str(error.value) == "blend.max_epochs (0): must be greater than 0"
 
 
 def test_a_timeline_that_repeats_too_often_is_refused():
@@ -155,7 +155,7 @@ def test_a_timeline_that_repeats_too_often_is_refused():
         phase_weights(blend, [*phases, ("c", 4_600)], SIZES)
     assert str(error.value) == (
         "blend.max_epochs (4): the timeline would read code/c 50.00 times (2,500 tokens of 50) and 1 other source(s) "
-        "too often: lower its weight, shorten the schedule, add text, or raise blend.max_epochs"
+        "too often; lower its weight, shorten the schedule, add text, or raise blend.max_epochs"
     )
 
 
@@ -164,8 +164,8 @@ def test_a_key_without_a_source_is_refused(key):
     with pytest.raises(ValueError) as error:
         expand(Distribution(weights={"english": 0.5, key: 0.5}), SIZES, key="blend.distributions.p")
     assert str(error.value) == (
-        f"blend.distributions.p.weights.{key} (0.5) matches no source of the corpus that no other key names: remove it "
-        "or name one of code/c, english/books, english/news, english/web, multilingual/de, multilingual/sw"
+        f"blend.distributions.p.weights.{key} (0.5): matches no source of the corpus that no other key names; remove "
+        "it or name one of code/c, english/books, english/news, english/web, multilingual/de, multilingual/sw"
     )
 
 

@@ -176,14 +176,14 @@ def test_a_damaged_archive_is_named(cache, tmp_path):
     path = cache / "archives" / "book_1%3a2.0_all.deb"
     path.write_bytes(path.read_bytes()[:-300])
     with pytest.raises(
-        OSError, match=r"book_1%3a2\.0_all\.deb: cannot be read to its end \(.*\): remove it and run again$"
+        OSError, match=r"book_1%3a2\.0_all\.deb: cannot be read to its end \(.*\); remove it and run again$"
     ):
         build_tiny(cache, tmp_path / "out")
 
 
 @needs_dpkg
 def test_a_domain_without_text_is_refused(cache, tmp_path):
-    with pytest.raises(ValueError, match=r"^corpus=debian: no package yielded any code text: see "):
+    with pytest.raises(ValueError, match=r"^corpus \(debian\): no package yielded any code text; see "):
         build_rows(
             DebianConfig(cache=str(cache)), ROWS[:3], tmp_path / "out", Serial(), quiet, replacing(tmp_path / "out")
         )
@@ -225,15 +225,15 @@ def test_downloads_are_verified_and_what_is_not_served_is_skipped(tmp_path, monk
 def test_no_network_and_no_apt_are_reported_in_one_line(tmp_path, monkeypatch):
     fake_apt(tmp_path / "bin", monkeypatch, "echo 'W: Failed to fetch: Temporary failure resolving' >&2")
     message = (
-        r"^corpus=debian: apt offers none of 1 packages \(W: Failed to fetch: Temporary failure resolving\): "
+        r"^corpus \(debian\): apt offers none of 1 packages \(W: Failed to fetch: Temporary failure resolving\); "
         "check the network and apt's sources$"
     )
     with pytest.raises(OSError, match=message):
         Apt(tmp_path / "cache").resolve(["book"])
     monkeypatch.setenv("PATH", str(tmp_path))
     message = (
-        "^corpus=debian needs apt-get, apt-cache, dpkg-deb, but this machine has no apt-get: build it on Debian, copy "
-        "the corpus from there, or choose another corpus, as in corpus=sample$"
+        r"^corpus \(debian\): needs apt-get, apt-cache, dpkg-deb, but this machine has no apt-get; build it on Debian, "
+        "copy the corpus from there, or choose another corpus, as in corpus=sample$"
     )
     with pytest.raises(ValueError, match=message):
         Apt(tmp_path / "cache")
@@ -242,9 +242,9 @@ def test_no_network_and_no_apt_are_reported_in_one_line(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"code_mb": 0}, "corpus.debian.code_mb (0) must be above 0: give megabytes of text"),
-        ({"exponent": 2}, "corpus.debian.exponent (2) must lie in [0, 1]: 1 is by size, 0 is equal shares"),
-        ({"cache": ""}, "corpus.debian.cache ('') must name a directory for the packages: give a path"),
+        ({"code_mb": 0}, "corpus.debian.code_mb (0): must be above 0; give megabytes of text"),
+        ({"exponent": 2}, "corpus.debian.exponent (2): must lie in [0, 1]; 1 is by size, 0 is equal shares"),
+        ({"cache": ""}, "corpus.debian.cache (''): must name a directory for the packages; give a path"),
     ],
 )
 def test_bad_settings_are_refused(changed, message):

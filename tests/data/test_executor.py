@@ -126,8 +126,8 @@ def _pid_in(path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_workers": -1}, "executor.num_workers (-1) must be 0 (one per core) or more"),
-        ({"address": ""}, "executor.address ('') must be HOST:PORT of a Ray cluster, or auto"),
+        ({"num_workers": -1}, "executor.num_workers (-1): must be 0 (one per core) or more"),
+        ({"address": ""}, "executor.address (''): must be HOST:PORT of a Ray cluster, or auto"),
     ],
 )
 def test_wrong_settings_are_refused(settings, message):
@@ -198,7 +198,7 @@ class TestRay:
             open_executor(ExecutorConfig(kind=ExecutorKind.ray, address=address)),
         ):
             pass
-        expected = f"executor.address ({address}) is not a running Ray cluster: start one with `ray start --head`"
+        expected = f"executor.address ({address}): is not a running Ray cluster; start one with `ray start --head`"
         assert str(error.value) == expected
 
 

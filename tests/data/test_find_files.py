@@ -72,13 +72,13 @@ def test_a_folder_is_its_files_of_known_formats(tmp_path):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "a/up").symlink_to(tmp_path)  # a circle
     files = [f"{tmp_path}/a/c.TXT", f"{tmp_path}/b.jsonl"]
-    said = [f"corpus.files ({tmp_path}) holds 2 file(s) of no known format, such as README: skipped"]
+    said = [f"corpus.files ({tmp_path}): holds 2 file(s) of no known format, such as README; skipped"]
     assert found(tmp_path) == (files, said)
     for name in ("README", "a/up"):
         (tmp_path / name).unlink()
     assert sorted(found(tmp_path / "*")[0]) == files
     (tmp_path / "empty").mkdir()
-    message = f"corpus.files ({tmp_path}/empty) matches no file: correct the path or the glob"
+    message = f"corpus.files ({tmp_path}/empty): matches no file; correct the path or the glob"
     assert message_of(ValueError, found, tmp_path / "empty") == message
 
 
@@ -91,26 +91,25 @@ def test_broken_links_are_skipped_and_reported(tmp_path):
     files, said = found(f"{tmp_path}/**/*.jsonl")
     assert files == [f"{tmp_path}/d/a.jsonl"]
     assert said == [
-        f"corpus.files ({tmp_path}/d/b.jsonl) is a broken link to nowhere: skipped",
-        f"corpus.files ({tmp_path}/d/c.jsonl) is a broken link to c.jsonl: skipped",
-        f"corpus.files ({tmp_path}/d/p.jsonl) is not a plain file: skipped",
+        f"corpus.files ({tmp_path}/d/b.jsonl): is a broken link to nowhere; skipped",
+        f"corpus.files ({tmp_path}/d/c.jsonl): is a broken link to c.jsonl; skipped",
+        f"corpus.files ({tmp_path}/d/p.jsonl): is not a plain file; skipped",
     ]
     files, said = found(tmp_path)
     assert (files, len(said)) == ([f"{tmp_path}/d/a.jsonl"], 3)
-    message = f"corpus.files ({tmp_path}/d/b.jsonl) is a broken link to nowhere: name another file"
+    message = f"corpus.files ({tmp_path}/d/b.jsonl): is a broken link to nowhere; name another file"
     assert message_of(ValueError, found, tmp_path / "d/b.jsonl") == message
 
 
 def test_an_unknown_home_directory_is_reported_in_one_line():
-    message = (
-        "corpus.files ('~nobody-of-this-name/a.txt') is neither a path nor a glob (Could not determine home directory):"
-    )
-    assert message_of(ValueError, found, "~nobody-of-this-name/a.txt") == f"{message} correct it"
+    pattern = "~nobody-of-this-name/a.txt"
+    rule = "is neither a path nor a glob (Could not determine home directory)"
+    assert message_of(ValueError, found, pattern) == f"corpus.files ({pattern!r}): {rule}; correct it"
 
 
 @pytest.mark.parametrize("files", [[""], ["a.txt", " "]])
 def test_an_empty_name_is_refused(files):
-    message = f"corpus.files ({files}) has an empty name: write a path, a glob or a URL"
+    message = f"corpus.files ({files}): has an empty name; write a path, a glob or a URL"
     assert message_of(ValueError, lambda: CorpusConfig(name="x", files=files)) == message
 
 

@@ -126,12 +126,12 @@ def test_a_long_source_is_rejected_and_the_run_continues(tmp_path, make_job, cor
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"id": ""}, "corpus.columns.id ('') must name a field, or be null or constant:VALUE"),
+        ({"id": ""}, "corpus.columns.id (''): must name a field, or be null or constant:VALUE"),
         (
             {"source": "constant:"},
-            "corpus.columns.source ('constant:') must name a field, or be null or constant:VALUE",
+            "corpus.columns.source ('constant:'): must name a field, or be null or constant:VALUE",
         ),
-        ({"text": "constant:x"}, "corpus.columns.text (constant:x) must name the field that holds the text"),
+        ({"text": "constant:x"}, "corpus.columns.text (constant:x): must name the field that holds the text"),
     ],
 )
 def test_wrong_columns_are_refused(settings, expected):
@@ -140,7 +140,7 @@ def test_wrong_columns_are_refused(settings, expected):
 
 def test_the_old_key_of_the_text_column_names_the_new_one():
     assert message_of(ValueError, lambda: config(text_column="body")) == (
-        "corpus.text_column (body) is now called corpus.columns.text: write corpus.columns.text=body"
+        "corpus.text_column (body): is now called corpus.columns.text; write corpus.columns.text=body"
     )
 
 
@@ -215,25 +215,25 @@ def test_the_depth_limit_of_json_does_not_depend_on_the_stack(tmp_path, frames):
         (
             b'{"body": "one"}\n{"body": "two"}\n{"text": ""}',
             {},
-            '2 of 3 record(s): no text (first: {place} line 1: {{"body": "one"}}): set corpus.columns.text (text) to '
+            '2 of 3 record(s): no text (first: {place} line 1: {{"body": "one"}}); set corpus.columns.text (text) to '
             "the field that holds the text",
         ),
         (
             b'{"text": "one", "source": "OSCAR-2109"}',
             {},
             "1 of 1 record(s): source is not domain/category of at most 100 characters each (first: {place} line 1: "
-            '{{"text": "one", "source": "OSCAR-2109"}}): set corpus.columns.source=null to file all under '
+            '{{"text": "one", "source": "OSCAR-2109"}}); set corpus.columns.source=null to file all under '
             "english/documents, or to a field that holds it",
         ),
         (
             b'{"text": "one", "split": "test"}\n{"text": "two", "split": "dev"}\nnonsense',
             {},
-            "2 of 3 record(s): held out: lower corpus.heldout_fraction (0.0) or correct corpus.columns.split",
+            "2 of 3 record(s): held out; lower corpus.heldout_fraction (0.0) or correct corpus.columns.split",
         ),
         (
             b'{"text": "long"}',
             {"max_document_bytes": 3},
-            '1 of 1 record(s): longer than corpus.max_document_bytes (first: {place} line 1: {{"text": "long"}}): '
+            '1 of 1 record(s): longer than corpus.max_document_bytes (first: {place} line 1: {{"text": "long"}}); '
             "raise corpus.max_document_bytes (3)",
         ),
     ],

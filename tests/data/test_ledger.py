@@ -124,7 +124,7 @@ def test_a_ledger_of_another_corpus_or_tokenizer_is_refused(corpus, tmp_path):
         with pytest.raises(ValueError) as error:
             dataclasses.replace(found, **{name: "f" * 64}).stream(corpus)
         assert str(error.value) == (
-            f"{corpus.dir}: digest of the {name} is {here[:12]}, but the ledger was made with ffffffffffff: "
+            f"{corpus.dir}: digest of the {name} is {here[:12]}, but the ledger was made with ffffffffffff; "
             f"give the directory of the corpus that the run read"
         )
 
@@ -161,13 +161,13 @@ def test_a_file_that_is_not_a_ledger_is_refused(corpus, tmp_path):
     path = tmp_path / "ledger.json"
     with pytest.raises(ValueError) as error:
         Ledger.load(path)
-    assert str(error.value) == f"{path}: no such ledger: a checkpoint directory holds one as ledger.json"
+    assert str(error.value) == f"{path}: no such ledger; a checkpoint directory holds one as ledger.json"
     path.write_text("{}")
-    with pytest.raises(ValueError, match=r"ledger.json: not a ledger \(.*\): give one that a checkpoint holds$"):
+    with pytest.raises(ValueError, match=r"ledger.json: not a ledger \(.*\); give one that a checkpoint holds$"):
         Ledger.load(path)
     with pytest.raises(ValueError) as error:
         verify(VerifyJob(data=DataDirConfig(dir=str(corpus.dir)), run=str(tmp_path)))
-    assert str(error.value) == (f"run ({tmp_path}): no checkpoint with a ledger.json: name a run that has saved one")
+    assert str(error.value) == (f"run ({tmp_path}): no checkpoint with a ledger.json; name a run that has saved one")
 
 
 def test_the_first_difference_is_found_in_nested_values():

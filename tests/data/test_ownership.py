@@ -113,7 +113,7 @@ def test_a_file_and_the_manifest_of_another_program_are_refused(job, tmp_path):
     (tmp_path / "wiki").unlink()
     write(tmp_path / "wiki/manifest.json", '{"name": "a web application"}')
     assert message_of(run_prepare, job) == (
-        f"{tmp_path}/wiki/manifest.json: not a readable manifest ('stages'): "
+        f"{tmp_path}/wiki/manifest.json: not a readable manifest ('stages'); "
         f"move {tmp_path}/wiki away and rerun `nemotron4 prepare`"
     )
     assert content_of(tmp_path / "wiki") == {"manifest.json": b'{"name": "a web application"}'}
@@ -211,7 +211,7 @@ def test_adopting_into_the_place_of_the_shards_is_refused(corpus, tmp_path):
 
 def test_adopting_a_directory_that_an_unset_variable_leaves_empty():
     assert message_of(lambda: AdoptJob(dir="", tokenizer_model="t", train=["a/b:c"])) == (
-        "dir ('') must name the directory of the new corpus"
+        "dir (''): must name the directory of the new corpus"
     )
 
 

@@ -90,12 +90,12 @@ def test_a_stream_reads_the_corpus(corpus):
 
 def test_a_missing_file_is_named(prepared):
     (prepared / "tokens/code/c.heldout.idx").unlink()
-    expected = f"{prepared}/tokens/code/c.heldout.idx: missing: rerun `nemotron4 prepare`"
+    expected = f"{prepared}/tokens/code/c.heldout.idx: missing; rerun `nemotron4 prepare`"
     assert message_of(ValueError, Corpus.open, prepared, True) == expected
 
 
 def test_an_absent_corpus_or_source_is_named(tmp_path, corpus):
-    expected = f"{tmp_path}: not a prepared corpus (it has no manifest.json): run `nemotron4 prepare`"
+    expected = f"{tmp_path}: not a prepared corpus (it has no manifest.json); run `nemotron4 prepare`"
     assert message_of(ValueError, Corpus.open, tmp_path) == expected
     assert message_of(ValueError, corpus.train, "english/none") == (
         f"{corpus.dir}: no train split of source 'english/none'; it has {', '.join(corpus.source_names)}"
@@ -106,7 +106,7 @@ def test_a_damaged_manifest_is_refused(prepared):
     (prepared / "manifest.json").write_text("{")
     message = message_of(ValueError, Corpus.open, prepared)
     assert message.startswith(f"{prepared}/manifest.json: not a readable manifest (")
-    assert message.endswith(f"): move {prepared} away and rerun `nemotron4 prepare`")
+    assert message.endswith(f"); move {prepared} away and rerun `nemotron4 prepare`")
 
 
 def test_bad_records_are_kept_apart_and_the_run_continues(tmp_path, make_job, prepared):
@@ -164,7 +164,7 @@ def test_a_truncated_file_of_a_corpus_is_named(tmp_path, compress, suffix):
     path.write_bytes(compress(b'{"text": "one"}\n' * 100)[:-9])
     message = message_of(OSError, lambda: list(read_lines(path)))
     assert message.startswith(f"{path}: cannot be read to its end (Compressed file ended")
-    assert message.endswith("): copy or compress it again")
+    assert message.endswith("); copy or compress it again")
 
 
 def test_splits_follow_the_id(tmp_path, make_job, prepared):
@@ -180,13 +180,13 @@ def test_an_empty_corpus_is_refused(tmp_path, make_job):
     write_raw(tmp_path / "raw/a.jsonl", b"", {"text": ""})
     assert message_of(ValueError, run_prepare, make_job(tmp_path / "raw", tmp_path / "out")) == (
         "corpus.files: 1 file(s) hold no document for training; 1 of 1 record(s): empty text "
-        f'(first: {tmp_path}/raw/a.jsonl line 2: {{"text": ""}}): correct the files'
+        f'(first: {tmp_path}/raw/a.jsonl line 2: {{"text": ""}}); correct the files'
     )
 
 
 def test_files_that_do_not_exist_are_refused(tmp_path, make_job):
     assert message_of(ValueError, run_prepare, make_job(tmp_path, tmp_path / "out")) == (
-        f"corpus.files ({tmp_path}/*.jsonl) matches no file: correct the path or the glob"
+        f"corpus.files ({tmp_path}/*.jsonl): matches no file; correct the path or the glob"
     )
     missing = TokenizerConfig(model=str(tmp_path / "none.model"))
     write_raw(tmp_path / "a.jsonl", {"text": "one", "split": "train"})
@@ -216,10 +216,10 @@ def test_a_vocabulary_below_the_characters_is_refused(raw_directory, tmp_path, m
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"files": []}, "corpus.files ([]) must name at least one file or glob: pass corpus.files=[PATH,...]"),
-        ({"name": "a/b"}, "corpus.name ('a/b') must be letters, digits, '_', '-' and '.': rename it"),
-        ({"source": "web"}, "corpus.source ('web') must be domain/category, as in english/documents"),
-        ({"heldout_fraction": 1.0}, "corpus.heldout_fraction (1.0) must be at least 0 and below 1"),
+        ({"files": []}, "corpus.files ([]): must name at least one file or glob; pass corpus.files=[PATH,...]"),
+        ({"name": "a/b"}, "corpus.name ('a/b'): must be letters, digits, '_', '-' and '.'; rename it"),
+        ({"source": "web"}, "corpus.source ('web'): must be domain/category, as in english/documents"),
+        ({"heldout_fraction": 1.0}, "corpus.heldout_fraction (1.0): must be at least 0 and below 1"),
     ],
 )
 def test_wrong_settings_are_refused(settings, message):
@@ -240,7 +240,7 @@ def test_bad_inputs_of_later_stages_are_refused_before_the_first(tmp_path, make_
         ({"tokenizer": TokenizerConfig(model=str(bad))}, f"{bad}: not a SentencePiece model: "),
         (
             {"curation": CurationConfig(quality=QualityConfig(**quality | {"model_dir": "nowhere"}))},
-            "curation.quality.model_dir (nowhere) is not a directory: train and export a scorer with",
+            "curation.quality.model_dir (nowhere): is not a directory; train and export a scorer with",
         ),
         (
             {"curation": CurationConfig(quality=QualityConfig(**quality, scorer="json:scorer"))},
@@ -248,7 +248,7 @@ def test_bad_inputs_of_later_stages_are_refused_before_the_first(tmp_path, make_
         ),
         (
             {"curation": CurationConfig(decontamination=items("nowhere/*.jsonl"))},
-            "curation.decontamination.benchmarks.b (nowhere/*.jsonl) matches no file: correct the path or the glob",
+            "curation.decontamination.benchmarks.b (nowhere/*.jsonl): matches no file; correct the path or the glob",
         ),
     ):
         job = make_job(tmp_path / "raw", tmp_path / "prepared", **changes)

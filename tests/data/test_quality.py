@@ -158,24 +158,24 @@ def test_shares_are_those_of_the_percentiles(scores):
     [
         (
             {"percentiles": [60.0, 30.0]},
-            "curation.quality.percentiles ([60.0, 30.0]) must be two numbers from 0 to 100, the lower first, "
+            "curation.quality.percentiles ([60.0, 30.0]): must be two numbers from 0 to 100, the lower first, "
             "as in [30, 60]",
         ),
         (
             {"keep": ["best"]},
-            "curation.quality.keep (['best']) must name at least one of head, middle, tail",
+            "curation.quality.keep (['best']): must name at least one of head, middle, tail",
         ),
         (
             {"domains": ["english", "code"]},
-            "curation.quality.domains (['english', 'code']) must not name code: the reference is prose; code has "
+            "curation.quality.domains (['english', 'code']): must not name code; the reference is prose; code has "
             "curation.code",
         ),
         (
             {"domains": ["english"], "model_dir": ""},
-            "curation.quality.model_dir ('') must name the directory of the scorer: train and export one with "
+            "curation.quality.model_dir (''): must name the directory of the scorer; train and export one with "
             "`nemotron4 train experiment=quality_scorer`",
         ),
-        ({"max_tokens": 0}, "curation.quality.max_tokens (0) must be at least 1"),
+        ({"max_tokens": 0}, "curation.quality.max_tokens (0): must be at least 1"),
     ],
 )
 def test_wrong_settings_are_refused(changed, message):
@@ -188,8 +188,8 @@ def test_a_missing_scorer_is_named(tmp_path):
     with pytest.raises(ValueError) as error:
         score_shards([], QualityConfig(model_dir="nowhere"), tmp_path, SerialExecutor())
     assert str(error.value) == (
-        "curation.quality.model_dir (nowhere) is not a directory: train and export a scorer with "
+        "curation.quality.model_dir (nowhere): is not a directory; train and export a scorer with "
         "`nemotron4 train experiment=quality_scorer`"
     )
-    with pytest.raises(ValueError, match=r"^curation\.quality\.scorer \(oracle\) is not installed: install nemotron4-"):
+    with pytest.raises(ValueError, match=r"^curation\.quality\.scorer \(oracle\): is not installed; install nemo"):
         load_scorer(QualityConfig(model_dir="m", scorer="oracle"))

@@ -99,7 +99,7 @@ def test_a_wrong_source_of_a_blend_is_refused_before_tokenising(tmp_path, raw_di
     wrong = Distribution(weights={"english": 0.5, "multilingual": 0.2, "code": 0.2, "math": 0.1})
     job = make_job(raw_directory, tmp_path / "out", blend=BlendConfig(distributions={"main": good, "later": wrong}))
     assert message_of(ValueError, run_prepare, job) == (
-        "blend.distributions.later.weights.math (0.1) matches no source of the corpus that no other key names: remove "
+        "blend.distributions.later.weights.math (0.1): matches no source of the corpus that no other key names; remove "
         "it or name one of code/c, code/python, english/books, english/encyclopedia, english/web, multilingual/de, "
         "multilingual/el, multilingual/ja"
     )
@@ -131,7 +131,7 @@ def test_an_interrupted_stage_runs_again_and_finished_ones_are_kept(
         patch.setattr(prepare_module, SPIED[stage], interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_prepare(make_job(raw_directory, tmp_path / "out"))
-    expected = f"{tmp_path}/out: the corpus is not finished: rerun `nemotron4 prepare`"
+    expected = f"{tmp_path}/out: the corpus is not finished; rerun `nemotron4 prepare`"
     if stage:
         assert message_of(ValueError, Corpus.open, tmp_path / "out") == expected
     assert not list((tmp_path / "out").glob("*.partial"))
@@ -152,7 +152,7 @@ def test_killed_between_replacing_and_recording(prepared, corpus, raw_directory,
         patch.setattr(prepare_module, "hash_files", killed)
         with pytest.raises(KeyboardInterrupt):
             run_prepare(make_job(raw_directory, prepared))
-    with pytest.raises(ValueError, match=r"the corpus is not finished: rerun `nemotron4 prepare`$"):
+    with pytest.raises(ValueError, match=r"the corpus is not finished; rerun `nemotron4 prepare`$"):
         Corpus.open(prepared)
     (prepared / "tokens.partial").mkdir()  # what a kill while filling leaves behind
     (prepared / "tokens.partial/lock").touch()

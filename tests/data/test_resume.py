@@ -205,7 +205,7 @@ def test_a_finished_task_that_lost_a_part_is_refused(tmp_path, small_tasks, monk
     shutil.rmtree(max(Path(f"{task}.parts").iterdir()))
     with pytest.raises(OSError) as error:
         run_prepare(job)
-    assert str(error.value) == f"{task}: some of its parts are missing: remove it and rerun `nemotron4 prepare`"
+    assert str(error.value) == f"{task}: some of its parts are missing; remove it and rerun `nemotron4 prepare`"
     task.rmdir()
     run_prepare(job)
     run_prepare(job_of(tmp_path / "raw", tmp_path / "at_once"))

@@ -139,7 +139,7 @@ def test_files_are_found_sorted_and_once(tmp_path):
     assert [file.path.rsplit("/", 1)[1] for file in files] == ["b.jsonl", "a.txt", "c.TXT"]
     (tmp_path / "d.pdf").write_text("x")
     message = message_of(ValueError, find_files, [f"{tmp_path}/*"], SUFFIXES)
-    assert message.startswith(f"corpus.files ({tmp_path}/d.pdf) must end in one of .jsonl, .jsonl.gz, ")
+    assert message.startswith(f"corpus.files ({tmp_path}/d.pdf): must end in one of .jsonl, .jsonl.gz, ")
 
 
 def test_a_renamed_directory_is_the_same_input_and_a_changed_file_is_not(tmp_path):
@@ -168,11 +168,11 @@ def test_object_stores_are_read_through_fsspec():
     system.pipe("/bucket/a.parquet", parquet(["other"]))
     assert files[0].identity != before
     pattern = "memory://bucket/none*"
-    expected = f"corpus.files ({pattern}) matches no file: correct the path or the glob"
+    expected = f"corpus.files ({pattern}): matches no file; correct the path or the glob"
     assert message_of(ValueError, find_files, [pattern], SUFFIXES) == expected
     message = message_of(ValueError, find_files, ["nowhere://x/a.txt"], SUFFIXES)
-    assert message.startswith("corpus.files (nowhere://x/a.txt) cannot be opened (ValueError: ")
-    assert message.endswith("): correct the URL, or pip install 'nemotron4-data[remote]'")
+    assert message.startswith("corpus.files (nowhere://x/a.txt): cannot be opened (ValueError: ")
+    assert message.endswith("); correct the URL, or pip install 'nemotron4-data[remote]'")
 
 
 def test_web_servers_are_read(tmp_path):
@@ -191,7 +191,7 @@ def test_web_servers_are_read(tmp_path):
         assert texts(read_raw(files[0], config())) == TEXTS
         assert files[0].identity[:2] == ["a.jsonl.gz", f"{address}/a.jsonl.gz?download=1"]
         missing = f"{address}/none.jsonl"
-        expected = f"corpus.files ({missing}) matches no file: correct the path or the glob"
+        expected = f"corpus.files ({missing}): matches no file; correct the path or the glob"
         assert message_of(ValueError, find_files, [missing], SUFFIXES) == expected
         server.shutdown()
 
@@ -224,7 +224,7 @@ def test_hugging_face_data_sets_are_streamed(tmp_path, monkeypatch):
     message = message_of(OSError, read, f"{url}?split=none")
     assert "cannot be read" in message
     message = message_of(ValueError, read, f"{url}?splt=test")
-    expected = f"corpus.files ({url}?splt=test) has no option splt: write hf://datasets/OWNER/NAME?config=C&split=S"
+    expected = f"corpus.files ({url}?splt=test): has no option splt; write hf://datasets/OWNER/NAME?config=C&split=S"
     assert message == f"{expected}&revision=R"
 
 

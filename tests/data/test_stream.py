@@ -227,16 +227,16 @@ def test_reading_outside_is_refused(samples, message):
         (
             {"a/b": 1},
             {"a/b": 1.0},
-            "source 'a/b' has 1 training token(s), fewer than the 2 that one (input, target) pair needs: "
+            "source (a/b): has 1 training token(s), fewer than the 2 that one (input, target) pair needs; "
             "give it weight 0 or more text",
         ),
         (
             {"a/b": 9},
             {"a/c": 1.0},
-            "source 'a/c' has a weight but no training tokens in this corpus: "
+            "source (a/c): has a weight but no training tokens in this corpus; "
             "remove it from the blend or prepare a corpus that has it",
         ),
-        ({"a/b": 9}, {"a/b": 0.9}, "phase weights must lie in [0, 1] and sum to 1, but sum to 0.9: correct the blend"),
+        ({"a/b": 9}, {"a/b": 0.9}, "phase weights: must lie in [0, 1] and sum to 1, but sum to 0.9; correct the blend"),
     ],
 )
 def test_impossible_sources_are_refused(sizes, weights, message):

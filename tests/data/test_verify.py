@@ -88,7 +88,7 @@ def test_a_manifest_of_another_count_is_refused(copy):
     for field in ("documents", "tokens", "bytes"):
         rewrite(copy, lambda stages, field=field: counts_of(stages).update({**found, field: found[field] + 1}))
         assert refused(copy) == (
-            f"{copy}/{SHARD}: {found[field]} {field}, but the manifest says {found[field] + 1}: prepare the corpus"
+            f"{copy}/{SHARD}: {found[field]} {field}, but the manifest says {found[field] + 1}; prepare the corpus"
             " again"
         )
 
@@ -113,7 +113,7 @@ def test_a_changed_manifest_is_refused_and_rebuilt(copy, corpus, raw_directory, 
         digest = file_sha256(copy / f"{SHARD}.bin")
         edit_manifest(copy, lambda stage: stage["files"].update({f"{SHARD}.bin": digest}))
     assert refused(copy) == (
-        f"{copy}/manifest.json: its digests show that stage tokens was changed after it was written: put the file "
+        f"{copy}/manifest.json: its digests show that stage tokens was changed after it was written; put the file "
         "back, or make the corpus again"
     )
     with pytest.raises(ValueError, match="stage tokens was changed"):
@@ -138,14 +138,14 @@ def test_the_corpus_of_a_model_is_checked_by_its_provenance(copy, corpus, tmp_pa
     with pytest.raises(ValueError) as error:
         verify(job)
     assert str(error.value) == (
-        f"model_dir ({path.parent}): has no provenance.json: give a directory that `nemotron4 export` made"
+        f"model_dir ({path.parent}): has no provenance.json; give a directory that `nemotron4 export` made"
     )
     path.parent.mkdir()
     for damaged in ("", "5", "[1]", '"x"'):
         path.write_text(damaged)
         message = refused(copy, model_dir=str(path.parent))
         assert message.startswith(f"{path}: not the provenance of a model (")
-        assert message.endswith("): export the model again")
+        assert message.endswith("); export the model again")
     provenance = {"corpus_digest": corpus.digest, "manifest_digest": corpus.manifest_digest}
     path.write_text(json.dumps(provenance))
     verify(job)
@@ -156,7 +156,7 @@ def test_the_corpus_of_a_model_is_checked_by_its_provenance(copy, corpus, tmp_pa
     for name in provenance:
         path.write_text(json.dumps({**provenance, name: "f" * 64}))
         assert refused(copy, model_dir=str(path.parent)) == (
-            f"{path}: digest of the {name[:-7]} is ffffffffffff, but that of {copy} is {provenance[name][:12]}: give "
+            f"{path}: digest of the {name[:-7]} is ffffffffffff, but that of {copy} is {provenance[name][:12]}; give "
             f"the directory of the corpus that the model was trained on"
         )
 
@@ -192,7 +192,7 @@ def test_foreign_shards_become_a_corpus_unchanged(corpus, tmp_path):
     }
     with pytest.raises(ValueError) as error:
         adopt(job)
-    assert str(error.value) == f"dir ({job.dir}): already holds a corpus: give another dir, or remove it"
+    assert str(error.value) == f"dir ({job.dir}): already holds a corpus; give another dir, or remove it"
 
 
 def adopt_one(corpus, tmp_path, documents, **settings):
@@ -219,7 +219,7 @@ def texts(corpus, source="english/web"):
 
 
 def test_shards_of_another_tokenizer_are_refused(corpus, tmp_path):
-    outside = f"token ids from 5 to {corpus.vocab_size}, outside the {corpus.vocab_size} pieces of its tokenizer: "
+    outside = f"token ids from 5 to {corpus.vocab_size}, outside the {corpus.vocab_size} pieces of its tokenizer; "
     message = refusal(corpus, tmp_path, [[5, corpus.vocab_size]])
     assert message == outside + "it was made with another one"
 
@@ -246,7 +246,7 @@ def test_tokens_of_another_tokenizer_are_detected_by_their_text(corpus, tmp_path
     made = [[*tokenizer.encode(text), tokenizer.eos_id] for text in texts(corpus, source)]
     message = refusal(corpus, tmp_path, made)
     found = re.fullmatch(
-        rf"of {len(made)} sampled documents (\d+) get other tokens when their text is encoded again, such as .+: give "
+        rf"of {len(made)} sampled documents (\d+) get other tokens when their text is encoded again, such as .+; give "
         r"the tokenizer\.model that the shard was made with, or check_text=false if its tokens were sampled "
         r"\(BPE dropout\)",
         message,
@@ -280,7 +280,7 @@ def test_documents_without_eos_are_refused_or_given_one(corpus, tmp_path, monkey
     last = made[0][-1]
     assert refusal(corpus, tmp_path, made) == (
         f"9 of 10 documents do not end in the tokenizer's EOS, id 3 ('</s>'); document 0 ends in id {last} "
-        f"({tokenizer.piece(last)!r}): pass append_eos=true to copy the shard with EOS appended to them"
+        f"({tokenizer.piece(last)!r}); pass append_eos=true to copy the shard with EOS appended to them"
     )
     before = (tmp_path / "a.bin").read_bytes()
     directory = adopt_one(corpus, tmp_path, made, append_eos=True)
@@ -310,7 +310,7 @@ def test_errors_name_the_files_that_were_given(corpus, tmp_path):
     job = {"dir": str(tmp_path / "adopted"), "train": [f"english/web:{tmp_path}/a"]}
     with pytest.raises(ValueError) as error:
         adopt(AdoptJob(**job, tokenizer_model="none.model"))
-    assert str(error.value) == "tokenizer_model (none.model): no such file: give a SentencePiece tokenizer.model"
+    assert str(error.value) == "tokenizer_model (none.model): no such file; give a SentencePiece tokenizer.model"
     (tmp_path / "a.model").write_bytes(b"no model")
     with pytest.raises(ValueError, match=rf"^{tmp_path}/a.model: not a SentencePiece model: "):
         adopt(AdoptJob(**job, tokenizer_model=str(tmp_path / "a.model")))
@@ -325,10 +325,10 @@ def test_errors_name_the_files_that_were_given(corpus, tmp_path):
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        ([], "train ([]) must name at least one shard: pass 'train=[english/web:PATH]'"),
-        (["web:a"], "train (web:a) must be SOURCE:PATH with a source such as english/web"),
-        (["english/..:a"], "train (english/..:a) must be SOURCE:PATH with a source such as english/web"),
-        (["a/b:c", "a/b:d"], "train names a/b twice: give each shard a source such as a/b/1"),
+        ([], "train ([]): must name at least one shard; pass 'train=[english/web:PATH]'"),
+        (["web:a"], "train (web:a): must be SOURCE:PATH with a source such as english/web"),
+        (["english/..:a"], "train (english/..:a): must be SOURCE:PATH with a source such as english/web"),
+        (["a/b:c", "a/b:d"], "train (a/b): is named twice; give each shard a source such as a/b/1"),
     ],
 )
 def test_wrong_jobs_are_refused(train, message):
@@ -339,7 +339,7 @@ def test_wrong_jobs_are_refused(train, message):
 
 def test_a_missing_shard_is_named(corpus, tmp_path):
     job = AdoptJob(dir=str(tmp_path / "d"), tokenizer_model=str(corpus.tokenizer.path), train=["a/b:nowhere/x"])
-    with pytest.raises(ValueError, match=r"^train \(a/b:nowhere/x\): no such shard: .*/nowhere/x\.bin is missing$"):
+    with pytest.raises(ValueError, match=r"^train \(a/b:nowhere/x\): no such shard; .*/nowhere/x\.bin is missing$"):
         adopt(job)
 
 

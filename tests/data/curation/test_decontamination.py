@@ -81,14 +81,14 @@ def test_what_cannot_be_read_is_refused(tmp_path):
     key = "curation.decontamination.benchmarks.quiz"
     with pytest.raises(ValueError) as error:
         benchmark_files(DecontaminationConfig(benchmarks={"quiz": [f"{tmp_path}/*.jsonl"]}))
-    assert str(error.value) == f"{key} ({tmp_path}/*.jsonl) matches no file: correct the path or the glob"
+    assert str(error.value) == f"{key} ({tmp_path}/*.jsonl): matches no file; correct the path or the glob"
     (tmp_path / "a.parquet").touch()
     with pytest.raises(ValueError) as error:
         benchmark_files(DecontaminationConfig(benchmarks={"quiz": [f"{tmp_path}/a.parquet"]}))
     rule = "must end in one of .jsonl, .json, .tsv, .txt (also .gz, .xz, .zst)"
-    assert str(error.value) == f"{key} ({tmp_path}/a.parquet) {rule}"
+    assert str(error.value) == f"{key} ({tmp_path}/a.parquet): {rule}"
     (tmp_path / "b.jsonl").write_text('{"question": ')
-    pattern = re.escape(f"curation.decontamination.benchmarks: {tmp_path}/b.jsonl cannot be read (Expecting value")
+    pattern = re.escape(f"curation.decontamination.benchmarks ({tmp_path}/b.jsonl): cannot be read (Expecting value")
     with pytest.raises(ValueError, match=pattern):
         Decontamination(DecontaminationConfig(benchmarks={"quiz": [f"{tmp_path}/b.jsonl"]}))
 

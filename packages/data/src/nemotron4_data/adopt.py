@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nemotron4_common.rules import require
+
 from .prepare_job import SOURCE_PATTERN
 
 if TYPE_CHECKING:
@@ -44,18 +46,16 @@ class AdoptJob:
     """Refuse shards whose text shows that another tokenizer made them."""
 
     def __post_init__(self) -> None:
-        if not self.dir:
-            raise ValueError("dir ('') must name the directory of the new corpus")
-        if not self.train:
-            raise ValueError("train ([]) must name at least one shard: pass 'train=[english/web:PATH]'")
+        require(bool(self.dir), "dir", "''", "must name the directory of the new corpus")
+        require(bool(self.train), "train", "[]", "must name at least one shard; pass 'train=[english/web:PATH]'")
         for split, shards in (("train", self.train), ("heldout", self.heldout)):
             sources = [source for source, _ in map(_parse, shards)]
             for source, shard in zip(sources, shards, strict=True):
                 domain, *parts = source.split("/")
-                if not parts or not all(SOURCE_PATTERN.fullmatch(f"{domain}/{part}") for part in parts):
-                    raise ValueError(f"{split} ({shard}) must be SOURCE:PATH with a source such as english/web")
-                if sources.count(source) > 1:
-                    raise ValueError(f"{split} names {source} twice: give each shard a source such as {source}/1")
+                valid = parts and all(SOURCE_PATTERN.fullmatch(f"{domain}/{part}") for part in parts)
+                require(bool(valid), split, shard, "must be SOURCE:PATH with a source such as english/web")
+                rule = f"is named twice; give each shard a source such as {source}/1"
+                require(sources.count(source) == 1, split, source, rule)
 
 
 @dataclass
@@ -79,12 +79,12 @@ def adopt(job: AdoptJob) -> None:
     from .verify import print_table
 
     directory = Path(job.dir)
-    if (directory / FILE_NAME).exists():
-        raise ValueError(f"dir ({job.dir}): already holds a corpus: give another dir, or remove it")
+    is_free = not (directory / FILE_NAME).exists()
+    require(is_free, "dir", job.dir, "already holds a corpus; give another dir, or remove it")
     check_new_or_ours(directory, "dir")
     check_apart(directory, "dir", _inputs(job))
-    if not Path(job.tokenizer_model).is_file():
-        raise ValueError(f"tokenizer_model ({job.tokenizer_model}): no such file: give a SentencePiece tokenizer.model")
+    model = job.tokenizer_model
+    require(Path(model).is_file(), "tokenizer_model", model, "no such file; give a SentencePiece tokenizer.model")
     tokenizer = Tokenizer(job.tokenizer_model)
     shards = [_check(job, split, shard, tokenizer) for split, shard in _named(job)]
     manifest = Manifest(name=directory.name, settings=asdict(job))
@@ -135,8 +135,7 @@ def _check(job: AdoptJob, split: str, named: str, tokenizer: Tokenizer) -> _Foun
     name = f"{split} ({named})"
     for suffix in (".bin", ".idx"):
         target = Path(stem + suffix).absolute()
-        if not target.is_file():
-            raise ValueError(f"{name}: no such shard: {target} is missing")
+        require(target.is_file(), split, named, f"no such shard; {target} is missing")
     shard = Shard(Path(stem))
     check_ids(shard, name, tokenizer.vocab_size)
     if job.check_text:

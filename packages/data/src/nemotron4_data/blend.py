@@ -19,6 +19,8 @@ from typing import Any
 
 from rich.table import Table
 
+from nemotron4_common.rules import require
+
 _TOLERANCE = 1e-6
 
 
@@ -54,12 +56,10 @@ class BlendConfig:
     """Most epochs of any source; a timeline that reads one more often is refused."""
 
     def __post_init__(self) -> None:
-        if not self.distributions:
-            raise ValueError("blend.distributions ({}) must hold at least one distribution")
+        require(bool(self.distributions), "blend.distributions", "{}", "must hold at least one distribution")
         for name, distribution in self.distributions.items():
             check_distribution(distribution, f"blend.distributions.{name}")
-        if not self.max_epochs > 0:
-            raise ValueError(f"blend.max_epochs ({self.max_epochs}) must be greater than 0")
+        require(self.max_epochs > 0, "blend.max_epochs", self.max_epochs, "must be greater than 0")
 
 
 @dataclass(frozen=True)
@@ -79,24 +79,23 @@ class EpochsRow:
 def check_distribution(distribution: Distribution, key: str) -> None:
     """ValueError, naming the dotted `key`, unless weights sum to 1 and sampling belongs to weights."""
     for name, weight in distribution.weights.items():
-        if not 0 <= weight <= 1:
-            raise ValueError(f"{key}.weights.{name} ({weight}) must lie in [0, 1]: correct it")
+        require(0 <= weight <= 1, f"{key}.weights.{name}", weight, "must lie in [0, 1]; correct it")
     total = sum(distribution.weights.values())
     if abs(total - 1) > _TOLERANCE:
-        raise ValueError(f"{key}.weights must sum to 1, but sum to {total:.9g}: correct them")
+        raise ValueError(f"{key}.weights: must sum to 1, but sum to {total:.9g}; correct them")
     for name, sampling in distribution.sampling.items():
         if name not in distribution.weights:
-            raise ValueError(f"{key}.sampling.{name} has no weight: add {key}.weights.{name} or remove it")
+            raise ValueError(f"{key}.sampling.{name}: has no weight; add {key}.weights.{name} or remove it")
         _check_sampling(sampling, f"{key}.sampling.{name}")
 
 
 def _check_sampling(sampling: Sampling, key: str) -> None:
     if (sampling.exponent is None) == (sampling.unimax_epochs is None):
-        raise ValueError(f"{key} must hold either exponent or unimax_epochs: write for example {{exponent: 0.5}}")
-    if sampling.exponent is not None and not 0 <= sampling.exponent <= 1:
-        raise ValueError(f"{key}.exponent ({sampling.exponent}) must lie in [0, 1]: 1 is by size, 0 is equal shares")
-    if sampling.unimax_epochs is not None and not sampling.unimax_epochs > 0:
-        raise ValueError(f"{key}.unimax_epochs ({sampling.unimax_epochs}) must be greater than 0")
+        raise ValueError(f"{key}: must hold either exponent or unimax_epochs; write for example {{exponent: 0.5}}")
+    exponent, epochs = sampling.exponent, sampling.unimax_epochs
+    rule = "must lie in [0, 1]; 1 is by size, 0 is equal shares"
+    require(exponent is None or 0 <= exponent <= 1, f"{key}.exponent", exponent, rule)
+    require(epochs is None or epochs > 0, f"{key}.unimax_epochs", epochs, "must be greater than 0")
 
 
 def expand(
@@ -128,7 +127,7 @@ def _unimax(sizes: Mapping[str, int], budget: float, max_epochs: float, key: str
     if budget > max_epochs * sum(sizes.values()):
         raise ValueError(
             f"{key}.unimax_epochs ({max_epochs:g}): the timeline draws {budget:,.0f} tokens from this key, "
-            f"{budget / sum(sizes.values()):.2f} epochs of all its sources: lower its weight, shorten the schedule, "
+            f"{budget / sum(sizes.values()):.2f} epochs of all its sources; lower its weight, shorten the schedule, "
             f"add text, or raise unimax_epochs"
         )
     drawn: dict[str, float] = {}
@@ -170,7 +169,7 @@ def _claims(keys: Mapping[str, float], sources: Mapping[str, int], distribution:
             domains = sorted({source.split("/")[0] for source in sources})
             known = ", ".join(sorted(sources) if len(sources) < 20 else domains)
             raise ValueError(
-                f"{distribution}.weights.{key} ({weight}) matches no source of the corpus that no other key names: "
+                f"{distribution}.weights.{key} ({weight}): matches no source of the corpus that no other key names; "
                 f"remove it or name one of {known}"
             )
     return claimed
@@ -198,7 +197,7 @@ def phase_weights(
         raise ValueError(
             f"blend.max_epochs ({blend.max_epochs:g}): the timeline would read {worst.source} {worst.epochs:.2f} times "
             f"({sum(worst.drawn_tokens):,.0f} tokens of {worst.num_tokens:,})"
-            f"{f' and {others} other source(s) too often' if others > 0 else ''}: "
+            f"{f' and {others} other source(s) too often' if others > 0 else ''}; "
             f"lower its weight, shorten the schedule, add text, or raise blend.max_epochs"
         )
     return [expanded[name] for name, _ in phases]

@@ -55,14 +55,14 @@ class Corpus:
         """
         directory = Path(directory)
         if not (directory / FILE_NAME).is_file():
-            raise ValueError(f"{directory}: not a prepared corpus (it has no {FILE_NAME}): run `nemotron4 prepare`")
+            raise ValueError(f"{directory}: not a prepared corpus (it has no {FILE_NAME}); run `nemotron4 prepare`")
         manifest = Manifest.load(directory)
         if not manifest.is_complete:
-            raise ValueError(f"{directory}: the corpus is not finished: rerun `nemotron4 prepare`")
+            raise ValueError(f"{directory}: the corpus is not finished; rerun `nemotron4 prepare`")
         if manifest.changed:
             raise ValueError(
                 f"{directory / FILE_NAME}: its digests show that stage {manifest.changed[0]} was changed after it was "
-                f"written: put the file back, or make the corpus again"
+                f"written; put the file back, or make the corpus again"
             )
         check_files(directory, manifest.stages["tokenizer"].files)
         corpus = cls(directory, manifest)

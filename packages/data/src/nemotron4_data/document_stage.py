@@ -175,7 +175,7 @@ def _ingest(
                     shards.append(_Shard(part.shard, part.documents, part.bytes))
                     num_documents += part.documents
             if part is None or not part.is_last:
-                raise OSError(f"{task.output}: some of its parts are missing: remove it and rerun `nemotron4 prepare`")
+                raise OSError(f"{task.output}: some of its parts are missing; remove it and rerun `nemotron4 prepare`")
             advance(num_documents, task.num_bytes)
     return shards
 

@@ -58,7 +58,7 @@ def open_lines(path: Path) -> Iterator[IO[bytes]]:
         with _open(path) as file:
             yield file
     except (EOFError, lzma.LZMAError, ZstdError, gzip.BadGzipFile) as error:
-        raise OSError(f"{path}: cannot be read to its end ({error}): copy or compress it again") from error
+        raise OSError(f"{path}: cannot be read to its end ({error}); copy or compress it again") from error
 
 
 def _open(path: Path) -> IO[bytes]:

@@ -178,7 +178,7 @@ class RayExecutor:
             ray.init(address=config.address, log_to_driver=False, logging_level="ERROR")
         except (OSError, RuntimeError, ValueError) as error:
             raise ValueError(
-                f"executor.address ({config.address}) is not a running Ray cluster: start one with `ray start --head`"
+                f"executor.address ({config.address}): is not a running Ray cluster; start one with `ray start --head`"
             ) from error
         self._num_workers = config.num_workers or int(ray.cluster_resources().get("CPU", 1))
 

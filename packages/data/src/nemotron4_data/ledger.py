@@ -57,9 +57,9 @@ class Ledger:
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError as error:
-            raise ValueError(f"{path}: no such ledger: a checkpoint directory holds one as {FILE_NAME}") from error
+            raise ValueError(f"{path}: no such ledger; a checkpoint directory holds one as {FILE_NAME}") from error
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}: not a ledger ({error}): give one that a checkpoint holds") from error
+            raise ValueError(f"{path}: not a ledger ({error}); give one that a checkpoint holds") from error
 
     def stream(self, corpus: Corpus) -> TokenStream:
         """The stream that led here. ValueError if the corpus is a different one."""
@@ -68,7 +68,7 @@ class Ledger:
             if getattr(self, name) not in (found, None):
                 raise ValueError(
                     f"{corpus.dir}: digest of the {name} is {found[:12]}, but the ledger was made with "
-                    f"{getattr(self, name)[:12]}: give the directory of the corpus that the run read"
+                    f"{getattr(self, name)[:12]}; give the directory of the corpus that the run read"
                 )
         phases = [StreamPhase(**phase) for phase in self.timeline]
         return TokenStream(corpus, phases, self.seed, self.shuffle_block_tokens)

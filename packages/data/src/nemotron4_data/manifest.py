@@ -92,7 +92,7 @@ class Manifest:
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"{path}: not a readable manifest ({error}): move {directory} away and rerun `nemotron4 prepare`"
+                f"{path}: not a readable manifest ({error}); move {directory} away and rerun `nemotron4 prepare`"
             ) from error
 
     def save(self, directory: Path) -> None:
@@ -169,7 +169,7 @@ def check_files(directory: Path, files: dict[str, str]) -> None:
     for name, expected in files.items():
         path = directory / name
         if not path.is_file():
-            raise ValueError(f"{path}: missing: rerun `nemotron4 prepare`")
+            raise ValueError(f"{path}: missing; rerun `nemotron4 prepare`")
         found = file_sha256(path)
         if found != expected:
             raise ValueError(

@@ -12,7 +12,7 @@ from enum import Enum
 from functools import cached_property
 from typing import Any
 
-from nemotron4_common.rules import check_finite
+from nemotron4_common.rules import check_finite, require
 
 from .blend import BlendConfig
 from .curation.config import CurationConfig
@@ -45,10 +45,10 @@ class ColumnsConfig:
 
     def __post_init__(self) -> None:
         for name, column in vars(self).items():
-            if column == "" or column == CONSTANT:
-                raise ValueError(f"corpus.columns.{name} ({column!r}) must name a field, or be null or {CONSTANT}VALUE")
-        if self.text.startswith(CONSTANT):
-            raise ValueError(f"corpus.columns.text ({self.text}) must name the field that holds the text")
+            rule = f"must name a field, or be null or {CONSTANT}VALUE"
+            require(column not in ("", CONSTANT), f"corpus.columns.{name}", repr(column), rule)
+        named = not self.text.startswith(CONSTANT)
+        require(named, "corpus.columns.text", self.text, "must name the field that holds the text")
 
     @property
     def names(self) -> list[str]:
@@ -109,27 +109,22 @@ class CorpusConfig:
     rejected."""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9_][\w.-]*", self.name, re.ASCII):
-            raise ValueError(f"corpus.name ({self.name!r}) must be letters, digits, '_', '-' and '.': rename it")
-        if not self.files and self.debian is None:
-            raise ValueError("corpus.files ([]) must name at least one file or glob: pass corpus.files=[PATH,...]")
-        if not all(pattern.strip() for pattern in self.files):
-            raise ValueError(f"corpus.files ({self.files}) has an empty name: write a path, a glob or a URL")
-        if self.files and self.debian is not None:
-            raise ValueError(f"corpus.files ({self.files}) cannot be combined with corpus.debian: choose one")
-        if not SOURCE_PATTERN.fullmatch(self.source):
-            raise ValueError(f"corpus.source ({self.source!r}) must be domain/category, as in english/documents")
-        if not 0 <= self.heldout_fraction < 1:
-            raise ValueError(f"corpus.heldout_fraction ({self.heldout_fraction}) must be at least 0 and below 1")
-        if self.text_column is not None:
-            raise ValueError(
-                f"corpus.text_column ({self.text_column}) is now called corpus.columns.text: "
-                f"write corpus.columns.text={self.text_column}"
-            )
-        if self.max_document_bytes < 1:
-            raise ValueError(f"corpus.max_document_bytes ({self.max_document_bytes}) must be at least 1")
-        if self.max_expansion < 1:
-            raise ValueError(f"corpus.max_expansion ({self.max_expansion}) must be at least 1")
+        valid = bool(re.fullmatch(r"[A-Za-z0-9_][\w.-]*", self.name, re.ASCII))
+        require(valid, "corpus.name", repr(self.name), "must be letters, digits, '_', '-' and '.'; rename it")
+        rule = "must name at least one file or glob; pass corpus.files=[PATH,...]"
+        require(bool(self.files) or self.debian is not None, "corpus.files", self.files, rule)
+        named = all(pattern.strip() for pattern in self.files)
+        require(named, "corpus.files", self.files, "has an empty name; write a path, a glob or a URL")
+        rule = "cannot be combined with corpus.debian; choose one"
+        require(not self.files or self.debian is None, "corpus.files", self.files, rule)
+        valid = bool(SOURCE_PATTERN.fullmatch(self.source))
+        require(valid, "corpus.source", repr(self.source), "must be domain/category, as in english/documents")
+        share = self.heldout_fraction
+        require(0 <= share < 1, "corpus.heldout_fraction", share, "must be at least 0 and below 1")
+        rule = f"is now called corpus.columns.text; write corpus.columns.text={self.text_column}"
+        require(self.text_column is None, "corpus.text_column", self.text_column, rule)
+        for key in ("max_document_bytes", "max_expansion"):
+            require(getattr(self, key) >= 1, f"corpus.{key}", getattr(self, key), "must be at least 1")
 
 
 @dataclass(kw_only=True)
@@ -181,10 +176,8 @@ class ExecutorConfig:
     """Address of the Ray cluster, HOST:PORT; auto is the one of this machine."""
 
     def __post_init__(self) -> None:
-        if self.num_workers < 0:
-            raise ValueError(f"executor.num_workers ({self.num_workers}) must be 0 (one per core) or more")
-        if not self.address:
-            raise ValueError("executor.address ('') must be HOST:PORT of a Ray cluster, or auto")
+        require(self.num_workers >= 0, "executor.num_workers", self.num_workers, "must be 0 (one per core) or more")
+        require(bool(self.address), "executor.address", "''", "must be HOST:PORT of a Ray cluster, or auto")
 
 
 @dataclass(kw_only=True)
@@ -209,8 +202,7 @@ class PrepareJob:
 
     def __post_init__(self) -> None:
         check_finite(self)
-        if not self.dir:
-            raise ValueError("dir ('') must name the directory of the prepared corpus")
+        require(bool(self.dir), "dir", "''", "must name the directory of the prepared corpus")
 
     def inputs(self) -> Iterator[tuple[str, str]]:
         """(key, path) of the cache and of every file and directory that is read, except corpus.files."""

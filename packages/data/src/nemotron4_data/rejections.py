@@ -68,7 +68,7 @@ def why_nothing_is_left(
     """
     causes = Counter(rejected.counts) + dropped + Counter({"held out": num_held_out})
     if not causes:
-        return f"corpus.files: {num_files} file(s) hold no document: give files with text"
+        return f"corpus.files: {num_files} file(s) hold no document; give files with text"
     reason, count = causes.most_common(1)[0]
     ways_out = {
         NO_TEXT: f"set corpus.columns.text ({corpus.columns.text}) to the field that holds the text",
@@ -82,5 +82,5 @@ def why_nothing_is_left(
     place = f" (first: {rejected.first[reason]})" if reason in rejected.first else ""
     return (
         f"corpus.files: {num_files} file(s) hold no document for training; {count} of {causes.total()} record(s): "
-        f"{reason}{place}: {ways_out.get(reason, 'correct the files')}"
+        f"{reason}{place}; {ways_out.get(reason, 'correct the files')}"
     )

@@ -35,7 +35,7 @@ def check_ids(shard: Shard, name: str, vocab_size: int) -> None:
         if part.min() < 0 or part.max() >= vocab_size:
             raise ValueError(
                 f"{name}: token ids from {part.min()} to {part.max()}, outside the {vocab_size} pieces of its "
-                f"tokenizer: it was made with another one"
+                f"tokenizer; it was made with another one"
             )
 
 
@@ -57,7 +57,7 @@ def check_end(shard: Shard, name: str, tokenizer: Tokenizer, way_out: str) -> No
         ending = "is empty" if last is None else f"ends in id {last} ({tokenizer.piece(last)!r})"
         raise ValueError(
             f"{name}: {len(missing):,} of {len(shard):,} documents do not end in the tokenizer's EOS, id "
-            f"{tokenizer.eos_id} ({tokenizer.piece(tokenizer.eos_id)!r}); document {document} {ending}: {way_out}"
+            f"{tokenizer.eos_id} ({tokenizer.piece(tokenizer.eos_id)!r}); document {document} {ending}; {way_out}"
         )
 
 
@@ -76,7 +76,7 @@ def check_text(shard: Shard, name: str, tokenizer: Tokenizer) -> None:
     if len(judged) - len(wrong) < _LEAST_EXACT * len(judged):
         raise ValueError(
             f"{name}: of {len(judged)} sampled documents {len(wrong)} get other tokens when their text is encoded "
-            f"again, such as {tokenizer.decode(wrong[0])[:60]!r}: give the tokenizer.model that the shard was made "
+            f"again, such as {tokenizer.decode(wrong[0])[:60]!r}; give the tokenizer.model that the shard was made "
             f"with, or check_text=false if its tokens were sampled (BPE dropout)"
         )
 

@@ -22,6 +22,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from nemotron4_common.rules import require
+
 from .order import MAX_SAMPLES, BlockPermutation, SourceSequence, derive_key
 
 ENTRY = np.dtype([("source", "<i4"), ("position", "<i8")])
@@ -49,13 +51,12 @@ class StreamPhase:
 
     def __post_init__(self) -> None:
         for name, value in (("num_samples", self.num_samples), ("sequence_length", self.sequence_length)):
-            if value < 1:
-                raise ValueError(f"phase {name} ({value}) must be at least 1")
+            require(value >= 1, f"phase {name}", value, "must be at least 1")
         wrong = {source: weight for source, weight in self.weights.items() if not 0 <= weight <= 1}
         if wrong or abs(sum(self.weights.values()) - 1) > 1e-6:
             raise ValueError(
-                f"phase weights must lie in [0, 1] and sum to 1, but sum to {sum(self.weights.values()):.9g}"
-                f"{f' with {wrong}' if wrong else ''}: correct the blend"
+                f"phase weights: must lie in [0, 1] and sum to 1, but sum to {sum(self.weights.values()):.9g}"
+                f"{f' with {wrong}' if wrong else ''}; correct the blend"
             )
         # So that phases compare equal exactly if they draw the same samples.
         self.weights = {source: weight for source, weight in sorted(self.weights.items()) if weight > 0}
@@ -91,9 +92,8 @@ class TokenStream:
     def __init__(self, corpus: TrainTokens, phases: list[StreamPhase], seed: int, shuffle_block_tokens: int) -> None:
         """Raise ValueError for an unknown source, one with fewer than 2 tokens, or an empty timeline."""
         if not phases:
-            raise ValueError("the timeline has no phase: give it at least one")
-        if shuffle_block_tokens < 1:
-            raise ValueError(f"shuffle_block_tokens ({shuffle_block_tokens}) must be at least 1")
+            raise ValueError("the timeline has no phase; give it at least one")
+        require(shuffle_block_tokens >= 1, "shuffle_block_tokens", shuffle_block_tokens, "must be at least 1")
         self.phases = phases
         self.seed = seed
         self.shuffle_block_tokens = shuffle_block_tokens
@@ -117,7 +117,7 @@ class TokenStream:
             self._stretches.append(_Stretch(self.num_samples, phase.sequence_length, sequence, self._end_positions))
         self.num_samples += phase.num_samples
         if self.num_samples > MAX_SAMPLES:
-            raise ValueError(f"the timeline has {self.num_samples} samples, more than {MAX_SAMPLES}: shorten it")
+            raise ValueError(f"the timeline has {self.num_samples} samples, more than {MAX_SAMPLES}; shorten it")
         self._end_positions = self._stretches[-1].positions(self.num_samples)
 
     def _indexed(self, weights: Mapping[str, float]) -> dict[int, float]:
@@ -126,13 +126,13 @@ class TokenStream:
         for source, weight in weights.items():
             if source not in index_of:
                 raise ValueError(
-                    f"source {source!r} has a weight but no training tokens in this corpus: "
+                    f"source ({source}): has a weight but no training tokens in this corpus; "
                     f"remove it from the blend or prepare a corpus that has it"
                 )
             if self._sizes[index_of[source]] < 2:
                 raise ValueError(
-                    f"source {source!r} has {self._sizes[index_of[source]]} training token(s), fewer than the 2 that "
-                    f"one (input, target) pair needs: give it weight 0 or more text"
+                    f"source ({source}): has {self._sizes[index_of[source]]} training token(s), fewer than the 2 that "
+                    f"one (input, target) pair needs; give it weight 0 or more text"
                 )
             indexed[index_of[source]] = weight
         return indexed

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nemotron4_common.rules import require
+
 from .data_config import DataDirConfig
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ class VerifyJob:
 
     def __post_init__(self) -> None:
         if self.ledger is not None and self.run is not None:
-            raise ValueError(f"ledger ({self.ledger}) and run ({self.run}) name two ledgers: give one of them")
+            raise ValueError(f"ledger ({self.ledger}) and run ({self.run}): name two ledgers; give one of them")
 
 
 def verify(job: VerifyJob) -> None:
@@ -70,8 +72,7 @@ def _ledger_path(job: VerifyJob) -> Path | None:
     if job.run is None:
         return None if job.ledger is None else Path(job.ledger)
     found = sorted(Path(job.run).glob(f"checkpoints/step-*/{FILE_NAME}"))
-    if not found:
-        raise ValueError(f"run ({job.run}): no checkpoint with a {FILE_NAME}: name a run that has saved one")
+    require(bool(found), "run", job.run, f"no checkpoint with a {FILE_NAME}; name a run that has saved one")
     return found[-1]
 
 
@@ -91,25 +92,23 @@ def _check_shards(corpus: Corpus, progress: Progress) -> None:
         for counted, count in found.items():
             if count != recorded[counted]:
                 raise ValueError(
-                    f"{name}: {count} {counted}, but the manifest says {recorded[counted]}: prepare the corpus again"
+                    f"{name}: {count} {counted}, but the manifest says {recorded[counted]}; prepare the corpus again"
                 )
 
 
 def _check_provenance(corpus: Corpus, path: Path) -> list[str]:
     """Check that the model was trained on this corpus. Returns what could not be compared."""
-    if not path.is_file():
-        raise ValueError(
-            f"model_dir ({path.parent}): has no {path.name}: give a directory that `nemotron4 export` made"
-        )
+    way_out = "give a directory that `nemotron4 export` made"
+    require(path.is_file(), "model_dir", path.parent, f"has no {path.name}; {way_out}")
     try:
         provenance = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: not the provenance of a model ({error}): export the model again") from error
+        raise ValueError(f"{path}: not the provenance of a model ({error}); export the model again") from error
     for name, found in (("corpus", corpus.digest), ("manifest", corpus.manifest_digest)):
         recorded = provenance.get(f"{name}_digest")
         if recorded not in (found, None):
             raise ValueError(
-                f"{path}: digest of the {name} is {str(recorded)[:12]}, but that of {corpus.dir} is {found[:12]}: "
+                f"{path}: digest of the {name} is {str(recorded)[:12]}, but that of {corpus.dir} is {found[:12]}; "
                 f"give the directory of the corpus that the model was trained on"
             )
     return [] if provenance.get("manifest_digest") else [_older(path)]

@@ -1,12 +1,14 @@
 """What curation does to documents: one dataclass per step, thresholds as published, every step off by default.
 
 A step runs on the documents of its `domains` and is off while that list is empty; steps for prose reject the domain
-`code`. Light on purpose: nothing but the standard library is imported.
+`code`. Light on purpose: only the standard library and the rules are imported.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+
+from nemotron4_common.rules import require
 
 from .config_checks import check_range, refuse_code
 from .dedup_config import DedupConfig
@@ -99,8 +101,7 @@ class PiiConfig:
     def __post_init__(self) -> None:
         kinds = ("email", "ipv4", "ipv6", "phone", "card", "iban")
         for kind in self.placeholders:
-            if kind not in kinds:
-                raise ValueError(f"curation.pii.placeholders ({kind}) must be one of {', '.join(kinds)}")
+            require(kind in kinds, "curation.pii.placeholders", kind, f"must be one of {', '.join(kinds)}")
 
 
 @dataclass(kw_only=True)
@@ -117,8 +118,8 @@ class DecontaminationConfig:
     def __post_init__(self) -> None:
         check_range("decontamination", self, "ngram_words", 1, float("inf"))
         for name, files in self.benchmarks.items():
-            if not files:
-                raise ValueError(f"curation.decontamination.benchmarks.{name} ([]) must name at least one file or glob")
+            key = f"curation.decontamination.benchmarks.{name}"
+            require(bool(files), key, files, "must name at least one file or glob")
 
 
 @dataclass(kw_only=True)

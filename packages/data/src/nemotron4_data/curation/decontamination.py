@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nemotron4_common.rules import require
+
 from ..document_fields import Document
 from ..documents import read_lines
 from ..paths import matching_paths
@@ -47,12 +49,10 @@ def benchmark_files(config: DecontaminationConfig) -> dict[str, list[Path]]:
         key = f"curation.decontamination.benchmarks.{name}"
         for pattern in patterns:
             matches = matching_paths(pattern)
-            if not matches:
-                raise ValueError(f"{key} ({pattern}) matches no file: correct the path or the glob")
+            require(bool(matches), key, pattern, "matches no file; correct the path or the glob")
             for match in matches:
-                if _format(match) not in _FORMATS:
-                    allowed = f"{', '.join(_FORMATS)} (also {', '.join(_COMPRESSIONS)})"
-                    raise ValueError(f"{key} ({match}) must end in one of {allowed}")
+                allowed = f"{', '.join(_FORMATS)} (also {', '.join(_COMPRESSIONS)})"
+                require(_format(match) in _FORMATS, key, match, f"must end in one of {allowed}")
             found.setdefault(name, []).extend(matches)
         found[name] = sorted(set(found[name]))
     return found
@@ -162,7 +162,9 @@ def _read_texts(path: Path) -> Iterator[str]:
         else:
             yield from "\n".join(lines).split("\n\n")
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"curation.decontamination.benchmarks: {path} cannot be read ({error})") from error
+        raise ValueError(
+            f"curation.decontamination.benchmarks ({path}): cannot be read ({error}); correct it"
+        ) from error
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nemotron4_common.rules import require
+
 
 @dataclass(kw_only=True)
 class DedupConfig:
@@ -29,8 +31,7 @@ class DedupConfig:
     """Megabytes of memory that the joins over all documents may take before they spill to disk."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.threshold <= 1:
-            raise ValueError(f"curation.dedup.threshold ({self.threshold}) must be above 0 and at most 1")
+        require(0 < self.threshold <= 1, "curation.dedup.threshold", self.threshold, "must be above 0 and at most 1")
         for name, low in (("shingle_words", 1), ("bands", 1), ("rows", 1), ("memory_megabytes", 128)):
-            if getattr(self, name) < low:
-                raise ValueError(f"curation.dedup.{name} ({getattr(self, name)}) must be at least {low}")
+            value = getattr(self, name)
+            require(value >= low, f"curation.dedup.{name}", value, f"must be at least {low}")

@@ -1,13 +1,15 @@
 """Thresholds of the heuristics for prose, as published, and their overrides per language.
 
-`languages` overrides numbers: `languages: {fi: {max_mean_word_length: 12}}`. Light on purpose: nothing but the standard
-library is imported.
+`languages` overrides numbers: `languages: {fi: {max_mean_word_length: 12}}`. Light on purpose: only the standard
+library and the rules are imported.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
+
+from nemotron4_common.rules import require
 
 from .config_checks import check_order, check_range, refuse_code
 
@@ -81,8 +83,8 @@ class GopherRepetitionConfig:
             check_range("gopher_repetition", self, f"max_duplicate_{name}", 0, 1)
         for name, length in (("max_top_ngram", 3), ("max_duplicate_ngrams", 6)):
             shares = getattr(self, name)
-            if len(shares) != length or not all(0 <= share <= 1 for share in shares):
-                raise ValueError(f"curation.gopher_repetition.{name} ({shares}) must be {length} shares in [0, 1]")
+            valid = len(shares) == length and all(0 <= share <= 1 for share in shares)
+            require(valid, f"curation.gopher_repetition.{name}", shares, f"must be {length} shares in [0, 1]")
         _check_overrides("gopher_repetition", self, self.languages)
 
 
@@ -160,10 +162,8 @@ def _check_overrides(step: str, config: Any, languages: dict[str, dict[str, Any]
     for language, overrides in languages.items():
         for name, value in overrides.items():
             key = f"curation.{step}.languages.{language}"
-            if name not in known:
-                raise ValueError(f"{key} ({name}) must be one of the thresholds {', '.join(known)}")
-            if not isinstance(value, int | float):
-                raise ValueError(f"{key}.{name} ({value!r}) must be a number")
+            require(name in known, key, name, f"must be one of the thresholds {', '.join(known)}")
+            require(isinstance(value, int | float), f"{key}.{name}", repr(value), "must be a number")
     try:
         rules_by_language(config, languages)
     except ValueError as error:

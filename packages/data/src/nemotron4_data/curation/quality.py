@@ -24,6 +24,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from nemotron4_common.rules import require
 from nemotron4_common.staging import file_sha256, value_sha256, write_file
 
 from ..document_fields import Document
@@ -51,11 +52,8 @@ def load_scorer(config: QualityConfig) -> Scorer:
 
 def check_scorer(config: QualityConfig) -> None:
     """Raise ValueError unless the scorer is installed and its model's directory exists; loads no model."""
-    if not Path(config.model_dir).is_dir():
-        raise ValueError(
-            f"curation.quality.model_dir ({config.model_dir}) is not a directory: train and export a scorer with "
-            f"`nemotron4 train experiment=quality_scorer`"
-        )
+    rule = "is not a directory; train and export a scorer with `nemotron4 train experiment=quality_scorer`"
+    require(Path(config.model_dir).is_dir(), "curation.quality.model_dir", config.model_dir, rule)
     _factory(config)
 
 
@@ -69,11 +67,9 @@ def _factory(config: QualityConfig) -> Callable[[QualityConfig], Scorer]:
                 f"curation.quality.scorer ({config.scorer}): {error}; name a factory of an installed module"
             ) from error
     installed = {point.name: point for point in entry_points(group=SCORER_GROUP)}
-    if config.scorer not in installed:
-        raise ValueError(
-            f"curation.quality.scorer ({config.scorer}) is not installed: install nemotron4-infer for `nemotron`, or "
-            f"name one of [{', '.join(sorted(installed))}] or a module:factory"
-        )
+    known = ", ".join(sorted(installed))
+    rule = f"is not installed; install nemotron4-infer for `nemotron`, or name one of [{known}] or a module:factory"
+    require(config.scorer in installed, "curation.quality.scorer", config.scorer, rule)
     return cast(Callable[[QualityConfig], Scorer], installed[config.scorer].load())
 
 

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from nemotron4_common.rules import require
+
+from .config_checks import refuse_code
+
 BUCKETS = ("head", "middle", "tail")
 
 
@@ -29,22 +33,13 @@ class QualityConfig:
     """Tokens, from its beginning, by which a document is judged."""
 
     def __post_init__(self) -> None:
-        if len(self.percentiles) != 2 or not 0 <= self.percentiles[0] <= self.percentiles[1] <= 100:
-            raise ValueError(
-                f"curation.quality.percentiles ({self.percentiles}) must be two numbers from 0 to 100, the lower "
-                f"first, as in [30, 60]"
-            )
-        if not self.keep or not set(self.keep) <= set(BUCKETS):
-            raise ValueError(f"curation.quality.keep ({self.keep}) must name at least one of {', '.join(BUCKETS)}")
-        if "code" in self.domains:
-            raise ValueError(
-                f"curation.quality.domains ({self.domains}) must not name code: the reference is prose; code has "
-                f"curation.code"
-            )
-        if self.domains and not self.model_dir:
-            raise ValueError(
-                "curation.quality.model_dir ('') must name the directory of the scorer: train and export one with "
-                "`nemotron4 train experiment=quality_scorer`"
-            )
-        if self.max_tokens < 1:
-            raise ValueError(f"curation.quality.max_tokens ({self.max_tokens}) must be at least 1")
+        valid = len(self.percentiles) == 2 and 0 <= self.percentiles[0] <= self.percentiles[1] <= 100
+        rule = "must be two numbers from 0 to 100, the lower first, as in [30, 60]"
+        require(valid, "curation.quality.percentiles", self.percentiles, rule)
+        valid = bool(self.keep) and set(self.keep) <= set(BUCKETS)
+        require(valid, "curation.quality.keep", self.keep, f"must name at least one of {', '.join(BUCKETS)}")
+        refuse_code("quality", self.domains, "the reference is prose; code has curation.code")
+        how = "train and export one with `nemotron4 train experiment=quality_scorer`"
+        rule = f"must name the directory of the scorer; {how}"
+        require(bool(self.model_dir) or not self.domains, "curation.quality.model_dir", "''", rule)
+        require(self.max_tokens >= 1, "curation.quality.max_tokens", self.max_tokens, "must be at least 1")

@@ -48,7 +48,7 @@ class Apt:
         absent = [tool for tool in _TOOLS if shutil.which(tool) is None]
         if absent:
             raise ValueError(
-                f"corpus=debian needs {', '.join(_TOOLS)}, but this machine has no {absent[0]}: "
+                f"corpus (debian): needs {', '.join(_TOOLS)}, but this machine has no {absent[0]}; "
                 "build it on Debian, copy the corpus from there, or choose another corpus, as in corpus=sample"
             )
         self._root = cache.resolve()
@@ -80,7 +80,8 @@ class Apt:
         if asked and not debs:
             said = (update.stderr.strip() or shown.stderr.strip() or "no reason given").splitlines()[0]
             raise OSError(
-                f"corpus=debian: apt offers none of {len(asked)} packages ({said}): check the network and apt's sources"
+                f"corpus (debian): apt offers none of {len(asked)} packages ({said}); check the network and apt's "
+                f"sources"
             )
         stored = {"asked": asked, "debs": {name: asdict(deb) for name, deb in sorted(debs.items())}}
         write_file(path, json.dumps(stored, indent=1).encode())

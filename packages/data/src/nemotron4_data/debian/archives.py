@@ -78,11 +78,11 @@ def _iterate_deb(path: Path, wants: Callable[[str], bool]) -> Iterator[tuple[str
                 yield from _iterate_tar(archive, wants)
             process.stdout.read()  # the padding: dpkg-deb must not be killed by a closed pipe
         except tarfile.TarError as error:
-            raise OSError(f"{path}: cannot be read to its end ({error}): remove it and run again") from error
+            raise OSError(f"{path}: cannot be read to its end ({error}); remove it and run again") from error
         finally:
             process.stdout.close()
         if process.wait():
-            raise OSError(f"{path}: cannot be read to its end (dpkg-deb failed): remove it and run again")
+            raise OSError(f"{path}: cannot be read to its end (dpkg-deb failed); remove it and run again")
 
 
 def _iterate_tar(archive: tarfile.TarFile, wants: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:

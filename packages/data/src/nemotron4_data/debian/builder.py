@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from nemotron4_common.locks import exclusive
 from nemotron4_common.ownership import check_new_or_ours
+from nemotron4_common.rules import require
 from nemotron4_common.staging import staged_directory, value_sha256
 
 from ..documents import FrameWriter, read_lines
@@ -156,8 +157,8 @@ def _output_key(config: DebianConfig, tasks: list[Extraction], missing: dict[str
 def _shares(config: DebianConfig, tasks: list[Extraction], results: list[Extracted]) -> dict[Group, float]:
     sizes = {group: float(size) for result in results for group, (_, size) in result.groups.items()}
     for domain in config.target_bytes:
-        if not any(group.domain == domain for group in sizes):
-            raise ValueError(f"corpus=debian: no package yielded any {domain} text: see the reasons in packages.json")
+        found = any(group.domain == domain for group in sizes)
+        require(found, "corpus", "debian", f"no package yielded any {domain} text; see the reasons in packages.json")
     weights = {name: row.weight for task in tasks for name, row in task.rows.items()}
     return kept_shares(sizes, config.target_bytes, weights, config.exponent)
 

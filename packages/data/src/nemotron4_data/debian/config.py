@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nemotron4_common.rules import require
+
 
 @dataclass(kw_only=True)
 class DebianConfig:
@@ -26,16 +28,12 @@ class DebianConfig:
 
     def __post_init__(self) -> None:
         for name in ("english_mb", "multilingual_mb", "code_mb"):
-            if not getattr(self, name) > 0:
-                raise ValueError(
-                    f"corpus.debian.{name} ({getattr(self, name)}) must be above 0: give megabytes of text"
-                )
-        if not 0 <= self.exponent <= 1:
-            raise ValueError(
-                f"corpus.debian.exponent ({self.exponent}) must lie in [0, 1]: 1 is by size, 0 is equal shares"
-            )
-        if not self.cache:
-            raise ValueError("corpus.debian.cache ('') must name a directory for the packages: give a path")
+            size = getattr(self, name)
+            require(size > 0, f"corpus.debian.{name}", size, "must be above 0; give megabytes of text")
+        rule = "must lie in [0, 1]; 1 is by size, 0 is equal shares"
+        require(0 <= self.exponent <= 1, "corpus.debian.exponent", self.exponent, rule)
+        rule = "must name a directory for the packages; give a path"
+        require(bool(self.cache), "corpus.debian.cache", "''", rule)
 
     @property
     def target_bytes(self) -> dict[str, float]:

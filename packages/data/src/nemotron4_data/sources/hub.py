@@ -25,7 +25,7 @@ def parse_hub_url(url: str) -> tuple[str, dict[str, str]]:
     options = {key: values[-1] for key, values in parse_qs(query).items()}
     if not name or (unknown := sorted(options.keys() - set(_OPTIONS))):
         what = f"has no option {unknown[0]}" if name else "names no data set"
-        raise ValueError(f"corpus.files ({url}) {what}: write {HUB_SCHEME}OWNER/NAME?config=C&split=S&revision=R")
+        raise ValueError(f"corpus.files ({url}): {what}; write {HUB_SCHEME}OWNER/NAME?config=C&split=S&revision=R")
     return name, options
 
 

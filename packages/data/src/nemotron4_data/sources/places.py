@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 from urllib.parse import urlsplit
 
+from nemotron4_common.rules import require
 from nemotron4_common.staging import file_sha256
 
 from ..paths import matching_paths
@@ -114,11 +115,10 @@ def find_files(
     found: dict[str, RawFile] = {}
     for pattern in patterns:
         matches = _matches(pattern, suffixes, warn)
-        if not matches:
-            raise ValueError(f"corpus.files ({pattern}) matches no file: correct the path or the glob")
+        require(bool(matches), "corpus.files", pattern, "matches no file; correct the path or the glob")
         for file in matches:
             if not file.location.startswith(HUB_SCHEME) and not file.path.lower().endswith(suffixes):
-                raise ValueError(f"corpus.files ({file.name}) must end in one of {', '.join(suffixes)}")
+                raise ValueError(f"corpus.files ({file.name}): must end in one of {', '.join(suffixes)}")
             found.setdefault(file.location, file)
     return list(found.values())
 
@@ -141,7 +141,7 @@ def _local_matches(pattern: str, suffixes: tuple[str, ...], warn: Callable[[str]
     try:
         paths = matching_paths(pattern)
     except ValueError as error:
-        raise ValueError(f"corpus.files ({pattern!r}) is {error}: correct it") from None
+        raise ValueError(f"corpus.files ({pattern!r}): is {error}; correct it") from None
     is_literal = paths == [Path(pattern).expanduser()]
     found: list[Path] = []
     folders: set[Path] = set()
@@ -151,9 +151,8 @@ def _local_matches(pattern: str, suffixes: tuple[str, ...], warn: Callable[[str]
                 found.append(path)
         elif not path.is_dir():
             what = f"a broken link to {os.readlink(path)}" if path.is_symlink() else "not a plain file"
-            if is_literal:
-                raise ValueError(f"corpus.files ({pattern}) is {what}: name another file")
-            warn(f"corpus.files ({printable_path(path)}) is {what}: skipped")
+            require(not is_literal, "corpus.files", pattern, f"is {what}; name another file")
+            warn(f"corpus.files ({printable_path(path)}): is {what}; skipped")
         elif is_literal or (_is_meant(path.name, suffixes) and not folders.intersection(path.parents)):
             folders.add(path)
             found += _files_below(path, suffixes, warn)
@@ -190,10 +189,10 @@ def _files_below(folder: Path, suffixes: tuple[str, ...], warn: Callable[[str], 
             elif path.is_file():
                 found.append(path)
             else:
-                warn(f"corpus.files ({printable_path(path)}) is a broken link or not a plain file: skipped")
+                warn(f"corpus.files ({printable_path(path)}): is a broken link or not a plain file; skipped")
     if others:
         what = f"{len(others)} file(s) of no known format, such as {printable_path(min(others).relative_to(folder))}"
-        warn(f"corpus.files ({printable_path(folder)}) holds {what}: skipped")
+        warn(f"corpus.files ({printable_path(folder)}): holds {what}; skipped")
     return sorted(found)
 
 
@@ -229,7 +228,7 @@ def _file_system(url: str) -> tuple[Any, str]:
         system, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         raise ValueError(
-            f"corpus.files ({url}) cannot be opened ({_one_line(error)}): correct the URL, or "
+            f"corpus.files ({url}): cannot be opened ({_one_line(error)}); correct the URL, or "
             f"pip install 'nemotron4-data[remote]'"
         ) from error
     return system, path
