@@ -164,7 +164,7 @@ def test_another_corpus_tokenizer_is_refused(corpus_dir, tmp_path, tokenizer_pat
 def test_a_missing_model_or_corpus_is_one_line(corpus_dir, export_dir, tmp_path):
     nowhere = tmp_path / "nowhere"
     assert refusal(EvalJob(model_dir=str(nowhere), data=DataDirConfig(dir=str(corpus_dir)))) == (
-        f"model_dir ({nowhere}) is not a directory; give the export of a run, e.g. runs/demo/latest/export"
+        f"model_dir ({nowhere}): is not a directory; give the export of a run, e.g. runs/demo/latest/export"
     )
     assert str(nowhere) in refusal(EvalJob(model_dir=str(export_dir), data=DataDirConfig(dir=str(nowhere))))
 

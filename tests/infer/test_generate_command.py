@@ -101,7 +101,7 @@ def refusal(model, prompt="the"):
 
 def test_a_missing_directory_is_named(tmp_path):
     assert refusal(tmp_path / "none") == (
-        f"model_dir ({tmp_path / 'none'}) is not a directory; give the export of a run, e.g. runs/demo/latest/export"
+        f"model_dir ({tmp_path / 'none'}): is not a directory; give the export of a run, e.g. runs/demo/latest/export"
     )
 
 
@@ -111,8 +111,8 @@ def test_a_missing_file_is_named(model_dir, tmp_path, name):
     shutil.copytree(model_dir, broken)
     (broken / name).unlink()
     assert refusal(broken) == (
-        f"model_dir ({broken}) has no {name}; a model directory contains config.json, *.safetensors and "
-        "tokenizer.model: give the export of a run, e.g. runs/demo/latest/export"
+        f"model_dir ({broken}): has no {name}; a model directory contains config.json, *.safetensors and "
+        "tokenizer.model; give the export of a run, e.g. runs/demo/latest/export"
     )
 
 
@@ -129,7 +129,7 @@ def test_missing_weights_are_one_line(model_dir, tmp_path):
 def test_a_prompt_longer_than_the_context_is_refused(model_dir, capsys):
     message = refusal(model_dir, "the red fox " * 60)
     assert re.fullmatch(
-        r"prompt \(\d+ tokens\) must be shorter than the model's context of 64 tokens; shorten .*", message
+        r"prompt \(\d+ tokens\): must be shorter than the model's context of 64 tokens; shorten .*", message
     )
     assert capsys.readouterr().out == ""
 

@@ -101,10 +101,10 @@ def test_no_gradients_are_kept_and_the_callers_mode_is_not_changed(model):
 @pytest.mark.parametrize(
     ("prompt_ids", "message"),
     [
-        ([], "prompt ('') must have at least one token"),
+        ([], "prompt (''): must have at least one token"),
         (
             list(range(32)),
-            "prompt (32 tokens) must be shorter than the model's context of 32 tokens; shorten the prompt or use a "
+            "prompt (32 tokens): must be shorter than the model's context of 32 tokens; shorten the prompt or use a "
             "model with a longer context",
         ),
     ],

@@ -78,14 +78,14 @@ def test_zero_temperature_takes_the_most_likely_token():
 @pytest.mark.parametrize(
     ("settings_", "message"),
     [
-        ({"temperature": -0.5}, "sampling.temperature (-0.5) must be 0 (greedy) or a finite number above 0"),
-        ({"temperature": float("inf")}, "sampling.temperature (inf) must be 0 (greedy) or a finite number above 0"),
-        ({"temperature": float("nan")}, "sampling.temperature (nan) must be 0 (greedy) or a finite number above 0"),
-        ({"top_k": 0}, "sampling.top_k (0) must be at least 1, or null for all tokens"),
-        ({"top_p": 0.0}, "sampling.top_p (0.0) must be in (0, 1]; 1 keeps all tokens"),
-        ({"top_p": 1.5}, "sampling.top_p (1.5) must be in (0, 1]; 1 keeps all tokens"),
-        ({"seed": -1}, "sampling.seed (-1) must be in [0, 2^63)"),
-        ({"max_new_tokens": 0}, "sampling.max_new_tokens (0) must be at least 1"),
+        ({"temperature": -0.5}, "sampling.temperature (-0.5): must be 0 (greedy) or a finite number above 0"),
+        ({"temperature": float("inf")}, "sampling.temperature (inf): must be 0 (greedy) or a finite number above 0"),
+        ({"temperature": float("nan")}, "sampling.temperature (nan): must be 0 (greedy) or a finite number above 0"),
+        ({"top_k": 0}, "sampling.top_k (0): must be at least 1, or null for all tokens"),
+        ({"top_p": 0.0}, "sampling.top_p (0.0): must be in (0, 1]; 1 keeps all tokens"),
+        ({"top_p": 1.5}, "sampling.top_p (1.5): must be in (0, 1]; 1 keeps all tokens"),
+        ({"seed": -1}, "sampling.seed (-1): must be in [0, 2^63)"),
+        ({"max_new_tokens": 0}, "sampling.max_new_tokens (0): must be at least 1"),
     ],
 )
 def test_wrong_settings_are_named(settings_, message):

@@ -55,6 +55,6 @@ def test_a_directory_without_a_model_is_refused(tmp_path):
     with pytest.raises(ValueError) as error:
         load_scorer(config_for(tmp_path))
     assert str(error.value) == (
-        f"curation.quality.model_dir ({tmp_path}) has no config.json; a model directory contains config.json, "
-        "*.safetensors and tokenizer.model: give the export of a run, e.g. runs/demo/latest/export"
+        f"curation.quality.model_dir ({tmp_path}): has no config.json; a model directory contains config.json, "
+        "*.safetensors and tokenizer.model; give the export of a run, e.g. runs/demo/latest/export"
     )

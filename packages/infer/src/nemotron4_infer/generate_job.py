@@ -4,6 +4,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nemotron4_common.rules import require
 from nemotron4_infer.sampling import SamplingConfig
 from nemotron4_model import DType
 
@@ -29,16 +30,12 @@ class GenerateJob:
     Norms and softmax are computed in fp32 in both."""
 
     def __post_init__(self) -> None:
-        if self.prompt_file == "":
-            raise ValueError("prompt_file (''): must name a file; - is standard input")
-        if bool(self.prompt) == (self.prompt_file is not None):
-            both = "cannot be combined with prompt_file" if self.prompt else "must not be empty"
-            raise ValueError(
-                f"prompt ({self.prompt!r}): {both}; give it as 'prompt=Once upon a time', or as prompt_file=PATH"
-                " (- is standard input)"
-            )
-        if (place := _not_unicode(self.prompt)) is not None:
-            raise ValueError(f"prompt ({self.prompt!r}): not UTF-8 at character {place}; correct it")
+        require(self.prompt_file != "", "prompt_file", "''", "must name a file; - is standard input")
+        both = "cannot be combined with prompt_file" if self.prompt else "must not be empty"
+        rule = f"{both}; give it as 'prompt=Once upon a time', or as prompt_file=PATH (- is standard input)"
+        require(bool(self.prompt) == (self.prompt_file is None), "prompt", repr(self.prompt), rule)
+        place = _not_unicode(self.prompt)
+        require(place is None, "prompt", repr(self.prompt), f"not UTF-8 at character {place}; correct it")
 
     def text(self) -> str:
         """The prompt, read from `prompt_file` if that is set. Raises ValueError or OSError if it cannot be read."""
@@ -52,8 +49,7 @@ class GenerateJob:
                 f"prompt_file ({self.prompt_file}): not UTF-8 at byte {error.start}; convert it"
             ) from error
         text = text.removesuffix("\n").removesuffix("\r")
-        if not text:
-            raise ValueError(f"prompt_file ({self.prompt_file}): is empty; write the prompt into it")
+        require(text != "", "prompt_file", self.prompt_file, "is empty; write the prompt into it")
         return text
 
 

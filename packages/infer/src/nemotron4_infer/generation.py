@@ -8,6 +8,7 @@ from enum import Enum
 
 import torch
 
+from nemotron4_common.rules import require
 from nemotron4_infer.cache import KVCache
 from nemotron4_infer.distribution import draw
 from nemotron4_infer.sampling import SamplingConfig
@@ -36,13 +37,10 @@ def generate(
     `model.max_sequence_length`.
     """
     longest = model.config.max_sequence_length
-    if not prompt_ids:
-        raise ValueError("prompt ('') must have at least one token")
-    if len(prompt_ids) >= longest:
-        raise ValueError(
-            f"prompt ({len(prompt_ids)} tokens) must be shorter than the model's context of {longest} tokens; "
-            "shorten the prompt or use a model with a longer context"
-        )
+    num_tokens, way_out = len(prompt_ids), "shorten the prompt or use a model with a longer context"
+    require(num_tokens > 0, "prompt", "''", "must have at least one token")
+    rule = f"must be shorter than the model's context of {longest} tokens; {way_out}"
+    require(num_tokens < longest, "prompt", f"{num_tokens} tokens", rule)
     return _steps(model, prompt_ids, sampling, eos_id, vocab_size)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from nemotron4_common.rules import require
 from nemotron4_data import Tokenizer
 from nemotron4_model import DType, Transformer, load_pretrained
 
@@ -44,13 +45,8 @@ def load_model_directory(directory: str, dtype: DType | None) -> LoadedModel:
 
 def check_model_directory(path: Path) -> None:
     """Raise ValueError unless the directory looks like a model directory; `load_pretrained` checks the weights."""
-    if not path.is_dir():
-        raise ValueError(
-            f"model_dir ({path}) is not a directory; give the export of a run, e.g. runs/demo/latest/export"
-        )
+    way_out = "give the export of a run, e.g. runs/demo/latest/export"
+    require(path.is_dir(), "model_dir", path, f"is not a directory; {way_out}")
+    contents = "a model directory contains config.json, *.safetensors and tokenizer.model"
     for name in ("config.json", "tokenizer.model"):
-        if not (path / name).is_file():
-            raise ValueError(
-                f"model_dir ({path}) has no {name}; a model directory contains config.json, *.safetensors and "
-                "tokenizer.model: give the export of a run, e.g. runs/demo/latest/export"
-            )
+        require((path / name).is_file(), "model_dir", path, f"has no {name}; {contents}; {way_out}")

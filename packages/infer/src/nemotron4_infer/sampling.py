@@ -6,6 +6,8 @@ Source: top-k from arXiv 1805.04833 section 5.4, top-p (nucleus) from arXiv 1904
 
 from dataclasses import dataclass
 
+from nemotron4_common.rules import require
+
 
 @dataclass(kw_only=True)
 class SamplingConfig:
@@ -27,13 +29,10 @@ class SamplingConfig:
     """Most tokens to generate; fewer when the model ends the text or its context is full."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"sampling.temperature ({self.temperature}) must be 0 (greedy) or a finite number above 0")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"sampling.top_k ({self.top_k}) must be at least 1, or null for all tokens")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"sampling.top_p ({self.top_p}) must be in (0, 1]; 1 keeps all tokens")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"sampling.seed ({self.seed}) must be in [0, 2^63)")
-        if self.max_new_tokens < 1:
-            raise ValueError(f"sampling.max_new_tokens ({self.max_new_tokens}) must be at least 1")
+        temperature, top_k = self.temperature, self.top_k
+        rule = "must be 0 (greedy) or a finite number above 0"
+        require(0 <= temperature < float("inf"), "sampling.temperature", temperature, rule)
+        require(top_k is None or top_k >= 1, "sampling.top_k", top_k, "must be at least 1, or null for all tokens")
+        require(0 < self.top_p <= 1, "sampling.top_p", self.top_p, "must be in (0, 1]; 1 keeps all tokens")
+        require(0 <= self.seed < 2**63, "sampling.seed", self.seed, "must be in [0, 2^63)")
+        require(self.max_new_tokens >= 1, "sampling.max_new_tokens", self.max_new_tokens, "must be at least 1")
