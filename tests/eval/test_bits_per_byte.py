@@ -95,8 +95,8 @@ def test_a_byte_limit_takes_whole_first_documents_of_each_source(corpus):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"window": 65}, "suite.window_tokens (65) must be at most the model's context of 64 tokens"),
-        ({"window": 32, "stride": 33}, "suite.stride_tokens (33) must be in 1..32, the window"),
+        ({"window": 65}, "suite.window_tokens (65): must be at most the model's context of 64 tokens"),
+        ({"window": 32, "stride": 33}, "suite.stride_tokens (33): must be in 1..32, the window"),
     ],
 )
 def test_impossible_windows_are_refused(model, corpus, settings, message):
@@ -105,6 +105,6 @@ def test_impossible_windows_are_refused(model, corpus, settings, message):
 
 
 def test_a_corpus_without_heldout_text_is_refused(tokenizer, corpus):
-    message = "corpus (in memory) has no held-out documents; prepare it again with a larger held-out share"
+    message = "data.dir (in memory): has no held-out documents; prepare it again with a larger held-out share"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         read_heldout(type(corpus)(tokenizer, {}))

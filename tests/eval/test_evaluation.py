@@ -156,7 +156,7 @@ def refusal(job):
 def test_another_corpus_tokenizer_is_refused(corpus_dir, tmp_path, tokenizer_path):
     directory = export_tiny(tokenizer_path, tmp_path / "export")
     assert refusal(EvalJob(model_dir=str(directory), data=DataDirConfig(dir=str(corpus_dir)))) == (
-        f"model_dir ({directory}) has a different tokenizer from data.dir ({corpus_dir}), so it cannot read "
+        f"model_dir ({directory}): has a different tokenizer from data.dir ({corpus_dir}), so it cannot read "
         "its tokens; give the corpus the model was trained on, or one prepared with the same tokenizer"
     )
 
@@ -172,14 +172,14 @@ def test_a_missing_model_or_corpus_is_one_line(corpus_dir, export_dir, tmp_path)
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: SuiteConfig(window_tokens=0), "suite.window_tokens (0) must be at least 1"),
-        (lambda: SuiteConfig(num_items=0), "suite.num_items (0) must be at least 1"),
+        (lambda: SuiteConfig(window_tokens=0), "suite.window_tokens (0): must be at least 1"),
+        (lambda: SuiteConfig(num_items=0), "suite.num_items (0): must be at least 1"),
         (
             lambda: SuiteConfig(window_tokens=8, stride_tokens=9),
-            "suite.stride_tokens (9) must be at most suite.window_tokens (8), or tokens between windows would not be "
+            "suite.stride_tokens (9): must be at most suite.window_tokens (8), or tokens between windows would not be "
             "scored",
         ),
-        (lambda: EvalJob(model_dir="m", limit=0), "limit (0) must be at least 1, or null for all items"),
+        (lambda: EvalJob(model_dir="m", limit=0), "limit (0): must be at least 1, or null for all items"),
     ],
 )
 def test_wrong_settings_are_named(build, message):
@@ -273,7 +273,7 @@ def test_a_result_replaces_a_result_only(tmp_path):
     notes = tmp_path / "notes.json"
     notes.write_text("{}")
     assert refusal(EvalJob(model_dir="nowhere", output=str(notes))) == (
-        f"output ({notes}): exists and is not a result of eval: give another path, or move it away"
+        f"output ({notes}): exists and is not a result of eval; give another path, or move it away"
     )
     with pytest.raises(ValueError) as error:
         EvalJob(model_dir="nowhere", output="")
@@ -302,7 +302,7 @@ def test_what_only_the_end_would_meet_is_refused_before_scoring(corpus_dir, expo
         f"suite.tasks ({task}): the harness cannot load it ("
     )
     few = SuiteConfig(tasks=["heldout_continuation"], max_bytes_per_source=1)
-    assert refusal(EvalJob(**places, suite=few)).startswith("suite.tasks (heldout_continuation) needs 4 held-out")
+    assert refusal(EvalJob(**places, suite=few)).startswith("suite.tasks (heldout_continuation): needs 4 held-out")
 
 
 def test_a_full_disk_takes_the_file_but_not_the_table(corpus_dir, export_dir, tmp_path, capsys):

@@ -140,7 +140,7 @@ def test_messages_name_the_wrong_task():
     from nemotron4_eval import EvalJob, SuiteConfig, run_eval
 
     message = (
-        "suite.tasks (hellaswag) is neither heldout_continuation nor a file; give the path of an LM Evaluation "
+        "suite.tasks (hellaswag): is neither heldout_continuation nor a file; give the path of an LM Evaluation "
         "Harness task YAML"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):

@@ -57,7 +57,7 @@ def test_items_depend_on_the_seed_and_on_nothing_else(texts, items):
 
 def test_a_corpus_with_too_little_text_is_refused(texts):
     message = (
-        "suite.tasks (heldout_continuation) needs 4 held-out documents of at least 5064 characters in one domain; "
+        "suite.tasks (heldout_continuation): needs 4 held-out documents of at least 5064 characters in one domain; "
         "prepare a corpus with more held-out text or leave the task out"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):

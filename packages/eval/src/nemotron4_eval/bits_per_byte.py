@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from nemotron4_common.rules import require
 from nemotron4_data import Corpus
 from nemotron4_eval.heldout import HeldoutText, domain_of, read_heldout
 from nemotron4_infer.likelihood import Progress, document_nll
@@ -92,15 +93,12 @@ def score_heldout(
     time. Rows are padded to a multiple of `length_multiple`, so that sequence parallelism can split them evenly.
     Prints nothing and leaves the model in its train or eval mode.
     """
-    window = model.config.max_sequence_length if window is None else window
+    longest = model.config.max_sequence_length
+    window = longest if window is None else window
     stride = max(1, window // 2) if stride is None else stride
-    if window > model.config.max_sequence_length:
-        raise ValueError(
-            f"suite.window_tokens ({window}) must be at most the model's context of "
-            f"{model.config.max_sequence_length} tokens"
-        )
-    if not 1 <= stride <= window:
-        raise ValueError(f"suite.stride_tokens ({stride}) must be in 1..{window}, the window")
+    rule = f"must be at most the model's context of {longest} tokens"
+    require(window <= longest, "suite.window_tokens", window, rule)
+    require(1 <= stride <= window, "suite.stride_tokens", stride, f"must be in 1..{window}, the window")
     documents = [tokens for text in texts for tokens in text.documents]
     nll_nats = document_nll(
         model,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nemotron4_common.rules import require
 from nemotron4_data.data_config import DataDirConfig
 from nemotron4_eval.provenance import find_run, read_provenance
 from nemotron4_model import DType
@@ -39,13 +40,10 @@ class SuiteConfig:
     def __post_init__(self) -> None:
         for name in ("window_tokens", "stride_tokens", "max_bytes_per_source", "num_items"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"suite.{name} ({value}) must be at least 1")
-        if self.window_tokens and self.stride_tokens and self.stride_tokens > self.window_tokens:
-            raise ValueError(
-                f"suite.stride_tokens ({self.stride_tokens}) must be at most suite.window_tokens "
-                f"({self.window_tokens}), or tokens between windows would not be scored"
-            )
+            require(value is None or value >= 1, f"suite.{name}", value, "must be at least 1")
+        window, stride = self.window_tokens, self.stride_tokens
+        rule = f"must be at most suite.window_tokens ({window}), or tokens between windows would not be scored"
+        require(not window or not stride or stride <= window, "suite.stride_tokens", stride, rule)
 
 
 @dataclass(kw_only=True)
@@ -72,10 +70,10 @@ class EvalJob:
     """Format of weights and activations, fp32 or bf16; null means bf16 on a GPU, fp32 on a CPU."""
 
     def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit ({self.limit}) must be at least 1, or null for all items")
-        if self.output == "":
-            raise ValueError("output (''): must name the result file; leave it out for eval.json beside the model")
+        limit = self.limit
+        require(limit is None or limit >= 1, "limit", limit, "must be at least 1, or null for all items")
+        rule = "must name the result file; leave it out for eval.json beside the model"
+        require(self.output != "", "output", "''", rule)
 
     @property
     def output_path(self) -> Path:

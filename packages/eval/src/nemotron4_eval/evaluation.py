@@ -92,7 +92,7 @@ def _check_tasks(tasks: list[str]) -> None:
     for task in tasks:
         if task != HELDOUT_CONTINUATION and not Path(task).is_file():
             raise ValueError(
-                f"suite.tasks ({task}) is neither {HELDOUT_CONTINUATION} nor a file; give the path of an LM "
+                f"suite.tasks ({task}): is neither {HELDOUT_CONTINUATION} nor a file; give the path of an LM "
                 "Evaluation Harness task YAML"
             )
     if tasks:
@@ -103,7 +103,7 @@ def _check_tasks(tasks: list[str]) -> None:
 def _check_same_tokenizer(job: EvalJob, loaded: LoadedModel, corpus: Corpus) -> None:
     if loaded.tokenizer.sha256 != corpus.tokenizer.sha256:
         raise ValueError(
-            f"model_dir ({job.model_dir}) has a different tokenizer from data.dir ({job.data.dir}), so it cannot read "
+            f"model_dir ({job.model_dir}): has a different tokenizer from data.dir ({job.data.dir}), so it cannot read "
             "its tokens; give the corpus the model was trained on, or one prepared with the same tokenizer"
         )
 

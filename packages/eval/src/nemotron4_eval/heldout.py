@@ -67,7 +67,7 @@ def read_heldout(corpus: Corpus, max_bytes_per_source: int | None = None) -> lis
             found.append(HeldoutText(source=source, documents=documents, texts=heldout.texts[:kept]))
     if not found:
         raise ValueError(
-            f"corpus ({corpus.dir}) has no held-out documents; prepare it again with a larger held-out share"
+            f"data.dir ({corpus.dir}): has no held-out documents; prepare it again with a larger held-out share"
         )
     return found
 

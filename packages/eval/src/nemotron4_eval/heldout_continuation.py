@@ -46,7 +46,7 @@ def make_items(
     usable = [domain for domain in domains if len(_domain_documents(documents, domain)) >= NUM_CHOICES]
     if not usable:
         raise ValueError(
-            f"suite.tasks (heldout_continuation) needs {NUM_CHOICES} held-out documents of at least {shortest} "
+            f"suite.tasks (heldout_continuation): needs {NUM_CHOICES} held-out documents of at least {shortest} "
             "characters in one domain; prepare a corpus with more held-out text or leave the task out"
         )
     rng = random.Random(seed)

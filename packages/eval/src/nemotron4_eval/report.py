@@ -10,6 +10,7 @@ from typing import Any, NotRequired, TypedDict
 from rich.console import Console
 from rich.table import Table
 
+from nemotron4_common.rules import require
 from nemotron4_common.staging import is_stream, write_file
 from nemotron4_eval.heldout import domain_of
 
@@ -48,8 +49,8 @@ def check_output(path: Path) -> None:
     if is_stream(path) or not path.exists():
         return
     with path.open("rb") as file:
-        if _FIRST_KEY not in file.read(100):
-            raise ValueError(f"output ({path}): exists and is not a result of eval: give another path, or move it away")
+        rule = "exists and is not a result of eval; give another path, or move it away"
+        require(_FIRST_KEY in file.read(100), "output", path, rule)
 
 
 def replaced_result(result: EvalResult, path: Path) -> str | None:
