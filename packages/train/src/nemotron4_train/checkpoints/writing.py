@@ -4,10 +4,12 @@ A save copies the state to host memory, which training waits for, and writes the
 directory, torch's distributed checkpoint (synced), digests, manifest.json last, all synced and renamed by rank 0 when
 every rank has written. Invariants: a kill at any moment leaves the older checkpoints intact; at most one save is in
 progress, so host memory holds at most one copy (the next save reuses its buffers); the ranks' threads communicate over
-their own process group, so they cannot interfere with the collectives of training.
+their own process group, so they cannot interfere with the collectives of training; a thread uses no device but its
+rank's, and reads from it only with copies that wait.
 
-Source of the idea: asynchronous checkpointing in torch.distributed.checkpoint (`async_save`), whose stager is used
-here; its thread ends with the write, ours with the commit.
+Source of the idea: asynchronous checkpointing in torch.distributed.checkpoint (`async_save`), whose stager of tensors
+is used here, held by us as torch 2.11's `DefaultStager` serves one save only; its thread ends with the write, ours
+with the commit.
 """
 
 from __future__ import annotations
@@ -25,9 +27,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint import state_dict_saver
+from torch.distributed.checkpoint._state_dict_stager import StateDictStager
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
-from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import get_state_dict
 
 from nemotron4_common.ownership import first_foreign
@@ -54,6 +56,7 @@ _FILES = re.compile(rf"__\d+_\d+\.distcp|\.metadata(\.tmp)?|({STATE_FILE}|{LEDGE
 @dataclass(frozen=True)
 class _Save:
     step: int
+    device: torch.device
     tensors: dict[str, Any]
     files: dict[str, bytes]
     """state.json and the ledger."""
@@ -82,7 +85,7 @@ class CheckpointWriter:
         self._on_commit = on_commit
         self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._stager: DefaultStager | None = None
+        self._stager: StateDictStager | None = None
         self._in_progress: tuple[int, Future[None]] | None = None
 
     def save(
@@ -99,9 +102,11 @@ class CheckpointWriter:
         self.wait()
         model_state, optimizer_state = get_state_dict(model, optimizers)
         tensors = {"model": model_state, "optimizer": optimizer_state["state"], "rng": {rank_key(): random_state()}}
+        device = next(model.parameters()).device
         if self._asynchronous:
-            tensors = self._stage(tensors, next(model.parameters()).device.type == "cuda")
-        save = _Save(state.step, tensors, {STATE_FILE: state.to_json(), LEDGER_FILE: ledger})
+            tensors = self._stage(tensors, device)
+        torch.get_device_module(device).synchronize(device)
+        save = _Save(state.step, device, tensors, {STATE_FILE: state.to_json(), LEDGER_FILE: ledger})
         self._in_progress = state.step, self._thread.submit(self._write, save)
         if not self._asynchronous:
             self.wait()
@@ -135,27 +140,25 @@ class CheckpointWriter:
             if self._stager is not None:
                 self._stager.close()
 
-    def _stage(self, tensors: dict[str, Any], cuda: bool) -> dict[str, Any]:
-        """A copy in host memory (pinned for a CUDA device), complete when this returns."""
+    def _stage(self, tensors: dict[str, Any], device: torch.device) -> dict[str, Any]:
+        """A copy in host memory (pinned for a CUDA device), complete when `device` has been synchronised."""
         if self._stager is None:
-            self._stager = DefaultStager(
-                StagingOptions(
-                    use_pinned_memory=cuda, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=cuda
-                )
-            )
-        staged = self._stager.stage(tensors)
+            self._stager = StateDictStager(pin_memory=device.type == "cuda")
+        staged = self._stager.stage(tensors, non_blocking=device.type != "cpu")
         assert isinstance(staged, dict)
         return staged
 
     def _write(self, save: _Save) -> None:
         """Write the staged directory and rename it, in the thread."""
+        torch.get_device_module(save.device).set_device(save.device)  # a new thread's is the node's first
         directory = checkpoint_directory(self._run_directory, save.step)
         staged = partial_path(directory)
         try:
             on_all_ranks(lambda: self._prepare(staged), self._group)
             state_dict_saver.save(
                 save.tensors,
-                storage_writer=_Writer(staged),
+                # No copying ahead: its copies do not wait, and it synchronises the stream that training uses.
+                storage_writer=_Writer(staged, per_thread_copy_ahead=0),
                 process_group=self._group,
                 no_dist=self._group is None,
             )
