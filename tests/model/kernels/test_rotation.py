@@ -1,12 +1,18 @@
-"""Both paths of the rotation against pairs of dimensions as complex numbers."""
+"""Both paths of the rotation against pairs of dimensions as complex numbers; tables: their values, and who computes."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from nemotron4_model.kernels.rotation import split_and_rotate
+from nemotron4_model import ModelConfig
+from nemotron4_model.kernels.rotation import rotary_tables, split_and_rotate
+from nemotron4_model.rotary import RotaryTables
 
 B, T, K, G, H, R = 2, 5, 2, 3, 8, 2
 THETA = 100.0
@@ -54,3 +60,45 @@ def test_what_backward_keeps_holds_no_queries_and_keys_in_memory() -> None:
     angles = torch.randn(T, R)
     *_, v_BTKH = split_and_rotate(qkv_BTKGH, angles.cos(), angles.sin())
     assert v_BTKH.untyped_storage().nbytes() == 4 * B * T * K * H
+
+
+def test_tables_are_those_of_fp64_to_the_last_bit() -> None:
+    for table_TR, function in zip(rotary_tables(4_096, 8, 1e4, torch.device("cpu")), (math.cos, math.sin), strict=True):
+        expected = [[function(t / 1e4 ** (i / 4)) for i in range(4)] for t in range(4_096)]
+        assert torch.equal(table_TR, torch.tensor(expected, dtype=torch.float64).float())
+
+
+class _Devices(TorchDispatchMode):
+    """Records the device of each result, by operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, str]] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self.seen.append((func.overloadpacket.__name__, result.device.type))
+        return result
+
+
+def test_a_gpu_gets_its_tables_from_the_cpu() -> None:
+    """Built there, and materialised there: a GPU's own cosines differ in the last bits."""
+    config = ModelConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=64, num_layers=1, num_attention_heads=4, num_key_value_heads=2,
+        max_sequence_length=8,
+    )  # fmt: skip
+    with FakeTensorMode(), _Devices() as devices:
+        with torch.device("cuda"):
+            built = RotaryTables(config)
+        with torch.device("meta"):
+            materialised = RotaryTables(config)
+        assert {device for _, device in devices.seen[-2:]} == {"meta"}
+        materialised.to_empty(device="cuda")
+    for tables in (built, materialised):
+        assert tables.cos.device.type == tables.sin.device.type == "cuda"
+    computed = [device for name, device in devices.seen if name in {"arange", "pow", "cos", "sin", "div", "mul"}]
+    assert len(computed) >= 2 * 4
+    assert set(computed) == {"cpu"}

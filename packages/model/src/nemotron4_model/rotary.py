@@ -1,6 +1,6 @@
-"""Rotary positions: the cosines and sines of every position. `kernels/rotation.py` rotates heads by them.
+"""Rotary positions: the cosines and sines of every position. `kernels/rotation.py` computes them, and rotates by them.
 
-Invariant: angles are fp32 whatever the dtype of the model.
+Invariant: tables are fp32 whatever the dtype of the model, and the same on every device.
 Source: RoFormer (arXiv 2104.09864 section 3.4), on the first half of each head as in Nemotron-4.
 
 Shapes: T positions, R half the number of dimensions that are rotated in each head.
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nemotron4_model.config import ModelConfig
+from nemotron4_model.kernels.rotation import rotary_tables
 
 
 class RotaryTables(nn.Module):
@@ -28,11 +29,8 @@ class RotaryTables(nn.Module):
         self.register_buffer("sin", sin_TR, persistent=False)
 
     def _compute(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        width = self.config.rotary_dim
-        exponent_R = torch.arange(0, width, 2, dtype=torch.float32, device=device) / width
-        position_T = torch.arange(self.config.max_sequence_length, dtype=torch.float32, device=device)
-        angle_TR = position_T[:, None] * (1.0 / self.config.rope_theta**exponent_R)
-        return angle_TR.cos(), angle_TR.sin()
+        config = self.config
+        return rotary_tables(config.max_sequence_length, config.rotary_dim, config.rope_theta, device)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "RotaryTables":
         """Move with the model, then compute the tables again.

@@ -1,4 +1,4 @@
-"""Cuts heads out of the fused qkv projection and rotates queries and keys by their positions.
+"""Cuts heads out of the fused qkv projection and rotates queries and keys by their positions, and makes the tables.
 
 With the pair (a, b) = dimensions i and i + R of a head, a becomes a cos - b sin, and b becomes b cos + a sin; the
 dimensions from 2R on stay as they are.
@@ -8,7 +8,7 @@ Paths:
 - otherwise: three multiply-adds over whole heads, ones and zeros included, because loops over only R neighbours are
   slow on a CPU, and gradients written in place.
 
-Invariant: both compute in fp32 or wider, and give the dtype of the input.
+Invariant: both compute in fp32 or wider, and give the dtype of the input; tables have the same bits on every device.
 Source: RoFormer (arXiv 2104.09864 section 3.4).
 
 Shapes: B batch, T tokens, K key/value heads, G query heads per key/value head, N = K G, H head width, R half the number
@@ -23,6 +23,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+
+def rotary_tables(num_positions: int, rotary_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Tables cos_TR, sin_TR of positions 0..num_positions-1 in fp32; without values on the meta device.
+
+    Computed by the CPU, in fp64: devices differ in the last bits of powers and cosines.
+    """
+    if device.type == "meta":
+        empty_TR = torch.empty(num_positions, rotary_dim // 2, dtype=torch.float32, device=device)
+        return empty_TR, empty_TR.clone()
+    exponent_R = torch.arange(0, rotary_dim, 2, dtype=torch.float64, device="cpu") / rotary_dim
+    position_T = torch.arange(num_positions, dtype=torch.float64, device="cpu")
+    angle_TR = position_T[:, None] * theta**-exponent_R
+    return angle_TR.cos().to(device, torch.float32), angle_TR.sin().to(device, torch.float32)
 
 
 def split_and_rotate(qkv_BTKGH: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> tuple[Tensor, Tensor, Tensor]:
