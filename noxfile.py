@@ -44,11 +44,13 @@ TRY_NEXT = (
 """Commands that `demo` suggests at its end; each takes a minute or less on what it made."""
 
 
-def install(session: nox.Session, *packages: str, tools: tuple[str, ...] = ()) -> None:
+def install(
+    session: nox.Session, *packages: str, tools: tuple[str, ...] = (), constraints: str = "constraints.txt"
+) -> None:
     """Install packages of this repository, and tools, in the tested versions."""
-    session.install("-c", "constraints.txt", *BUILD_TOOLS)
+    session.install("-c", constraints, *BUILD_TOOLS)
     paths = [word for name in packages for word in ("-e", f"packages/{name}{EXTRAS.get(name, '')}")]
-    session.install("-c", "constraints.txt", "--no-build-isolation", *paths, *tools)
+    session.install("-c", constraints, "--no-build-isolation", *paths, *tools)
 
 
 def packages_to_test(name: str) -> list[str]:
@@ -194,6 +196,22 @@ def compat_export(session: nox.Session, version: str) -> None:
     tests = ("tests/model/test_export_versions.py", "tests/model/test_hugging_face.py")
     chosen = ("-k", "test_export_versions or agrees_with_sentencepiece")
     session.run("pytest", "-q", *quiet, *chosen, *tests, *session.posargs, env={"OMP_NUM_THREADS": "1"})
+
+
+@nox.session(python="3.12")
+def compat(session: nox.Session) -> None:
+    """Model, training and inference on the torch and Python of many GPU machines, 2.11 and 3.12, here on the CPU.
+
+    Needs Python 3.12. PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu takes the smaller torch without CUDA.
+    """
+    pinned = (ROOT / "constraints.txt").read_text()
+    others = re.sub(r"^(torch|setuptools)==.*\n", "", pinned, flags=re.MULTILINE)
+    constraints = Path(session.virtualenv.location, "constraints.txt")
+    constraints.write_text(f"{others}torch==2.11.0\nsetuptools<82\n")  # that torch refuses a newer setuptools
+    install(session, *PACKAGES, tools=ALL_TEST_TOOLS, constraints=str(constraints))
+    parallel = ("-m", "not slow", "-n", "2", "--dist", "loadfile")
+    folders = ("tests/model", "tests/train", "tests/infer")
+    session.run("pytest", "-q", *folders, *parallel, *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session

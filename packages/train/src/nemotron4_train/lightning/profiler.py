@@ -59,6 +59,7 @@ class StepProfiler(AfterStep):
             activities=[ProfilerActivity.CPU, *cuda],
             schedule=schedule(wait=0, warmup=1, active=self.num_steps, repeat=1),
             on_trace_ready=self._write,
+            acc_events=True,  # there is one cycle; without this, torch 2.11 warns that it drops those before
         )
         self._profile.start()
 
