@@ -157,9 +157,20 @@ def test_export_is_read_by_transformers_and_by_us(tmp_path: Path, max_shard_byte
             assert torch.equal(dict(back.named_parameters())[name], parameter), name
 
 
+def test_a_model_is_saved_in_its_own_dtype_unless_told(tmp_path: Path) -> None:
+    model = make(CONFIG)
+    for dtype in (torch.float32, torch.bfloat16):
+        saved = tmp_path / str(dtype)
+        save_pretrained(model.to(dtype), saved)
+        assert json.loads((saved / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
+        for stored in load_file(saved / "model.safetensors").values():
+            assert stored.dtype == dtype
+        assert torch.equal(load_pretrained(saved, dtype=dtype).head.weight, model.head.weight)
+
+
 def test_low_precision_export_and_load(tmp_path: Path) -> None:
     model = make(CONFIG)
-    save_pretrained(model, tmp_path / "m")
+    save_pretrained(model, tmp_path / "m", dtype=torch.bfloat16)
     assert json.loads((tmp_path / "m/config.json").read_text())["dtype"] == "bfloat16"
     back = load_pretrained(tmp_path / "m", dtype=torch.bfloat16)
     assert torch.equal(back.head.weight, model.head.weight.bfloat16())
@@ -272,11 +283,11 @@ def test_writing_refuses_wrong_input_and_leaves_nothing(tmp_path: Path) -> None:
         ([("norm.bias", torch.zeros(3))], "parameter 'norm.bias' has shape [3]; expected [32]"),
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
-            write_pretrained(CONFIG, iter(wrong), target)
+            write_pretrained(CONFIG, iter(wrong), target, dtype=torch.float32)
         assert not list(tmp_path.iterdir())
-    write_pretrained(CONFIG, iter(pairs), target)
+    write_pretrained(CONFIG, iter(pairs), target, dtype=torch.float32)
     with pytest.raises(ValueError, match="m: exists and is not empty; remove it or export to another directory"):
-        write_pretrained(CONFIG, iter(pairs), target)
+        write_pretrained(CONFIG, iter(pairs), target, dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")

@@ -31,19 +31,22 @@ def save_pretrained(
     model: Transformer,
     directory: str | Path,
     *,
-    dtype: torch.dtype = torch.bfloat16,
+    dtype: torch.dtype | None = None,
     tokenizer_model: str | Path | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     extra_files: Mapping[str, str] | None = None,
 ) -> None:
-    """Write `model` as write_pretrained does. Every parameter must be whole: gather sharded ones first."""
+    """Write `model` as write_pretrained does, in its own dtype unless another is given.
+
+    Every parameter must be whole: gather sharded ones first.
+    """
     assert not any(isinstance(parameter, DTensor) for parameter in model.parameters()), "gather the parameters first"
     named = ((name, parameter.detach()) for name, parameter in model.named_parameters())
     write_pretrained(
         model.config,
         named,
         directory,
-        dtype=dtype,
+        dtype=dtype or model.head.weight.dtype,
         tokenizer_model=tokenizer_model,
         max_shard_bytes=max_shard_bytes,
         extra_files=extra_files,
@@ -55,7 +58,7 @@ def write_pretrained(
     tensors: Iterable[tuple[str, Tensor]],
     directory: str | Path,
     *,
-    dtype: torch.dtype = torch.bfloat16,
+    dtype: torch.dtype,
     tokenizer_model: str | Path | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     extra_files: Mapping[str, str] | None = None,
