@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+
+from device_waits import Collectives, Reads
 
 from nemotron4_train.job import TrainJob
 from nemotron4_train.lightning.fit import fit
@@ -34,16 +37,25 @@ def with_faults(faults: Faults) -> Any:
 
 def fit_with_faults(
     rank: int, world_size: int, job: TrainJob, directory: Path, faults_by_rank: Mapping[int, Faults]
-) -> list[tuple[str, str, str | None]]:
-    """For run_distributed: (loss, gradient norm, reason for skipping) of each step, figures to the last bit."""
-    seen = []
-    sound = PretrainingModule.training_step
+) -> tuple[list[tuple[str, str, str | None]], list[list[str]], list[list[str]]]:
+    """For run_distributed: (loss, gradient norm, reason for skipping) of each step, figures to the last bit.
+
+    Then what the rank read in each step, and what it read and what collectives it called after each but the last.
+    """
+    seen, in_steps, after_steps = [], [], []
+    sound, between = PretrainingModule.training_step, ExitStack()
 
     def training_step(self: PretrainingModule, batch: Any, batch_idx: int) -> None:
-        sound(self, batch, batch_idx)
+        between.close()
+        with Reads() as reads:
+            sound(self, batch, batch_idx)
+        in_steps.append(reads.found)
         seen.append((self.last.loss.hex(), self.last.grad_norm.hex(), self.last.skipped))
+        if self.next_step < self.timeline.num_steps:
+            reads, collectives = between.enter_context(Reads()), between.enter_context(Collectives())
+            between.callback(lambda: after_steps.append(reads.found + collectives.found))
 
     PretrainingModule.training_step = training_step
     PretrainingModule.configure_model = with_faults(faults_by_rank.get(rank, {}))
     fit(job, directory, StopSignal())
-    return seen
+    return seen, in_steps, after_steps

@@ -30,7 +30,6 @@ CONFIG = ModelConfig(
     num_key_value_heads=4,
     max_sequence_length=16,
 )
-CPU = torch.device("cpu")
 
 
 def environment():
@@ -74,10 +73,19 @@ def train_step(model, optimizers):
         optimizer.zero_grad()
 
 
+def poll(writer):
+    """What training does between steps: ranks agree whether the save in progress has ended."""
+    writing = torch.tensor(int(writer.is_writing()))
+    if dist.is_initialized():
+        dist.all_reduce(writing)
+    if not writing:
+        writer.wait()
+
+
 def poll_until_done(writer):
-    """What training does between steps, until a save is complete or has failed."""
+    """Poll until a save is complete or has failed."""
     while writer._in_progress is not None:
-        writer.poll(CPU)
+        poll(writer)
 
 
 def save_both_ways(rank, world_size, directory):
@@ -97,7 +105,7 @@ def save_both_ways(rank, world_size, directory):
     }
     for _ in range(3):
         train_step(model, optimizers)
-        moving.poll(CPU)
+        poll(moving)
     moving.close()
     return state
 
@@ -129,8 +137,7 @@ def save_with_one_full_disk(rank, world_size, directory):
     writer.save(CheckpointState(step=2, tokens=0), model, optimizers, b"{}")
     try:
         for _ in range(10_000):
-            dist.all_reduce(torch.ones(1))  # training goes on
-            writer.poll(CPU)
+            poll(writer)
             time.sleep(0.01)
     except OSError as error:
         return str(error)

@@ -111,21 +111,15 @@ class CheckpointWriter:
         if not self._asynchronous:
             self.wait()
 
-    def poll(self, device: torch.device) -> None:
-        """Between steps: check whether the save in progress has ended on every rank, by a collective on `device`.
+    def is_writing(self) -> bool:
+        """Whether this rank is still writing. Between steps, ranks agree on it, and call `wait` once none is."""
+        return self._in_progress is not None and not self._in_progress[1].done()
+
+    def wait(self) -> None:
+        """Wait until no save is in progress; every rank calls this at the same step.
 
         Raises OSError, on all ranks, when it could not be written; the older checkpoints are kept.
         """
-        if self._in_progress is None:
-            return
-        ended = torch.tensor(int(self._in_progress[1].done()), device=device)
-        if dist.is_initialized():
-            dist.all_reduce(ended, dist.ReduceOp.MIN)
-        if int(ended):
-            self.wait()
-
-    def wait(self) -> None:
-        """Wait until no save is in progress. Raises OSError, on all ranks, when it could not be written."""
         if self._in_progress is not None:
             (step, future), self._in_progress = self._in_progress, None
             future.result()

@@ -12,7 +12,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-import torch.distributed as dist
 
 from nemotron4_data import Corpus, TokenStream
 from nemotron4_data.ledger import Ledger, make_ledger
@@ -136,6 +135,7 @@ class Checkpointer(AfterStep):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make the writer, now that the ranks have joined."""
+        assert isinstance(pl_module, PretrainingModule)
         self.writer = CheckpointWriter(
             self.run_directory,
             keep=self.job.trainer.keep_checkpoints,
@@ -143,11 +143,13 @@ class Checkpointer(AfterStep):
             asynchronous=self.job.trainer.async_checkpoint,
             on_commit=self._record,
         )
+        pl_module.is_saving = self.writer.is_writing
 
     def after_step(self, trainer: pl.Trainer, module: PretrainingModule, result: StepResult) -> None:
-        """Check on the save in progress, and start one when due."""
+        """Complete the save in progress once it has ended on every rank, and start one when due."""
         assert self.writer is not None
-        self.writer.poll(module.device)
+        if not result.is_saving:
+            self.writer.wait()
         step = result.plan.step + 1
         last = step == self.timeline.num_steps or trainer.should_stop
         if last or step % self.job.trainer.save_interval_steps == 0 or step in self.phase_ends:
@@ -190,21 +192,21 @@ class Checkpointer(AfterStep):
 
 
 class StopOnSignal(AfterStep):
-    """After each step, ranks agree whether any was told to stop; placed before the checkpointer, which then saves."""
+    """Stops after a step in which any rank was told to; placed before the checkpointer, which then saves."""
 
     def __init__(self, stop: StopSignal) -> None:
         self.stop = stop
         self.agreed: int | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Replace the handlers of Lightning's own connector, which act as soon as the signal arrives."""
+        """Replace Lightning's handlers, which act at once, and its agreement on them: a broadcast and a read a step."""
+        assert isinstance(pl_module, PretrainingModule)
         self.stop.listen()
+        pl_module.received_signal = lambda: self.stop.received
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]  # as said
 
     def after_step(self, trainer: pl.Trainer, module: PretrainingModule, result: StepResult) -> None:
-        """Agree with the other ranks whether to stop."""
-        flag = torch.tensor(self.stop.received or 0, device=module.device)
-        if dist.is_initialized():
-            dist.all_reduce(flag, dist.ReduceOp.MAX)
-        if int(flag):
-            self.agreed = int(flag)
+        """Stop if the ranks agreed on it."""
+        if result.stop_signal is not None:
+            self.agreed = result.stop_signal
             trainer.should_stop = True

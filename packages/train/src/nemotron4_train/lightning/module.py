@@ -6,6 +6,8 @@ that only the timeline defines a step, and gradients are reduced once, after the
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
+from nemotron4_common.signals import STOP_SIGNALS
 from nemotron4_model import DType, Transformer, global_grad_norm_and_clip, grad_norms, initialise, parallelise
 from nemotron4_train.job import Precision, TrainJob
 from nemotron4_train.lightning.data import StepBatch
@@ -47,6 +50,10 @@ class StepResult:
     """Why the step changed no weights; None if it was not skipped."""
     sources: dict[str, SourceLoss]
     """Losses of the sources that the batch drew from."""
+    stop_signal: int | None
+    """A signal that any rank had received."""
+    is_saving: bool
+    """Whether any rank was still writing a checkpoint."""
 
 
 class PretrainingModule(pl.LightningModule):
@@ -72,6 +79,10 @@ class PretrainingModule(pl.LightningModule):
         self.model: Transformer | None = None
         self.raw_optimizers: list[torch.optim.Optimizer] = []
         self.source_names = source_names
+        self.received_signal: Callable[[], int | None] = lambda: None
+        """The signal that this rank has received; set by the callback that stops the run."""
+        self.is_saving: Callable[[], bool] = lambda: False
+        """Whether this rank is still writing a checkpoint; set by the callback that saves."""
 
     def configure_model(self) -> None:
         """Meta device -> mesh -> storage -> initial weights (each rank its part of the same full tensors)."""
@@ -141,18 +152,26 @@ class PretrainingModule(pl.LightningModule):
         return nullcontext()
 
     def _result(self, plan: StepPlan, grad_norm: Tensor, nll_B: Tensor, sources_B: Tensor) -> StepResult:
-        """The step's losses by source, and whether it is skipped: the one place where a step waits for the device.
+        """The step's losses by source, and what ranks decide together: the one place where a step waits for the device.
 
-        Sums over the ranks that read different samples; the norm is reduced with them, so all ranks decide identically.
+        Sums over the ranks that read different samples. The norm is reduced with them, and so are the flags (how many
+        ranks received each signal, and how many are saving), so all ranks decide identically.
         """
-        totals = torch.zeros(2, len(self.source_names) + 1, device=nll_B.device)
+        received, num_sources = self.received_signal(), len(self.source_names)
+        flags = [*(number == received for number in STOP_SIGNALS), self.is_saving()]
+        totals = torch.zeros(2, num_sources + 1 + len(flags), device=nll_B.device)
         totals[0].index_add_(0, sources_B, nll_B)
         totals[1].index_add_(0, sources_B, torch.ones_like(nll_B))
-        totals[0, -1], totals[1, -1] = grad_norm, 1
+        totals[0, num_sources], totals[1, num_sources] = grad_norm, 1
+        for column, flag in enumerate(flags, start=num_sources + 1):
+            if flag:
+                totals[1, column].fill_(1)  # by a kernel: a copy from the host would wait for the device
         if dist.is_initialized():
             dist.all_reduce(totals)
         sums, counts = (totals / self.job.topology.tensor).tolist()  # ranks of a tensor group hold the same samples
-        norm = sums.pop() / counts.pop()
+        *told, is_saving = (count > 0 for count in counts[num_sources + 1 :])
+        norm = sums[num_sources] / counts[num_sources]
+        del sums[num_sources:], counts[num_sources:]
         loss, length = sum(sums) / sum(counts), plan.sequence_length
         return StepResult(
             plan=plan,
@@ -165,4 +184,6 @@ class PretrainingModule(pl.LightningModule):
                 for name, total, count in zip(self.source_names, sums, counts, strict=True)
                 if count
             },
+            stop_signal=max(itertools.compress(STOP_SIGNALS, told), default=None),
+            is_saving=is_saving,
         )
