@@ -196,7 +196,18 @@ def test_the_digest_names_what_is_trained_and_not_where(tmp_path):
     data = dataclasses.replace(job.data, num_workers=2, verify=False)
     assert dataclasses.replace(job, data=data).digest() == job.digest()
     assert dataclasses.replace(job, seed=7).digest() != job.digest()
+    asked = [dataclasses.replace(job, trainer=dataclasses.replace(job.trainer, deterministic=b)) for b in (True, False)]
+    assert [other.digest() == job.digest() for other in asked] == [True, False], "the default was true"
     assert dataclasses.replace(job, precision=PrecisionConfig(compute=Precision.bf16)).digest() != job.digest()
+
+
+@pytest.mark.parametrize(("device", "by_default"), [(Device.cpu, True), (Device.cuda, False)])
+def test_kernels_are_deterministic_on_a_cpu_or_where_asked(tmp_path, device, by_default):
+    job = smoke_job(tmp_path, tmp_path, topology=TopologyConfig(device=device))
+    assert job.is_deterministic is by_default
+    for asked in (True, False):
+        trainer = dataclasses.replace(job.trainer, deterministic=asked)
+        assert dataclasses.replace(job, trainer=trainer).is_deterministic is asked
 
 
 def test_what_it_computes_in_has_the_names_of_all_jobs():

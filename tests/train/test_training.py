@@ -86,6 +86,7 @@ def test_a_run_leaves_its_records(undisturbed):
     assert {row["mfu"] for row in found} == {""}, "the peak of a CPU is not known"
     record = read_record(directory)
     assert (record.state, record.step, record.num_steps) == ("complete", 12, 12)
+    assert record.deterministic is True
     validation = rows(directory, "validation.csv")
     assert [int(row["step"]) for row in validation] == [6, 12]
     assert record.objective == pytest.approx(float(validation[-1]["overall"]), abs=1e-6)

@@ -172,8 +172,9 @@ class TrainerConfig:
     """Steps between validations; the last step is always validated."""
     validation_bytes_per_source: int | None = 20_000
     """Bytes of held-out text that a validation during training reads of each source; null reads all."""
-    deterministic: bool = True
-    """Use deterministic kernels, so that a resumed run repeats the uninterrupted one to the bit."""
+    deterministic: bool | None = None
+    """Use deterministic kernels, so that a resumed run repeats the uninterrupted one to the bit; null: on a CPU only,
+    because on CUDA the fastest attention is not among them. run.json says what was used."""
     spike_sigma: float | None = 10.0
     """Skip a step whose loss or gradient norm is this many standard deviations above the mean of recent steps; null
     skips only those that are not finite."""
@@ -326,6 +327,12 @@ class TrainJob:
                 value % unit == 0, f"model.{key}", value, f"must be a multiple of 16 x topology.tensor = {unit} for fp8"
             )
 
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether it uses deterministic kernels: as trainer.deterministic asks, by the device if that is null."""
+        asked = self.trainer.deterministic
+        return self.topology.device is Device.cpu if asked is None else asked
+
     def timeline(self) -> Timeline:
         """The schedule expanded into steps, up to trainer.max_steps."""
         return Timeline(self.schedule, self.trainer.max_steps)
@@ -346,6 +353,8 @@ class TrainJob:
         # The other trainer settings do not affect the weights.
         decides = ("deterministic", "spike_sigma", "spike_window_steps")
         described["trainer"] = {key: described["trainer"][key] for key in decides}
+        # Null counts as true, the default of earlier versions, so that their runs, on any device, are still the same.
+        described["trainer"]["deterministic"] = self.trainer.deterministic is not False
         plain: dict[str, object] = json.loads(json.dumps(described, default=lambda value: value.name))
         return plain
 

@@ -64,6 +64,8 @@ class RunRecord:
     """Identifies the run wherever its directory is; exports and evaluations record it. None in older versions' runs."""
     tokenizer: str | None = None
     """SHA-256 of the directory's tokenizer.model; None in runs of older versions, which have no such file."""
+    deterministic: bool | None = None
+    """Whether the newest start used deterministic kernels; None before the first, and in runs of older versions."""
 
     def __post_init__(self) -> None:
         """Raise TypeError for values that only a damaged file could contain."""

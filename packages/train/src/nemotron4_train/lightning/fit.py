@@ -39,6 +39,7 @@ from nemotron4_train.reporting.metrics import MetricsFile
 from nemotron4_train.reporting.mfu import PEAK_TERAFLOPS, Utilisation
 from nemotron4_train.reporting.progress import TrainingProgress
 from nemotron4_train.reporting.source_metrics import SourceMetrics
+from nemotron4_train.run_directory import read_record, write_record
 from nemotron4_train.schedule import Timeline
 from nemotron4_train.step_guard import GuardState, StepGuard
 from nemotron4_train.stop_signal import StopSignal
@@ -73,7 +74,7 @@ def fit(job: TrainJob, run_directory: Path, stop: StopSignal) -> FitResult:
     if job.topology.device is Device.cpu:
         keep_freed_memory()
     torch.manual_seed(job.seed)  # our code never draws from the global generators, but checkpoints hold their state
-    torch.use_deterministic_algorithms(job.trainer.deterministic)
+    torch.use_deterministic_algorithms(job.is_deterministic)
     # Filling is a debugging aid that writes every new tensor twice; mypy does not see the module's property.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # as said
     timeline = job.timeline()
@@ -82,6 +83,9 @@ def fit(job: TrainJob, run_directory: Path, stop: StopSignal) -> FitResult:
     join_process_group(job.topology)
     # Otherwise Lightning's loggers are silent in a Slurm task whose SLURM_PROCID is not 0.
     rank_zero_only.rank = rank()  # type: ignore[attr-defined]  # Lightning sets it like this too
+    if rank() == 0 and (record := read_record(run_directory)) is not None:
+        record.deterministic = job.is_deterministic
+        write_record(run_directory, record)
     if job.launcher.health_check and job.topology.num_ranks > 1:
         check_health(job.topology, job.launcher.health_check_max_slowdown)
     found = reading.find(run_directory, job.resume)
