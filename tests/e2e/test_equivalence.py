@@ -3,6 +3,7 @@
 Each way is a row of the table in docs/equivalence.md: `nox -s e2e -- --write-table docs/equivalence.md`.
 """
 
+import csv
 import dataclasses
 import platform
 import random
@@ -94,6 +95,8 @@ class Outcome:
     """After the first step, by parameter: AdamW's first moment, which is then a tenth of the clipped gradient. None
     when no checkpoint was kept of that step."""
     ledger: str
+    validation: torch.Tensor
+    """Held-out bits per byte: a row each validation, overall and by domain."""
 
     def column(self, name: str) -> torch.Tensor:
         return torch.tensor([float(row[name]) for row in self.rows], dtype=torch.float64)
@@ -129,7 +132,14 @@ def run_way(way: Way, workspace: Path) -> Outcome:
         tensors=read_tensors(last),
         gradients={name: tensor for name, tensor in moments.items() if name.endswith("exp_avg")} or None,
         ledger=Checkpoint.open(last).ledger.sequence,
+        validation=read_validation(run),
     )
+
+
+def read_validation(run: Path) -> torch.Tensor:
+    with (run / "validation.csv").open(newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    return torch.tensor([[float(value) for value in row] for row in rows], dtype=torch.float64)
 
 
 class Outcomes(dict[str, Outcome]):
@@ -181,6 +191,7 @@ def test_a_way_of_running_gives_the_same_training(way, workspace, outcomes):
     assert found.ledger == first.ledger
     assert difference(found.column("loss"), first.column("loss")) <= TOLERANCE
     assert difference(found.column("grad_norm"), first.column("grad_norm")) <= TOLERANCE
+    assert difference(found.validation, first.validation) <= TOLERANCE
     assert way.killed or gradient_difference(found, first) <= TOLERANCE
     if expected is not None:
         assert found.same_bits(expected)

@@ -35,6 +35,27 @@ def test_equals_a_loop_over_documents_and_tokens(model, corpus, tokenizer, windo
         assert measured.sources[source] == pytest.approx(nats / math.log(2) / num_bytes, rel=1e-5)
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 3, 50])
+def test_ranks_that_share_the_text_add_up_to_one(model, corpus, ranks, monkeypatch):
+    """With 50 ranks there are fewer batches than ranks. Each makes as many passes: those of a sharded model must."""
+    monkeypatch.setattr(likelihood, "TOKENS_PER_BATCH", 300)
+    small = type(corpus)(corpus.tokenizer, {s: [t[:150] for t in texts] for s, texts in corpus.texts.items()})
+    whole = evaluate_bits_per_byte(model, small)
+    parts, passes = [], []
+    for rank in range(ranks):
+        done = []
+        with model.register_forward_pre_hook(lambda *_, done=done: done.append(1)):
+            parts.append(evaluate_bits_per_byte(model, small, part=(rank, ranks)))
+        passes.append(len(done))
+    for source, nats in whole.nll_nats.items():
+        assert math.fsum(part.nll_nats[source] for part in parts) == pytest.approx(nats, rel=1e-12)
+    for part in parts:
+        assert (part.num_bytes, part.num_tokens) == (whole.num_bytes, whole.num_tokens)
+    assert len(set(passes)) == 1
+    if ranks > 1:
+        assert max(sum(part.nll_nats.values()) for part in parts) < sum(whole.nll_nats.values())
+
+
 def test_overall_and_domains_weigh_sources_by_bytes(model, corpus):
     measured = evaluate_bits_per_byte(model, corpus)
     num_bytes = {source: len(corpus.heldout_bytes(source)) for source in corpus.heldout_names}

@@ -20,6 +20,7 @@ from nemotron4_train.job import RunConfig, TrainerConfig
 from nemotron4_train.launcher_config import LauncherConfig
 from nemotron4_train.launching.launch import launch
 from nemotron4_train.launching.legs import commands_afterwards, leg_job, legs
+from nemotron4_train.reporting.metrics import read_rows
 from nemotron4_train.run_directory import read_record
 from nemotron4_train.schedule import Timeline
 from nemotron4_train.topology import TopologyConfig
@@ -62,6 +63,10 @@ def test_a_run_of_three_legs_gives_the_losses_of_one(prepared, tmp_path):
     rows, expected = metric_rows(run), metric_rows(one)
     assert [row["step"] for row in rows] == [row["step"] for row in expected]
     assert [float(row["loss"]) for row in rows] == pytest.approx([float(row["loss"]) for row in expected], rel=1e-5)
+    shared, alone = ({row["step"]: row for row in read_rows(place / "validation.csv")} for place in (run, one))
+    for step in ("6", "12"):  # by two ranks that share the documents, and by a tensor pair
+        expected = {name: float(value) for name, value in alone[step].items()}
+        assert {name: float(value) for name, value in shared[step].items()} == pytest.approx(expected, rel=1e-5)
     record = read_record(run)
     assert (record.state, record.step, record.objective) == ("complete", 12, objective)
     assert file_sha256(run / "tokenizer.model") == record.tokenizer == Corpus.open(prepared).tokenizer_digest

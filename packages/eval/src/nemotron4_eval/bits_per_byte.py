@@ -60,6 +60,7 @@ def evaluate_bits_per_byte(
     max_bytes_per_source: int | None = None,
     device: torch.device | str = "cpu",
     length_multiple: int = 1,
+    part: tuple[int, int] = (0, 1),
     progress: Progress | None = None,
 ) -> BitsPerByte:
     """Score a corpus's held-out text; see `score_heldout`. A trainer's validation needs only this call."""
@@ -72,6 +73,7 @@ def evaluate_bits_per_byte(
         stride=stride,
         device=device,
         length_multiple=length_multiple,
+        part=part,
         progress=progress,
     )
 
@@ -85,12 +87,14 @@ def score_heldout(
     stride: int | None = None,
     device: torch.device | str = "cpu",
     length_multiple: int = 1,
+    part: tuple[int, int] = (0, 1),
     progress: Progress | None = None,
 ) -> BitsPerByte:
     """Negative log-likelihood of every held-out token; context never crosses documents.
 
     `window` (tokens; default: the model's sequence length) and `stride` (default: half a window) trade context for
     time. Rows are padded to a multiple of `length_multiple`, so that sequence parallelism can split them evenly.
+    With `part` (i, n), of n ranks that share the work, nll_nats is rank i's addend; all else is of the whole text.
     Prints nothing and leaves the model in its train or eval mode.
     """
     longest = model.config.max_sequence_length
@@ -108,6 +112,7 @@ def score_heldout(
         stride=stride,
         device=device,
         length_multiple=length_multiple,
+        part=part,
         progress=progress,
     )
     source_of = [text.source for text in texts for _ in text.documents]

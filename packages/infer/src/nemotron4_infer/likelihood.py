@@ -32,9 +32,14 @@ def document_nll(
     device: torch.device | str,
     length_multiple: int = 1,
     tokens_per_batch: int | None = None,
+    part: tuple[int, int] = (0, 1),
     progress: Progress | None = None,
 ) -> NDArray[np.float64]:
-    """Summed negative log-likelihood, in nats, of each document; `tokens_per_batch` defaults to TOKENS_PER_BATCH."""
+    """Summed negative log-likelihood, in nats, of each document; `tokens_per_batch` defaults to TOKENS_PER_BATCH.
+
+    With `part` (i, n), of part i alone: batches i, i + n, ..., so that the sums of all n parts add up. The parts make
+    equally many forward passes, as the ranks of a sharded model must: some repeat the last batch, which is not counted.
+    """
     windows = [w for i, tokens in enumerate(documents) for w in document_windows(i, len(tokens), window, stride)]
     total, done = sum(len(tokens) for tokens in documents), 0
     nll_nats = np.zeros(len(documents))
@@ -43,9 +48,13 @@ def document_nll(
     try:
         # no_grad rather than inference_mode: a sharded trainer cannot use inference tensors in a later step.
         with torch.no_grad():
-            for batch in batch_windows(windows, tokens_per_batch or TOKENS_PER_BATCH):
+            batches = list(batch_windows(windows, tokens_per_batch or TOKENS_PER_BATCH))
+            for index in range(part[0], part[0] + len(batches), part[1]):
+                batch = batches[min(index, len(batches) - 1)]
                 inputs_BT, targets_BT, scored_BT = window_arrays(batch, documents, eos_id, length_multiple)
                 loss = model(torch.from_numpy(inputs_BT).to(device), torch.from_numpy(targets_BT).to(device))
+                if index >= len(batches):
+                    continue
                 nll_B = loss.nll_BT.double().cpu().masked_fill(~torch.from_numpy(scored_BT), 0).sum(1).numpy()
                 np.add.at(nll_nats, [w.document for w in batch], nll_B)
                 done += int(scored_BT.sum())

@@ -7,11 +7,13 @@ enters them at the same step because the timeline, not a clock, decides when.
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+import torch.distributed as dist
 
 from nemotron4_data import Corpus, TokenStream
 from nemotron4_data.ledger import Ledger, make_ledger
@@ -21,6 +23,7 @@ from nemotron4_train.checkpoints.reading import CheckpointState, describe_model
 from nemotron4_train.checkpoints.writing import CheckpointWriter
 from nemotron4_train.job import TrainerConfig, TrainJob
 from nemotron4_train.lightning.module import PretrainingModule, StepResult
+from nemotron4_train.lightning.strategy import data_rank
 from nemotron4_train.ranks import rank
 from nemotron4_train.reporting.metrics import MetricsFile
 from nemotron4_train.reporting.progress import TrainingProgress
@@ -46,7 +49,7 @@ class AfterStep(pl.Callback):
 
 
 class Validator(AfterStep):
-    """Held-out bits per byte by domain, at an interval and at the last step; every rank computes, rank 0 writes."""
+    """Held-out bits per byte by domain, at an interval and at the last step; ranks share the text, rank 0 writes."""
 
     def __init__(
         self,
@@ -71,7 +74,7 @@ class Validator(AfterStep):
             return
         assert module.model is not None
         module.model.eval()
-        window = result.plan.sequence_length
+        window, topology = result.plan.sequence_length, module.job.topology
         with torch.no_grad(), module._autocast():
             found = evaluate_bits_per_byte(
                 module.model,
@@ -80,9 +83,11 @@ class Validator(AfterStep):
                 stride=window,
                 max_bytes_per_source=self.config.validation_bytes_per_source,
                 device=module.device,
-                length_multiple=module.job.topology.tensor,
+                length_multiple=topology.tensor,
+                part=(data_rank(module.device_mesh), topology.num_data_ranks),
             )
         module.model.train()
+        found = replace(found, nll_nats=_sums_over_ranks(found.nll_nats, topology.tensor, module.device))
         row = self._estimate(found.sources)
         self.overall = row["overall"]
         if self.metrics is None or self.progress is None:
@@ -105,6 +110,15 @@ class Validator(AfterStep):
                 bits[name] += value * self._heldout_bytes[source]
                 num_bytes[name] += self._heldout_bytes[source]
         return {name: total / num_bytes[name] for name, total in bits.items()}
+
+
+def _sums_over_ranks(addends: dict[str, float], tensor: int, device: torch.device) -> dict[str, float]:
+    """Sums, in fp64, over the data ranks; equal on every rank. The `tensor` ranks of a group hold the same addends."""
+    if not dist.is_initialized():
+        return addends
+    sums = torch.tensor(list(addends.values()), dtype=torch.float64, device=device)
+    dist.all_reduce(sums)
+    return dict(zip(addends, (sums / tensor).tolist(), strict=True))
 
 
 class Checkpointer(AfterStep):

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from nemotron4_data import TokenStream
+from nemotron4_train.lightning.strategy import data_rank
 from nemotron4_train.schedule import Timeline
 from nemotron4_train.stop_signal import ignore_stop_signals
 
@@ -64,13 +65,9 @@ class StepDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[StepBatch]:
         """One item per step."""
         assert self.trainer is not None
-        data_rank = 0
-        if self.num_data_ranks > 1:
-            mesh = self.trainer.lightning_module.device_mesh
-            assert mesh is not None
-            data_rank = mesh["replicate"].get_local_rank() * mesh["shard"].size() + mesh["shard"].get_local_rank()
+        own_rank = data_rank(self.trainer.lightning_module.device_mesh)
         return DataLoader(
-            StepDataset(self.stream, self.timeline, data_rank, self.num_data_ranks),
+            StepDataset(self.stream, self.timeline, own_rank, self.num_data_ranks),
             batch_size=None,
             sampler=range(self.first_step, self.timeline.num_steps),
             num_workers=self.num_workers,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from nemotron4_train.topology import Device, TopologyConfig
 
@@ -34,6 +34,13 @@ def join_process_group(topology: TopologyConfig) -> None:
     torch.cuda.set_device(device)
     dist.init_process_group("nccl", device_id=device)
     atexit.register(dist.destroy_process_group)  # NCCL warns of a group that is not destroyed
+
+
+def data_rank(mesh: DeviceMesh | None) -> int:
+    """This rank's place among those that read different samples; 0 without a mesh."""
+    if mesh is None:
+        return 0
+    return mesh["replicate"].get_local_rank() * mesh["shard"].size() + mesh["shard"].get_local_rank()
 
 
 class MeshStrategy(ModelParallelStrategy):
