@@ -155,7 +155,7 @@ def test_a_machine_without_gpus_is_said_before_anything_starts(tmp_path):
             lambda: TrainerConfig(validation_bytes_per_source=0),
             "trainer.validation_bytes_per_source (0): must be at least 1, or null",
         ),
-        (lambda: DataConfig(num_workers=-1), "data.num_workers (-1): must be at least 0"),
+        (lambda: DataConfig(num_workers=-1), "data.num_workers (-1): must be at least 0, or null"),
         (lambda: LauncherConfig(num_threads=0), "launcher.num_threads (0): must be at least 1, or null"),
         (
             lambda: LauncherConfig(num_threads=99_999_999),
@@ -199,6 +199,15 @@ def test_the_digest_names_what_is_trained_and_not_where(tmp_path):
     asked = [dataclasses.replace(job, trainer=dataclasses.replace(job.trainer, deterministic=b)) for b in (True, False)]
     assert [other.digest() == job.digest() for other in asked] == [True, False], "the default was true"
     assert dataclasses.replace(job, precision=PrecisionConfig(compute=Precision.bf16)).digest() != job.digest()
+
+
+@pytest.mark.parametrize(("device", "num_readers"), [(Device.cpu, 0), (Device.cuda, 2)])
+def test_readers_are_processes_of_their_own_on_cuda_or_where_asked(tmp_path, device, num_readers):
+    job = smoke_job(tmp_path, tmp_path, topology=TopologyConfig(device=device))
+    assert job.num_reader_processes == num_readers
+    for asked in (0, 1):
+        data = dataclasses.replace(job.data, num_workers=asked)
+        assert dataclasses.replace(job, data=data).num_reader_processes == asked
 
 
 @pytest.mark.parametrize(("device", "by_default"), [(Device.cpu, True), (Device.cuda, False)])

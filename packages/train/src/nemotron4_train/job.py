@@ -60,8 +60,9 @@ class DataConfig:
 
     dir: str = DataDirConfig.dir
     """A directory that `nemotron4 prepare` or `nemotron4 data adopt` made."""
-    num_workers: int = 0
-    """Reader processes per rank; 0 reads in the training process."""
+    num_workers: int | None = None
+    """Processes per rank that read the next steps' batches; 0 reads in the training process; null means 2 on CUDA, and
+    0 on a CPU, whose cores train."""
     mask_documents: bool = False
     """Where a sample packs several documents, attend within each alone, with positions from 0; false attends across
     them."""
@@ -70,7 +71,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Refuse a negative number of processes."""
-        require(self.num_workers >= 0, "data.num_workers", self.num_workers, "must be at least 0")
+        valid = self.num_workers is None or self.num_workers >= 0
+        require(valid, "data.num_workers", self.num_workers, "must be at least 0, or null")
 
 
 class OptimizerKind(Enum):
@@ -332,6 +334,12 @@ class TrainJob:
         """Whether it uses deterministic kernels: as trainer.deterministic asks, by the device if that is null."""
         asked = self.trainer.deterministic
         return self.topology.device is Device.cpu if asked is None else asked
+
+    @property
+    def num_reader_processes(self) -> int:
+        """Reader processes per rank: as data.num_workers asks, by the device if that is null."""
+        asked = self.data.num_workers
+        return 2 * (self.topology.device is Device.cuda) if asked is None else asked
 
     def timeline(self) -> Timeline:
         """The schedule expanded into steps, up to trainer.max_steps."""

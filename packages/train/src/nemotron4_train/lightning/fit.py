@@ -107,7 +107,7 @@ def fit(job: TrainJob, run_directory: Path, stop: StopSignal) -> FitResult:
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
-    data = StepDataModule(stream, timeline, first_step, job.topology.num_data_ranks, job.data.num_workers)
+    data = StepDataModule(stream, timeline, first_step, job.topology.num_data_ranks, job.num_reader_processes)
     with ExitStack() as at_the_end:  # each one, even if another fails
         at_the_end.callback(finish, loggers)
         for file in close:
