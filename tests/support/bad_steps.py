@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import torch
 from device_waits import Collectives, Reads
 
 from nemotron4_train.job import TrainJob
@@ -37,16 +39,18 @@ def with_faults(faults: Faults) -> Any:
 
 def fit_with_faults(
     rank: int, world_size: int, job: TrainJob, directory: Path, faults_by_rank: Mapping[int, Faults]
-) -> tuple[list[tuple[str, str, str | None]], list[list[str]], list[list[str]]]:
+) -> tuple[list[tuple[str, str, str | None]], list[list[str]], list[list[str]], list[int]]:
     """For run_distributed: (loss, gradient norm, reason for skipping) of each step, figures to the last bit.
 
-    Then what the rank read in each step, and what it read and what collectives it called after each but the last.
+    Then what the rank read in each step, what it read and what collectives it called after each but the last, and the
+    number of tensors before each, those that existed when garbage was first collected left out.
     """
-    seen, in_steps, after_steps = [], [], []
+    seen, in_steps, after_steps, num_tensors = [], [], [], []
     sound, between = PretrainingModule.training_step, ExitStack()
 
     def training_step(self: PretrainingModule, batch: Any, batch_idx: int) -> None:
         between.close()
+        num_tensors.append(sum(issubclass(type(found), torch.Tensor) for found in gc.get_objects()))
         with Reads() as reads:
             sound(self, batch, batch_idx)
         in_steps.append(reads.found)
@@ -58,4 +62,4 @@ def fit_with_faults(
     PretrainingModule.training_step = training_step
     PretrainingModule.configure_model = with_faults(faults_by_rank.get(rank, {}))
     fit(job, directory, StopSignal())
-    return seen, in_steps, after_steps
+    return seen, in_steps, after_steps, num_tensors

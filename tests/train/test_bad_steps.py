@@ -131,7 +131,7 @@ def test_all_ranks_skip_what_one_of_them_saw(prepared, tmp_path):
     create(tmp_path / "run", job, "", 12)
     faults = {1: {5: ("output", math.nan)}, 2: {7: ("gradient", 1e4)}, 3: {9: ("gradient", math.inf)}}
     found = run_distributed(fit_with_faults, 4, job, tmp_path / "run", faults, timeout_seconds=390)
-    seen, in_steps, after_steps = found[0]
+    seen, in_steps, after_steps, num_tensors = found[0]
     assert len(seen) == 12
     assert [by_rank[0] for by_rank in found[1:]] == [seen] * 3
     assert [step for step, (_, _, reason) in enumerate(seen) if reason is not None] == [5, 7, 9]
@@ -140,3 +140,4 @@ def test_all_ranks_skip_what_one_of_them_saw(prepared, tmp_path):
     assert in_steps == [["tolist"]] * 12
     busy = [3, 5, 7]  # followed by a save or a validation
     assert [waits for step, waits in enumerate(after_steps) if step not in busy] == [[]] * 8
+    assert len(set(num_tensors[1:4])) == 1, "garbage holds tensors, and is not collected at every step"

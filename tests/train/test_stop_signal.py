@@ -1,5 +1,6 @@
 """Signals are kept, passed on and given back; a second Ctrl-C does not wait for the step."""
 
+import gc
 import os
 import signal
 
@@ -34,6 +35,7 @@ def test_signals_are_kept_and_passed_on_and_given_back():
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*", "ignore:torch.distributed is disabled:UserWarning")
 def test_a_second_ctrl_c_ends_a_run_within_the_step(prepared, tmp_path, monkeypatch):
     def training_step(self, batch, batch_idx):
+        assert not gc.isenabled()
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -42,4 +44,5 @@ def test_a_second_ctrl_c_ends_a_run_within_the_step(prepared, tmp_path, monkeypa
     with pytest.raises(KeyboardInterrupt):
         launch(smoke_job(prepared, tmp_path), "")
     assert handlers() == before
+    assert gc.isenabled()
     assert read_record((tmp_path / "smoke" / "latest").resolve()).state == "stopped"

@@ -1,6 +1,7 @@
 """Checkpoints: written while training goes on, kept, read on another topology, damaged, refused."""
 
 import dataclasses
+import gc
 import json
 import resource
 import shutil
@@ -179,6 +180,8 @@ def test_an_error_of_training_waits_for_the_save_under_way(prepared, tmp_path, u
     job = smoke_job(prepared, tmp_path)
     with pytest.raises(RuntimeError, match="step 5 failed"):
         worker.fail_in_step(5, lambda: run(job))
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
     directory = (Path(job.run.root) / job.run.name / "latest").resolve()
     assert (read_record(directory).state, read_record(directory).step) == ("failed", 4)
     found = reading.checkpoint_directory(directory, 4)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from nemotron4_common.system_errors import naming_place
 from nemotron4_train.checkpoints import reading
+from nemotron4_train.cuda_settings import let_segments_grow
 from nemotron4_train.job import TrainJob
 from nemotron4_train.launcher_config import LauncherKind
 from nemotron4_train.launching.afterwards import check_afterwards, run_afterwards
@@ -34,6 +35,7 @@ from nemotron4_train.run_directory import (
 )
 from nemotron4_train.schedule import Timeline
 from nemotron4_train.stop_signal import StopSignal
+from nemotron4_train.topology import Device
 
 
 def launch(job: TrainJob, job_yaml: str) -> float | None:
@@ -43,6 +45,8 @@ def launch(job: TrainJob, job_yaml: str) -> float | None:
     the run was stopped by a signal after saving, or before there was anything to save.
     """
     timeline = job.timeline()
+    if any(leg.topology.device is Device.cuda for leg in legs(job)):
+        let_segments_grow()
     check_machine(job)
     check_afterwards(job)
     corpus = check_corpus(job)

@@ -1,4 +1,4 @@
-"""What a worker sets up before anything else: its rank, that it dies with its launcher, and its own compiler cache.
+"""What a worker sets up before anything else: rank, that it dies with its launcher, its compiler cache, the allocator.
 
 Invariant: no rank outlives its launcher, so the holder of a run's lock is the only one that writes to it; no rank reads
 code that another compiled. (Attention compiled under tensor parallelism, read by both ranks from one warm Inductor
@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from nemotron4_common.processes import die_with_parent
+from nemotron4_train.cuda_settings import let_segments_grow
 from nemotron4_train.launching.environment import LAUNCHER_PID, shown
 from nemotron4_train.launching.slurm.rank import take_rank_from_slurm
 
@@ -24,6 +25,7 @@ def settle() -> None:
     take_rank_from_slurm()
     check_rank()
     own_compiler_cache()
+    let_segments_grow()
 
 
 def refuse_rank_of_several() -> None:

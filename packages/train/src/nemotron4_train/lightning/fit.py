@@ -24,11 +24,13 @@ from nemotron4_data import Corpus, StreamPhase, TokenStream
 from nemotron4_data.blend import phase_weights
 from nemotron4_eval.heldout import domain_of
 from nemotron4_train.checkpoints import reading
+from nemotron4_train.cuda_settings import sum_in_fp32
 from nemotron4_train.health_check import check_health
 from nemotron4_train.host_memory import keep_freed_memory
 from nemotron4_train.job import TrainJob
 from nemotron4_train.lightning.callbacks import Checkpointer, StopOnSignal, Validator
 from nemotron4_train.lightning.data import StepDataModule
+from nemotron4_train.lightning.garbage import GarbageCollection
 from nemotron4_train.lightning.loggers import finish, make_loggers
 from nemotron4_train.lightning.module import PretrainingModule
 from nemotron4_train.lightning.profiler import StepProfiler
@@ -73,6 +75,8 @@ def fit(job: TrainJob, run_directory: Path, stop: StopSignal) -> FitResult:
     _quieten_lightning()
     if job.topology.device is Device.cpu:
         keep_freed_memory()
+    else:
+        sum_in_fp32()
     torch.manual_seed(job.seed)  # our code never draws from the global generators, but checkpoints hold their state
     torch.use_deterministic_algorithms(job.is_deterministic)
     # Filling is a debugging aid that writes every new tensor twice; mypy does not see the module's property.
@@ -95,11 +99,12 @@ def fit(job: TrainJob, run_directory: Path, stop: StopSignal) -> FitResult:
     saver = Checkpointer(run_directory, job, timeline, corpus, stream, found.ledger if found else None)
     stopper = StopOnSignal(stop)
     validator, callbacks, close = _callbacks(job, run_directory, timeline, corpus, saver, first_step, stopper)
+    garbage = GarbageCollection()
     loggers = make_loggers(job, run_directory, first_step) if rank() == 0 else []
     trainer = pl.Trainer(
         **_devices(job),
         logger=loggers,
-        callbacks=[_Restore(found.directory) if found else pl.Callback(), *callbacks],
+        callbacks=[_Restore(found.directory) if found else pl.Callback(), *callbacks, garbage],
         max_epochs=1,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -110,8 +115,8 @@ def fit(job: TrainJob, run_directory: Path, stop: StopSignal) -> FitResult:
     data = StepDataModule(stream, timeline, first_step, job.topology.num_data_ranks, job.num_reader_processes)
     with ExitStack() as at_the_end:  # each one, even if another fails
         at_the_end.callback(finish, loggers)
-        for file in close:
-            at_the_end.callback(file.close)
+        for opened in (*close, garbage):
+            at_the_end.callback(opened.close)
         if first_step < timeline.num_steps:
             trainer.fit(module, datamodule=data)
     stopped_by = stopper.agreed if module.next_step < timeline.num_steps else None
