@@ -4,6 +4,7 @@ A limit on the size of files stands for the disk: what is written beyond it fail
 """
 
 import resource
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch.distributed.elastic.multiprocessing.errors import ErrorHandler, Proce
 from nemotron4_train.launching.elastic import _ending
 from nemotron4_train.launching.launch import launch
 from nemotron4_train.lightning.loggers import make_loggers
-from nemotron4_train.reporting.metrics import MetricsFile
+from nemotron4_train.reporting.metrics import MetricsFile, read_rows
 
 AGAIN = "fix that and run the same command again, which resumes from the last checkpoint"
 
@@ -40,16 +41,32 @@ def stamp(root):
     return directory.name
 
 
-def append_rows(file):
+def append_rows(file, then=lambda file: None):
     for step in range(5):
         file.append({"step": step, "loss": 0.5})
+    then(file)
 
 
-def test_metrics_name_their_file(tmp_path):
+@pytest.mark.parametrize("ending", [MetricsFile.flush, MetricsFile.close])
+def test_metrics_name_their_file(tmp_path, ending):
     file = MetricsFile(tmp_path / "metrics.csv", ["step", "loss"], 0)
     with full_disk(20), pytest.raises(OSError) as caught:
-        append_rows(file)
+        append_rows(file, ending)
     assert (caught.value.strerror, caught.value.filename) == ("File too large", str(tmp_path / "metrics.csv"))
+    if ending is MetricsFile.flush:
+        file.close()
+
+
+def test_a_slow_file_system_holds_up_no_step(tmp_path, monkeypatch):
+    path, free = tmp_path / "metrics.csv", threading.Event()
+    file = MetricsFile(path, ["step", "loss"], 0)
+    flush = file._file.flush
+    monkeypatch.setattr(file._file, "flush", lambda: (free.wait(20), flush()))
+    append_rows(file)
+    assert read_rows(path) == []
+    free.set()
+    file.flush()
+    assert [row["step"] for row in read_rows(path)] == list("01234")
     file.close()
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from nemotron4_data.verify import VerifyJob, verify
 from nemotron4_model import Recompute
 from nemotron4_train.checkpoints import reading
 from nemotron4_train.checkpoints.reading import Checkpoint
+from nemotron4_train.checkpoints.writing import CheckpointWriter
 from nemotron4_train.job import (
     DataConfig,
     OptimizerConfig,
@@ -32,7 +34,7 @@ from nemotron4_train.job import (
 )
 from nemotron4_train.launching.launch import launch
 from nemotron4_train.launching.preflight import check_checkpoint
-from nemotron4_train.reporting.metrics import STEP_COLUMNS
+from nemotron4_train.reporting.metrics import STEP_COLUMNS, MetricsFile
 from nemotron4_train.run_directory import create, exclusive, keep_tokenizer, read_record, write_record
 from nemotron4_train.schedule import Timeline
 
@@ -168,6 +170,25 @@ def test_stopped_and_resumed_equals_undisturbed_bit_for_bit(prepared, tmp_path, 
         assert sum(parts) == sum(whole)
     for path in sorted((undisturbed[1] / "checkpoints" / "step-00000012").glob("*.distcp")):
         assert (second / "checkpoints" / "step-00000012" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_checkpoint_finds_the_rows_of_its_steps_written(prepared, tmp_path, monkeypatch):
+    write, save, found = MetricsFile._write, CheckpointWriter.save, []
+
+    def slow_write(self, row):
+        time.sleep(0.2)
+        write(self, row)
+
+    def save_and_look(self, state, *arguments):
+        counts = (len(rows(tmp_path / "smoke" / "latest", name)) for name in ("metrics.csv", "validation.csv"))
+        found.append((state.step, *counts))
+        save(self, state, *arguments)
+
+    monkeypatch.setattr(MetricsFile, "_write", slow_write)
+    monkeypatch.setattr(CheckpointWriter, "save", save_and_look)
+    cadence = {"save_interval_steps": 2, "validation_interval_steps": 2, "validation_bytes_per_source": 300}
+    run(smoke_job(prepared, tmp_path, trainer=TrainerConfig(max_steps=4, **cadence)))
+    assert found == [(2, 2, 1), (4, 4, 2)]
 
 
 def test_a_finished_run_is_left_alone_and_a_new_one_begun(prepared, tmp_path):

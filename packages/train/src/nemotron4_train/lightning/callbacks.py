@@ -146,6 +146,8 @@ class Checkpointer(AfterStep):
         ends = {plan.first_step + plan.num_steps for plan in timeline.phases}
         self.phase_ends = ends if job.trainer.keep_phase_ends else set()
         self.writer: CheckpointWriter | None = None
+        self.metrics: list[MetricsFile] = []
+        """Files of this rank that have the rows of all steps before a checkpoint when it is written."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make the writer, now that the ranks have joined."""
@@ -169,6 +171,8 @@ class Checkpointer(AfterStep):
         if last or step % self.job.trainer.save_interval_steps == 0 or step in self.phase_ends:
             for logger in trainer.loggers:
                 logger.save()  # a run that resumes from the checkpoint logs only what follows it
+            for file in self.metrics:
+                file.flush()
             self.save(module, result)
         if last:
             self.writer.close()

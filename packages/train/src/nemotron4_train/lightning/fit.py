@@ -154,6 +154,7 @@ def _callbacks(
     validation = MetricsFile(run_directory / "validation.csv", columns, first_step)
     validator = Validator(job.trainer, corpus, timeline, validation, progress)
     recorder = StepRecorder(run_directory, first_step, progress, SourceMetrics(corpus, saver.stream), interval)
+    saver.metrics = [*recorder.files, validation]
     report = ReportRefresher(job, run_directory, timeline.num_steps, progress)
     callbacks = [recorder, validator, stopper, saver, report, *_profiler(job, run_directory, progress)]
     return validator, callbacks, [progress, recorder, validation]

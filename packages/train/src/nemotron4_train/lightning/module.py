@@ -50,9 +50,9 @@ class StepResult:
     """Why the step changed no weights; None if it was not skipped."""
     sources: dict[str, SourceLoss]
     """Losses of the sources that the batch drew from."""
-    stop_signal: int | None
+    stop_signal: int | None = None
     """A signal that any rank had received."""
-    is_saving: bool
+    is_saving: bool = False
     """Whether any rank was still writing a checkpoint."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class StepRecorder(AfterStep):
         self.steps = MetricsFile(run_directory / "metrics.csv", STEP_COLUMNS, first_step)
         self.domains = MetricsFile(run_directory / "domains.csv", DOMAIN_COLUMNS, first_step)
         self.sources = MetricsFile(run_directory / "sources.csv", SOURCE_COLUMNS, first_step)
+        self.files = [self.steps, self.domains, self.sources]
 
     def after_step(self, trainer: pl.Trainer, module: PretrainingModule, result: StepResult) -> None:
         """Record the step."""
@@ -90,8 +92,9 @@ class StepRecorder(AfterStep):
 
     def close(self) -> None:
         """Close the files."""
-        for file in (self.steps, self.domains, self.sources):
-            file.close()
+        with ExitStack() as each:  # even if another fails
+            for file in self.files:
+                each.callback(file.close)
 
 
 class ReportRefresher(AfterStep):

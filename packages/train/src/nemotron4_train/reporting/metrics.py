@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def accepted(rows: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
 
 
 class MetricsFile:
-    """Appends rows; each is flushed as it is written."""
+    """Appends rows, each written and flushed by a thread, so that a slow file system holds up no step."""
 
     def __init__(self, path: Path, columns: Sequence[str], resume_step: int) -> None:
         self.columns = list(columns)
@@ -75,15 +76,38 @@ class MetricsFile:
         write_file(path, text.getvalue().encode())
         self._file = open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115  closed by close()
         self._writer = csv.DictWriter(self._file, self.columns, lineterminator="\n")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
+        self._error: Exception | None = None
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Write one row. OSError names the file."""
-        try:
-            self._writer.writerow(row)
-            self._file.flush()
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, self._file.name) from error
+        """Have one row written. Raises OSError, which names the file, when an earlier one could not be."""
+        self._raise_error()
+        self._thread.submit(self._attempt, self._write, row)
+
+    def flush(self) -> None:
+        """Wait until all rows are in the file. Raises OSError, which names the file, when one could not be written."""
+        self._thread.submit(self._attempt, self._file.flush).result()
+        self._raise_error()
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Flush, and close the file."""
+        self._thread.submit(self._attempt, self._file.close)
+        self._thread.shutdown()
+        self._raise_error()
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        self._writer.writerow(row)
+        self._file.flush()
+
+    def _attempt(self, action: Callable[..., None], *arguments: Any) -> None:
+        """In the thread: act, and keep the first error for the thread that calls next."""
+        try:
+            action(*arguments)
+        except Exception as error:
+            named = OSError(error.errno, error.strerror, self._file.name) if isinstance(error, OSError) else error
+            self._error = self._error or named
+
+    def _raise_error(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
