@@ -1,10 +1,11 @@
 import dataclasses
 import re
+import types
 
 import pytest
 from smoke import smoke_job
 
-from nemotron4_model import DType
+from nemotron4_model import DType, ModelConfig, Recompute
 from nemotron4_train.job import (
     DataConfig,
     Device,
@@ -16,7 +17,10 @@ from nemotron4_train.job import (
     TopologyConfig,
     TrainerConfig,
 )
+from nemotron4_train.launching.gpu_limits import check_gpu, needed_bytes
+from nemotron4_train.launching.legs import legs
 from nemotron4_train.launching.preflight import check_machine, num_threads
+from nemotron4_train.schedule import LearningRate, Phase, Schedule, Shape
 
 FP8 = PrecisionConfig(compute=Precision.fp8)
 
@@ -115,6 +119,88 @@ def test_a_model_that_no_machine_holds(tmp_path, key, value, message):
         check_machine(dataclasses.replace(job, model=dataclasses.replace(job.model, **{key: value})))
     rest = r" take [\d,]+ GB, and this machine has [\d,]+; make it smaller, or choose another topology=OPTION"
     assert re.fullmatch(message + rest, str(caught.value))
+
+
+def sized(tmp_path, model, precision=Precision.bf16, batch=64, **topology):
+    """A job of a shipped model on GPUs, with sequences of 4,096 tokens, and its only leg."""
+    rate = LearningRate(shape=Shape.constant, end_fraction=1.0)
+    phase = Phase(
+        tokens=batch * 4_096, blend="pretraining", global_batch_size=batch, sequence_length=4_096, learning_rate=rate
+    )
+    job = smoke_job(
+        tmp_path,
+        tmp_path,
+        model=ModelConfig.preset(model),
+        schedule=Schedule(phases={"main": phase}),
+        precision=PrecisionConfig(compute=precision),
+        topology=TopologyConfig(device=Device.cuda, **topology),
+    )
+    (leg,) = legs(job)
+    return job, leg
+
+
+@pytest.mark.parametrize(
+    ("model", "topology"),
+    [
+        ("small_1_75b", {"micro_batch_size": 4}),
+        ("nemotron4_15b", {"shard": 8, "tensor": 8, "micro_batch_size": 4}),
+        ("nemotron4_15b", {"shard": 8, "micro_batch_size": 1, "recompute": Recompute.full}),
+    ],
+)
+def test_what_an_h100_holds_is_not_refused(tmp_path, model, topology):
+    """The second needs no less of a GPU than the paper's mesh, which did fit."""
+    check_gpu(*sized(tmp_path, model, **topology), "H100", (9, 0), 80 * 2**30)
+
+
+@pytest.mark.parametrize(
+    ("model", "topology", "gpu", "message"),
+    [
+        (
+            "small_125m",
+            {"micro_batch_size": 1},
+            ("V100", (7, 0), 32 * 2**30),
+            "precision.compute (bf16): needs compute capability 8.0, as of an A100 or newer, and this V100 has 7.0; use"
+            " precision=fp32",
+        ),
+        (
+            "small_1_75b",
+            {"micro_batch_size": 16},
+            ("A100", (8, 0), 40 * 2**30),
+            "topology.micro_batch_size (16): each GPU needs at least 91.9 GB (28.1 for weights, optimiser state and"
+            " accumulated gradients, 1.0 for the head as it is multiplied, 62.3 for activations, 0.5 for logits), and"
+            " this A100 has 42.9; make it smaller, set topology.recompute=full, or shard over more GPUs with another"
+            " topology=OPTION",
+        ),
+        (
+            "nemotron4_15b",
+            {"micro_batch_size": 1, "recompute": Recompute.full},
+            ("H100", (9, 0), 80 * 2**30),
+            "model (15,628,775,424 parameters): each GPU needs at least 255.3 GB (250.1 for weights, optimiser state"
+            " and accumulated gradients, 3.1 for the head as it is multiplied, 1.6 for activations, 0.5 for logits),"
+            " and this H100 has 85.9; choose a smaller one, or shard over more GPUs with another topology=OPTION",
+        ),
+    ],
+)
+def test_a_gpu_too_old_or_too_small_is_said_with_what_is_needed(tmp_path, model, topology, gpu, message):
+    with pytest.raises(ValueError) as caught:
+        check_gpu(*sized(tmp_path, model, **topology), *gpu)
+    assert str(caught.value) == message
+
+
+def test_gradients_and_all_activations_meet_only_where_gradients_accumulate(tmp_path):
+    once, twice = (sum(needed_bytes(*sized(tmp_path, "small_1_75b", batch=batch)).values()) for batch in (8, 16))
+    assert twice - once == 4 * 1_753_354_240
+
+
+def test_every_gpu_of_the_machine_is_checked(tmp_path, monkeypatch):
+    gpus = [
+        types.SimpleNamespace(name=n, major=9, minor=0, total_memory=gib * 2**30) for n, gib in (("A", 80), ("B", 8))
+    ]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", gpus.__getitem__)
+    job, _ = sized(tmp_path, "small_1_75b", shard=2, micro_batch_size=4)
+    with pytest.raises(ValueError, match=r"^model \(1,753,354,240 parameters\): .* and this B has 8\.6; "):
+        check_machine(job)
 
 
 def test_threads_of_nested_regions_are_not_ours(tmp_path, monkeypatch):

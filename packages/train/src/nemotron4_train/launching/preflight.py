@@ -13,10 +13,10 @@ from nemotron4_common.extras import check_installed
 from nemotron4_data import Corpus
 from nemotron4_data.blend import phase_weights
 from nemotron4_eval.heldout import check_domains
-from nemotron4_model.config import ModelConfig
 from nemotron4_train.checkpoints import reading
 from nemotron4_train.job import Precision, TrainJob
 from nemotron4_train.launcher_config import MAX_THREADS, LauncherKind
+from nemotron4_train.launching.gpu_limits import check_gpu_here, state_bytes
 from nemotron4_train.launching.legs import legs
 from nemotron4_train.launching.slurm.client import check_cluster
 from nemotron4_train.launching.worker_process import refuse_rank_of_several
@@ -32,7 +32,10 @@ def check_machine(job: TrainJob) -> None:
         num_threads(job)
         for leg in legs(job):
             _check_devices(leg.topology)
-            _check_memory(job.model, leg.topology)
+            _check_memory(job, leg.topology)
+            if leg.topology.device is Device.cuda:
+                for index in range(leg.topology.num_ranks_per_node):
+                    check_gpu_here(job, leg, index)
     elif not job.launcher.dry_run:
         check_cluster(job.launcher)
     if job.precision.compute is Precision.fp8:
@@ -78,7 +81,7 @@ def _check_devices(topology: TopologyConfig) -> None:
             )
 
 
-def _check_memory(model: ModelConfig, topology: TopologyConfig) -> None:
+def _check_memory(job: TrainJob, topology: TopologyConfig) -> None:
     """Check that what a rank holds at any batch size fits in this machine's memory, or in that of one of its GPUs."""
     if topology.device is Device.cuda:
         import torch
@@ -87,9 +90,8 @@ def _check_memory(model: ModelConfig, topology: TopologyConfig) -> None:
     else:
         ranks, available = topology.num_ranks_per_node, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         place = "this machine"
-    # In fp32: weights, gradients and at least one moment, sharded over ranks; RoPE's whole table on each rank.
-    weights = 12 * model.num_parameters // (topology.shard * topology.tensor) * ranks
-    table = model.rotary_table_bytes * ranks
+    model, weights = job.model, state_bytes(job, topology) * ranks
+    table = model.rotary_table_bytes * ranks  # whole on each rank
     for key, value, needed, what in (
         ("model", f"{model.num_parameters:,} parameters", weights, "weights, gradients and optimiser state"),
         ("model.max_sequence_length", f"{model.max_sequence_length}", table, "the tables of rotary positions"),

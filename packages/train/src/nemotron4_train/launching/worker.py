@@ -10,11 +10,13 @@ from pathlib import Path
 from nemotron4_common.signals import stop_status
 from nemotron4_common.system_errors import naming_place
 from nemotron4_train.job import TrainJob
+from nemotron4_train.launching.gpu_limits import check_gpu_here
 from nemotron4_train.launching.legs import leg_job, legs
 from nemotron4_train.ranks import rank
 from nemotron4_train.reporting.metrics import read_rows
 from nemotron4_train.run_directory import RunState, newest_step, read_record, write_record
 from nemotron4_train.stop_signal import StopSignal
+from nemotron4_train.topology import Device
 
 WAY_OUT = "fix that and run the same command again, which resumes from the last checkpoint"
 
@@ -30,6 +32,8 @@ def run_leg(job: TrainJob, directory: Path, number: int, stop: StopSignal) -> No
     asked, started = chain[number].topology.num_ranks, int(os.environ.get("WORLD_SIZE", "1"))
     if asked != started:
         raise ValueError(f"topology ({asked} ranks): the launcher started {started}; start that many ranks")
+    if chain[number].topology.device is Device.cuda:
+        check_gpu_here(job, chain[number], int(os.environ.get("LOCAL_RANK", "0")))
     again = number > 0 or int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
     if again and newest_step(directory):
         job = replace(job, resume="auto")
