@@ -17,17 +17,22 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nemotron4_model.kernels.linear import input_gradient, linear, onednn_is_faster
+from nemotron4_model.kernels.linear import WeightGradient, input_gradient, linear, onednn_is_faster
+from nemotron4_model.kernels.softmax_gradient import bytes_per_logit, fp32_buffer, softmax_gradient_
 
 LOGITS_BYTES = {"cpu": 24 << 20}
-"""Size of a chunk's logits, in fp32 and in the dtype of the products, by device. On a CPU they stay in its cache, if
+"""Size of a chunk's logits, with what computing on them takes beside, by device. On a CPU they stay in its cache, if
 the vocabulary is small enough."""
 
-OTHER_LOGITS_BYTES = 3 << 29
-"""On other devices. Each chunk reads the head matrix and its gradient again, so smaller chunks are memory-bound."""
+OTHER_LOGITS_BYTES = 1 << 31
+"""On other devices: 4,096 tokens of 256,000 words in bf16. Each chunk reads the head matrix and its gradient again, and
+its gradient's product needs enough rows to fill a GPU, so smaller chunks are slower."""
 
 MIN_CHUNK_TOKENS = 128
 """Products of fewer rows are slow, whatever the vocabulary."""
+
+TILE_TOKENS = 256
+"""Rows of the largest tile of a GPU's products: a chunk that is no multiple of it leaves its last tiles part empty."""
 
 
 class Loss(NamedTuple):
@@ -61,14 +66,19 @@ def linear_cross_entropy(
     """
     device = x_BTD.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_BTD.dtype
-    logits_bytes = LOGITS_BYTES.get(device, OTHER_LOGITS_BYTES)
-    bytes_each = 4 if dtype == torch.float32 else 4 + dtype.itemsize
-    chunk_tokens = chunk_tokens or max(MIN_CHUNK_TOKENS, logits_bytes // (bytes_each * len(weight_VD)))
+    chunk_tokens = chunk_tokens or _chunk_tokens(device, dtype, len(weight_VD))
     want_gradients = torch.is_grad_enabled() and (x_BTD.requires_grad or weight_VD.requires_grad)
     with torch.autocast(device, enabled=False):
         return Loss(
             *_LinearCrossEntropy.apply(x_BTD, weight_VD, targets_BT, dtype, chunk_tokens, shard, want_gradients)  # type: ignore[no-untyped-call]  # torch's
         )
+
+
+def _chunk_tokens(device_type: str, dtype: torch.dtype, num_words: int) -> int:
+    fitting = LOGITS_BYTES.get(device_type, OTHER_LOGITS_BYTES) // (bytes_per_logit(dtype, device_type) * num_words)
+    if device_type == "cpu":
+        return max(MIN_CHUNK_TOKENS, fitting)
+    return max(TILE_TOKENS, fitting // TILE_TOKENS * TILE_TOKENS)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -84,6 +94,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         want_gradients: bool,
     ) -> tuple[Tensor, Tensor]:
         x_ND, low_weight_VD, targets_N = x_BTD.flatten(0, -2).to(dtype), weight_VD.to(dtype), targets_BT.flatten()
+        group = None if shard is None else shard.group
         if shard is not None:
             targets_N = targets_N - shard.first_word
         nll_N = torch.empty(len(x_ND), dtype=torch.float32, device=x_ND.device)
@@ -94,23 +105,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
         by_onednn = onednn_is_faster(x_ND[:chunk_tokens], low_weight_VD)
         shape = min(chunk_tokens, len(x_ND)), len(weight_VD)
         logits = None if by_onednn else x_ND.new_empty(shape)
-        logits_fp32 = None if dtype == torch.float32 else x_ND.new_empty(shape, dtype=torch.float32)
+        buffer = fp32_buffer(shape, dtype, x_ND.device)
         bounds = [0, *range(chunk_tokens + by_onednn, len(x_ND), chunk_tokens), len(x_ND)]
         for chunk in map(slice, bounds, bounds[1:]):
             if logits is None:
-                low_CV = linear(x_ND[chunk], low_weight_VD)
+                logits_CV = linear(x_ND[chunk], low_weight_VD)
             else:
-                low_CV = torch.mm(x_ND[chunk], low_weight_VD.T, out=logits[: chunk.stop - chunk.start])
-            logits_CV = low_CV if logits_fp32 is None else logits_fp32[: len(low_CV)].copy_(low_CV)
-            nll_N[chunk] = _to_probabilities(logits_CV, targets_N[chunk], shard)
+                logits_CV = torch.mm(x_ND[chunk], low_weight_VD.T, out=logits[: chunk.stop - chunk.start])
+            nll_N[chunk] = softmax_gradient_(
+                logits_CV, targets_N[chunk], buffer, group=group, want_gradient=want_gradients
+            )
             if want_gradients:
                 gradients = gradients or _Gradients(x_ND, low_weight_VD)
-                _to_gradient(logits_CV, targets_N[chunk])
-                if logits_fp32 is not None:
-                    low_CV.copy_(logits_CV)
-                gradients.add(chunk, low_CV)
-            del low_CV, logits_CV  # or the next chunk's would need memory beside them
-        ctx.gradients = None if gradients is None else (gradients.grad_x_ND, gradients.grad_weight_VD)
+                gradients.add(chunk, logits_CV)
+            del logits_CV  # or the next chunk's would need memory beside them
+        ctx.gradients = None if gradients is None else (gradients.grad_x_ND, gradients.grad_weight.sum_FD)
         ctx.like = x_BTD.shape, x_BTD.dtype, weight_VD.dtype
         nll_BT = nll_N.view(targets_BT.shape)
         ctx.mark_non_differentiable(nll_BT)
@@ -128,46 +137,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 class _Gradients:
-    """Gradients of the summed loss: grad_x_ND by rows; grad_weight_VD as a sum over chunks, in fp32 for precision."""
+    """Gradients of the summed loss: grad_x_ND by rows; that of the weight as a sum over chunks, in fp32."""
 
     def __init__(self, x_ND: Tensor, weight_VD: Tensor) -> None:
         self.x_ND, self.weight_VD = x_ND, weight_VD
         self.grad_x_ND = torch.empty_like(x_ND)
-        self.grad_weight_VD = torch.empty_like(weight_VD, dtype=torch.float32)
-        self.addend_VD = None if x_ND.dtype == torch.float32 else torch.empty_like(weight_VD)
+        self.grad_weight = WeightGradient(weight_VD)
 
     def add(self, chunk: slice, grad_CV: Tensor) -> None:
         input_gradient(grad_CV, self.weight_VD, self.grad_x_ND[chunk])
-        is_first, sum_VD = chunk.start == 0, self.grad_weight_VD
-        if self.addend_VD is None:
-            torch.addmm(sum_VD, grad_CV.T, self.x_ND[chunk], beta=0 if is_first else 1, out=sum_VD)
-            return
-        torch.mm(grad_CV.T, self.x_ND[chunk], out=self.addend_VD)
-        if is_first:
-            sum_VD.copy_(self.addend_VD)
-        else:
-            sum_VD += self.addend_VD
-
-
-def _to_probabilities(logits_CV: Tensor, targets_C: Tensor, shard: VocabularyShard | None) -> Tensor:
-    """Overwrite the logits with their softmax; return nll_C."""
-    here_C = (targets_C >= 0) & (targets_C < logits_CV.shape[1])
-    target_logit_C = logits_CV.gather(1, targets_C.where(here_C, 0)[:, None])[:, 0]
-    largest_C = logits_CV.amax(dim=-1)
-    torch.softmax(logits_CV, dim=-1, out=logits_CV)
-    total_C = logits_CV.amax(dim=-1).reciprocal()  # of exp(logits - largest): the largest's softmax is exp(0) / total
-    if shard is None:
-        return largest_C + total_C.log() - target_logit_C
-    largest_here_C = largest_C.clone()
-    dist.all_reduce(largest_C, dist.ReduceOp.MAX, group=shard.group)
-    part_C = total_C * (largest_here_C - largest_C).exp()
-    sums_2C = torch.stack([part_C, target_logit_C * here_C])
-    dist.all_reduce(sums_2C, group=shard.group)
-    logits_CV.mul_((part_C / sums_2C[0])[:, None])
-    return largest_C + sums_2C[0].log() - sums_2C[1]
-
-
-def _to_gradient(probabilities_CV: Tensor, targets_C: Tensor) -> None:
-    """Subtract one_hot(target) in place; rows whose target is in another shard do not change."""
-    here_C = (targets_C >= 0) & (targets_C < probabilities_CV.shape[1])
-    probabilities_CV.scatter_add_(1, targets_C.where(here_C, 0)[:, None], -here_C.float()[:, None])
+        self.grad_weight.add(grad_CV, self.x_ND[chunk])

@@ -1,8 +1,10 @@
-"""A linear layer without bias, x @ weight.T, and the gradient of its input.
+"""A linear layer without bias, x @ weight.T, and its gradients.
 
 Paths:
 - large products of plain fp32 matrices on a CPU (`onednn_is_faster` says exactly which): oneDNN;
-- everything else: `F.linear`, which multiplies by torch's BLAS or by the GPU's.
+- everything else: `F.linear`, which multiplies by torch's BLAS or by the GPU's;
+- gradients of a weight that are summed in fp32: fp32 products add to the sum themselves, and so do bf16 and fp16
+  products on CUDA. Elsewhere a product is rounded to its dtype before it is added: 14 bytes an element instead of 8.
 
 oneDNN is faster for large products (measured on two threads of a Zen 4, assumed of other CPUs with AVX-512). torch
 offers its fp32 products only as convolution: a linear layer is a convolution whose window is a single pixel, over an
@@ -40,6 +42,28 @@ def input_gradient(grad_y_NF: Tensor, weight_FD: Tensor, out_ND: Tensor) -> None
         stride, padding, dilation, False, [0, 0], groups, wanted,
     )  # fmt: skip
     out_ND.copy_(grad_x_1D1N.permute(0, 2, 3, 1).reshape(out_ND.shape))
+
+
+class WeightGradient:
+    """The sum of grad_y.T @ x, the gradient of a linear layer's weight, over parts of a batch; kept in fp32."""
+
+    def __init__(self, weight_FD: Tensor) -> None:
+        """Allocate memory for the gradient of `weight`, whose dtype is that of the products."""
+        self.sum_FD = torch.empty_like(weight_FD, dtype=torch.float32)
+        self.is_empty = True
+        adds_itself = weight_FD.dtype == torch.float32 or weight_FD.device.type == "cuda"
+        self.product_FD = None if adds_itself else torch.empty_like(weight_FD)
+
+    def add(self, grad_y_NF: Tensor, x_ND: Tensor) -> None:
+        """Add the gradient of one part."""
+        sum_FD, beta, self.is_empty = self.sum_FD, 0 if self.is_empty else 1, False
+        if self.product_FD is not None:
+            torch.mm(grad_y_NF.T, x_ND, out=self.product_FD)
+            sum_FD.copy_(self.product_FD) if beta == 0 else sum_FD.add_(self.product_FD)
+        elif x_ND.dtype == torch.float32:
+            torch.addmm(sum_FD, grad_y_NF.T, x_ND, beta=beta, out=sum_FD)
+        else:
+            torch.addmm(sum_FD, grad_y_NF.T, x_ND, out_dtype=torch.float32, beta=beta, out=sum_FD)
 
 
 def onednn_is_faster(x: Tensor, weight: Tensor) -> bool:
