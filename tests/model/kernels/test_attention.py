@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nemotron4_model.kernels import attention
-from nemotron4_model.kernels.attention import attend
+from nemotron4_model.kernels.attention import PackedDocuments, attend
 
 
 def definition(q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, sees: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def test_a_mask_takes_the_place_of_the_causal_rule() -> None:
     mask_B1TS = torch.rand(2, 1, 5, 5, generator=torch.Generator().manual_seed(0)) < 0.5
     mask_B1TS |= torch.eye(5, dtype=torch.bool)
     expected = definition(*qkv, mask_B1TS)
-    torch.testing.assert_close(attend(*qkv, 0, mask_B1TS).double(), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(attend(*qkv, 0, PackedDocuments(mask_B1TS)).double(), expected, atol=1e-5, rtol=1e-5)
 
 
 @settings(deadline=None, max_examples=30)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nemotron4_model.config import ModelConfig
-from nemotron4_model.kernels.attention import attend
+from nemotron4_model.kernels.attention import PackedDocuments, attend, pack
 from nemotron4_model.kernels.linear import linear
 from nemotron4_model.kernels.rotation import split_and_rotate
 from nemotron4_model.kernels.squared_relu import squared_relu_
@@ -69,13 +69,14 @@ class Transformer(nn.Module):
         assert cache is None or end_of_document is None, "a cache holds one document per row"
         start = 0 if cache is None else cache.length
         cos_TR, sin_TR = self.rotary(start, tokens_BT.shape[1])
-        mask_B1TT = None
-        if end_of_document is not None:
-            position_BT, mask_B1TT = separate_documents(tokens_BT, end_of_document)
-            cos_TR, sin_TR = cos_TR[position_BT], sin_TR[position_BT]  # from here on, one table per row
         x_BTD = self.embedding(tokens_BT)
+        documents = None
+        if end_of_document is not None:
+            position_BT, document_BT = separate_documents(tokens_BT, end_of_document)
+            cos_TR, sin_TR = cos_TR[position_BT], sin_TR[position_BT]  # from here on, one table per row
+            documents = pack(document_BT, x_BTD)
         for block in self.blocks:
-            x_BTD = block(x_BTD, cos_TR, sin_TR, cache, mask_B1TT)
+            x_BTD = block(x_BTD, cos_TR, sin_TR, cache, documents)
         return self.head(self.norm(x_BTD), targets_BT, last_only)  # type: ignore[no-any-return]  # a module's call is Any
 
 
@@ -95,10 +96,10 @@ class Block(nn.Module):
         cos_TR: Tensor,
         sin_TR: Tensor,
         cache: KeyValueCache | None = None,
-        mask_B1TT: Tensor | None = None,
+        documents: PackedDocuments | None = None,
     ) -> Tensor:
         """One residual block, x_BTD to x_BTD."""
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), cos_TR, sin_TR, cache, mask_B1TT)
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), cos_TR, sin_TR, cache, documents)
         return x_BTD + self.mlp(self.mlp_norm(x_BTD))  # type: ignore[no-any-return]  # a module's call is Any
 
 
@@ -149,9 +150,9 @@ class Attention(nn.Module):
         cos_TR: Tensor,
         sin_TR: Tensor,
         cache: KeyValueCache | None = None,
-        mask_B1TT: Tensor | None = None,
+        documents: PackedDocuments | None = None,
     ) -> Tensor:
-        """x_BTD to x_BTD. The tables may differ by row (cos_BTR); `mask_B1TT`, if given, replaces the causal mask."""
+        """x_BTD to x_BTD. The tables may differ by row (cos_BTR). With `documents`, each attends only to itself."""
         qkv_BTKGH = self.qkv(x_BTD).unflatten(-1, (-1, self.group + 2, self.head_dim))
         q_BTNH, k_BTKH, v_BTKH = split_and_rotate(qkv_BTKGH, cos_TR, sin_TR)
         q_BNTH, k_BKSH, v_BKSH = q_BTNH.transpose(1, 2), k_BTKH.transpose(1, 2), v_BTKH.transpose(1, 2)
@@ -159,21 +160,19 @@ class Attention(nn.Module):
         if cache is not None:
             start = cache.length
             k_BKSH, v_BKSH = cache.update(self.layer, k_BKSH, v_BKSH)
-        y_BNTH = attend(q_BNTH, k_BKSH, v_BKSH, start, mask_B1TT)
+        y_BNTH = attend(q_BNTH, k_BKSH, v_BKSH, start, documents)
         return self.out(y_BNTH.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]  # a module's call is Any
 
 
 def separate_documents(tokens_BT: Tensor, end_of_document: int) -> tuple[Tensor, Tensor]:
-    """position_BT, counted from 0 in each document, and mask_B1TT, by which a token sees its own document up to itself.
+    """position_BT, counted from 0 in each document, and document_BT, the number of a token's document in its row.
 
-    The token that ends a document belongs to it. The mask holds B x T x T booleans.
+    The token that ends a document belongs to it.
     """
     index_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
     starts_BT = F.pad(tokens_BT[:, :-1] == end_of_document, (1, 0), value=False)
     position_BT = index_T - torch.where(starts_BT, index_T, 0).cummax(dim=1).values
-    document_BT = starts_BT.cumsum(dim=1)
-    same_BTT = document_BT[:, :, None] == document_BT[:, None, :]
-    return position_BT, (same_BTT & (index_T[:, None] >= index_T)).unsqueeze(1)
+    return position_BT, starts_BT.cumsum(dim=1)
 
 
 class MLP(nn.Module):

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.attention.varlen  # registers its operator
 from torch import Tensor
 from torch.utils.checkpoint import (
     CheckpointPolicy,
@@ -34,6 +35,7 @@ _ATTENTION = {
     _aten._scaled_dot_product_efficient_attention.default,
     _aten._scaled_dot_product_cudnn_attention.default,
     _aten._scaled_dot_product_flash_attention_for_cpu.default,
+    torch.ops.torch_attn._varlen_attn.default,
 }
 _PRODUCTS_OF_A_BLOCK = 4  # attention.qkv, attention.out, mlp.up, mlp.down
 
