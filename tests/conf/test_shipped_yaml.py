@@ -50,7 +50,7 @@ COMPANIONS = {
     "blend=reference": ["schedule=reference"],
     "schedule=nemotron4_8t": ["blend=nemotron4", "model=nemotron4_15b"],
     "schedule=nemotron4_continued": ["blend=nemotron4", "model=nemotron4_15b"],
-    "precision=fp8": ["topology=h100_x1"],
+    "precision=fp8": ["topology=h100_x1", "topology.compile=true"],
     "schedule=hour": ["model.max_sequence_length=512", "topology.micro_batch_size=12"],
     "corpus=files": ["corpus.name=mine", "corpus.files=[a.jsonl]"],
 }

@@ -46,6 +46,15 @@ FP8 = PrecisionConfig(compute=Precision.fp8)
             {"precision": FP8},
             "precision.compute (fp8): needs torchao and an H100 or newer; use precision=bf16",
         ),
+        (
+            {"precision": FP8, "topology": TopologyConfig(device=Device.cuda)},
+            "precision.compute (fp8): uncompiled, it is slower than bf16; set topology.compile=true or use"
+            " precision=bf16",
+        ),
+        (
+            {"precision": FP8, "topology": TopologyConfig(device=Device.cuda, tensor=2)},
+            "precision.compute (fp8): not with topology.tensor = 2; set it to 1 or use precision=bf16",
+        ),
     ],
 )
 def test_rules_across_groups(tmp_path, changes, message):
@@ -94,14 +103,26 @@ def test_a_model_or_a_sequence_that_tensor_parallelism_cannot_cut(tmp_path, tens
     assert str(caught.value) == message
 
 
+def test_float8_needs_its_topology_in_every_phase(tmp_path):
+    job = smoke_job(tmp_path, tmp_path)
+    topology = TopologyConfig(device=Device.cuda, compile=True)
+    job.schedule.phases["main"].topology = TopologyConfig(device=Device.cuda)
+    with pytest.raises(ValueError) as caught:
+        dataclasses.replace(job, topology=topology, precision=FP8)
+    assert str(caught.value) == (
+        "precision.compute (fp8): uncompiled, it is slower than bf16; set schedule.phases.main.topology.compile=true or"
+        " use precision=bf16"
+    )
+
+
 def test_float8_needs_dimensions_that_its_products_take(tmp_path):
-    job, topology = smoke_job(tmp_path, tmp_path), TopologyConfig(device=Device.cuda, tensor=2)
+    job, topology = smoke_job(tmp_path, tmp_path), TopologyConfig(device=Device.cuda, compile=True)
     assert dataclasses.replace(job, topology=topology, precision=FP8).precision == FP8
-    model = dataclasses.replace(job.model, intermediate_size=80)
+    model = dataclasses.replace(job.model, intermediate_size=72)
     with pytest.raises(ValueError) as caught:
         dataclasses.replace(job, model=model, topology=topology, precision=FP8)
     assert str(caught.value) == (
-        "model.intermediate_size (80): must be a multiple of 16 x topology.tensor = 32 for fp8"
+        "model.intermediate_size (72): must be a multiple of 16 x topology.tensor = 16 for fp8"
     )
 
 

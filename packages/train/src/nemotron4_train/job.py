@@ -149,7 +149,7 @@ class PrecisionConfig:
 
     compute: Precision = Precision.fp32
     """Format of matrix products: fp32; bf16 (autocast on one device, FSDP2's mixed precision on a mesh); or fp8 (bf16,
-    but float8 in the blocks)."""
+    but float8 in the blocks), which needs topology.compile=true and topology.tensor=1."""
     reduce: DType = DType.fp32
     """Format in which gradients are reduced over data-parallel ranks: fp32 or bf16."""
 
@@ -290,8 +290,6 @@ class TrainJob:
             )
             where = "topology" if phase.topology is None else f"{key}.topology"
             self._check_phase_on(phase.topology or self.topology, where, phase, key)
-        if self.precision.compute is Precision.fp8:
-            self._check_float8()
 
     def _check_phase_on(self, topology: TopologyConfig, where: str, phase: Phase, key: str) -> None:
         """Check that the phase and the model fit a topology; `where` is its key."""
@@ -313,20 +311,22 @@ class TrainJob:
         for name in ("num_key_value_heads", "intermediate_size", "vocab_size"):
             value = getattr(self.model, name)
             require(value % tensor == 0, f"model.{name}", value, f"must be divisible by {where}.tensor = {tensor}")
+        if self.precision.compute is Precision.fp8:
+            self._check_float8(topology, where)
 
-    def _check_float8(self) -> None:
+    def _check_float8(self, topology: TopologyConfig, where: str) -> None:
         """Check what does not need the training machine; nemotron4_model.parallel.float8 checks the rest."""
-        require(
-            self.topology.device is Device.cuda,
-            "precision.compute",
-            "fp8",
-            "needs torchao and an H100 or newer; use precision=bf16",
-        )
-        unit = 16 * self.topology.tensor
+        for holds, rule in (
+            (topology.device is Device.cuda, "needs torchao and an H100 or newer; use precision=bf16"),
+            (topology.tensor == 1, f"not with {where}.tensor = {topology.tensor}; set it to 1 or use precision=bf16"),
+            (topology.compile, f"uncompiled, it is slower than bf16; set {where}.compile=true or use precision=bf16"),
+        ):
+            require(holds, "precision.compute", "fp8", rule)
+        unit = 16 * topology.tensor
         for key in ("hidden_size", "intermediate_size"):
             value = getattr(self.model, key)
             require(
-                value % unit == 0, f"model.{key}", value, f"must be a multiple of 16 x topology.tensor = {unit} for fp8"
+                value % unit == 0, f"model.{key}", value, f"must be a multiple of 16 x {where}.tensor = {unit} for fp8"
             )
 
     @property
