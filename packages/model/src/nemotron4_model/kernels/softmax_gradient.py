@@ -1,7 +1,8 @@
 """The loss of a chunk of logits, and its gradient in their place: softmax(logits) - one_hot(target).
 
 Paths:
-- on CUDA, where Triton and a C compiler, which it needs, are installed: two Triton kernels (softmax_triton.py);
+- on CUDA, where Triton is installed, with the C compiler and the headers of Python that it needs: two Triton kernels
+  (softmax_triton.py);
 - otherwise: torch's softmax in fp32, in place; logits of another dtype go through a buffer of fp32.
 
 Bytes moved for each bf16 logit, counted from the kernels: Triton reads 2 for the loss, and reads 2 and writes 2 for
@@ -16,8 +17,10 @@ Shapes: C tokens of one chunk, V words whose logits are here, of a vocabulary th
 
 import os
 import shutil
+import sysconfig
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -65,7 +68,8 @@ def softmax_gradient_(
 @cache
 def _triton_is_usable(device_type: str) -> bool:
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
-    return device_type == "cuda" and find_spec("triton") is not None and compiler is not None
+    has_headers = Path(sysconfig.get_path("include"), "Python.h").is_file()
+    return device_type == "cuda" and find_spec("triton") is not None and compiler is not None and has_headers
 
 
 def _by_triton(logits_CV: Tensor, targets_C: Tensor, group: dist.ProcessGroup | None, want_gradient: bool) -> Tensor:
