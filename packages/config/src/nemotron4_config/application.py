@@ -60,13 +60,17 @@ def run_application(verb: str, command: Command, overrides: list[str], check: Ca
     """
     job_type: type[Any] = load_attribute(command.job)
     ConfigStore.instance().store(name="job", node=job_type)
+    register_resolvers(command)
     if set(overrides) & {"-h", "--help"}:
         _, words = split_options([text for text in overrides if text not in ("-h", "--help")])
-        given = typed_overrides([text for text in words if "=" in text], job_type, config_groups(), False)
+        given = typed_overrides(
+            command.with_implied([text for text in words if "=" in text]), job_type, config_groups(), False
+        )
         print(help_text(verb, command, given, [text for text in words if "=" not in text]), end="")
         return 0
     name = sweep_name(verb, overrides)
     options, given = split_options(overrides)
+    given = command.with_implied(given)
     is_sweep = "--multirun" in options
     typed = typed_overrides(given, job_type, config_groups(), is_sweep)
     OmegaConf.register_new_resolver("sweep_name", lambda: name, replace=True)
@@ -85,6 +89,16 @@ def run_application(verb: str, command: Command, overrides: list[str], check: Ca
     if is_sweep and not task.sweep.rows:
         raise ValueError(f"-m ({' '.join(given)}): has no jobs; one of its lists is empty")
     return 1 if any(row.error for row in task.sweep.rows) else 0
+
+
+def register_resolvers(command: Command) -> None:
+    """Let interpolations of conf/ call the command's functions."""
+    for name, reference in command.resolvers.items():
+
+        def resolve(key: str, *, _root_: DictConfig, reference: str = reference) -> Any:
+            return load_attribute(reference)(_root_, key)
+
+        OmegaConf.register_new_resolver(name, resolve, replace=True)
 
 
 def _adapt_optuna() -> None:
@@ -140,6 +154,8 @@ def _check_reference(node: Any, path: str) -> None:
     try:
         found = node._dereference_node()
     except OmegaConfBaseException as error:
+        if isinstance(error.__context__, ValueError | OSError):  # of a command's own resolver
+            raise error.__context__ from error
         reason = str(error.msg or error).split("\n")[0]
         raise ValueError(f"{reference}: {reason}; write \\${{ if it is text, not a reference") from error
     if isinstance(node, DictConfig | ListConfig) and found._metadata.ref_type != node._metadata.ref_type:

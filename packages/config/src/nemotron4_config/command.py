@@ -8,8 +8,8 @@ listing the verbs imports neither Hydra nor torch: `nemotron4 --help` takes less
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 ENTRY_POINT_GROUP = "nemotron4.commands"
@@ -33,6 +33,20 @@ class Command:
     It receives the jobs that are not complete, as (directory, job), and calls report(index, objective, error) as each
     ends; or it returns False at once, to have them run as processes.
     """
+    resolvers: Mapping[str, str] = field(default_factory=dict)
+    """By the name X of `${X:KEY}` in conf/: "module:attribute" of a function (composed job, KEY) -> value."""
+    implied_choices: Mapping[str, str] = field(default_factory=dict)
+    """By key: the GROUP=OPTION that an override of the key chooses, unless GROUP is chosen on the command line too."""
+
+    def with_implied(self, overrides: Sequence[str]) -> list[str]:
+        """The overrides of a command line, and those that they imply."""
+        values = {text.lstrip("+~").partition("=")[0]: text.partition("=")[2] for text in overrides}
+        implied = [
+            choice
+            for key, choice in self.implied_choices.items()
+            if values.get(key, "null") != "null" and choice.partition("=")[0] not in values
+        ]
+        return [*overrides, *implied]
 
 
 def load_attribute(reference: str) -> Any:

@@ -14,8 +14,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-_USER_DEFINED, _CONTROL = 4, 3
-_USER_DEFINED_FIELD = bytes((3 << 3, _USER_DEFINED))
+USER_DEFINED, _CONTROL = 4, 3
+_USER_DEFINED_FIELD = bytes((3 << 3, USER_DEFINED))
 # nemotron4_model's tokenizer_json.py has the same rule: neither package imports the other.
 _MARKER = re.compile(r"\u2581?(?:<\S*[^\W\d_]\S*>|\[\S*[^\W\d_]\S*\])")
 
@@ -31,7 +31,7 @@ def with_markers_as_control(model: bytes) -> tuple[bytes, dict[int, str]]:
         piece = {field: (first, last) for field, first, last in fields(model, start, end)}
         text = model[slice(*piece[1])].decode("utf-8", errors="replace")
         kind = piece.get(3, (start, start))[0]
-        if model[kind] == _USER_DEFINED and _MARKER.fullmatch(text):
+        if model[kind] == USER_DEFINED and _MARKER.fullmatch(text):
             changed[kind] = _CONTROL
             markers[token] = text
     return bytes(changed), markers

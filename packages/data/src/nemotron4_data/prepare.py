@@ -30,6 +30,7 @@ from nemotron4_common.staging import (
 )
 from nemotron4_common.terminal import plain_console
 
+from .added_pieces import add_pieces
 from .blend import blend_facts, check_sources
 from .curation.decontamination import benchmark_files
 from .curation.quality import check_scorer
@@ -143,6 +144,7 @@ class _Preparation:
                     f"tokenizer.model ({model}): no such file; give a SentencePiece model, or null to train one"
                 )
             Tokenizer(model)
+            add_pieces(Path(model), self.job.tokenizer.extra_pieces)
         if curation.quality.domains:
             check_scorer(curation.quality)
         if curation.decontamination.domains:
@@ -256,15 +258,18 @@ class _Preparation:
     def _tokenizer_inputs(self) -> dict[str, Any]:
         config = self.job.tokenizer
         if config.model is not None:
-            return {"model": file_sha256(Path(config.model))}
-        return {"seed": self.job.seed, **asdict(config)}
+            extra = {"extra_pieces": config.extra_pieces} if config.extra_pieces else {}
+            return {"model": file_sha256(Path(config.model)), **extra}
+        settings = asdict(config)
+        del settings["extra_pieces"]  # only for an existing model
+        return {"seed": self.job.seed, **settings}
 
     def _tokenizer(self, work: Path) -> tuple[list[Path], dict[str, Any]]:
         config = self.job.tokenizer
         with self._replacing("tokenizer", "tokenizer") as output:
             if config.model is not None:
                 Tokenizer(config.model)  # raises for an unusable one, naming the user's path
-                model = Path(config.model).read_bytes()
+                model = add_pieces(Path(config.model), config.extra_pieces)
             else:
                 num_bytes = self._train_sizes("documents", "bytes")
                 self.executor.rest()  # training needs about eleven times tokenizer.train_bytes of memory

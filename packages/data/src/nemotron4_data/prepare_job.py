@@ -133,6 +133,9 @@ class TokenizerConfig:
 
     model: str | None = None
     """Path of an existing SentencePiece tokenizer.model; null trains one on this corpus."""
+    extra_pieces: list[str] = field(default_factory=list)
+    """Pieces to add to `model`, with ids after its own: words, which text encodes to wherever they occur, or markers
+    such as `<|user|>`, which no text encodes to."""
     vocab_size: int = 256_000
     """Pieces in the vocabulary, including the special ones and 256 for single bytes."""
     train_bytes: int = 1_000_000_000
@@ -145,6 +148,14 @@ class TokenizerConfig:
     """Upsampled sources of share f weigh f**exponent together and share it by size**exponent; 1 is by size."""
 
     def __post_init__(self) -> None:
+        for piece in self.extra_pieces:
+            if piece.split() != [piece] or "\0" in piece:
+                raise ValueError(f"tokenizer.extra_pieces ({piece!r}) must be text without white space: change it")
+        if self.extra_pieces and self.model is None:
+            raise ValueError(
+                f"tokenizer.extra_pieces ({', '.join(self.extra_pieces)}) are added to an existing tokenizer:"
+                " give it as tokenizer.model=PATH"
+            )
         if self.vocab_size < 512:
             raise ValueError(f"tokenizer.vocab_size ({self.vocab_size}) must be at least 512: 256 pieces are bytes")
         if self.train_bytes < 1:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 _PRESETS = Path(__file__).parent / "presets"
+_FROM_DIRECTORY = "from_directory"  # an option of the group, with no numbers of its own
 
 
 class Recompute(Enum):
@@ -211,7 +212,7 @@ class ModelConfig:
 
 def preset_names() -> list[str]:
     """The names that ModelConfig.preset accepts, sorted."""
-    return sorted(path.stem for path in _PRESETS.glob("*.yaml"))
+    return sorted(path.stem for path in _PRESETS.glob("*.yaml") if path.stem != _FROM_DIRECTORY)
 
 
 def _read_flat_yaml(path: Path) -> dict[str, Any]:

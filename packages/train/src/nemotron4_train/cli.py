@@ -15,17 +15,23 @@ if TYPE_CHECKING:
     from nemotron4_train.launching.status import StatusJob
     from nemotron4_train.reporting.report import ReportJob
 
+_RESOLVERS = {"of_start_from": "nemotron4_train.checkpoints.start_from:model_number"}
+_IMPLIED = {"start_from": "model=from_directory"}
 TRAIN = Command(
     job="nemotron4_train.job:TrainJob",
     run="nemotron4_train.cli:train",
     summary="Pretrain over a token timeline, or resume where a run stopped; preview it with `plan`",
     summarise_sweep="nemotron4_train.sweeps.table:summarise",
     run_jobs="nemotron4_train.launching.slurm_sweep:run_jobs",
+    resolvers=_RESOLVERS,
+    implied_choices=_IMPLIED,
 )
 PLAN = Command(
     job="nemotron4_train.job:TrainJob",
     run="nemotron4_train.plan.tables:show",
     summary="Show a training job before it runs: parameters, timeline, epochs, and a plot of it",
+    resolvers=_RESOLVERS,
+    implied_choices=_IMPLIED,
 )
 EXPORT = Command(
     job="nemotron4_train.checkpoints.export:ExportJob",

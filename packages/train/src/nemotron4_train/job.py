@@ -242,6 +242,9 @@ class TrainJob:
     resume: str = "auto"
     """Where to start: auto (the newest checkpoint of the same job), never (from the first step), or the path of a
     checkpoint."""
+    start_from: str | None = None
+    """A model directory, such as an export or a published Nemotron model, whose weights, architecture and tokenizer the
+    run begins with; null draws new weights."""
     model: ModelConfig
     """The model's architecture."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -269,6 +272,13 @@ class TrainJob:
     def __post_init__(self) -> None:
         """Check the rules that span groups; raises ValueError with the dotted keys."""
         check_finite(self)
+        require(self.start_from != "", "start_from", "''", "must name a model directory; leave it out for new weights")
+        require(
+            self.start_from is None or self.resume in ("auto", "never"),
+            "start_from",
+            self.start_from,
+            f"cannot be combined with resume={self.resume}, which has weights of its own; leave one out",
+        )
         require(
             bool(self.schedule.phases), "schedule", "empty", "needs at least one phase; choose one: schedule=OPTION"
         )
@@ -355,6 +365,8 @@ class TrainJob:
             del described[group]
         for key in ("num_workers", "verify"):
             del described["data"][key]
+        if self.start_from is None:  # as before there was such a key
+            del described["start_from"]
         del described["schedule"]["budget_flops"]  # already applied to the phases
         for phase in described["schedule"]["phases"].values():
             del phase["topology"]

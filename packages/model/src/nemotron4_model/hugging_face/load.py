@@ -1,24 +1,43 @@
 """Reading a model directory: written by this package, by transformers, or an older NVIDIA export.
 
-Invariant: every parameter is read exactly once, from safetensors only, with the shape that config.json implies; nothing
-that could run code (pickle) is opened.
+Invariant: every element of a parameter is read exactly once, from safetensors only, with the shapes that config.json
+implies; nothing that could run code (pickle) is opened. A rank reads only what its shards hold, and one file at a time
+is mapped into memory.
 """
 
 import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from nemotron4_model.config import ModelConfig
 from nemotron4_model.hugging_face.config_json import from_json
-from nemotron4_model.hugging_face.names import fuse_qkv, hugging_face_shapes
+from nemotron4_model.hugging_face.names import hugging_face_names, hugging_face_shapes, stored_rows
+from nemotron4_model.shards import local_indices
 from nemotron4_model.transformer import Transformer
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_OF_VOCABULARY = ("embedding.weight", "head.weight")
+_BYTES_AT_A_TIME = 16_000_000  # of the rows whose mean is taken
+
+
+@dataclass(frozen=True)
+class NewPieces:
+    """Pieces that the tokenizer has and the stored model was not trained on."""
+
+    first: int
+    """Their first id: the number of pieces that the stored model knows."""
+    end: int
+    """One past their last id."""
 
 
 def load_config(directory: str | Path) -> ModelConfig:
@@ -30,30 +49,130 @@ def load_config(directory: str | Path) -> ModelConfig:
 def load_pretrained(
     directory: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
 ) -> Transformer:
-    """The model in `directory`, with parameters of `dtype` on `device`.
+    """The model in `directory`, with parameters of `dtype` on `device`; raises what `check_pretrained` raises."""
+    config = check_pretrained(directory)  # before allocating memory
+    with torch.device("meta"):
+        model = Transformer(config).to(dtype)
+    model.to_empty(device=device)
+    load_weights(model, directory)
+    return model
+
+
+def check_pretrained(directory: str | Path) -> ModelConfig:
+    """The shape of the model in `directory`, whose weights are checked but not read.
 
     Raises ValueError if a tensor is missing, unexpected or of the wrong shape, a file is damaged, or the weights are
     not safetensors: one line with the file, the tensor or key, what was found and what was expected.
     """
-    root = Path(directory)
-    config = load_config(root)
+    config, reader = load_config(directory), _Directory(Path(directory))
     with torch.device("meta"):
-        model = Transformer(config).to(dtype)
-    reader = _Reader(root)
-    stored = {name: list(hugging_face_shapes(name, p.shape, config)) for name, p in model.named_parameters()}
-    for wanted in stored.values():  # check everything before allocating memory
-        for stored_name, shape in wanted:
+        model = Transformer(config)
+    for name, parameter in model.named_parameters():
+        for stored_name, shape in hugging_face_shapes(name, parameter.shape, config):
             reader.check(stored_name, shape)
     reader.check_nothing_is_left()
-    model.to_empty(device=device)
+    return config
+
+
+def weight_files(directory: str | Path) -> list[str]:
+    """Names of the files that hold the weights, sorted, and of the index if there is one."""
+    root = Path(directory)
+    names = set(_Directory(root).file_of.values())
+    return sorted({*names, _INDEX} if (root / _INDEX).is_file() else names)
+
+
+def load_weights(model: Transformer, directory: str | Path, new: NewPieces | None = None) -> None:
+    """Fill every parameter of `model`, sharded or not, in place, from a directory that `check_pretrained` accepts.
+
+    The model must have storage and the directory's shape, but may have more rows of vocabulary. Values are converted to
+    the parameters' dtype. Rows of `new` pieces, and rows that the directory does not have, get the mean of the rows
+    that the stored model knows (of all its rows without `new`). Not a collective: each rank reads its own parts.
+    """
+    reader, stored = _Directory(Path(directory)), load_config(directory)
+    parts: dict[str, list[_Part]] = defaultdict(list)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parts = [reader.read(stored_name) for stored_name, _ in stored[name]]
-            parameter.copy_(parts[0] if len(parts) == 1 else fuse_qkv(parts[0], parts[1], parts[2], config))
-    return model
+            assert not parameter.is_meta, f"{name} has no storage: call model.to_empty(device=...) first"
+            local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+            rows, *columns = local_indices(parameter)
+            assert local.shape == torch.Size([len(rows), *map(len, columns)])
+            if name in _OF_VOCABULARY:
+                rows = _fill_new_rows(local, name, rows, columns[0], reader, stored.vocab_size, new)
+            for part in _parts(name, local, rows, columns, stored):
+                parts[reader.file_of[part.name]].append(part)
+        for file_name in sorted(parts):
+            _copy(reader.open(file_name), parts[file_name])
 
 
-class _Reader:
+def _fill_new_rows(
+    local: Tensor,
+    name: str,
+    rows: Tensor,
+    columns: Tensor,
+    reader: "_Directory",
+    vocab_size: int,
+    new: NewPieces | None,
+) -> Tensor:
+    """Give the rows of `local` that cannot be read their mean; returns `rows` with those as -1."""
+    known = vocab_size if new is None else new.first
+    is_new = rows >= vocab_size
+    if new is not None:
+        is_new |= (rows >= new.first) & (rows < new.end)
+    if is_new.any():
+        (stored_name,) = hugging_face_names(name)
+        mean_D = _mean_row(reader, stored_name, known)[columns]
+        local[is_new.to(local.device)] = mean_D.to(local.device, local.dtype)
+    return rows.masked_fill(is_new, -1)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Consecutive rows of a stored tensor, and where they belong."""
+
+    name: str
+    first_row: int
+    columns: slice | None
+    """None for vectors."""
+    target: Tensor
+    """A view of the parameter."""
+
+
+def _parts(name: str, local: Tensor, rows: Tensor, columns: list[Tensor], config: ModelConfig) -> Iterator[_Part]:
+    """What `local` holds: `rows` and `columns` of our parameter `name`, but for rows of -1."""
+    if not local.numel():
+        return
+    wanted = None
+    if columns:
+        wanted = slice(int(columns[0][0]), int(columns[0][-1]) + 1)
+        assert wanted.stop - wanted.start == len(columns[0]), "columns are split into contiguous parts"
+    names = hugging_face_names(name)
+    which, stored = stored_rows(name, rows, config)
+    breaks = (rows.diff() != 1) | (which.diff() != 0) | (stored.diff() != 1)
+    starts = [0, *(breaks.nonzero().flatten() + 1).tolist(), len(rows)]
+    for start, end in pairwise(starts):
+        if rows[start] >= 0:
+            yield _Part(names[which[start]], int(stored[start]), wanted, local[start:end])
+
+
+def _copy(file: Any, parts: list[_Part]) -> None:
+    for part in parts:
+        rows = slice(part.first_row, part.first_row + len(part.target))
+        tensor = file.get_slice(part.name)
+        part.target.copy_(tensor[rows] if part.columns is None else tensor[rows, part.columns])
+
+
+def _mean_row(reader: "_Directory", name: str, num_rows: int) -> Tensor:
+    """The mean of the first rows of a stored matrix, in fp64."""
+    tensor = reader.open(reader.file_of[name]).get_slice(name)
+    width = tensor.get_shape()[1]
+    total_D = torch.zeros(width, dtype=torch.float64)
+    step = max(1, _BYTES_AT_A_TIME // (8 * width))
+    for first in range(0, num_rows, step):
+        total_D += tensor[first : min(first + step, num_rows)].double().sum(0)
+    return total_D / num_rows
+
+
+class _Directory:
     """The tensors of a directory by name. Check each, then that there are no others, then read."""
 
     def __init__(self, root: Path) -> None:
@@ -83,17 +202,25 @@ class _Reader:
                 "quantised weights are not supported"
             )
 
-    def read(self, name: str) -> Tensor:
-        tensor: Tensor = self._file(self.file_of[name]).get_tensor(name)
-        return tensor
-
     def check_nothing_is_left(self) -> None:
+        """Raise ValueError if the directory has a tensor that was not checked."""
         held = set().union(*(self._file(file_name).keys() for file_name in set(self.file_of.values())))
         # Older exports store the rotary frequencies, which we compute.
         unknown = self._unchecked | (held - set(self.file_of))
         extra = sorted(name for name in unknown if not name.endswith("rotary_emb.inv_freq"))
         if extra:
             raise ValueError(f"{self.root}: tensor {extra[0]!r} is not part of this model ({len(extra)} such tensors)")
+
+    def open(self, name: str) -> Any:
+        """A file to read from. Its pages stay in memory until it is released: hold one at a time."""
+        try:
+            return safe_open(self.root / name, framework="pt")
+        except FileNotFoundError as error:
+            raise ValueError(f"{self.root / name}: the file is missing; {_INDEX} names it") from error
+        except SafetensorError as error:
+            raise ValueError(
+                f"{self.root / name}: damaged or not a safetensors file ({error}); copy it again"
+            ) from error
 
     def _locate(self) -> dict[str, str]:
         if (self.root / _INDEX).is_file():
@@ -115,15 +242,9 @@ class _Reader:
         raise ValueError(f"{self.root}: has neither {_SINGLE} nor {_INDEX}; this is not a model directory")
 
     def _file(self, name: str) -> Any:
+        """A file to look into: kept open, because its tensors are not read."""
         if name not in self._open:
-            try:
-                self._open[name] = safe_open(self.root / name, framework="pt")
-            except FileNotFoundError as error:
-                raise ValueError(f"{self.root / name}: the file is missing; {_INDEX} names it") from error
-            except SafetensorError as error:
-                raise ValueError(
-                    f"{self.root / name}: damaged or not a safetensors file ({error}); copy it again"
-                ) from error
+            self._open[name] = self.open(name)
         return self._open[name]
 
 

@@ -1,6 +1,6 @@
 """Names and layouts of weights: ours (one fused qkv) and those of NemotronForCausalLM (q, k and v separate).
 
-Invariant: splitting and fusing are inverse to each other, bit for bit.
+Invariant: `to_hugging_face` and `stored_rows` describe the same layout.
 
 Shapes: K key/value heads, G query heads per key/value head, H head width, D hidden.
 """
@@ -48,10 +48,15 @@ def to_hugging_face(name: str, tensor: Tensor, config: ModelConfig) -> Iterator[
         yield part_name, part.reshape(-1, config.hidden_size)
 
 
-def fuse_qkv(q: Tensor, k: Tensor, v: Tensor, config: ModelConfig) -> Tensor:
-    """Our qkv weight, from the three stored ones."""
-    shape = (config.num_key_value_heads, -1, config.attention_head_dim, config.hidden_size)
-    return torch.cat([part.view(shape) for part in (q, k, v)], dim=1).flatten(0, 2)
+def stored_rows(name: str, rows: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor]:
+    """Where rows of our parameter are stored: for each, which of its `hugging_face_names`, and the row there."""
+    if len(hugging_face_names(name)) == 1:
+        return torch.zeros_like(rows), rows
+    group, width = config.num_queries_per_key_value_head, config.attention_head_dim
+    block, within = rows // width, rows % width
+    kv_head, member = block // (group + 2), block % (group + 2)
+    head = torch.where(member < group, kv_head * group + member, kv_head)
+    return (member - group + 1).clamp(min=0), head * width + within
 
 
 def hugging_face_shapes(name: str, shape: torch.Size, config: ModelConfig) -> Iterator[tuple[str, torch.Size]]:

@@ -80,6 +80,7 @@ def export_checkpoint(job: ExportJob, train_job: TrainJob) -> Path:
         "checkpoint": found.directory.name,
         "step": found.step,
         "tokens": found.tokens,
+        **({} if found.started_from is None else {"started_from": found.started_from}),
         "source_tokens": {name: counts["tokens"] for name, counts in ledger.sources.items()},
     }
     readme = export_readme(

@@ -54,6 +54,8 @@ class CheckpointState:
     model: Mapping[str, Any] = field(default_factory=dict)
     """The model's configuration, from `describe_model`."""
     guard: GuardState = field(default_factory=GuardState)
+    started_from: Mapping[str, Any] | None = None
+    """The model directory whose weights its run began with, as start_from.py records it."""
 
     def to_json(self) -> bytes:
         """The content of the file."""

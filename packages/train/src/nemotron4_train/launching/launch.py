@@ -49,8 +49,8 @@ def launch(job: TrainJob, job_yaml: str) -> float | None:
         let_segments_grow()
     check_machine(job)
     check_afterwards(job)
-    corpus = check_corpus(job)
     directory = choose_directory(job, timeline.num_steps)
+    corpus = check_corpus(job, directory)
     done_steps = check_checkpoint(job, corpus, directory, timeline)
     on_slurm, elsewhere = job.launcher.kind is LauncherKind.slurm, job.launcher.dry_run
     # `status` may hold the lock for a moment.

@@ -13,7 +13,7 @@ from nemotron4_common.extras import check_installed
 from nemotron4_data import Corpus
 from nemotron4_data.blend import phase_weights
 from nemotron4_eval.heldout import check_domains
-from nemotron4_train.checkpoints import reading
+from nemotron4_train.checkpoints import reading, start_from
 from nemotron4_train.job import Precision, TrainJob
 from nemotron4_train.launcher_config import MAX_THREADS, LauncherKind
 from nemotron4_train.launching.gpu_limits import check_gpu_here, state_bytes
@@ -103,11 +103,21 @@ def _check_memory(job: TrainJob, topology: TopologyConfig) -> None:
             )
 
 
-def check_corpus(job: TrainJob) -> Corpus:
-    """Open the corpus, checking that its tokenizer, its sources and their sizes fit the model and the blend."""
+def check_corpus(job: TrainJob, directory: Path) -> Corpus:
+    """Open the corpus, checking that its tokenizer, its sources and their sizes fit the model and the blend.
+
+    If the run in `directory` is to begin with the weights of start_from, that model is checked first.
+    """
+    begins_with_weights = job.start_from is not None and reading.peek(directory, job.resume) is None
+    if begins_with_weights:
+        start_from.check_model(job)
     if not Path(job.data.dir).is_dir():
         raise ValueError(f"data.dir ({job.data.dir}): no such directory; make it with `nemotron4 prepare`")
-    corpus = Corpus.open(job.data.dir, verify=job.data.verify)
+    corpus = Corpus.open(job.data.dir)
+    if begins_with_weights:
+        start_from.Pieces.of(job, corpus)
+    if job.data.verify:
+        corpus.verify()
     if corpus.vocab_size > job.model.vocab_size:
         raise ValueError(
             f"model.vocab_size ({job.model.vocab_size}): smaller than the {corpus.vocab_size} pieces of the tokenizer"

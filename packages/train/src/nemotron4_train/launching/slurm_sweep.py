@@ -95,7 +95,7 @@ def _write(directory: Path, job: TrainJob) -> _Ready:
     """Check a job as `launch` does, and make its directory; the sweep has already written its sweep_job.yaml."""
     timeline = job.timeline()
     check_machine(job)
-    corpus = check_corpus(job)
+    corpus = check_corpus(job, directory)
     done_steps = check_checkpoint(job, corpus, directory, timeline)
     with exclusive(directory):
         create(directory, job, (directory / "sweep_job.yaml").read_text(), timeline.num_steps, RunState.queued)

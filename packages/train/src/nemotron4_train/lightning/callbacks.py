@@ -7,6 +7,7 @@ enters them at the same step because the timeline, not a clock, decides when.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -135,14 +136,16 @@ class Checkpointer(AfterStep):
         corpus: Corpus,
         stream: TokenStream,
         ledger: Ledger | None,
+        started_from: Mapping[str, Any] | None,
     ) -> None:
-        """`ledger` is that of the checkpoint that the run resumes from."""
+        """`ledger` is that of the checkpoint that the run resumes from; `started_from` goes into every checkpoint."""
         self.run_directory = run_directory
         self.job = job
         self.timeline = timeline
         self.corpus = corpus
         self.stream = stream
         self.ledger = ledger
+        self.started_from = started_from
         ends = {plan.first_step + plan.num_steps for plan in timeline.phases}
         self.phase_ends = ends if job.trainer.keep_phase_ends else set()
         self.writer: CheckpointWriter | None = None
@@ -198,6 +201,7 @@ class Checkpointer(AfterStep):
             job_digest=self.job.digest(),
             model=describe_model(self.job.model),
             guard=module.guard.state,
+            started_from=self.started_from,
         )
         self.writer.save(state, module.model, module.raw_optimizers, self.ledger.to_json())
 

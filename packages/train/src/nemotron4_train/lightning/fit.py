@@ -24,6 +24,7 @@ from nemotron4_data import Corpus, StreamPhase, TokenStream
 from nemotron4_data.blend import phase_weights
 from nemotron4_eval.heldout import domain_of
 from nemotron4_train.checkpoints import reading
+from nemotron4_train.checkpoints.start_from import Parent
 from nemotron4_train.cuda_settings import sum_in_fp32
 from nemotron4_train.health_check import check_health
 from nemotron4_train.host_memory import keep_freed_memory
@@ -94,9 +95,11 @@ def fit(job: TrainJob, run_directory: Path, stop: StopSignal) -> FitResult:
         check_health(job.topology, job.launcher.health_check_max_slowdown)
     found = reading.find(run_directory, job.resume)
     first_step = found.step if found else 0
+    parent = Parent.open(job, corpus) if job.start_from is not None and found is None else None
     guard = StepGuard(job.trainer, found.guard if found else GuardState())
-    module = PretrainingModule(job, timeline, stream.source_names, first_step, corpus.tokenizer.eos_id, guard)
-    saver = Checkpointer(run_directory, job, timeline, corpus, stream, found.ledger if found else None)
+    module = PretrainingModule(job, timeline, stream.source_names, first_step, corpus.tokenizer.eos_id, guard, parent)
+    started_from = found.started_from if found else parent.record if parent else None
+    saver = Checkpointer(run_directory, job, timeline, corpus, stream, found.ledger if found else None, started_from)
     stopper = StopOnSignal(stop)
     validator, callbacks, close = _callbacks(job, run_directory, timeline, corpus, saver, first_step, stopper)
     garbage = GarbageCollection()

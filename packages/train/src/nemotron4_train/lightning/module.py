@@ -20,6 +20,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from nemotron4_common.signals import STOP_SIGNALS
 from nemotron4_model import DType, Transformer, global_grad_norm_and_clip, grad_norms, initialise, parallelise
+from nemotron4_train.checkpoints.start_from import Parent
 from nemotron4_train.job import Precision, TrainJob
 from nemotron4_train.lightning.data import StepBatch
 from nemotron4_train.optimizers import build_optimizers
@@ -67,13 +68,16 @@ class PretrainingModule(pl.LightningModule):
         first_step: int,
         eos_id: int,
         guard: StepGuard,
+        parent: Parent | None = None,
     ) -> None:
+        """`parent` is what the weights begin with; None draws them."""
         super().__init__()
         self.automatic_optimization = False
         self.job = job
         self.timeline = timeline
         self.next_step = first_step
         self.guard = guard
+        self._parent = parent
         self._end_of_document = eos_id if job.data.mask_documents else None
         self.last: StepResult | None = None
         self.model: Transformer | None = None
@@ -85,7 +89,7 @@ class PretrainingModule(pl.LightningModule):
         """Whether this rank is still writing a checkpoint; set by the callback that saves."""
 
     def configure_model(self) -> None:
-        """Meta device -> mesh -> storage -> initial weights (each rank its part of the same full tensors)."""
+        """Meta device -> mesh -> storage -> initial weights: each rank its part of the same full tensors."""
         if self.model is not None:
             return
         job, mesh = self.job, self.device_mesh
@@ -101,7 +105,10 @@ class PretrainingModule(pl.LightningModule):
             float8=job.precision.compute is Precision.fp8,
         )
         model.to_empty(device=self.trainer.strategy.root_device)
-        initialise(model, job.seed, job.model)
+        if self._parent is None:
+            initialise(model, job.seed, job.model)
+        else:
+            self._parent.load(model)
         self.model = model
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:

@@ -14,7 +14,9 @@ from rich.table import Table
 
 from nemotron4_common.staging import write_file
 from nemotron4_common.terminal import plain_console
+from nemotron4_data import Corpus
 from nemotron4_train.budget import training_flops
+from nemotron4_train.checkpoints.start_from import Pieces, check_model
 from nemotron4_train.job import TrainJob
 from nemotron4_train.launching.legs import legs
 from nemotron4_train.reporting.report import timeline_rows
@@ -27,6 +29,8 @@ def show(job: TrainJob) -> None:
     if not console.is_terminal:
         console.width = max(console.width, 130)
     timeline = job.timeline()
+    if job.start_from is not None:
+        _check_start(console, job, job.start_from)
     console.print(_parameters(job))
     console.print(_mesh(job))
     console.print(_timeline(job, timeline))
@@ -35,6 +39,15 @@ def show(job: TrainJob) -> None:
         _print_epochs(console, job, timeline)
     else:
         console.print(f"{job.data.dir}: not prepared, so epochs are not known")
+
+
+def _check_start(console: Console, job: TrainJob, directory: str) -> None:
+    if not Path(directory).is_dir():
+        console.print(f"{directory}: not there, so the model that the run would start from is not checked")
+        return
+    check_model(job)
+    if Path(job.data.dir).is_dir():
+        Pieces.of(job, Corpus.open(job.data.dir))
 
 
 def _draw(job: TrainJob, timeline: Timeline) -> Path:
@@ -82,7 +95,6 @@ def _timeline(job: TrainJob, timeline: Timeline) -> Table:
 
 
 def _print_epochs(console: Console, job: TrainJob, timeline: Timeline) -> None:
-    from nemotron4_data import Corpus
     from nemotron4_data.blend import epochs_table, phase_weights, render_epochs
 
     tokens = Corpus.open(job.data.dir).num_train_tokens
