@@ -14,9 +14,7 @@ from rich.table import Table
 
 from nemotron4_common.staging import write_file
 from nemotron4_common.terminal import plain_console
-from nemotron4_data import Corpus
 from nemotron4_train.budget import training_flops
-from nemotron4_train.checkpoints.start_from import Pieces, check_model
 from nemotron4_train.job import TrainJob
 from nemotron4_train.launching.legs import legs
 from nemotron4_train.reporting.report import timeline_rows
@@ -45,6 +43,9 @@ def _check_start(console: Console, job: TrainJob, directory: str) -> None:
     if not Path(directory).is_dir():
         console.print(f"{directory}: not there, so the model that the run would start from is not checked")
         return
+    from nemotron4_data import Corpus
+    from nemotron4_train.checkpoints.start_from import Pieces, check_model
+
     check_model(job)
     if Path(job.data.dir).is_dir():
         Pieces.of(job, Corpus.open(job.data.dir))
@@ -95,6 +96,7 @@ def _timeline(job: TrainJob, timeline: Timeline) -> Table:
 
 
 def _print_epochs(console: Console, job: TrainJob, timeline: Timeline) -> None:
+    from nemotron4_data import Corpus
     from nemotron4_data.blend import epochs_table, phase_weights, render_epochs
 
     tokens = Corpus.open(job.data.dir).num_train_tokens
