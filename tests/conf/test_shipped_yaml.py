@@ -1,22 +1,26 @@
 """Every YAML that ships composes into a valid job; the tree holds what the schema says."""
 
 import itertools
+import json
 import math
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, FloatNode, ListConfig, OmegaConf
 
-from nemotron4_config.application import to_job
+from nemotron4_config.application import register_resolvers, to_job
 from nemotron4_config.command import command_loaders, load_attribute
 from nemotron4_config.job_file import load_job, render_job
 from nemotron4_data import ColumnsConfig
 from nemotron4_model import ModelConfig
+from nemotron4_model.config import preset_names
+from nemotron4_model.hugging_face.config_json import to_json
 from nemotron4_train.budget import training_flops
 from nemotron4_train.job import OptimizerConfig
 from nemotron4_train.launcher_config import LauncherConfig
@@ -51,6 +55,7 @@ COMPANIONS = {
     "schedule=nemotron4_8t": ["blend=nemotron4", "model=nemotron4_15b"],
     "schedule=nemotron4_continued": ["blend=nemotron4", "model=nemotron4_15b"],
     "precision=fp8": ["topology=h100_x1", "topology.compile=true"],
+    "schedule=reuse": ["blend=nemotron4", "model=nemotron4_15b"],
     "schedule=hour": ["model.max_sequence_length=512", "topology.micro_batch_size=12"],
     "corpus=files": ["corpus.name=mine", "corpus.files=[a.jsonl]"],
 }
@@ -62,7 +67,9 @@ def job_of(verb, *overrides):
 
 
 def composed(verb, *overrides):
-    ConfigStore.instance().store(name="job", node=load_attribute(command_loaders()[verb]().job))
+    command = command_loaders()[verb]()
+    ConfigStore.instance().store(name="job", node=load_attribute(command.job))
+    register_resolvers(command)
     with initialize_config_module("nemotron4_config.conf", version_base="1.3"):
         return compose(verb, list(overrides))
 
@@ -82,8 +89,12 @@ def options():
 
 
 @pytest.mark.parametrize(("verb", "option"), list(options()))
-def test_every_option_makes_a_valid_job(verb, option):
+def test_every_option_makes_a_valid_job(verb, option, tmp_path):
     overrides = list(COMPANIONS.get(option, []))
+    if option == "model=from_directory":
+        content = to_json(ModelConfig.preset("nano_1m"), torch.float32)
+        (tmp_path / "config.json").write_text(json.dumps(content))
+        overrides.append(f"start_from={tmp_path}")
     if option.startswith("topology=dgx"):
         for phase in ("warmup", "main", "continued"):
             overrides += [f"schedule.phases.{phase}.{key}" for key in ("global_batch_size=1152", "tokens=1_000_000")]
@@ -105,9 +116,13 @@ def test_every_verb_composes(verb):
     job_of(verb)
 
 
-@pytest.mark.parametrize("path", sorted((CONF / "model").glob("*.yaml")), ids=lambda path: path.stem)
-def test_a_model_option_is_the_preset_of_that_name(path):
-    assert job_of("train", f"model={path.stem}", "schedule=smoke").model == ModelConfig.preset(path.stem)
+@pytest.mark.parametrize("name", preset_names())
+def test_a_model_option_is_the_preset_of_that_name(name):
+    assert job_of("train", f"model={name}", "schedule=smoke").model == ModelConfig.preset(name)
+
+
+def test_every_model_option_is_a_preset_but_the_one_of_a_directory():
+    assert sorted(path.stem for path in (CONF / "model").glob("*.yaml")) == sorted([*preset_names(), "from_directory"])
 
 
 def test_the_15b_experiment_is_the_paper_s_model_on_its_mesh():
@@ -131,6 +146,17 @@ def test_a_schedule_is_continued_by_another():
     rates = [timeline.learning_rate_fraction(token) for token in (general.first_token, late.first_token)]
     assert rates == pytest.approx([0.1, 0.1 / 5], rel=0.01)
     assert timeline.learning_rate_fraction(timeline.num_tokens) == pytest.approx(0.1 / 100)
+
+
+@pytest.mark.parametrize("overrides", [["schedule=reuse", *COMPANIONS["schedule=reuse"]], ["experiment=continue_demo"]])
+def test_reuse_falls_to_a_hundredth_and_switches_its_blend_at_a_fifth(overrides):
+    timeline = Timeline(job_of("train", *overrides).schedule)
+    general, late = timeline.phases
+    first = timeline.learning_rate_fraction(general.tokens_per_step)
+    assert first == pytest.approx(1, abs=0.01)
+    assert timeline.learning_rate_fraction(late.first_token) == pytest.approx(1 / 5, rel=0.03)  # whole steps
+    assert timeline.learning_rate_fraction(timeline.num_tokens) == pytest.approx(1 / 100)
+    assert general.phase.blend != late.phase.blend
 
 
 def test_the_twin_keeps_the_proportions():
