@@ -45,8 +45,7 @@ def test_a_corpus_is_prepared_with_added_pieces(corpus, tmp_path, make_job):
     assert 1_024 in made.train("english/web")
     again = TokenizerConfig(model=str(made.tokenizer.path), extra_pieces=["Zyzzyva"])
     assert message_of(ValueError, run_prepare, make_job(tmp_path / "raw", tmp_path / "two", tokenizer=again)) == (
-        f"tokenizer.extra_pieces (Zyzzyva): {made.tokenizer.path} already has this piece, or it is given twice;"
-        " leave it out"
+        f"tokenizer.extra_pieces (Zyzzyva): is already a piece of {made.tokenizer.path}, or given twice; leave it out"
     )
 
 
@@ -55,15 +54,15 @@ def test_a_corpus_is_prepared_with_added_pieces(corpus, tmp_path, make_job):
     [
         (
             {"extra_pieces": ["a", "b"]},
-            "tokenizer.extra_pieces (a, b) are added to an existing tokenizer: give it as tokenizer.model=PATH",
+            "tokenizer.extra_pieces (['a', 'b']): are added to an existing tokenizer; give it as tokenizer.model=PATH",
         ),
         (
             {"model": "m", "extra_pieces": ["a b"]},
-            "tokenizer.extra_pieces ('a b') must be text without white space: change it",
+            "tokenizer.extra_pieces ('a b'): must be text without white space; change it",
         ),
         (
             {"model": "m", "extra_pieces": [""]},
-            "tokenizer.extra_pieces ('') must be text without white space: change it",
+            "tokenizer.extra_pieces (''): must be text without white space; change it",
         ),
     ],
 )

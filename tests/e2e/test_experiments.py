@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from smoke import VOCAB_SIZE, nemotron4, prepare_tiny
 from training_process import metric_rows
 
 from nemotron4_config.main import main
+from nemotron4_model import ModelConfig, Transformer, initialise, save_pretrained
 from nemotron4_train.run_directory import read_record
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -17,7 +19,7 @@ TINY = (
     "model.num_attention_heads=4", "model.num_key_value_heads=2", "model.head_dim=null", "blend.max_epochs=1000",
     "topology=cpu_1x1", "topology.micro_batch_size=2", "launcher.num_threads=1", "logger=csv",
     "schedule.shuffle_block_tokens=64", "optimizer.lr=1.0e-2", "trainer.validation_bytes_per_source=200",
-    "afterwards=[]",
+    "afterwards=[]", "topology.compile=false",
 )  # fmt: skip
 STEPS_PER_PHASE, SEQUENCE_LENGTH = 2, 32
 
@@ -43,8 +45,22 @@ def corpus(tmp_path_factory):
     return prepare_tiny(tmp_path_factory.mktemp("corpus"), sorted(sources))
 
 
+@pytest.fixture(scope="module")
+def parent(corpus, tmp_path_factory):
+    """A model directory of the tiny size, with the corpus's tokenizer."""
+    config = ModelConfig(
+        vocab_size=VOCAB_SIZE, hidden_size=32, intermediate_size=64, num_layers=2, num_attention_heads=4,
+        num_key_value_heads=2,
+    )  # fmt: skip
+    model = Transformer(config)
+    initialise(model, 1, config)
+    directory = tmp_path_factory.mktemp("parent") / "export"
+    save_pretrained(model, directory, dtype=torch.float32, tokenizer_model=corpus / "tokenizer/tokenizer.model")
+    return directory
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_a_shipped_experiment_trains(experiment, corpus, tmp_path, monkeypatch, capsys):
+def test_a_shipped_experiment_trains(experiment, corpus, parent, tmp_path, monkeypatch, capsys):
     job = composed(experiment, capsys)
     phases = job["schedule"]["phases"]
     smallest = min(phase["global_batch_size"] for phase in phases.values())
@@ -55,6 +71,7 @@ def test_a_shipped_experiment_trains(experiment, corpus, tmp_path, monkeypatch, 
         tiny = {"tokens": tokens, "global_batch_size": batches[-1], "sequence_length": SEQUENCE_LENGTH}
         overrides += [f"schedule.phases.{name}.{key}={value}" for key, value in tiny.items()]
         overrides += [f"schedule.phases.{name}.topology=null"] if phase["topology"] else []
+    overrides += [f"start_from={parent}"] if job["start_from"] else []
     monkeypatch.chdir(tmp_path)
     assert main(["train", f"experiment={experiment}", *TINY, *overrides, f"data.dir={corpus}"]) == 0, (
         capsys.readouterr()

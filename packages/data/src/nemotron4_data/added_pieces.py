@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from nemotron4_common.rules import require
+
 from .control_pieces import USER_DEFINED, fields
 from .tokenizer import Tokenizer
 
@@ -32,10 +34,8 @@ def add_pieces(model: Path, pieces: Sequence[str]) -> bytes:
     known = {piece.text for piece in _pieces(content)}
     for piece in pieces:
         text = piece.encode()
-        if text in known:
-            raise ValueError(
-                f"tokenizer.extra_pieces ({piece}): {model} already has this piece, or it is given twice; leave it out"
-            )
+        rule = f"is already a piece of {model}, or given twice; leave it out"
+        require(text not in known, "tokenizer.extra_pieces", piece, rule)
         known.add(text)
         message = _field(_TEXT, text) + bytes((_SCORE << 3 | 5, 0, 0, 0, 0, _KIND << 3, USER_DEFINED))
         content += _field(_PIECES, message)

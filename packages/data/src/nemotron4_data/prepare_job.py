@@ -149,13 +149,10 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         for piece in self.extra_pieces:
-            if piece.split() != [piece] or "\0" in piece:
-                raise ValueError(f"tokenizer.extra_pieces ({piece!r}) must be text without white space: change it")
-        if self.extra_pieces and self.model is None:
-            raise ValueError(
-                f"tokenizer.extra_pieces ({', '.join(self.extra_pieces)}) are added to an existing tokenizer:"
-                " give it as tokenizer.model=PATH"
-            )
+            is_word = piece.split() == [piece] and "\0" not in piece
+            require(is_word, "tokenizer.extra_pieces", repr(piece), "must be text without white space; change it")
+        rule = "are added to an existing tokenizer; give it as tokenizer.model=PATH"
+        require(not self.extra_pieces or self.model is not None, "tokenizer.extra_pieces", self.extra_pieces, rule)
         if self.vocab_size < 512:
             raise ValueError(f"tokenizer.vocab_size ({self.vocab_size}) must be at least 512: 256 pieces are bytes")
         if self.train_bytes < 1:
