@@ -77,7 +77,7 @@ def test_the_checkpoints_that_the_tutorial_resumes_from_end_their_runs():
 @pytest.mark.timeout(3_600)
 def test_the_tutorials_run_on_a_cpu(directory):
     """In their order, without what needs a GPU, Debian, files of the reader or a run at full length."""
-    left_out = re.compile(r"debian|h100|twin|/control/|dump/|my_task|prompt_file")
+    left_out = re.compile(r"debian|h100|minitron|twin|/control/|dump/|my_task|prompt_file")
     for name in ("one_gpu", "own_data", "continued_training", "evaluation"):
         text = TEXTS[DOCS / "tutorials" / f"{name}.md"].replace(" topology=h100_x1 precision=bf16", "")
         commands = [command for command in block_commands(text) if not left_out.search(command)]

@@ -25,11 +25,12 @@ from nemotron4_data.manifest import TOKENIZER_FILE, Manifest
 from nemotron4_model import load_config
 from nemotron4_train.checkpoints import reading
 from nemotron4_train.checkpoints.export import ExportJob, export_checkpoint
-from nemotron4_train.job import TrainerConfig
+from nemotron4_train.job import RunConfig, TrainerConfig
 from nemotron4_train.launching.launch import launch
 from nemotron4_train.lightning.data import StepDataset
 from nemotron4_train.lightning.fit import token_stream
-from nemotron4_train.run_directory import create
+from nemotron4_train.run_directory import create, read_record
+from nemotron4_train.schedule import LearningRate, Schedule, Shape
 from nemotron4_train.topology import TopologyConfig
 
 pytestmark = pytest.mark.filterwarnings(
@@ -112,6 +113,20 @@ def test_a_run_records_its_parent_and_resumes_without_it(published, prepared, tm
     assert message_of(ValueError, run, replace(longer, resume="never")) == (
         f"start_from ({parent}): not a directory; give a model directory, such as runs/demo/latest/export"
     )
+
+
+def test_a_continued_run_ends_below_its_start_on_held_out_text(undisturbed, tmp_path):
+    job, directory = undisturbed
+    export_checkpoint(ExportJob(run=str(directory), dir=str(tmp_path / "export")), job)
+    continued = replace(
+        job,
+        start_from=str(tmp_path / "export"),
+        run=RunConfig(name="continued", root=str(tmp_path)),
+        schedule=Schedule(shuffle_block_tokens=64, phases={"continued": job.schedule.phases["continued"]}),
+    )
+    rate = LearningRate(shape=Shape.cosine, start_fraction=1.0, end_fraction=0.01)
+    continued.schedule.phases["continued"] = replace(continued.schedule.phases["continued"], learning_rate=rate)
+    assert read_record(run(continued)).objective < read_record(directory).objective
 
 
 def test_the_same_command_composes_once_the_parent_is_gone(published, prepared, tmp_path, monkeypatch):
