@@ -3,6 +3,7 @@ import re
 import types
 
 import pytest
+import torch
 from smoke import smoke_job
 
 from nemotron4_model import DType, ModelConfig, Recompute
