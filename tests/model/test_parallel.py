@@ -187,12 +187,3 @@ def test_a_sequence_that_the_tensor_axis_does_not_divide_is_refused() -> None:
         "topology.tensor (2): must divide the sequence length (5), of which sequence parallelism gives each rank an "
         "equal part; change one of them"
     )
-
-
-def test_compile_over_tensor_parallelism_is_refused() -> None:
-    with fake_mesh(2) as mesh, pytest.raises(ValueError, match="compile") as refusal:
-        parallelise(Transformer(CONFIG), mesh, compile=True)
-    assert str(refusal.value) == (
-        "topology.compile (true): cannot be combined with topology.tensor (2), because torch.compile over tensor "
-        "parallelism gave silently wrong gradients; set topology.compile=false or topology.tensor=1"
-    )

@@ -281,11 +281,6 @@ def test_a_machine_without_gpus_is_said_before_anything_starts(tmp_path):
             lambda: TopologyConfig(num_nodes=2),
             "topology.num_nodes (2): must divide replicate x shard x tensor = 1",
         ),
-        (
-            lambda: TopologyConfig(tensor=2, compile=True),
-            "topology.compile (True): torch.compile with tensor parallelism has given wrong gradients;"
-            " set topology.compile=false or tensor=1",
-        ),
     ],
 )
 def test_values_out_of_range(build, message):

@@ -9,11 +9,13 @@ and sequence parallelism (Megatron-LM, arXiv 1909.08053 section 3 and arXiv 2205
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -24,6 +26,8 @@ from nemotron4_model.parallel.tensor import apply_tensor_parallel, check_tensor_
 from nemotron4_model.transformer import Block, Transformer
 
 MESH_AXES = ("replicate", "shard", "tensor")
+
+_use_compiled = True
 
 
 def parallelise(
@@ -46,11 +50,6 @@ def parallelise(
     ValueError when the model cannot be split as asked, or float8 cannot be computed.
     """
     tensor_size = 1 if mesh is None else _size(mesh, "tensor")
-    if compile and tensor_size > 1:
-        raise ValueError(
-            f"topology.compile (true): cannot be combined with topology.tensor ({tensor_size}), because torch.compile "
-            "over tensor parallelism gave silently wrong gradients; set topology.compile=false or topology.tensor=1"
-        )
     check_tensor_parallel(model.config, tensor_size)
     if float8:
         convert_blocks(model)
@@ -78,11 +77,30 @@ def _compiled(forward: Callable[..., Tensor], plain: Callable[..., Tensor]) -> C
     # torch limits recompilation (8 per function, 256 in all) to catch unexpected shapes; ours are all expected.
     torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = sys.maxsize
     compiled = torch.compile(forward, fullgraph=True, dynamic=False)
+    uncompiled = recomputed(plain, Recompute.full)
 
-    def choose(*arguments: Any) -> Tensor:
-        return compiled(*arguments) if torch.is_grad_enabled() else plain(*arguments)
+    def choose(x_BTD: Tensor, *others: Any) -> Tensor:
+        if not torch.is_grad_enabled():
+            return plain(x_BTD, *others)
+        # torch 2.13 compiles for the tensor inside of an AsyncCollectiveTensor, which requires no gradient, so that
+        # whatever produced it gets none (a row-wise parallel embedding: zero, and no error). A copy is a plain tensor
+        # and keeps the gradient. Inside the graph every collective is waited for.
+        if isinstance(x_BTD, AsyncCollectiveTensor):
+            x_BTD = x_BTD.clone()
+        return (compiled if _use_compiled else uncompiled)(x_BTD, *others)
 
     return choose
+
+
+@contextmanager
+def blocks_uncompiled() -> Iterator[None]:
+    """Inside, blocks of every model run uncompiled, recomputed whole so that they need less memory than compiled."""
+    global _use_compiled
+    _use_compiled = False
+    try:
+        yield
+    finally:
+        _use_compiled = True
 
 
 def _shard(model: Transformer, mesh: DeviceMesh, policy: MixedPrecisionPolicy, reshard: bool) -> None:

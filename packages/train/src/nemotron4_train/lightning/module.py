@@ -21,6 +21,7 @@ from torch.distributed.fsdp import FSDPModule
 from nemotron4_common.signals import STOP_SIGNALS
 from nemotron4_model import DType, Transformer, global_grad_norm_and_clip, grad_norms, initialise, parallelise
 from nemotron4_train.checkpoints.start_from import Parent
+from nemotron4_train.compile_check import check_compiled_gradients
 from nemotron4_train.job import Precision, TrainJob
 from nemotron4_train.lightning.data import StepBatch
 from nemotron4_train.optimizers import build_optimizers
@@ -87,6 +88,7 @@ class PretrainingModule(pl.LightningModule):
         """The signal that this rank has received; set by the callback that stops the run."""
         self.is_saving: Callable[[], bool] = lambda: False
         """Whether this rank is still writing a checkpoint; set by the callback that saves."""
+        self._checked_shapes: set[torch.Size] = set()
 
     def configure_model(self) -> None:
         """Meta device -> mesh -> storage -> initial weights: each rank its part of the same full tensors."""
@@ -124,6 +126,8 @@ class PretrainingModule(pl.LightningModule):
             for group in optimizer.param_groups:
                 group["lr"] = plan.learning_rate_fraction * group["peak_lr"]
         assert self.model is not None
+        if self.job.topology.compile and self.job.topology.tensor > 1:
+            self._check_compiled(self.model, batch)
         nll_B = self._accumulate(self.model, batch)
         grad_norm = global_grad_norm_and_clip(self.model, self.job.optimizer.clip_norm)
         result = self._result(plan, grad_norm, nll_B, batch["sources_B"])
@@ -139,17 +143,36 @@ class PretrainingModule(pl.LightningModule):
 
     def _accumulate(self, model: Transformer, batch: StepBatch) -> Tensor:
         """Accumulate gradients of the mean loss; returns each sample's mean negative log-likelihood (B,)."""
-        micro = min(self.job.topology.micro_batch_size, len(batch["inputs_BT"]))
-        cuts = list(zip(torch.split(batch["inputs_BT"], micro), torch.split(batch["targets_BT"], micro), strict=True))
+        cuts = self._micro_batches(batch)
         nll: list[Tensor] = []
         for index, (inputs_BT, targets_BT) in enumerate(cuts):
             if isinstance(model, FSDPModule):
                 model.set_requires_gradient_sync(index == len(cuts) - 1)
-            with self._autocast():
-                loss = model(inputs_BT, targets_BT, end_of_document=self._end_of_document)
-            self.manual_backward(loss.mean / len(cuts))
-            nll.append(loss.nll_BT.mean(dim=1))
+            nll.append(self._backward(model, inputs_BT, targets_BT, len(cuts)).mean(dim=1))
         return torch.cat(nll)
+
+    def _micro_batches(self, batch: StepBatch) -> list[tuple[Tensor, Tensor]]:
+        micro = min(self.job.topology.micro_batch_size, len(batch["inputs_BT"]))
+        return list(zip(torch.split(batch["inputs_BT"], micro), torch.split(batch["targets_BT"], micro), strict=True))
+
+    def _backward(self, model: Transformer, inputs_BT: Tensor, targets_BT: Tensor, num_micro_batches: int) -> Tensor:
+        """Add one micro-batch's gradients; returns nll_BT."""
+        with self._autocast():
+            loss = model(inputs_BT, targets_BT, end_of_document=self._end_of_document)
+        self.manual_backward(loss.mean / num_micro_batches)
+        nll_BT: Tensor = loss.nll_BT
+        return nll_BT
+
+    def _check_compiled(self, model: Transformer, batch: StepBatch) -> None:
+        """Check the compiled gradients of each shape on its first micro-batch; ValueError when they are wrong."""
+        inputs_BT, targets_BT = self._micro_batches(batch)[0]
+        if inputs_BT.shape in self._checked_shapes:
+            return
+        if isinstance(model, FSDPModule):
+            model.set_requires_gradient_sync(True)
+        dtype = self.job.precision.compute.dtype
+        check_compiled_gradients(model, lambda: self._backward(model, inputs_BT, targets_BT, 1), dtype)
+        self._checked_shapes.add(inputs_BT.shape)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         """Autocast for bf16, and around float8, on one device; on a mesh FSDP2 casts the parameters itself."""
