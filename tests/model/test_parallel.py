@@ -51,6 +51,9 @@ CASES: dict[int, dict[str, Any]] = {
         "shard 2": ((1, 2, 1), {}),
         "tensor 2 in chunks": ((1, 1, 2), {"chunk_tokens": 10}),
         "shard 2 recomputed selectively": ((1, 2, 1), {"recompute": Recompute.selective}),
+        "shard 2 kept": ((1, 2, 1), {"reshard_after_forward": False}),
+        "shard 2 in micro-batches": ((1, 2, 1), {"micro_batches": 2}),
+        "shard 2 in micro-batches kept": ((1, 2, 1), {"micro_batches": 2, "reshard_after_forward": False}),
         "tensor 2 with documents apart": ((1, 1, 2), {"end_of_document": 5, "recompute": Recompute.full}),
     },
     4: {
@@ -90,6 +93,18 @@ def test_any_mesh_trains_as_one_process(
             torch.testing.assert_close(result["grads"][name], alone["grads"][name], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(result["logits"], alone["logits"], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(result["last"], alone["logits"][:, -1:], atol=1e-5, rtol=1e-5)
+
+
+def test_weights_are_gathered_no_more_often_than_they_are_needed(together: Any) -> None:
+    gathers = {case: results[0]["gathers"] for case, results in together.items() if case.startswith("shard 2")}
+    blocks, head_embedding_and_norm = CONFIG.num_layers, 3
+    once = blocks + head_embedding_and_norm
+    assert gathers["shard 2 recomputed selectively"] == (once, blocks), "backward reads neither embedding nor head"
+    assert gathers["shard 2 kept"] == (once, 0)
+    assert gathers["shard 2 in micro-batches"] == (2 * once, 2 * blocks)
+    assert gathers["shard 2 in micro-batches kept"] == (once, 0), "once a step"
+    for name, grad in together["shard 2"][0]["grads"].items():
+        assert torch.equal(together["shard 2 kept"][0]["grads"][name], grad), name
 
 
 def test_a_norm_that_is_not_finite_leaves_the_gradients_to_be_looked_at() -> None:

@@ -1,13 +1,23 @@
 """What one rank of test_parallel.py does; its own file so that spawned processes can import it."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from nemotron4_model import ModelConfig, Transformer, global_grad_norm_and_clip, grad_norms, initialise, parallelise
+from nemotron4_model import (
+    ModelConfig,
+    Transformer,
+    begin_micro_batch,
+    global_grad_norm_and_clip,
+    grad_norms,
+    initialise,
+    parallelise,
+)
 from nemotron4_model import loss as loss_module
 
 CONFIG = ModelConfig(
@@ -28,12 +38,26 @@ def whole(tensor: Tensor) -> Tensor:
     return full.detach().clone()
 
 
+class CountGathers(TorchDispatchMode):
+    """Counts the all-gathers that this process takes part in."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += "allgather" in str(func)
+        return func(*args, **(kwargs or {}))
+
+
 def train(rank: int, world_size: int, shape: tuple[int, int, int] | None, options: dict[str, Any]) -> dict[str, Any]:
-    """Five steps of clipped gradient descent; returns losses, norms, initial weights, first gradients, logits."""
+    """Five steps of clipped gradient descent; returns losses, norms, initial weights, first gradients, logits.
+
+    Also the gathers of the first step: those of its forwards, and of its backwards.
+    """
     mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard", "tensor")) if shape else None
     loss_module.MIN_CHUNK_TOKENS = options.pop("chunk_tokens", 128)
     loss_module.LOGITS_BYTES["cpu"] = 1
     end_of_document = options.pop("end_of_document", None)
+    micro_batches, reshard = options.pop("micro_batches", 1), options.get("reshard_after_forward", True)
     with torch.device("meta"):
         model = Transformer(CONFIG)
     parallelise(model, mesh, **options)
@@ -45,16 +69,24 @@ def train(rank: int, world_size: int, shape: tuple[int, int, int] | None, option
     tokens = torch.randint(CONFIG.vocab_size, (STEPS, BATCH, LENGTH + 1), generator=torch.Generator().manual_seed(3))
     optimiser = torch.optim.SGD(model.parameters(), lr=0.5)
     losses, norms, grads, norms_by_name = [], [], {}, {}
+    forward_gathers, backward_gathers = CountGathers(), CountGathers()
     for step in range(STEPS):
         mine = tokens[step].chunk(data_ranks)[data_rank]
-        loss = model(mine[:, :-1], mine[:, 1:], end_of_document=end_of_document).mean
-        loss.backward()
+        counted = step == 0 and mesh is not None and not options.get("compile")  # a compiler refuses such modes
+        loss = torch.zeros(())
+        for number, part in enumerate(mine.chunk(micro_batches), 1):
+            begin_micro_batch(model, is_last=number == micro_batches, reshard=reshard)
+            with forward_gathers if counted else nullcontext():
+                mean = model(part[:, :-1], part[:, 1:], end_of_document=end_of_document).mean / micro_batches
+            with backward_gathers if counted else nullcontext():
+                mean.backward()
+            loss += mean.detach()
         grads = grads or {name: whole(p.grad) for name, p in model.named_parameters()}
         norms_by_name = norms_by_name or grad_norms(model)
         norms.append(float(global_grad_norm_and_clip(model, MAX_NORM)))
         optimiser.step()
         optimiser.zero_grad()
-        loss = loss.detach() / world_size
+        loss /= world_size
         if shape:
             torch.distributed.all_reduce(loss)
         losses.append(float(loss))
@@ -63,7 +95,7 @@ def train(rank: int, world_size: int, shape: tuple[int, int, int] | None, option
         last = model(tokens[0, :, :-1], last_only=True)
     return {
         "losses": losses, "norms": norms, "norms_by_name": norms_by_name, "start": start, "grads": grads,
-        "logits": logits, "last": last,
+        "logits": logits, "last": last, "gathers": (forward_gathers.count, backward_gathers.count),
     }  # fmt: skip
 
 

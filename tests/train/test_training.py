@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 from smoke import smoke_job
 
 from nemotron4_common.staging import file_sha256
@@ -260,11 +261,19 @@ def test_more_micro_batches_give_the_same_losses(prepared, tmp_path, undisturbed
 
 
 def test_bf16_follows_fp32(prepared, tmp_path, undisturbed):
-    directory = run(smoke_job(prepared, tmp_path, precision=PrecisionConfig(compute=Precision.bf16)))
+    topology = TopologyConfig(micro_batch_size=2)
+    job = smoke_job(prepared, tmp_path, precision=PrecisionConfig(compute=Precision.bf16), topology=topology)
+    environment = dict(os.environ)
+    directory = run(job)
+    assert not dist.is_initialized(), "the next run of this process may be in fp32"
+    assert dict(os.environ) == environment
     expected = [float(loss) for _, loss, _ in losses(undisturbed[1])]
     found = [float(loss) for _, loss, _ in losses(directory)]
     assert found == pytest.approx(expected, rel=5e-3)
     assert found != expected
+    job = dataclasses.replace(job, run=RunConfig(name="smoke", root=str(tmp_path / "again")))
+    run(dataclasses.replace(job, trainer=dataclasses.replace(job.trainer, max_steps=7)))
+    assert losses(run(job)) == losses(directory), "resumed to the bit"
 
 
 def test_muon_resumes_bit_for_bit(prepared, tmp_path):

@@ -17,13 +17,16 @@ import pytest
 import torch
 from distributed import run_distributed
 from smoke import run, smoke_job
+from torch.distributed.device_mesh import init_device_mesh
 
 from nemotron4_common.staging import file_sha256, partial_path
 from nemotron4_model import Transformer
 from nemotron4_train.checkpoints import reading
 from nemotron4_train.checkpoints.reading import Checkpoint, CheckpointState
 from nemotron4_train.checkpoints.writing import CheckpointWriter
+from nemotron4_train.job import Precision, PrecisionConfig
 from nemotron4_train.launching.launch import launch
+from nemotron4_train.lightning.strategy import AXES, process_group
 from nemotron4_train.run_directory import read_record
 from nemotron4_train.step_guard import GuardState
 
@@ -109,6 +112,24 @@ def test_ranks_write_while_they_train_what_they_write_standing_still(saved_by_fo
         assert torch.equal(parameter, expected["model"][name]), name
         assert torch.equal(optimizers[0].state[parameter]["exp_avg"], expected["exp_avg"][name]), name
     assert torch.equal(torch.get_rng_state(), expected["rng"])
+
+
+def test_a_checkpoint_of_plain_tensors_opens_on_a_mesh_of_one_rank(tmp_path):
+    """What one device saved in bf16 before it trained through FSDP2."""
+    model, optimizers = worker.build(None)
+    worker.train_step(model, optimizers)
+    writer = CheckpointWriter(tmp_path, keep=1)
+    writer.save(CheckpointState(step=1, tokens=0), model, optimizers, b"{}")
+    writer.close()
+    job = smoke_job(tmp_path, tmp_path, precision=PrecisionConfig(compute=Precision.bf16))
+    with process_group(job):
+        on_mesh, its_optimizers = worker.build(init_device_mesh("cpu", (1, 1, 1), mesh_dim_names=AXES))
+        reading.load(reading.checkpoint_directory(tmp_path, 1), on_mesh, its_optimizers)
+        for name, parameter in model.named_parameters():
+            loaded = on_mesh.get_parameter(name)
+            assert torch.equal(worker.whole(loaded), parameter)
+            moments = optimizers[0].state[parameter], its_optimizers[0].state[loaded]
+            assert all(torch.equal(worker.whole(moments[1][key]), value) for key, value in moments[0].items())
 
 
 def test_each_rank_gets_its_random_state_back(tmp_path):

@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from nemotron4_model.hugging_face import load_config, load_pretrained, save_pretrained, write_pretrained
     from nemotron4_model.initialisation import initialise
     from nemotron4_model.loss import linear_cross_entropy
-    from nemotron4_model.parallel import global_grad_norm_and_clip, grad_norms, parallelise
+    from nemotron4_model.parallel import begin_micro_batch, global_grad_norm_and_clip, grad_norms, parallelise
     from nemotron4_model.transformer import KeyValueCache, Transformer
 
 _LAZY = {
     "KeyValueCache": "nemotron4_model.transformer",
     "Transformer": "nemotron4_model.transformer",
+    "begin_micro_batch": "nemotron4_model.parallel",
     "global_grad_norm_and_clip": "nemotron4_model.parallel",
     "grad_norms": "nemotron4_model.parallel",
     "initialise": "nemotron4_model.initialisation",
@@ -36,6 +37,7 @@ __all__ = [
     "ModelConfig",
     "Recompute",
     "Transformer",
+    "begin_micro_batch",
     "global_grad_norm_and_clip",
     "grad_norms",
     "initialise",

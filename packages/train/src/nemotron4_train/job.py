@@ -148,10 +148,10 @@ class PrecisionConfig:
     """Arithmetic of training."""
 
     compute: Precision = Precision.fp32
-    """Format of matrix products: fp32; bf16 (autocast on one device, FSDP2's mixed precision on a mesh); or fp8 (bf16,
-    but float8 in the blocks), which needs topology.compile=true and topology.tensor=1."""
+    """Format of activations, and of the weights in forward and backward: fp32; bf16; or fp8 (bf16, but float8 for the
+    products in the blocks), which needs topology.compile=true and topology.tensor=1."""
     reduce: DType = DType.fp32
-    """Format in which gradients are reduced over data-parallel ranks: fp32 or bf16."""
+    """Format in which gradients are summed, over micro-batches and data-parallel ranks: fp32 or bf16."""
 
 
 @dataclass(kw_only=True)

@@ -39,6 +39,10 @@ class TopologyConfig:
     """Compile each block with torch.compile, once per sequence length; validation is not compiled. With tensor > 1,
     every gradient of the first micro-batch of each shape is compared with the uncompiled one; a difference beyond
     rounding ends the run."""
+    reshard_after_forward: bool = True
+    """Free the gathered weights of a block after its forward pass, and gather them again for backward; false keeps them
+    until the step's last backward: one gather a step instead of two a micro-batch, for the memory of the weights in
+    precision.compute. Used with shard > 1."""
     peak_teraflops: float | None = None
     """Dense bf16 peak of one device in TFLOP/s, which MFU is a fraction of; null looks the device up."""
 

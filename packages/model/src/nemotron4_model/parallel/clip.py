@@ -60,5 +60,6 @@ def _sum_of_squares(key: Any, grads: list[Tensor]) -> Tensor:
     if key is not None:
         mesh, axes = key
         for axis in axes:
-            dist.all_reduce(total, group=mesh.get_group(axis))
+            if mesh.size(axis) > 1:
+                dist.all_reduce(total, group=mesh.get_group(axis))
     return total

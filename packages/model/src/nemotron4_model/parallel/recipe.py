@@ -11,13 +11,13 @@ and sequence parallelism (Megatron-LM, arXiv 1909.08053 section 3 and arXiv 2205
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from nemotron4_model.config import Recompute
 from nemotron4_model.parallel.float8 import convert_blocks
@@ -46,8 +46,9 @@ def parallelise(
     `mesh` has the axes ("replicate", "shard", "tensor"), each of any size from 1; None means one device, where only
     float8, recompute and compile apply. Parameters are stored in their own dtype; products compute in `param_dtype`
     (None: as stored) and gradients are reduced in `reduce_dtype` (None: as computed). `float8` applies to the products
-    of the blocks. `reshard_after_forward=False` keeps gathered blocks for backward: less traffic, more memory. Raises
-    ValueError when the model cannot be split as asked, or float8 cannot be computed.
+    of the blocks. `reshard_after_forward=False` keeps what forward gathered for backward: less traffic, more memory.
+    On a mesh, take gradients of the loss, not of logits. Raises ValueError when the model cannot be split as asked, or
+    float8 cannot be computed.
     """
     tensor_size = 1 if mesh is None else _size(mesh, "tensor")
     check_tensor_parallel(model.config, tensor_size)
@@ -61,6 +62,16 @@ def parallelise(
     if mesh is not None:
         policy = MixedPrecisionPolicy(param_dtype, reduce_dtype, cast_forward_inputs=False)  # keep rotary tables fp32
         _shard(model, mesh, policy, reshard_after_forward)
+
+
+def begin_micro_batch(model: Transformer, *, is_last: bool, reshard: bool) -> None:
+    """Before the forward pass of each micro-batch of a step: reduce gradients after the last one's backward only.
+
+    Unless `reshard`, gathered weights last until then too. No effect on a model without a mesh.
+    """
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(is_last)
+        model.set_reshard_after_backward(is_last or reshard)
 
 
 def _wrap_forward(block: Block, recompute: Recompute, compile_block: bool) -> None:
@@ -105,11 +116,12 @@ def blocks_uncompiled() -> Iterator[None]:
 
 def _shard(model: Transformer, mesh: DeviceMesh, policy: MixedPrecisionPolicy, reshard: bool) -> None:
     axes = mesh["replicate", "shard"] if _size(mesh, "replicate") > 1 else mesh["shard"]
-    fully_shard(model.embedding, mesh=axes, mp_policy=policy, reshard_after_forward=reshard)
-    for block in model.blocks:
-        fully_shard(block, mesh=axes, mp_policy=policy, reshard_after_forward=reshard)
-    # Backward starts with the head, so gathering it again right after forward would be wasteful.
-    fully_shard(model.head, mesh=axes, mp_policy=policy, reshard_after_forward=False)
+    for module in (model.embedding, *model.blocks, model.head):
+        fully_shard(module, mesh=axes, mp_policy=policy, reshard_after_forward=reshard)
+    for module in (model.embedding, model.head):
+        # Backward reads neither: a lookup's needs only the tokens, and the loss took its gradients in forward.
+        cast("FSDPModule", module).set_unshard_in_backward(False)
+    # Backward starts with the final norm, so gathering it again right after forward would be wasteful.
     fully_shard(model, mesh=axes, mp_policy=policy, reshard_after_forward=False)
 
 

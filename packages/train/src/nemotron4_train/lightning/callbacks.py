@@ -76,7 +76,7 @@ class Validator(AfterStep):
         assert module.model is not None
         module.model.eval()
         window, topology = result.plan.sequence_length, module.job.topology
-        with torch.no_grad(), module._autocast():
+        with torch.no_grad():
             found = evaluate_bits_per_byte(
                 module.model,
                 self.corpus,

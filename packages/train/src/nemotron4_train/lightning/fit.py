@@ -36,7 +36,7 @@ from nemotron4_train.lightning.loggers import finish, make_loggers
 from nemotron4_train.lightning.module import PretrainingModule
 from nemotron4_train.lightning.profiler import StepProfiler
 from nemotron4_train.lightning.recorder import ReportRefresher, StepRecorder
-from nemotron4_train.lightning.strategy import MeshStrategy, join_process_group
+from nemotron4_train.lightning.strategy import MeshStrategy, process_group, uses_mesh
 from nemotron4_train.ranks import rank
 from nemotron4_train.reporting.metrics import MetricsFile
 from nemotron4_train.reporting.mfu import PEAK_TERAFLOPS, Utilisation
@@ -73,6 +73,11 @@ def token_stream(job: TrainJob, corpus: Corpus, timeline: Timeline) -> TokenStre
 
 def fit(job: TrainJob, run_directory: Path, stop: StopSignal) -> FitResult:
     """Train in this process, as one rank of the topology."""
+    with process_group(job):
+        return _fit(job, run_directory, stop)
+
+
+def _fit(job: TrainJob, run_directory: Path, stop: StopSignal) -> FitResult:
     _quieten_lightning()
     if job.topology.device is Device.cpu:
         keep_freed_memory()
@@ -85,7 +90,6 @@ def fit(job: TrainJob, run_directory: Path, stop: StopSignal) -> FitResult:
     timeline = job.timeline()
     corpus = Corpus.open(job.data.dir)
     stream = token_stream(job, corpus, timeline)
-    join_process_group(job.topology)
     # Otherwise Lightning's loggers are silent in a Slurm task whose SLURM_PROCID is not 0.
     rank_zero_only.rank = rank()  # type: ignore[attr-defined]  # Lightning sets it like this too
     if rank() == 0 and (record := read_record(run_directory)) is not None:
@@ -184,11 +188,10 @@ def _devices(job: TrainJob) -> dict[str, Any]:
     """
     topology = job.topology
     environment: ClusterEnvironment = LightningEnvironment() if topology.num_ranks == 1 else TorchElasticEnvironment()
-    if topology.num_ranks == 1:
-        device = "cuda:0" if topology.device is Device.cuda else "cpu"
-        strategy: Any = SingleDeviceStrategy(device=device)
+    if uses_mesh(job):
+        strategy: Any = MeshStrategy(topology.replicate, topology.shard, topology.tensor)
     else:
-        strategy = MeshStrategy(topology.replicate, topology.shard, topology.tensor)
+        strategy = SingleDeviceStrategy(device="cuda:0" if topology.device is Device.cuda else "cpu")
     return {
         "accelerator": "gpu" if topology.device is Device.cuda else "cpu",
         "devices": topology.num_ranks_per_node,

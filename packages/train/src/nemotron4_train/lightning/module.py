@@ -8,23 +8,29 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 
 from nemotron4_common.signals import STOP_SIGNALS
-from nemotron4_model import DType, Transformer, global_grad_norm_and_clip, grad_norms, initialise, parallelise
+from nemotron4_model import (
+    Transformer,
+    begin_micro_batch,
+    global_grad_norm_and_clip,
+    grad_norms,
+    initialise,
+    parallelise,
+)
 from nemotron4_train.checkpoints.start_from import Parent
 from nemotron4_train.compile_check import check_compiled_gradients
 from nemotron4_train.job import Precision, TrainJob
 from nemotron4_train.lightning.data import StepBatch
 from nemotron4_train.optimizers import build_optimizers
+from nemotron4_train.ranks import num_ranks
 from nemotron4_train.schedule import StepPlan, Timeline
 from nemotron4_train.step_guard import StepGuard
 
@@ -105,6 +111,7 @@ class PretrainingModule(pl.LightningModule):
             param_dtype=job.precision.compute.dtype.torch_dtype,
             reduce_dtype=job.precision.reduce.torch_dtype,
             float8=job.precision.compute is Precision.fp8,
+            reshard_after_forward=self._reshards,
         )
         model.to_empty(device=self.trainer.strategy.root_device)
         if self._parent is None:
@@ -146,8 +153,7 @@ class PretrainingModule(pl.LightningModule):
         cuts = self._micro_batches(batch)
         nll: list[Tensor] = []
         for index, (inputs_BT, targets_BT) in enumerate(cuts):
-            if isinstance(model, FSDPModule):
-                model.set_requires_gradient_sync(index == len(cuts) - 1)
+            begin_micro_batch(model, is_last=index == len(cuts) - 1, reshard=self._reshards)
             nll.append(self._backward(model, inputs_BT, targets_BT, len(cuts)).mean(dim=1))
         return torch.cat(nll)
 
@@ -157,8 +163,7 @@ class PretrainingModule(pl.LightningModule):
 
     def _backward(self, model: Transformer, inputs_BT: Tensor, targets_BT: Tensor, num_micro_batches: int) -> Tensor:
         """Add one micro-batch's gradients; returns nll_BT."""
-        with self._autocast():
-            loss = model(inputs_BT, targets_BT, end_of_document=self._end_of_document)
+        loss = model(inputs_BT, targets_BT, end_of_document=self._end_of_document)
         self.manual_backward(loss.mean / num_micro_batches)
         nll_BT: Tensor = loss.nll_BT
         return nll_BT
@@ -168,18 +173,15 @@ class PretrainingModule(pl.LightningModule):
         inputs_BT, targets_BT = self._micro_batches(batch)[0]
         if inputs_BT.shape in self._checked_shapes:
             return
-        if isinstance(model, FSDPModule):
-            model.set_requires_gradient_sync(True)
+        begin_micro_batch(model, is_last=True, reshard=self._reshards)
         dtype = self.job.precision.compute.dtype
         check_compiled_gradients(model, lambda: self._backward(model, inputs_BT, targets_BT, 1), dtype)
         self._checked_shapes.add(inputs_BT.shape)
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        """Autocast for bf16, and around float8, on one device; on a mesh FSDP2 casts the parameters itself."""
-        dtype = self.job.precision.compute.dtype
-        if dtype is not DType.fp32 and self.device_mesh is None:
-            return torch.autocast(self.device.type, dtype=dtype.torch_dtype)
-        return nullcontext()
+    @property
+    def _reshards(self) -> bool:
+        """Whether gathered weights are freed after each forward and backward; alone, a rank would only cast again."""
+        return self.job.topology.reshard_after_forward and self.job.topology.shard > 1
 
     def _result(self, plan: StepPlan, grad_norm: Tensor, nll_B: Tensor, sources_B: Tensor) -> StepResult:
         """The step's losses by source, and what ranks decide together: the one place where a step waits for the device.
@@ -196,7 +198,7 @@ class PretrainingModule(pl.LightningModule):
         for column, flag in enumerate(flags, start=num_sources + 1):
             if flag:
                 totals[1, column].fill_(1)  # by a kernel: a copy from the host would wait for the device
-        if dist.is_initialized():
+        if num_ranks() > 1:
             dist.all_reduce(totals)
         sums, counts = (totals / self.job.topology.tensor).tolist()  # ranks of a tensor group hold the same samples
         *told, is_saving = (count > 0 for count in counts[num_sources + 1 :])
