@@ -56,6 +56,7 @@ COMPANIONS = {
     "schedule=nemotron4_continued": ["blend=nemotron4", "model=nemotron4_15b"],
     "precision=fp8": ["topology=h100_x1", "topology.compile=true"],
     "schedule=reuse": ["blend=nemotron4", "model=nemotron4_15b"],
+    "schedule=gpu_day": ["model=small_1_75b", "blend=english"],
     "schedule=hour": ["model.max_sequence_length=512", "topology.micro_batch_size=12"],
     "corpus=files": ["corpus.name=mine", "corpus.files=[a.jsonl]"],
 }
@@ -130,6 +131,17 @@ def test_the_15b_experiment_is_the_paper_s_model_on_its_mesh():
     assert job.model.num_parameters == 15_628_775_424
     assert job.topology.num_ranks == 768
     assert list(job.schedule.phases) == ["warmup", "batch_384", "batch_768", "batch_1152"]
+
+
+@pytest.mark.parametrize("machine", ["h100", "h200", "a100"])
+def test_the_run_on_one_gpu_also_fits_eight(machine):
+    one, eight = (job_of("train", "experiment=h100_1_75b", f"topology={machine}_x{number}") for number in (1, 8))
+    assert (one.topology.num_ranks, eight.topology.num_ranks) == (1, 8)
+    assert one.topology.compile
+    assert eight.topology.compile
+    first = one.timeline().step(0)
+    assert first.global_batch_size * first.sequence_length == 262_144
+    assert one.digest() == eight.digest()
 
 
 def test_a_schedule_is_continued_by_another():

@@ -17,4 +17,9 @@ def test_the_paper_s_mfu_at_the_paper_s_speed():
 def test_without_a_peak_there_is_no_mfu():
     model = ModelConfig.preset("nano_1m")
     assert Utilisation(model=model, num_devices=1, peak_teraflops=None).mfu(1e6, 64) is None
-    assert "NVIDIA H100 PCIe" not in PEAK_TERAFLOPS
+    assert "NVIDIA H100 80GB HBM3 MIG 1g.10gb" not in PEAK_TERAFLOPS
+
+
+def test_variants_have_peaks_of_their_own():
+    peaks = {PEAK_TERAFLOPS[f"NVIDIA {name}"] for name in ("H100 80GB HBM3", "H100 NVL", "H100 PCIe", "A100 80GB PCIe")}
+    assert len(peaks) == 4
