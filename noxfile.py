@@ -32,7 +32,16 @@ DOCS_TOOLS = ("sphinx", "myst-parser", "furo", "sphinx-copybutton")
 BUILD_TOOLS = ("hatchling", "editables", "setuptools")  # setuptools: antlr4-python3-runtime has no wheel
 LONG_TESTS = (
     *("test_bad_steps", "test_checkpoint", "test_dedup", "test_dedup_crowds", "test_dedup_resume", "test_evaluation"),
-    *("test_executor", "test_export", "test_isoflop", "test_legs", "test_linear", "test_own_domains", "test_parallel"),
+    *(
+        "test_executor",
+        "test_export",
+        "test_gpu_session",
+        "test_isoflop",
+        "test_legs",
+        "test_linear",
+        "test_own_domains",
+        "test_parallel",
+    ),
     *("test_report", "test_resume", "test_sample", "test_sweeps", "test_training"),
 )
 """Files that `quick` leaves out beside e2e and slurm: those with the longest tests, by `pytest --durations`."""
@@ -175,6 +184,13 @@ def install_slurm(session: nox.Session) -> str | None:
         )
     absent = [name for name in daemons if shutil.which(name, path=path) is None]
     return f"apt-get could not install {', '.join(absent)}" if absent else None
+
+
+@nox.session(python=False)
+def gpu(session: nox.Session) -> None:
+    """Check and measure this machine's GPU, in under 8 minutes; skipped without one. Nothing is installed: it uses
+    the `python3` on the PATH, because a machine with a GPU has the torch that fits its driver."""
+    session.run("python3", "tools/bench/gpu_session.py", *session.posargs, external=True)
 
 
 @nox.session

@@ -11,8 +11,6 @@ from typing import Any
 
 def description(*libraries: str, **more: int) -> dict[str, Any]:
     """Machine, its load now (call before measuring), versions and commit ("-dirty": with uncommitted changes)."""
-    describe = ("git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty")
-    commit = subprocess.run(describe, capture_output=True, text=True, check=True)
     return {
         "machine": {
             "processor": processor(),
@@ -21,8 +19,17 @@ def description(*libraries: str, **more: int) -> dict[str, Any]:
             "load_average_at_start": round(os.getloadavg()[0], 2),
         },
         "versions": {"python": platform.python_version(), **{name: version(name) for name in libraries}},
-        "commit": commit.stdout.strip(),
+        "commit": commit(),
     }
+
+
+def commit() -> str:
+    """The commit of this file's repository, "unknown" where git or the repository is missing."""
+    describe = ("git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty")
+    try:
+        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def publish(document: dict[str, Any], output: Path | None) -> None:
