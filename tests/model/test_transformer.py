@@ -1,6 +1,7 @@
 """Each part against a reference written naively from its definition."""
 
 import ast
+import hashlib
 import inspect
 import math
 import re
@@ -221,6 +222,23 @@ def test_autocast_loss_is_close_to_fp32(model: Transformer) -> None:
     torch.testing.assert_close(low.nll_BT, exact.nll_BT, atol=0.1, rtol=0.05)
     low.mean.backward()
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters())
+
+
+def test_initial_weights_are_those_of_their_seed_and_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one block as ever, so that the same job starts from the same weights; a second block has its own seed."""
+    digest = hashlib.sha256(b"0:blocks.1.attention.qkv.weight").digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    model = Transformer(CONFIG)
+    qkv = model.blocks[1].attention.qkv.weight.detach()
+    expected = torch.empty(qkv.shape).normal_(0.0, CONFIG.init_std, generator=generator)
+    initialise(model, 0, CONFIG)
+    assert torch.equal(qkv, expected)
+    rows = len(qkv) // 3
+    monkeypatch.setattr("nemotron4_model.initialisation.BLOCK_NUMBERS", rows * CONFIG.hidden_size)
+    initialise(model, 0, CONFIG)
+    torch.testing.assert_close(qkv[:rows], expected[:rows])
+    assert len({float(part.sum()) for part in qkv.split(rows)}) == len(qkv.split(rows)), "no two blocks are alike"
+    assert float(qkv.std()) == pytest.approx(CONFIG.init_std, rel=0.2)
 
 
 def test_initial_weights_follow_the_recipe() -> None:

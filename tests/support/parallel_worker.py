@@ -15,6 +15,7 @@ from nemotron4_model import (
     begin_micro_batch,
     global_grad_norm_and_clip,
     grad_norms,
+    initialisation,
     initialise,
     parallelise,
 )
@@ -56,6 +57,7 @@ def train(rank: int, world_size: int, shape: tuple[int, int, int] | None, option
     mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard", "tensor")) if shape else None
     loss_module.MIN_CHUNK_TOKENS = options.pop("chunk_tokens", 128)
     loss_module.LOGITS_BYTES["cpu"] = 1
+    initialisation.BLOCK_NUMBERS = 10 * CONFIG.hidden_size  # so that parts of a parameter begin and end within blocks
     end_of_document = options.pop("end_of_document", None)
     micro_batches, reshard = options.pop("micro_batches", 1), options.get("reshard_after_forward", True)
     with torch.device("meta"):

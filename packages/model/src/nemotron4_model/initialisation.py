@@ -1,17 +1,19 @@
 """Initial weights that do not depend on how the model is sharded.
 
-Invariant: the full tensor of a parameter is a pure function of (seed, parameter name, shape); every rank draws the
-same full tensor and keeps its own part. (torch's own reset of CPU DTensors gives every rank the same shard.)
+Invariant: the full tensor of a parameter is a pure function of (seed, parameter name, shape). It consists of blocks of
+rows, each drawn from a seed of its own, and a rank draws the blocks that it holds a part of, one at a time. (torch's
+own reset of CPU DTensors gives every rank the same shard.)
 Source: normal(0, 0.0134), with residual projections scaled by 1/sqrt(2L), as in Megatron-LM (arXiv 1909.08053 section
 5.1) and NVIDIA's Nemotron-4 15B recipe; zero-centred norms start at 0.
 """
 
 import hashlib
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from nemotron4_model.config import ModelConfig
 from nemotron4_model.transformer import Transformer
@@ -20,26 +22,59 @@ _RESIDUAL = ("attention.out.weight", "mlp.down.weight")
 _NORM = ("norm.weight", "norm.bias")
 
 
+BLOCK_NUMBERS = 1 << 22
+"""Most numbers that are drawn from one seed, if a row has no more: a rank draws the blocks that its part touches."""
+
+
 def initialise(model: Transformer, seed: int, config: ModelConfig) -> None:
     """Fill every parameter in place. The model, sharded or not, must have storage: call it after `to_empty`."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             assert not parameter.is_meta, f"{name} has no storage: call model.to_empty(device=...) first"
-            full = initial_tensor(name, parameter.shape, seed, config)
-            if isinstance(parameter, DTensor):
-                full = full.to(parameter.to_local().device, parameter.dtype)
-                # src_data_rank=None: every rank drew the same values, so nothing is sent.
-                local = distribute_tensor(full, parameter.device_mesh, parameter.placements, src_data_rank=None)
-                parameter.copy_(local)
-            else:
-                parameter.copy_(full)
+            own = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+            if name.endswith(_NORM):
+                own.zero_()
+                continue
+            std = config.init_std / math.sqrt(2 * config.num_layers) if name.endswith(_RESIDUAL) else config.init_std
+            rows, columns = _held(parameter, 0), _held(parameter, 1)
+            num_rows, width = parameter.shape
+            for block in _blocks(num_rows, width):
+                first, last = max(block.start, rows.start), min(block.stop, rows.stop)
+                if first < last and columns:
+                    drawn = torch.empty(len(block), width, device="cpu")
+                    drawn.normal_(0.0, std, generator=_generator(seed, name, block.start))
+                    part = drawn[first - block.start : last - block.start, columns.start : columns.stop]
+                    own[first - rows.start : last - rows.start].copy_(part)
 
 
-def initial_tensor(name: str, shape: torch.Size, seed: int, config: ModelConfig) -> Tensor:
-    """The full fp32 initial value of one parameter, on the CPU."""
-    if name.endswith(_NORM):
-        return torch.zeros(shape)
-    std = config.init_std / math.sqrt(2 * config.num_layers) if name.endswith(_RESIDUAL) else config.init_std
-    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    generator = torch.Generator(device="cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-    return torch.empty(shape, device="cpu").normal_(0.0, std, generator=generator)
+def _blocks(num_rows: int, width: int) -> Iterator[range]:
+    """The rows of each block."""
+    step = max(1, BLOCK_NUMBERS // width)
+    return (range(start, min(start + step, num_rows)) for start in range(0, num_rows, step))
+
+
+def _generator(seed: int, name: str, first_row: int) -> torch.Generator:
+    text = f"{seed}:{name}:{first_row}" if first_row else f"{seed}:{name}"
+    digest = hashlib.sha256(text.encode()).digest()
+    return torch.Generator(device="cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def _held(parameter: Tensor, dim: int) -> range:
+    """Indices along a dimension of the part that this rank holds.
+
+    Asked of DTensor by splitting the indices as the parameter is split: FSDP2 over a tensor axis nests its shards.
+    """
+    if not isinstance(parameter, DTensor):
+        return range(parameter.shape[dim])
+    splits = [getattr(placement, "dim", None) == dim for placement in parameter.placements]
+    placements = [
+        Replicate() if not split else placement if dim == 0 else Shard(0)  # only rows are split twice
+        for placement, split in zip(parameter.placements, splits, strict=True)
+    ]
+    indices = torch.arange(parameter.shape[dim], device=parameter.to_local().device)
+    # src_data_rank=None: every rank has the same indices, so nothing is sent.
+    own = distribute_tensor(indices, parameter.device_mesh, placements, src_data_rank=None).to_local()
+    held: list[int] = own.tolist()
+    found = range(held[0], held[-1] + 1) if held else range(0)
+    assert held == list(found), f"this rank's part of a parameter is scattered along dimension {dim}"
+    return found
