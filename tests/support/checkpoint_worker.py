@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -16,10 +17,11 @@ from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from nemotron4_model import ModelConfig, Transformer, initialise, parallelise
+from nemotron4_train import optimizers as optimizers_module
 from nemotron4_train.checkpoints import reading
 from nemotron4_train.checkpoints.reading import CheckpointState
 from nemotron4_train.checkpoints.writing import CheckpointWriter
-from nemotron4_train.job import OptimizerConfig
+from nemotron4_train.job import OptimizerConfig, OptimizerKind
 from nemotron4_train.optimizers import build_optimizers
 
 CONFIG = ModelConfig(
@@ -89,6 +91,19 @@ def poll_until_done(writer):
         poll(writer)
 
 
+def muon_step(mesh):
+    """A step of Muon: the matrices after it, by name, and how many this process orthogonalised."""
+    model, _ = build(mesh)
+    optimizer = build_optimizers(model, OptimizerConfig(kind=OptimizerKind.muon))[-1]
+    for parameter in model.parameters():
+        parameter.grad = parameter.detach() ** 2  # the same however it is sharded
+    before = {id(parameter): whole(parameter) for parameter in model.parameters()}
+    with mock.patch.object(optimizers_module, "orthogonalise", wraps=optimizers_module.orthogonalise) as spy:
+        optimizer.step()
+    stepped = {name: whole(p) for name, p in model.named_parameters() if not torch.equal(whole(p), before[id(p)])}
+    return stepped, spy.call_count
+
+
 def save_both_ways(rank, world_size, directory):
     """Save on a 2x2 mesh, standing still and moving on; returns the whole state that was saved."""
     mesh = init_device_mesh("cpu", (1, 2, 2), mesh_dim_names=("replicate", "shard", "tensor"))
@@ -103,6 +118,7 @@ def save_both_ways(rank, world_size, directory):
         "model": {name: whole(p) for name, p in model.named_parameters()},
         "exp_avg": {name: whole(optimizers[0].state[p]["exp_avg"]) for name, p in model.named_parameters()},
         "rng": torch.get_rng_state(),
+        "muon": muon_step(mesh),
     }
     for _ in range(3):
         train_step(model, optimizers)

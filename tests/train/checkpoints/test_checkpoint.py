@@ -114,6 +114,16 @@ def test_ranks_write_while_they_train_what_they_write_standing_still(saved_by_fo
     assert torch.equal(torch.get_rng_state(), expected["rng"])
 
 
+def test_muon_shares_its_work_among_ranks_and_steps_as_one_process(saved_by_four):
+    stepped, calls = saved_by_four[2]["muon"]
+    expected, calls_alone = worker.muon_step(None)
+    assert stepped.keys() == expected.keys()
+    for name, matrix in expected.items():
+        torch.testing.assert_close(stepped[name], matrix, atol=1e-6, rtol=1e-5, msg=name)
+    assert calls_alone == len(expected) == 4 * worker.CONFIG.num_layers
+    assert calls == calls_alone / 4
+
+
 def test_a_checkpoint_of_plain_tensors_opens_on_a_mesh_of_one_rank(tmp_path):
     """What one device saved in bf16 before it trained through FSDP2."""
     model, optimizers = worker.build(None)
