@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -57,14 +58,14 @@ def train(rank: int, world_size: int, shape: tuple[int, int, int] | None, option
     mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard", "tensor")) if shape else None
     loss_module.MIN_CHUNK_TOKENS = options.pop("chunk_tokens", 128)
     loss_module.LOGITS_BYTES["cpu"] = 1
-    initialisation.BLOCK_NUMBERS = 10 * CONFIG.hidden_size  # so that parts of a parameter begin and end within blocks
     end_of_document = options.pop("end_of_document", None)
     micro_batches, reshard = options.pop("micro_batches", 1), options.get("reshard_after_forward", True)
     with torch.device("meta"):
         model = Transformer(CONFIG)
     parallelise(model, mesh, **options)
     model.to_empty(device="cpu")
-    initialise(model, 7, CONFIG)
+    with mock.patch.object(initialisation, "BLOCK_NUMBERS", 10 * CONFIG.hidden_size):  # parts end within blocks
+        initialise(model, 7, CONFIG)
     start = {name: whole(p) for name, p in model.named_parameters()}
     data_ranks = shape[0] * shape[1] if shape else 1
     data_rank = rank // shape[2] if shape else 0
