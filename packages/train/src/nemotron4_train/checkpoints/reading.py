@@ -58,8 +58,11 @@ class CheckpointState:
     """The model directory whose weights its run began with, as start_from.py records it."""
 
     def to_json(self) -> bytes:
-        """The content of the file."""
-        return (json.dumps(asdict(self), indent=1) + "\n").encode()
+        """The content of the file; `started_from` is in those of runs that have one."""
+        content = asdict(self)
+        if self.started_from is None:
+            del content["started_from"]
+        return (json.dumps(content, indent=1) + "\n").encode()
 
 
 @dataclass(frozen=True, kw_only=True)
