@@ -221,7 +221,7 @@ def test_a_run_moved_between_topologies_read_every_sample_once(workspace, outcom
     ]
 
 
-BF16_LIMITS = ", ".join(f"{limit:g}" for limit in BF16_TOLERANCE.values())
+BF16_LIMITS = "{loss:g} for the loss, {grad_norm:g} for the gradient norm and {gradient:g}".format(**BF16_TOLERANCE)
 PAGE = f"""\
 # Equivalence
 
@@ -237,7 +237,7 @@ relative to the first row, or to the first row in bf16: the largest of loss and 
 of the first step's gradient over all parameters (norm of the difference over the norm; a row without a checkpoint of
 that step has none). "Same bits as" names a row with bit-identical losses, norms, weights and optimiser state, which is
 required where the order of arithmetic is the same; elsewhere the session fails beyond {TOLERANCE:g}, and in bf16 beyond
-{BF16_LIMITS} (loss, gradient norm, first gradients). "Samples" is the beginning of the
+{BF16_LIMITS} for the first gradients. "Samples" is the beginning of the
 digest of all samples in order, from the [ledger](glossary.md#ledger) of the last checkpoint: the same everywhere.
 
 {{table}}

@@ -122,9 +122,7 @@ def test_float8_needs_dimensions_that_its_products_take(tmp_path):
     model = dataclasses.replace(job.model, intermediate_size=72)
     with pytest.raises(ValueError) as caught:
         dataclasses.replace(job, model=model, topology=topology, precision=FP8)
-    assert str(caught.value) == (
-        "model.intermediate_size (72): must be a multiple of 16 x topology.tensor = 16 for fp8"
-    )
+    assert str(caught.value) == ("model.intermediate_size (72): must be a multiple of 16 for fp8")
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,10 @@ sys.path[:0] = [str(path) for path in sorted(ROOT.glob("packages/*/src"))]
 # Whether there is a GPU is then asked without using it, so that forked processes can.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
-import torch  # noqa: E402  # after the path
+from nemotron4_train.cuda_settings import let_segments_grow, sum_in_fp32  # noqa: E402  # after the path
+
+let_segments_grow()  # before torch
+import torch  # noqa: E402
 from gpu import compiled, gradients, inference, kernels, loop, mesh, page, training  # noqa: E402
 from gpu.context import Context, Machine, find_machine, real_sizes, toy_sizes  # noqa: E402
 from gpu.frame import FAILED, Part, Record, run_parts  # noqa: E402
@@ -152,6 +155,7 @@ def main(words: list[str] | None = None) -> int:
         return 0
     if arguments.compile_backend:
         use_backend(arguments.compile_backend)
+    sum_in_fp32()
     started = description("torch")
     scratch = Path(tempfile.mkdtemp(prefix="gpu_session_"))
     sizes = real_sizes(machine) if machine.device == "cuda" else toy_sizes()

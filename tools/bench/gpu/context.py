@@ -203,6 +203,5 @@ def one_rank_mesh(device: str) -> DeviceMesh:
     """The mesh replicate x shard x tensor of this process alone, by which training computes in bf16."""
     if device == "cuda":
         torch.cuda.set_device(0)
-    backend = "nccl" if device == "cuda" else "gloo"
-    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     return init_device_mesh(device, (1, 1, 1), mesh_dim_names=("replicate", "shard", "tensor"))

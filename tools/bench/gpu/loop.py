@@ -147,7 +147,7 @@ def _act(job: TrainJob, stop: bool, count_syncs: bool, step: int) -> None:
         torch.cuda.set_sync_debug_mode("warn")
     if count_syncs and step == _COUNTED[1]:
         torch.cuda.set_sync_debug_mode("default")
-        found = [message for message in _SYNCS if "synchroniz" in message]
+        found = [message for message in _SYNCS if "called a synchronizing CUDA operation" in message]
         assert job.run.dir is not None
         Path(job.run.dir, "syncs.json").write_text(json.dumps(found), encoding="utf-8")
 
@@ -223,13 +223,13 @@ def cpu_goes_on(context: Context) -> Figures:
 
 
 def synchronisations(context: Context) -> Figures:
-    """How often a step waits for the device: once is enough."""
+    """How often a step waits for the device: once is allowed."""
     context.require_cuda("a CPU has nothing to wait for")
     _first_runs(context)
     found = json.loads((context.scratch / "whole" / "syncs.json").read_text(encoding="utf-8"))
     each = len(found) / (_COUNTED[1] - _COUNTED[0])
     figures = {"a_step": each, "kinds": sorted(set(found))[:5]}
-    require(each <= 2, f"{each} a step", figures)
+    require(each <= 1, f"{each} a step", figures)
     return figures
 
 

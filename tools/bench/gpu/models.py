@@ -46,6 +46,7 @@ def build(
         mesh,
         recompute=recompute,
         compile=compiled,
+        reshard_after_forward=mesh is not None and mesh["shard"].size() > 1,  # as training does
         param_dtype=torch.bfloat16 if bf16 else None,
         reduce_dtype=torch.float32 if bf16 else None,
         float8=float8,
@@ -176,7 +177,11 @@ def require_same_gradients(
 ) -> dict[str, float]:
     """Fail unless every gradient is near the one wanted, by norm, and none is zero; returns the worst error."""
     name, error = worst_gradient(found, wanted)
-    require(error <= tolerance, f"gradient of {name} is {error:.2g} off, more than {tolerance:g}")
+    require(
+        error <= tolerance,
+        f"gradient of {name} is {error:.2g} off, more than {tolerance:g}",
+        {"of": name, "error": error},
+    )
     return {"error": error}
 
 

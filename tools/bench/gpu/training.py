@@ -7,10 +7,9 @@ import math
 from functools import partial
 
 import torch
-from torch.distributed.fsdp import FSDPModule
 from torch.profiler import ProfilerActivity, profile
 
-from nemotron4_model import Transformer, global_grad_norm_and_clip, linear_cross_entropy
+from nemotron4_model import Transformer, begin_micro_batch, global_grad_norm_and_clip, linear_cross_entropy
 from nemotron4_train.job import OptimizerConfig
 from nemotron4_train.optimizers import build_optimizers
 from nemotron4_train.reporting.mfu import NAME, PEAK_TERAFLOPS, Utilisation
@@ -62,8 +61,7 @@ class _Step:
         """Forward and backward of every micro-batch."""
         last = len(self.micro_batches) - 1
         for index, tokens in enumerate(self.micro_batches):
-            if isinstance(self.model, FSDPModule):
-                self.model.set_requires_gradient_sync(index == last)
+            begin_micro_batch(self.model, is_last=index == last, reshard=False)
             loss = self.model(tokens[:, :-1], tokens[:, 1:]).mean
             (loss / (last + 1)).backward()
             self.losses.append(loss.detach())

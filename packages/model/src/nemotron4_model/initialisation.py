@@ -13,9 +13,10 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from nemotron4_model.config import ModelConfig
+from nemotron4_model.shards import local_indices
 from nemotron4_model.transformer import Transformer
 
 _RESIDUAL = ("attention.out.weight", "mlp.down.weight")
@@ -36,7 +37,7 @@ def initialise(model: Transformer, seed: int, config: ModelConfig) -> None:
                 own.zero_()
                 continue
             std = config.init_std / math.sqrt(2 * config.num_layers) if name.endswith(_RESIDUAL) else config.init_std
-            rows, columns = _held(parameter, 0), _held(parameter, 1)
+            rows, columns = map(_as_range, local_indices(parameter))
             num_rows, width = parameter.shape
             for block in _blocks(num_rows, width):
                 first, last = max(block.start, rows.start), min(block.stop, rows.stop)
@@ -59,22 +60,9 @@ def _generator(seed: int, name: str, first_row: int) -> torch.Generator:
     return torch.Generator(device="cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def _held(parameter: Tensor, dim: int) -> range:
-    """Indices along a dimension of the part that this rank holds.
-
-    Asked of DTensor by splitting the indices as the parameter is split: FSDP2 over a tensor axis nests its shards.
-    """
-    if not isinstance(parameter, DTensor):
-        return range(parameter.shape[dim])
-    splits = [getattr(placement, "dim", None) == dim for placement in parameter.placements]
-    placements = [
-        Replicate() if not split else placement if dim == 0 else Shard(0)  # only rows are split twice
-        for placement, split in zip(parameter.placements, splits, strict=True)
-    ]
-    indices = torch.arange(parameter.shape[dim], device=parameter.to_local().device)
-    # src_data_rank=None: every rank has the same indices, so nothing is sent.
-    own = distribute_tensor(indices, parameter.device_mesh, placements, src_data_rank=None).to_local()
-    held: list[int] = own.tolist()
+def _as_range(indices: Tensor) -> range:
+    """Indices that follow each other."""
+    held: list[int] = indices.tolist()
     found = range(held[0], held[-1] + 1) if held else range(0)
-    assert held == list(found), f"this rank's part of a parameter is scattered along dimension {dim}"
+    assert held == list(found), "this rank's part of a parameter is scattered"
     return found

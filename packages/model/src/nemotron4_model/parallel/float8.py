@@ -1,7 +1,7 @@
 """Matrix products of the blocks in float8, by torchao; norms, attention, embedding and head do not change.
 
 Invariant: names and dtypes of parameters stay the same: weights are cast for each product, with one dynamic scale per
-tensor, and the optimiser sees fp32. Tensor-parallel ranks share the scale of the whole tensor; each data-parallel rank
+tensor, and the optimiser sees fp32. Each data-parallel rank
 has the scale of its own sequences, so losses of different numbers of ranks agree only up to float8 rounding.
 The conversion comes first, so that the tensor plan finds the layers that it splits.
 Source: float8 formats, arXiv 2209.05433; torchao.float8, whose tensor-wise dynamic scaling this is. Weights are

@@ -2,7 +2,8 @@
 
 float8 -> tensor -> recompute -> compile -> fully_shard, each only if asked for.
 
-Invariant: losses, gradients and initial weights equal those of the unsharded model up to the order of fp32 sums.
+Invariant: losses, gradients and initial weights equal those of the unsharded model up to the order of fp32 sums; losses
+and gradients in bf16, up to rounding.
 The order matters: fully_shard or a checkpoint wrapper before the tensor plan silently loses the plan.
 Source: FSDP2 (PyTorch's `fully_shard`; the idea is in arXiv 2304.11277), hybrid sharding (section 3.2 there), tensor
 and sequence parallelism (Megatron-LM, arXiv 1909.08053 section 3 and arXiv 2205.05198 section 4).

@@ -53,6 +53,10 @@ _FILES = re.compile(rf"__\d+_\d+\.distcp|\.metadata(\.tmp)?|({STATE_FILE}|{LEDGE
 """Files of a checkpoint, complete or partly written: a checkpoint that contains any other is never removed."""
 
 
+_MIN_PINNED_BYTES = 1 << 16
+"""Pinning is done by whole pages and takes its time, so smaller tensors are copied without."""
+
+
 @dataclass(frozen=True)
 class _Save:
     step: int
@@ -137,7 +141,7 @@ class CheckpointWriter:
     def _stage(self, tensors: dict[str, Any], device: torch.device) -> dict[str, Any]:
         """A copy in host memory (pinned for a CUDA device), complete when `device` has been synchronised."""
         if self._stager is None:
-            self._stager = StateDictStager(pin_memory=device.type == "cuda")
+            self._stager = StateDictStager(pin_memory=device.type == "cuda", pin_memory_min_bytes=_MIN_PINNED_BYTES)
         staged = self._stager.stage(tensors, non_blocking=device.type != "cpu")
         assert isinstance(staged, dict)
         return staged

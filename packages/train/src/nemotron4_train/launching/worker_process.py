@@ -4,7 +4,7 @@ Invariant: no rank outlives its launcher, so the holder of a run's lock is the o
 code that another compiled. (Attention of an early model, compiled under tensor parallelism and read by both ranks from
 one warm Inductor cache, gave wrong gradients with torch 2.13; one directory per rank fixed it. With today's blocks
 that did not happen again: torch 2.11 takes their graphs from a shared cache, with right gradients, and torch 2.13 finds
-none of them there. But 2.13 leaves out of the key what a DeviceMesh holds, which is another thing on each rank.)
+none of them there. But 2.13 leaves out of the key what a DeviceMesh holds, which differs on each rank.)
 """
 
 from __future__ import annotations

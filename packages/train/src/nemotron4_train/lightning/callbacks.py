@@ -25,7 +25,7 @@ from nemotron4_train.checkpoints.writing import CheckpointWriter
 from nemotron4_train.job import TrainerConfig, TrainJob
 from nemotron4_train.lightning.module import PretrainingModule, StepResult
 from nemotron4_train.lightning.strategy import data_rank
-from nemotron4_train.ranks import rank
+from nemotron4_train.ranks import num_ranks, rank
 from nemotron4_train.reporting.metrics import MetricsFile
 from nemotron4_train.reporting.progress import TrainingProgress
 from nemotron4_train.run_directory import read_record, write_record
@@ -115,7 +115,7 @@ class Validator(AfterStep):
 
 def _sums_over_ranks(addends: dict[str, float], tensor: int, device: torch.device) -> dict[str, float]:
     """Sums, in fp64, over the data ranks; equal on every rank. The `tensor` ranks of a group hold the same addends."""
-    if not dist.is_initialized():
+    if num_ranks() == 1:
         return addends
     sums = torch.tensor(list(addends.values()), dtype=torch.float64, device=device)
     dist.all_reduce(sums)
