@@ -188,8 +188,11 @@ def install_slurm(session: nox.Session) -> str | None:
 
 @nox.session(python=False)
 def gpu(session: nox.Session) -> None:
-    """Check and measure this machine's GPU, in under 8 minutes; skipped without one. Nothing is installed: it uses
-    the `python3` on the PATH, because a machine with a GPU has the torch that fits its driver."""
+    """Check and measure this machine's GPU, in under 8 minutes; skipped without one, or without torch. Nothing is
+    installed: it uses the `python3` on the PATH, because a machine with a GPU has the torch that fits its driver."""
+    script = "import importlib.util as u; print(u.find_spec('torch') is not None)"
+    if "True" not in str(session.run("python3", "-c", script, external=True, silent=True, log=False)):
+        session.skip("no GPU that torch could use: the python3 on the PATH has no torch")
     session.run("python3", "tools/bench/gpu_session.py", *session.posargs, external=True)
 
 
