@@ -41,11 +41,11 @@ os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 from nemotron4_train.cuda_settings import let_segments_grow, sum_in_fp32  # noqa: E402  # after the path
 
 let_segments_grow()  # before torch
-import torch  # noqa: E402
-from gpu import compiled, gradients, inference, kernels, loop, mesh, page, training  # noqa: E402
-from gpu.context import Context, Machine, find_machine, real_sizes, toy_sizes  # noqa: E402
-from gpu.frame import FAILED, Part, Record, run_parts  # noqa: E402
-from machine import description  # noqa: E402
+import torch  # noqa: E402  # after the path
+from gpu import compiled, gradients, inference, kernels, loop, mesh, page, training  # noqa: E402  # after the path
+from gpu.context import Context, Machine, find_machine, real_sizes, toy_sizes  # noqa: E402  # after the path
+from gpu.frame import FAILED, Part, Record, run_parts  # noqa: E402  # after the path
+from machine import description  # noqa: E402  # after the path
 
 PARTS = (
     Part("kernels", kernels.CHECKS),

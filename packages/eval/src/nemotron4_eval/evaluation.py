@@ -42,7 +42,7 @@ def run_eval(job: EvalJob) -> float:
     texts = read_heldout(corpus, job.suite.max_bytes_per_source)
     with _task_files(job.suite, texts) as tasks:
         result, overall = _measure(job, loaded, corpus, texts, tasks)
-    result.update({key: provenance[key] for key in IDENTITY_KEYS if key in provenance})  # type: ignore[typeddict-item]
+    result.update({key: provenance[key] for key in IDENTITY_KEYS if key in provenance})  # type: ignore[typeddict-item]  # keys vary
     result["seconds"] = round(time.perf_counter() - started, 1)
     console = plain_console()
     print_result(result, console)  # first, so that it is shown even if the disk is full

@@ -64,7 +64,7 @@ class PackedDocuments(NamedTuple):
 
     mask_B1TT: Tensor | None = None  # noqa: N815 (shapes in names)
     """True where a query may see a key: its own document up to itself. None for `varlen_attn`."""
-    bounds_E: Tensor | None = None  # noqa: N815
+    bounds_E: Tensor | None = None  # noqa: N815 (shapes in names)
     """For `varlen_attn`: where each document starts in B x T tokens, then B x T up to the end, in int32."""
 
 
