@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import torch.distributed as dist
 from smoke import smoke_job
 
@@ -19,7 +20,7 @@ from nemotron4_data.adopt import AdoptJob, adopt
 from nemotron4_data.data_config import DataDirConfig
 from nemotron4_data.manifest import TOKENIZER_FILE, Manifest
 from nemotron4_data.verify import VerifyJob, verify
-from nemotron4_model import Recompute
+from nemotron4_model import Recompute, Transformer, initialise
 from nemotron4_train.checkpoints import reading
 from nemotron4_train.checkpoints.reading import Checkpoint
 from nemotron4_train.checkpoints.writing import CheckpointWriter
@@ -35,6 +36,8 @@ from nemotron4_train.job import (
 )
 from nemotron4_train.launching.launch import launch
 from nemotron4_train.launching.preflight import check_checkpoint
+from nemotron4_train.lightning.data import StepDataset
+from nemotron4_train.lightning.fit import token_stream
 from nemotron4_train.reporting.metrics import STEP_COLUMNS, MetricsFile
 from nemotron4_train.run_directory import create, exclusive, keep_tokenizer, read_record, write_record
 from nemotron4_train.schedule import Timeline
@@ -260,6 +263,16 @@ def test_more_micro_batches_give_the_same_losses(prepared, tmp_path, undisturbed
     assert [float(loss) for _, loss, _ in losses(directory)] == pytest.approx(expected, rel=1e-5)
 
 
+def first_loss_in_bf16(job):
+    timeline = job.timeline()
+    batch = StepDataset(token_stream(job, Corpus.open(job.data.dir), timeline), timeline, 0, 1)[0]
+    model = Transformer(job.model)
+    initialise(model, job.seed, job.model)
+    model.bfloat16()
+    halves = zip(batch["inputs_BT"].split(2), batch["targets_BT"].split(2), strict=True)
+    return float(torch.stack([model(inputs, targets).mean.detach() for inputs, targets in halves]).mean())
+
+
 def test_bf16_follows_fp32(prepared, tmp_path, undisturbed):
     topology = TopologyConfig(micro_batch_size=2)
     job = smoke_job(prepared, tmp_path, precision=PrecisionConfig(compute=Precision.bf16), topology=topology)
@@ -271,6 +284,8 @@ def test_bf16_follows_fp32(prepared, tmp_path, undisturbed):
     found = [float(loss) for _, loss, _ in losses(directory)]
     assert found == pytest.approx(expected, rel=5e-3)
     assert found != expected
+    # As on a mesh, bf16 throughout: autocast would keep the residual stream and the norms in fp32.
+    assert found[0] == pytest.approx(first_loss_in_bf16(job), rel=1e-6)
     job = dataclasses.replace(job, run=RunConfig(name="smoke", root=str(tmp_path / "again")))
     run(dataclasses.replace(job, trainer=dataclasses.replace(job.trainer, max_steps=7)))
     assert losses(run(job)) == losses(directory), "resumed to the bit"
