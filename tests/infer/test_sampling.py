@@ -85,7 +85,7 @@ def test_zero_temperature_takes_the_most_likely_token():
         ({"top_p": 0.0}, "sampling.top_p (0.0): must be in (0, 1]; 1 keeps all tokens"),
         ({"top_p": 1.5}, "sampling.top_p (1.5): must be in (0, 1]; 1 keeps all tokens"),
         ({"seed": -1}, "sampling.seed (-1): must be in [0, 2^63)"),
-        ({"max_new_tokens": 0}, "sampling.max_new_tokens (0): must be at least 1"),
+        ({"max_new_tokens": -1}, "sampling.max_new_tokens (-1): must be at least 0"),
     ],
 )
 def test_wrong_settings_are_named(settings_, message):

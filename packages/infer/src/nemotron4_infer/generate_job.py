@@ -30,6 +30,8 @@ class GenerateJob:
     Norms and softmax are computed in fp32 in both."""
 
     def __post_init__(self) -> None:
+        count = self.sampling.max_new_tokens
+        require(count >= 1, "sampling.max_new_tokens", count, "must be at least 1")
         require(self.prompt_file != "", "prompt_file", "''", "must name a file; - is standard input")
         both = "cannot be combined with prompt_file" if self.prompt else "must not be empty"
         rule = f"{both}; give it as 'prompt=Once upon a time', or as prompt_file=PATH (- is standard input)"

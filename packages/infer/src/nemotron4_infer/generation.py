@@ -10,8 +10,8 @@ import torch
 
 from nemotron4_common.rules import require
 from nemotron4_infer.cache import KVCache
-from nemotron4_infer.distribution import draw
 from nemotron4_infer.sampling import SamplingConfig
+from nemotron4_infer.sampling.distribution import draw
 from nemotron4_model import Transformer
 
 

@@ -10,7 +10,7 @@ Shapes: B batch, V vocabulary.
 import torch
 from torch import Tensor
 
-from nemotron4_infer.sampling import SamplingConfig
+from nemotron4_infer.sampling.config import SamplingConfig
 
 
 def next_token_distribution(logits_BV: Tensor, sampling: SamplingConfig) -> Tensor:

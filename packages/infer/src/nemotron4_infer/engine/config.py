@@ -1,0 +1,51 @@
+"""The engine's settings, which `generate` and `serve` share."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from nemotron4_common.rules import require
+
+
+class Quantisation(Enum):
+    """A format of linear weights that is narrower than the activations."""
+
+    int8 = "int8"
+    int4 = "int4"
+    fp8 = "fp8"
+
+
+@dataclass(kw_only=True)
+class EngineConfig:
+    """How much runs at once, and in what format."""
+
+    quantization: Quantisation | None = None
+    """Quantise the linear weights at load: int8, int4 (groups of 128) or, on CUDA, fp8; null keeps the directory's."""
+
+    cache_tokens: int | None = None
+    """Tokens that the key/value cache holds, over all requests; null means what fits, but no more than can be used."""
+
+    max_running: int = 64
+    """Most sequences that are computed at once; further ones wait."""
+
+    max_waiting: int = 1024
+    """Most sequences that wait; a request beyond is turned away."""
+
+    step_tokens: int | None = None
+    """Most tokens of one step: each running sequence's next, then parts of new prompts. Fewer keep the steps, and so
+    the gaps between streamed tokens, short; null means 128 on a CPU and 2,048 on a GPU."""
+
+    prefix_cache: bool = True
+    """Whether the keys and values of prompts are kept and reused by prompts that begin alike."""
+
+    prompt_lookup: bool = True
+    """Whether greedy requests guess next tokens from the text so far, where few run at once; the text is the same."""
+
+    def __post_init__(self) -> None:
+        for name in ("cache_tokens", "step_tokens"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"engine.{name}", value, "must be at least 1, or null")
+        require(self.max_running >= 1, "engine.max_running", self.max_running, "must be at least 1")
+        require(self.max_waiting >= 0, "engine.max_waiting", self.max_waiting, "must be at least 0")
+        if self.step_tokens is not None:
+            rule = f"must be at least engine.max_running ({self.max_running}), a token for each running sequence"
+            require(self.step_tokens >= self.max_running, "engine.step_tokens", self.step_tokens, rule)
