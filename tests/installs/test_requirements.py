@@ -22,7 +22,11 @@ def test_every_package_is_installed_from_the_tree():
     first, *others = lines_of("requirements.txt")
     assert first == "-r requirements-train.txt"
     extras = {requirement.name: requirement.extras for requirement in map(Requirement, others)}
-    assert extras == {"nemotron4-data": {"curate"}, "nemotron4-eval": {"harness"}}
+    assert extras == {
+        "nemotron4-data": {"curate"},
+        "nemotron4-eval": {"harness"},
+        "nemotron4-infer": {"schema", "serve"},
+    }
     assert all(PROJECTS[name]["optional-dependencies"].keys() >= asked for name, asked in extras.items())
 
 
@@ -54,7 +58,7 @@ def test_every_extra_that_a_text_names_exists():
 
 def test_all_that_the_requirements_bring_has_a_version():
     pinned = {canonicalize_name(line.partition("==")[0]) for line in lines_of("constraints.txt")}
-    brought = brought_by(*PROJECTS, "nemotron4-data[curate]", "nemotron4-eval[harness]")
+    brought = brought_by(*PROJECTS, "nemotron4-data[curate]", "nemotron4-eval[harness]", "nemotron4-infer[schema,serve]")
     assert {name for name in brought - pinned - set(PROJECTS) if not of_cuda(name)} == set()
 
 
