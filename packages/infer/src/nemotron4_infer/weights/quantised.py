@@ -30,7 +30,7 @@ _FP8 = torch.float8_e4m3fn
 _FP8_MAX = 448.0
 _FP8_CAPABILITY = (8, 9)
 _DTYPES = {"I8": torch.int8, "U8": torch.uint8, "F8_E4M3": _FP8, "BF16": torch.bfloat16, "F32": torch.float32}
-_ELEMENTS_AT_A_TIME = 16_000_000
+_ELEMENTS_AT_A_TIME = 4_000_000
 _ROW_BLOCK = 64  # CPUs pack int4 weights in blocks of at most so many rows
 
 
@@ -42,10 +42,10 @@ def quantise(quantization: Quantisation, weight_FD: Tensor) -> dict[str, Tensor]
     largest_F1 = weight_FD.abs().amax(1, keepdim=True)
     if quantization is Quantisation.fp8:
         scale_F1 = _nonzero(largest_F1 / _FP8_MAX)
-        return {"weight": (weight_FD / scale_F1).clamp(-_FP8_MAX, _FP8_MAX).to(_FP8), "weight_scale": scale_F1}
+        return {"weight": (weight_FD / scale_F1).clamp_(-_FP8_MAX, _FP8_MAX).to(_FP8), "weight_scale": scale_F1}
     # Integers are chosen for the scale as it is stored, so that its rounding costs nothing.
     scale_F1 = _nonzero((largest_F1 / 127).bfloat16())
-    weight = (weight_FD / scale_F1.float()).round().clamp(-127, 127).to(torch.int8)
+    weight = (weight_FD / scale_F1.float()).round_().clamp_(-127, 127).to(torch.int8)
     return {"weight": weight, "weight_scale": scale_F1}
 
 
@@ -54,8 +54,8 @@ def _quantise_int4(weight_FD: Tensor) -> dict[str, Tensor]:
     low_FC, high_FC = weight_FCg.amin(-1).clamp(max=0), weight_FCg.amax(-1).clamp(min=0)
     scale_FC = _nonzero(((high_FC - low_FC) / 15).bfloat16())
     zero_FC = (low_FC + 8 * scale_FC.float()).bfloat16()
-    steps_FCg = (weight_FCg - zero_FC.float()[..., None]) / scale_FC.float()[..., None]
-    q_FD = (steps_FCg.round() + 8).clamp(0, 15).to(torch.uint8).flatten(1)
+    steps_FCg = (weight_FCg - zero_FC.float()[..., None]).div_(scale_FC.float()[..., None])
+    q_FD = steps_FCg.round_().add_(8).clamp_(0, 15).to(torch.uint8).flatten(1)
     return {"weight": q_FD[:, ::2] << 4 | q_FD[:, 1::2], "weight_scale": scale_FC, "weight_zero": zero_FC}
 
 
