@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nemotron4_infer.engine.config import Quantisation
+from nemotron4_infer.engine.build import load_directory
+from nemotron4_infer.engine.config import EngineConfig, Quantisation
 from nemotron4_infer.weights import formats
 from nemotron4_infer.weights.engine_weights import EngineWeights, from_transformer
 from nemotron4_infer.weights.linear import LinearOperator, PlainLinear
@@ -258,3 +259,21 @@ def test_loading_holds_little_beside_the_weights(
         held_mb * 1e6, rel=0.02
     )
     assert peak_mb() - before < held_mb + 34 + parts_mb + 15
+
+
+def test_a_directory_is_planned_then_loaded(
+    model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_directory(str(model_dir), None, EngineConfig(max_running=2, quantization=Quantisation.int8))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[0] for line in lines] == ["weights", "workspace", "cache", "free"]
+    assert "parameters in int8" in lines[0]
+    assert loaded.config.cache_tokens == 2 * 64
+    assert (loaded.weights.dtype, loaded.weights.config) == (torch.bfloat16, load_pretrained(model_dir).config)
+    assert loaded.tokenizer.vocab_size == loaded.weights.config.vocab_size
+    assert loaded.fingerprint == fingerprint(model_dir, DType.bf16, Quantisation.int8)
+    monkeypatch.setattr("nemotron4_infer.engine.build.free_host_bytes", lambda: 200_000_000)
+    with pytest.raises(ValueError, match=r"^model_dir \(.* parameters\): needs 0\.00 GB for weights, 0\.20 GB for"):
+        load_directory(str(model_dir), None, EngineConfig())
+    with pytest.raises(ValueError, match=r"^model_dir \(.*\): is not a directory"):
+        load_directory(str(tmp_path / "none"), None, EngineConfig())
