@@ -24,7 +24,7 @@ from nemotron4_infer.weights.load import (
     resolve_quantization,
     stored_quantization,
 )
-from nemotron4_infer.weights.quantised import Int4Linear, encoder
+from nemotron4_infer.weights.quantised import Int4Linear, config_entries, encoder
 from nemotron4_model import (
     DType,
     ModelConfig,
@@ -74,7 +74,7 @@ def write(model: Transformer, directory: Path, quantization: Quantisation, max_s
         dtype=torch.bfloat16,
         max_shard_bytes=max_shard_bytes,
         encode=encoder(quantization),
-        extra_config={"quantization_config": formats.to_json(quantization)},
+        extra_config=config_entries(quantization),
     )
     return directory
 
@@ -162,6 +162,9 @@ def test_formats_and_dtypes_that_do_not_go_together_are_refused(
     with pytest.raises(ValueError, match="the weights are quantised, which only `nemotron4 generate`") as refusal:
         load_pretrained(stored)
     assert "config.json: quantization_config" in str(refusal.value)
+    transformers = pytest.importorskip("transformers")
+    with pytest.raises(ValueError, match="nemotron_quantized"):  # int8 numbers are not the weights
+        transformers.AutoConfig.from_pretrained(stored)
 
 
 def damage_config(directory: Path, **changes: Any) -> None:

@@ -15,6 +15,7 @@ Shapes: N rows of activations, F outputs, D inputs.
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +23,9 @@ from torch import Tensor
 
 from nemotron4_common.rules import require
 from nemotron4_infer.engine.config import Quantisation
-from nemotron4_infer.weights.formats import Parts, group_size, stored_parts
+from nemotron4_infer.weights.formats import Parts, group_size, stored_parts, to_json
 from nemotron4_infer.weights.linear import LinearOperator, PlainLinear
+from nemotron4_model.hugging_face.config_json import QUANTISED
 
 _aten = torch.ops.aten
 _FP8 = torch.float8_e4m3fn
@@ -81,6 +83,11 @@ def quantise_rows(
         for kind, piece in pieces.items():
             whole[kind][rows] = piece
     return whole
+
+
+def config_entries(quantization: Quantisation) -> dict[str, Any]:
+    """For `write_pretrained`: what config.json of a directory with quantised weights says besides or instead."""
+    return {**QUANTISED, "quantization_config": to_json(quantization)}
 
 
 def encoder(quantization: Quantisation) -> Callable[[str, Tensor], dict[str, Tensor] | None]:

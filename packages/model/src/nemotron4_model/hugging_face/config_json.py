@@ -13,6 +13,9 @@ import torch
 from nemotron4_model.config import ModelConfig
 
 PAD_ID, BOS_ID, EOS_ID = 0, 2, 3
+QUANTISED = {"model_type": "nemotron_quantized", "architectures": ["NemotronQuantizedForCausalLM"]}
+"""Of a directory with quantised weights, beside its quantization_config. transformers skips formats that it does not
+know, and would take int8 numbers for the weights; a type that it does not know it refuses."""
 
 _NUMBERS = (int, float)
 _FIXED = {
@@ -61,6 +64,8 @@ def from_json(content: dict[str, Any], source: str) -> ModelConfig:
     """ModelConfig of a parsed config.json; `source` names the file in ValueErrors."""
     for key, wanted in _FIXED.items():
         found = content.get(key, wanted)
+        if key == "model_type" and found == QUANTISED[key] and "quantization_config" in content:
+            continue
         if found != wanted:
             raise ValueError(f"{source}: {key} ({found!r}): must be {wanted!r}; this is not a Nemotron model")
     nested = [_first(content, source, key, default={}, kinds=(dict,)) for key in ("rope_parameters", "rope_scaling")]

@@ -125,11 +125,9 @@ def _quantised(quantization: Quantisation | None) -> dict[str, Any]:
     """What `write_pretrained` must be told."""
     if quantization is None:
         return {}
-    from nemotron4_infer.weights import formats
-    from nemotron4_infer.weights.quantised import encoder
+    from nemotron4_infer.weights.quantised import config_entries, encoder
 
-    extra_config = {"quantization_config": formats.to_json(quantization)}
-    return {"encode": encoder(quantization), "extra_config": extra_config}
+    return {"encode": encoder(quantization), "extra_config": config_entries(quantization)}
 
 
 def _tokenizer_model(run: Path, corpus_dir: str, ledger: Ledger) -> Path:

@@ -15,7 +15,7 @@ README = "README.md"
 _TEXT = """\
 # {name}, step {step:,}
 
-A Nemotron-4 model (`NemotronForCausalLM`) after {tokens:,} tokens in {step:,} steps: {parameters:,} parameters in
+A Nemotron-4 model ({architecture}) after {tokens:,} tokens in {step:,} steps: {parameters:,} parameters in
 {dtype}, {vocab_size:,} token ids, a context of {context:,} tokens. `provenance.json` records what it was trained on.
 Below, `DIR` stands for this directory.
 
@@ -110,6 +110,7 @@ def export_readme(
         vocab_size=model.vocab_size,
         context=model.max_sequence_length,
         loading=loading,
+        architecture="`NemotronForCausalLM`" if quantization is None else "quantised",
     )
 
 
