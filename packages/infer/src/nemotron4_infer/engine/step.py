@@ -22,17 +22,18 @@ PAGE_TOKENS = 64
 
 
 class CpuRunner:
-    """Computes spans of sequences whose keys and values are in slabs; a pool of pages keeps those of prompts."""
+    """Computes spans of sequences whose keys and values are in slabs; pages keep those of prompts."""
+
+    is_paged = False
 
     def __init__(
         self, weights: EngineWeights, num_pages: int, *, page_tokens: int = PAGE_TOKENS, step_tokens: int = 128
     ) -> None:
-        """Make the pool, whose memory is taken as pages are saved; try numbers of rows up to `step_tokens`."""
+        """Find what gives equal bits up to `step_tokens` rows. Slabs and pages take memory as they are written."""
         config = weights.config
         self.num_pages, self.page_tokens = num_pages, page_tokens
         self.max_sequence_length, self.vocab_size = config.max_sequence_length, config.vocab_size
-        page = (config.num_layers, config.num_key_value_heads, 2, page_tokens, config.attention_head_dim)
-        self._pool_PLK2MH = torch.empty(num_pages, *page, dtype=weights.dtype)
+        self._pages_LK2MH: dict[int, Tensor] = {}
         self._slabs: dict[int, Slab] = {}
         self._mask = TileMask(config, page_tokens, weights.dtype)
         self.weights, self.row_multiple, self.equal_bits = with_equal_bits(weights, step_tokens)
@@ -43,9 +44,10 @@ class CpuRunner:
         assert sequence not in self._slabs, f"sequence {sequence} is open"
         assert num_cached % self.page_tokens == 0
         assert num_cached <= capacity
-        slab = self._slabs[sequence] = Slab(self.weights.config, capacity, self.weights.dtype)
+        slab = Slab(self.weights.config, capacity, self.weights.dtype)
         for index in range(num_cached // self.page_tokens):
-            self._tokens_of(slab, index).copy_(self._pool_PLK2MH[pages[index]])
+            self._tokens_of(slab, index).copy_(self._pages_LK2MH[pages[index]])
+        self._slabs[sequence] = slab
 
     @torch.inference_mode()
     def run(self, spans: Sequence[Span]) -> list[Tensor]:
@@ -63,12 +65,17 @@ class CpuRunner:
         """Nothing to do: the next tokens overwrite what lies beyond."""
 
     def save(self, sequence: int, page_index: int, page: int) -> None:
-        """Copy tokens page_index * page_tokens.., which have been computed, to a page of the pool."""
-        self._pool_PLK2MH[page].copy_(self._tokens_of(self._slabs[sequence], page_index))
+        """Copy the sequence's tokens page_index * page_tokens.., which have been computed, to a page."""
+        self._pages_LK2MH[page] = self._tokens_of(self._slabs[sequence], page_index).clone()
 
     def close(self, sequence: int) -> None:
         """Free the sequence's slab."""
         del self._slabs[sequence]
+
+    def release(self, pages: Sequence[int]) -> None:
+        """Free the pages that were saved."""
+        for page in pages:
+            self._pages_LK2MH.pop(page, None)
 
     def _tokens_of(self, slab: Slab, page_index: int) -> Tensor:
         return slab.tokens(page_index * self.page_tokens, (page_index + 1) * self.page_tokens)
