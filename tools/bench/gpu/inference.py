@@ -57,7 +57,7 @@ def _read(context: Context, tokens: torch.Tensor) -> KVCache:
     cache = KVCache(
         model.config, capacity=capacity, batch_size=len(tokens), dtype=_dtype(context), device=context.device
     )
-    logits = model(tokens, cache=cache, last_only=True)
+    logits = model(tokens, position_BT=cache.positions(tokens.shape[1]), cache=cache, last_only=True)
     require(bool(logits.isfinite().all()), "logits are not finite")
     return cache
 
@@ -81,7 +81,8 @@ def decode_batch(context: Context) -> Figures:
 
     @torch.inference_mode()
     def step() -> None:
-        state["tokens"] = model(state["tokens"], cache=cache, last_only=True)[:, -1:].argmax(-1)
+        logits = model(state["tokens"], position_BT=cache.positions(1), cache=cache, last_only=True)
+        state["tokens"] = logits[:, -1:].argmax(-1)
 
     return {"sequences": batch, "context": length, **_speed(context, batch, length, step)}
 

@@ -58,7 +58,8 @@ def _steps(
     for _ in range(sampling.max_new_tokens):
         if cache.length + tokens_BT.shape[1] > longest:
             return StopReason.context_full
-        logits_BV = model(tokens_BT, cache=cache, last_only=True)[:, -1, :vocab_size]
+        position_BT = cache.positions(tokens_BT.shape[1])
+        logits_BV = model(tokens_BT, position_BT=position_BT, cache=cache, last_only=True)[:, -1, :vocab_size]
         token_B = draw(logits_BV, sampling, generator)
         token = int(token_B)
         if token == eos_id:

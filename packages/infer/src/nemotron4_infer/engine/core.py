@@ -90,9 +90,11 @@ class _Sequence:
         request, sampling, prompt = self.request, self.request.sampling, None
         is_first = self.cache.length == 0
         every = is_first and request.prompt_logprobs is not None
-        logits_TV = self.engine.model(
-            torch.tensor([self.next_ids], device=self.device), cache=self.cache, last_only=not every
-        )[0, :, : self.state.vocab_size]
+        tokens_1T = torch.tensor([self.next_ids], device=self.device)
+        position_1T = self.cache.positions(len(self.next_ids))
+        logits_TV = self.engine.model(tokens_1T, position_BT=position_1T, cache=self.cache, last_only=not every)[
+            0, :, : self.state.vocab_size
+        ]
         if every:
             assert request.prompt_logprobs is not None
             from nemotron4_infer.sampling.choose import ChosenToken
