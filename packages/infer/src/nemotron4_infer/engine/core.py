@@ -21,7 +21,7 @@ from nemotron4_infer.engine.reference import ReferenceRunner
 from nemotron4_infer.engine.request import Delta, FinishReason, Request
 from nemotron4_infer.engine.scheduler import Scheduler, Sequence
 from nemotron4_infer.engine.statistics import Statistics
-from nemotron4_infer.sampling.choose import ChosenToken, choose, logprobs_of
+from nemotron4_infer.sampling.choose import ChoiceError, ChosenToken, choose, logprobs_of
 from nemotron4_model import Transformer
 
 MAX_GUESSING = 4
@@ -183,31 +183,39 @@ class Engine:
             choosing.append((text, span, logits_TV[-1:] if span.is_prefill else logits_TV))
         for row in count():
             choosing = [item for item in choosing if item[0].finish is None]
-            if not choosing:
-                return
-            rows_SV = torch.stack([logits_TV[row] for _, _, logits_TV in choosing])
-            tokens = choose(rows_SV, [text.state for text, _, _ in choosing])
-            for (text, _, _), token in zip(choosing, tokens, strict=True):
-                with self._own_fault(text):
-                    text.take(token)
+            self._choose([(text, logits_TV[row]) for text, _, logits_TV in choosing])
             # The token of the next row follows a guess, and counts if that guess is what was chosen.
             choosing = [
                 (text, span, logits_TV)
                 for text, span, logits_TV in choosing
                 if row + 1 < len(logits_TV) and text.token_ids[-1] == span.token_ids[row + 1]
             ]
+            if not choosing:
+                return
+
+    def _choose(self, rows: list[tuple[Continuation, Tensor]]) -> None:
+        """Choose the next token of each; a choice for which there is none ends by a fault of its own."""
+        while rows:
+            try:
+                tokens = choose(torch.stack([logits_V for _, logits_V in rows]), [text.state for text, _ in rows])
+            except ChoiceError as error:
+                for row, reason in error.reasons.items():
+                    rows[row][0].fail(self._note(reason))
+                rows = [(text, logits_V) for text, logits_V in rows if text.finish is None]
+                continue
+            for (text, _), token in zip(rows, tokens, strict=True):
+                with self._own_fault(text):
+                    text.take(token)
+            return
 
     def _score(self, text: Continuation, span: Span, logits_TV: Tensor) -> None:
         """Add the log-probabilities of the tokens that follow those of a span of the prompt."""
-        request, size = text.request, self.runner.page_tokens
+        request = text.request
         assert request.prompt_logprobs is not None
         text.scored = text.scored or [ChosenToken(request.prompt_ids[0])]
-        following = request.prompt_ids[span.begin + 1 : span.begin + len(span.token_ids) + 1]
-        # Page by page: in fp32 the logits of many tokens are large.
-        for at in range(0, len(following), size):
-            next_ids = following[at : at + size]
-            rows_TV = logits_TV[at : at + len(next_ids), : self.tokenizer.vocab_size]
-            text.scored += logprobs_of(rows_TV, next_ids, request.prompt_logprobs)
+        next_ids = request.prompt_ids[span.begin + 1 : span.begin + len(span.token_ids) + 1]
+        rows_TV = logits_TV[: len(next_ids), : self.tokenizer.vocab_size]
+        text.scored += logprobs_of(rows_TV, next_ids, request.prompt_logprobs)
         if len(text.scored) == len(request.prompt_ids):
             for sequence in self._requests[text.number]:
                 sequence.scores_prompt = False  # its siblings need not compute it again
@@ -273,8 +281,9 @@ class Engine:
         except Exception as error:
             text.fail(self._note(error))
 
-    def _note(self, error: Exception) -> str:
-        line = f"{type(error).__name__}: {' '.join(str(error).split())}"[:MAX_ERROR_CHARACTERS]
+    def _note(self, error: Exception | str) -> str:
+        line = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+        line = " ".join(line.split())[:MAX_ERROR_CHARACTERS]
         self._counts.last_error = line
         return line
 
