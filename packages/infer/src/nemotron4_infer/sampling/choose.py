@@ -13,6 +13,14 @@ from .config import SamplingConfig
 from .distribution import draw
 
 
+class ChoiceError(Exception):
+    """Some sequences have no next token: `reasons` says why, in a line each, by their rows."""
+
+    def __init__(self, reasons: dict[int, str]) -> None:
+        super().__init__("; ".join(f"row {row}: {reason}" for row, reason in reasons.items()))
+        self.reasons = reasons
+
+
 @dataclass(frozen=True, slots=True)
 class ChosenToken:
     """A token of a text, and, where they were asked for, log-probabilities in nats."""
