@@ -22,17 +22,19 @@ class EngineConfig:
     """Quantise the linear weights at load: int8, int4 (groups of 128) or, on CUDA, fp8; null keeps the directory's."""
 
     cache_tokens: int | None = None
-    """Tokens that the key/value cache holds, over all requests; null means what fits, but no more than can be used."""
+    """Tokens that the key/value cache holds, over all requests, those that run and prompts that are kept for later
+    ones; null means what fits, but no more than can be used."""
 
     max_running: int = 64
     """Most sequences that are computed at once; further ones wait."""
 
     max_waiting: int = 1024
-    """Most sequences that wait; a request beyond is turned away."""
+    """Most sequences that wait while engine.max_running run; a request beyond is turned away."""
 
     step_tokens: int | None = None
     """Most tokens of one step: each running sequence's next, then parts of new prompts. Fewer keep the steps, and so
-    the gaps between streamed tokens, short; null means 128 on a CPU and 2,048 on a GPU."""
+    the gaps between streamed tokens, short; null means 128 on a CPU and 2,048 on a GPU. It is never less than
+    engine.max_running and a page (64 tokens on a CPU), so that prompts move on however many sequences run."""
 
     prefix_cache: bool = True
     """Whether the keys and values of prompts are kept and reused by prompts that begin alike."""
