@@ -16,7 +16,7 @@ from importlib.resources import files
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
 from starlette.types import Receive, Scope, Send
@@ -272,9 +272,9 @@ def add_operation(app: FastAPI, served: Served) -> None:
     async def get_version() -> dict[str, str]:
         return {"version": version("nemotron4-infer")}
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
-        return Response(served.metrics.text(), media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(served.metrics.text(), media_type="text/plain; version=0.0.4")
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:

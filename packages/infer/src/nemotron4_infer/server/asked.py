@@ -111,7 +111,7 @@ class Reader:
         except ValueError as error:
             raise ApiError(400, str(error), param="messages") from error
         wanted = body.max_completion_tokens or body.max_tokens
-        _refuse(wanted is None and body.max_tokens == 0, "max_tokens", "must be at least 1")
+        _refuse(wanted == 0, "max_tokens", "must be at least 1")
         max_tokens = max(1, self.max_sequence_length - len(prompt)) if wanted is None else wanted
         self._check_length(len(prompt), max_tokens)
         sampling = self._sampling(body, max_tokens, template)
@@ -155,7 +155,7 @@ class Reader:
 
     def _check_length(self, count: int, max_tokens: int) -> None:
         longest = self.max_sequence_length
-        rule = f"of {count} tokens and max_tokens ({max_tokens}) must fit in the context of {longest} tokens"
+        rule = f"has {count} tokens, which with max_tokens ({max_tokens}) is more than the context of {longest}"
         _refuse(count + max_tokens > longest, "prompt", rule, "context_length_exceeded")
 
     def _check_choices(self, prompts: int, choices: int) -> None:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
 from nemotron4_infer.engine.core import QueueFullError
-from nemotron4_infer.engine.loop import EngineThread
+from nemotron4_infer.engine.loop import EngineThread, StoppedError
 from nemotron4_infer.engine.request import Delta, FinishReason, Request
 from nemotron4_infer.server.errors import ApiError, engine_fault, queue_is_full, unavailable
 from nemotron4_infer.server.metrics import RequestTimes
@@ -35,6 +35,9 @@ class Run:
         try:
             for number, request in enumerate(requests):
                 self._handles.append(self._submit(number, request))
+        except StoppedError as error:
+            self.close()
+            raise unavailable("the engine has stopped") from error
         except QueueFullError as error:
             self.close()
             raise queue_is_full() from error
@@ -68,7 +71,8 @@ class Run:
         """
         while self._left:
             try:
-                item = await asyncio.wait_for(self._queue.get(), comment_seconds)
+                async with asyncio.timeout(comment_seconds):  # Python 3.11's wait_for may swallow a cancellation
+                    item = await self._queue.get()
             except TimeoutError:
                 if not self._thread.health().is_alive:
                     raise unavailable("the engine does not answer") from None
