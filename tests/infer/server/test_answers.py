@@ -1,9 +1,13 @@
 """What the routes answer: objects of OpenAI's contract, whole and as events, that agree with each other."""
 
 import json
+import re
 from itertools import chain
 
 import pytest
+from served import serving
+
+from nemotron4_infer.serve_job import MetricNames, ServerConfig
 
 LONG = {"max_tokens": 24, "temperature": 1.0, "seed": 7, "ignore_eos": True}
 
@@ -231,6 +235,15 @@ def test_metrics_count_what_was_done(server):
     pages = ("pages_free", "pages_cached", "pages_running")
     assert sum(grown[name] for name in pages) == 0
     assert now["pages_free"] > 0
+
+
+def test_metrics_may_have_the_names_of_vllm(thread, chat_dir):
+    with serving(thread, chat_dir, ServerConfig(metrics=MetricNames.vllm, model_name="other")) as server:
+        text = server.ask("/metrics").body.decode()
+    names = ("num_requests_running", "kv_cache_usage_perc", "prompt_tokens_total", "time_to_first_token_seconds_bucket")
+    for name in names:
+        assert re.search(rf'^vllm:{name}{{(.*,)?model_name="other"}} ', text, re.MULTILINE), name
+    assert "nemotron4_" not in text
 
 
 def test_json_that_is_sent_is_json(server):

@@ -6,7 +6,6 @@ leaves, streamed or not.
 
 import asyncio
 import hashlib
-import logging
 import re
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -27,12 +26,10 @@ from nemotron4_infer.serve_job import ServerConfig
 from nemotron4_infer.server.answer import COMMENT, DONE, Answer, event
 from nemotron4_infer.server.asked import Asked, Reader
 from nemotron4_infer.server.errors import ApiError, ErrorObject, add_handlers, engine_fault, unavailable
-from nemotron4_infer.server.limits import Guard
+from nemotron4_infer.server.limits import LOG, Guard
 from nemotron4_infer.server.metrics import Metrics, RequestTimes
 from nemotron4_infer.server.run import Run
 from nemotron4_infer.server.schema import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
-
-LOG = logging.getLogger("nemotron4.serve")
 
 
 @dataclass(kw_only=True)
@@ -165,7 +162,7 @@ async def generate(served: Served, request: Request, asked: Asked, is_chat: bool
         if run in served.runs:
             served.runs.discard(run)
             run.close()
-            LOG.info("%s %s", request_id, times.line())
+            request.scope["state"]["counts"] = times.line()
 
     run.start(asked.requests)
     served.runs.add(run)

@@ -9,8 +9,10 @@ import base64
 import binascii
 import hmac
 import ipaddress
+import logging
 import re
 import secrets
+import time
 from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,6 +21,9 @@ from nemotron4_infer.serve_job import ServerConfig
 from nemotron4_infer.server.errors import ApiError
 
 MAX_HEADERS, MAX_HEADER_BYTES = 100, 32_768
+LOG = logging.getLogger("nemotron4.serve")
+"""A line for each request: ids and counts, never what a client wrote."""
+_UNLOGGED, _LOGGED_CHARACTERS = ("/health", "/ping", "/metrics"), 60
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::\d{1,5})?")
@@ -32,28 +37,38 @@ class Guard:
         self._allows = allowed_host(config)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Answer one request, and log it."""
         assert scope["type"] == "http"
-        headers = dict(scope["headers"])
+        headers, started, status = dict(scope["headers"]), time.monotonic(), 0
         given = headers.get(b"x-request-id", b"")
         request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(12).encode()
-        scope["state"] = {**scope.get("state", {}), "request_id": request_id.decode()}
+        scope["state"] = state = {"request_id": request_id.decode(), "counts": ""}
 
         async def send_with_id(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
+                status = message["status"]
                 message = {**message, "headers": [*message.get("headers", []), (b"x-request-id", request_id)]}
             await send(message)
 
+        try:
+            await self._answer(scope, headers, receive, send_with_id)
+        finally:
+            if scope["path"] not in _UNLOGGED:
+                what = f"{scope['method']} {ascii(scope['path'])[1:-1][:_LOGGED_CHARACTERS]} {status or 'no answer'}"
+                LOG.info("%s %s %.2f s %s", state["request_id"], what, time.monotonic() - started, state["counts"])
+
+    async def _answer(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
         try:
             self._check(scope, headers)
             body = await self._body(receive, headers)
         except ApiError as error:
             if error.status_code in (408, 413, 431):  # what else comes on this connection is not read
                 error.headers = {**(error.headers or {}), "Connection": "close"}
-            await error.response()(scope, receive, send_with_id)
+            await error.response()(scope, receive, send)
             return
         if body is not None:
-            await self._app(scope, _replay(body, receive), send_with_id)
+            await self._app(scope, _replay(body, receive), send)
 
     def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         size = len(scope["raw_path"]) + len(scope["query_string"])

@@ -161,7 +161,7 @@ class RequestTimes:
         """What came of the request, for the log."""
         reasons = " ".join(f"{reason}={count}" for reason, count in sorted(collections.Counter(self.reasons).items()))
         counts = f"prompt_tokens={self.prompt_tokens} generated_tokens={self.generated_tokens}"
-        return f"{counts} {reasons} {time.monotonic() - self._started:.2f} s"
+        return f"{counts} {reasons}"
 
     def _end(self, key: tuple[int, int], reason: str, now: float) -> None:
         count = self._counts.pop(key)
