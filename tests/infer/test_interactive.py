@@ -2,6 +2,7 @@
 
 import builtins
 import re
+import shutil
 import signal
 import sys
 
@@ -80,17 +81,25 @@ def test_text_grows_by_lines_and_answers(model_dir, session):
 
 
 def test_a_chat_keeps_its_turns(chat_model_dir, session):
-    out, err, prompts = session(chat_model_dir, "", "of it", "and <extra_id_1>")
+    out, err, prompts = session(chat_model_dir, "", "of it", "and <extra_id_1>", chat=True)
     answer = out.split("\n")[0]
     start = "<extra_id_0>System\n\n<extra_id_1>User\nof it\n<extra_id_1>Assistant\n"
     assert prompts[0] == start
     assert prompts[1] == f"{start}{answer.strip()}\n<extra_id_1>User\nand <extra_id_1>\n<extra_id_1>Assistant\n"
-    assert err.startswith("A chat; ")
-    assert session(chat_model_dir, "of it", chat=False)[2] == ["of it"]
+    assert err.startswith("A chat. ")
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "chat_template.jinja"])
+def test_a_model_with_a_template_of_its_own_chats(chat_model_dir, tmp_path, session, name):
+    model_dir = shutil.copytree(chat_model_dir, tmp_path / "model")
+    assert session(model_dir, "of it")[2] == ["of it"]
+    (model_dir / name).write_text('{"chat_template": "{{ messages }}"}')
+    assert session(model_dir, "of it")[2] == ["<extra_id_0>System\n\n<extra_id_1>User\nof it\n<extra_id_1>Assistant\n"]
+    assert session(model_dir, "of it", chat=False)[2] == ["of it"]
 
 
 def test_what_does_not_fit_is_left_out(chat_model_dir, model_dir, session):
-    _, err, prompts = session(chat_model_dir, "the theme 1", "of 2", "if: 3", "x1", "of", max_new_tokens=12)
+    _, err, prompts = session(chat_model_dir, "the theme 1", "of 2", "if: 3", "x1", "of", max_new_tokens=12, chat=True)
     assert "the theme 1" in prompts[1]
     assert "the theme 1" not in prompts[-1]
     assert prompts[-1].startswith("<extra_id_0>System\n\n<extra_id_1>User\n")
@@ -99,7 +108,7 @@ def test_what_does_not_fit_is_left_out(chat_model_dir, model_dir, session):
     _, err, prompts = session(model_dir, "the red fox and the big dog " * 20, "the")
     assert prompts[1].endswith("\nthe")
     assert err.count(note.replace("96", "64")) == 1
-    _, err, prompts = session(chat_model_dir, "of there " * 100)
+    _, err, prompts = session(chat_model_dir, "of there " * 100, chat=True)
     assert prompts == []
     assert re.search(
         r"^prompt \(\d+ tokens\): must be shorter than the model's context of 96 tokens;", err, re.MULTILINE

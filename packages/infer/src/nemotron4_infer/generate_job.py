@@ -36,7 +36,8 @@ class GenerateJob:
 
     chat: bool | None = None
     """Whether an interactive session is a chat, with the turn markers of NVIDIA's instruct models, or continues text;
-    null means a chat if the tokenizer has the markers. A model that was only pretrained has not learnt to answer."""
+    null means a chat if the model directory has a chat template. A model that was only pretrained has not learnt to
+    answer."""
 
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How the next token is chosen. Prompt number i of `prompts_file` draws with seed + i."""

@@ -8,11 +8,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from types import FrameType
 
 from nemotron4_common.rules import require
 from nemotron4_data import Tokenizer
-from nemotron4_infer.chat import ChatTemplate
+from nemotron4_infer.chat import ChatTemplate, is_tuned_to_chat
 from nemotron4_infer.engine.core import Engine
 from nemotron4_infer.generate_job import GenerateJob, not_unicode
 from nemotron4_infer.streaming import Answer, fitting_request, open_engine, write
@@ -25,11 +26,10 @@ def run_session(job: GenerateJob) -> None:
     """Load the model, and answer until the end of input or /quit."""
     engine = open_engine(job)
     template = ChatTemplate.for_tokenizer(engine.tokenizer)
-    require(
-        template is not None or not job.chat,
-        *("chat", job.chat, "needs a tokenizer with turn markers; leave it out to continue text"),
-    )
-    session = Session(engine, job, None if job.chat is False else template)
+    rule = "needs a tokenizer with turn markers; leave it out to continue text"
+    require(template is not None or not job.chat, "chat", job.chat, rule)
+    is_chat = is_tuned_to_chat(Path(job.model_dir)) if job.chat is None else job.chat
+    session = Session(engine, job, template if is_chat else None)
     with session.handling_interrupts():
         session.run()
 
@@ -134,7 +134,7 @@ class _InterruptError(Exception):
 
 _COMMANDS = "/reset forgets it, Ctrl-C stops an answer, /quit or Ctrl-D leaves."
 _WELCOME = {
-    True: f"A chat; chat=false continues text, which suits a model that was only pretrained. {_COMMANDS}",
+    True: f"A chat. {_COMMANDS}",
     False: f"The model continues your text. A line you type is added to it, an empty one lets it go on. {_COMMANDS}",
 }
 
