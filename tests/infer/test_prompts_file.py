@@ -29,7 +29,7 @@ def results(path):
 
 
 def test_each_prompt_is_continued_as_if_alone(job, tmp_path, capsys):
-    job = replace(job, engine=EngineConfig(max_running=2, max_waiting=1), prompts_file=str(tmp_path / "prompts.txt"))
+    job = replace(job, engine=EngineConfig(max_running=2, max_waiting=0), prompts_file=str(tmp_path / "prompts.txt"))
     (tmp_path / "prompts.txt").write_bytes("\n".join(PROMPTS).encode())
     run_generate(job)
     assert re.fullmatch(
@@ -90,6 +90,17 @@ def refusal(job):
     with pytest.raises(ValueError) as caught:
         run_generate(job)
     return str(caught.value)
+
+
+def test_a_fault_of_the_engine_ends_the_job(job, begun, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("seeded")
+
+    monkeypatch.setattr("nemotron4_infer.engine.core.choose", fail)
+    for asked in (job, GenerateJob(model_dir=job.model_dir, prompt="the")):
+        with pytest.raises(RuntimeError, match=r"^the engine ended a request: RuntimeError: seeded$"):
+            run_generate(asked)
+    assert len(begun.read_text().splitlines()) == 1
 
 
 def test_other_settings_do_not_continue_it(job, begun, tmp_path):
@@ -178,10 +189,6 @@ def test_an_empty_file_and_an_empty_line_are_refused(tmp_path):
         (
             {"interactive": True, "prompt_file": "a"},
             "prompt_file (a): cannot be combined with interactive; leave one of them out",
-        ),
-        (
-            {"prompts_file": "a", "out": "b", "engine": EngineConfig(max_waiting=0)},
-            "engine.max_waiting (0): must be at least 1 with prompts_file",
         ),
     ],
 )

@@ -72,8 +72,6 @@ class GenerateJob:
         others: dict[str, str | bool | None] = {"prompt": self.prompt, "prompt_file": self.prompt_file}
         if mode == "prompts_file":
             others["interactive"] = self.interactive
-            waiting, rule = self.engine.max_waiting, "must be at least 1 with prompts_file"
-            require(waiting >= 1, "engine.max_waiting", waiting, rule)
             rule = "must name the file for the results of prompts_file; give it as out=PATH.jsonl"
             require(bool(self.out), "out", repr(self.out), rule)
         for name, value in others.items():

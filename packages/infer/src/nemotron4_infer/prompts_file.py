@@ -26,7 +26,7 @@ from nemotron4_common.terminal import plain_console
 from nemotron4_infer.engine.core import Engine, QueueFullError
 from nemotron4_infer.generate_job import GenerateJob, not_unicode
 from nemotron4_infer.model_directory import check_model_directory
-from nemotron4_infer.streaming import fitting_request, open_engine
+from nemotron4_infer.streaming import fitting_request, open_engine, step
 
 _END_BYTES = 1 << 20
 
@@ -127,7 +127,7 @@ def _generate(job: GenerateJob, engine: Engine, prompts: list[Prompt], missing: 
                 except QueueFullError:
                     break
                 at = next(waiting, None)
-            for delta in engine.step():
+            for delta in step(engine):
                 result = running[delta.request]
                 result.text += delta.text
                 result.tokens += len(delta.tokens)

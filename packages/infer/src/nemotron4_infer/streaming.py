@@ -59,6 +59,14 @@ def fitting_request(engine: Engine, prompt_ids: Sequence[int], sampling: Samplin
     return request
 
 
+def step(engine: Engine) -> list[Delta]:
+    """One step of the engine. RuntimeError if a fault of ours ended a request."""
+    deltas = engine.step()
+    if error := next((delta.error for delta in deltas if delta.error is not None), None):
+        raise RuntimeError(f"the engine ended a request: {error}")
+    return deltas
+
+
 @dataclass
 class Answer:
     """An answer that is written to standard output as it comes, and its statistics."""
@@ -75,7 +83,7 @@ class Answer:
         started, number = time.perf_counter(), engine.add(request)
         ending = {engine.tokenizer.eos_id, *request.sampling.stop_token_ids}
         while engine.has_work:
-            for delta in engine.step():
+            for delta in step(engine):
                 count = sum(token.id not in ending for token in delta.tokens)
                 self.arrivals_seconds += [time.perf_counter() - started] * count
                 self.text += delta.text
