@@ -18,14 +18,27 @@ Nemotron-4-340B-Instruct. In their text form, where a system message is optional
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from nemotron4_common.rules import require
 from nemotron4_data import Tokenizer
 
 SYSTEM_MARKER, TURN_MARKER = "<extra_id_0>", "<extra_id_1>"
 _NAMES = {"system": "System", "developer": "System", "user": "User", "assistant": "Assistant"}
+
+
+def is_tuned_to_chat(directory: Path) -> bool:
+    """Whether a model directory has a chat template of its own, as those of instruct models do."""
+    if (directory / "chat_template.jinja").is_file():
+        return True
+    try:
+        config = json.loads((directory / "tokenizer_config.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and bool(config.get("chat_template"))
 
 
 @dataclass(frozen=True)
