@@ -5,6 +5,7 @@ width, R' half the number of rotated dimensions of a head, C tokens that the poo
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -55,6 +56,7 @@ class Pointwise(NamedTuple):
 EAGER = Pointwise(normalise, add_and_normalise, rotate_and_store, squared_relu)
 
 
+@cache
 def compiled(backend: str = "inductor") -> Pointwise:
     """Each as one or two kernels, for any number of rows; compiling waits for the first call."""
     return Pointwise(*(_compile(function, backend) for function in EAGER))
