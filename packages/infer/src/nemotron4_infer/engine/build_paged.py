@@ -23,6 +23,7 @@ def num_pages(weights: EngineWeights, config: EngineConfig, page_tokens: int, te
     pages = -(-wanted // page_tokens)
     if weights.device.type != "cuda":
         return pages
+    torch.cuda.empty_cache()  # what loading took and gave back
     free, _ = torch.cuda.mem_get_info(weights.device)
     page_bytes = page_tokens * model.key_value_bytes_per_token(weights.dtype.itemsize) // tensor
     fit = (free - _WORKSPACE_BYTES) // page_bytes - 1  # the scratch page

@@ -18,18 +18,22 @@ A pages in the pool, P tokens of a page, W pages of the widest sequence.
 import inspect
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.varlen import varlen_attn
 
 from nemotron4_model.kernels.attention import attend
 
 KERNEL_PAGE_TOKENS = 256
 """A page of `varlen_attn` is a multiple of this."""
+
+_WITH_MASK = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +74,9 @@ class Gathered:
         k_RKCH, v_RKCH = (_in_one_piece(pool, table_RW) for pool in (k_APKH, v_APKH))
         index_C = torch.arange(k_RKCH.shape[2], device=length_R.device)
         sees_R11C = (index_C < length_R[:, None])[:, None, None]
-        y_RKGH = F.scaled_dot_product_attention(q_RNH.unflatten(1, (K, -1)), k_RKCH, v_RKCH, sees_R11C)
+        # cuDNN would build a plan for each shape, also while a graph is recorded.
+        with sdpa_kernel(_WITH_MASK) if q_RNH.is_cuda else nullcontext():
+            y_RKGH = F.scaled_dot_product_attention(q_RNH.unflatten(1, (K, -1)), k_RKCH, v_RKCH, sees_R11C)
         return y_RKGH.flatten(1, 2)
 
     def prompts(self, q_QNH: Tensor, k_APKH: Tensor, v_APKH: Tensor, prompts: Prompts) -> Tensor:
