@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from messages import after_plan
 
 from nemotron4_data import control_pieces
 from nemotron4_infer import GenerateJob, SamplingConfig, generate, load_model_directory, run_generate
@@ -26,8 +27,10 @@ def test_streams_the_prompt_and_the_text_of_the_tokens(model_dir, capsys):
     run_generate(GenerateJob(model_dir=str(model_dir), prompt="the red", sampling=sampling))
     out, err = capsys.readouterr()
     assert out == "the red" + loaded.tokenizer.decode(tokens) + "\n"
-    assert re.fullmatch(r"\d+ tokens, first after \d+\.\d\d s, then \d+\.\d tokens/s \([^)]+\)\n", err)
-    assert err.startswith(f"{len(tokens)} tokens")
+    *plan, statistics = err.splitlines()
+    assert re.fullmatch(r"\d+ tokens, first after \d+\.\d\d s, then \d+\.\d tokens/s \([^)]+\)", statistics)
+    assert statistics.startswith(f"{len(tokens)} tokens")
+    assert [line.split()[0] for line in plan] == ["weights", "workspace", "cache", "free"]
 
 
 def test_a_prompt_that_spells_a_control_piece_is_text(model_dir, capsys):
@@ -74,7 +77,7 @@ def test_an_interrupt_ends_the_line_and_reports(model_dir, capsys, monkeypatch):
     run_generate(GenerateJob(model_dir=str(model_dir), prompt="the", sampling=sampling, engine=engine))
     out, err = capsys.readouterr()
     assert out == "".join(written[:3]) + "\n"
-    assert err.startswith("3 tokens")
+    assert after_plan(err).startswith("3 tokens")
     assert err.endswith("(interrupted)\n")
 
 

@@ -7,6 +7,7 @@ import signal
 import sys
 
 import pytest
+from messages import after_plan
 from tiny_tokenizer import train_tiny_tokenizer
 
 from nemotron4_data import Tokenizer
@@ -76,7 +77,7 @@ def test_text_grows_by_lines_and_answers(model_dir, session):
     first, second, third, fourth = out.split("\n")[:4]
     assert prompts == ["the red", f"the red{first}", f"the red{first}{second}\nthe old", "the"]
     assert len({third, fourth, ""}) == 3
-    assert err.startswith("The model continues your text.")
+    assert after_plan(err).startswith("The model continues your text.")
     assert len(re.findall(r"^\(4 tokens, first after .*\(sampling.max_new_tokens reached\)\)$", err, re.MULTILINE)) == 4
 
 
@@ -86,7 +87,7 @@ def test_a_chat_keeps_its_turns(chat_model_dir, session):
     start = "<extra_id_0>System\n\n<extra_id_1>User\nof it\n<extra_id_1>Assistant\n"
     assert prompts[0] == start
     assert prompts[1] == f"{start}{answer.strip()}\n<extra_id_1>User\nand <extra_id_1>\n<extra_id_1>Assistant\n"
-    assert err.startswith("A chat. ")
+    assert after_plan(err).startswith("A chat. ")
 
 
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "chat_template.jinja"])
@@ -128,7 +129,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_session(model_dir, session, monkeyp
     out, err, prompts = session(model_dir, "the", CTRL_C, "red", max_new_tokens=20)
     answer = "".join(written[:3])
     assert out.startswith(f"{answer}\n\n")
-    assert err.splitlines()[1].startswith("(3 tokens")
+    assert after_plan(err).splitlines()[1].startswith("(3 tokens")
     assert err.splitlines()[1].endswith("(interrupted))")
     assert prompts == ["the", f"the{answer}\nred"]
 

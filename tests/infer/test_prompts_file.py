@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from messages import after_plan
 
 from nemotron4_infer import GenerateJob, SamplingConfig, run_generate
 from nemotron4_infer.engine import EngineConfig
@@ -44,7 +45,7 @@ def test_each_prompt_is_continued_as_if_alone(job, tmp_path, capsys):
         assert result["index"] == index
         assert prompt + result["text"] + "\n" == out
         assert (result["finish_reason"] == "stop") == err.endswith("(the model ended the text)\n")
-        assert result["tokens"] == int(err.split()[0]) + (result["finish_reason"] == "stop")
+        assert result["tokens"] == int(after_plan(err).split()[0]) + (result["finish_reason"] == "stop")
     assert found[0]["text"] != found[3]["text"]  # the same prompt, each with a seed of its own
 
 

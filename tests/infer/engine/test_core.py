@@ -34,7 +34,7 @@ class Repeat:
 
 
 def make_engine(runner, guesser=None, **config):
-    return Engine(None, LetterTokenizer(), EngineConfig(**config), runner=runner, make_guesser=guesser)
+    return Engine(runner, LetterTokenizer(), EngineConfig(**config), make_guesser=guesser)
 
 
 class Answer:

@@ -23,7 +23,7 @@ PROMPT = (5, 5, 6)  # more than 40 tokens follow it
 def make_thread(fail=lambda name: None, *, num_pages=40, **config):
     runner = TokenRunner(is_paged=False, num_pages=num_pages)
     runner.fail = fail
-    return EngineThread(Engine(None, LetterTokenizer(), EngineConfig(**config), runner=runner))
+    return EngineThread(Engine(runner, LetterTokenizer(), EngineConfig(**config)))
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ def test_greedy_tokens_of_32_prompts_in_one_batch_are_those_of_transformers(mode
     prompts = [tuple(draw.randrange(4, tokenizer.vocab_size) for _ in range(length)) for length in range(1, 33)]
     weights = load_engine_weights(model_dir, dtype=torch.float32, device=torch.device("cpu"), make=pack)
     runner = CpuRunner(weights, num_pages=256, page_tokens=8)
-    engine = Engine(None, tokenizer, EngineConfig(max_running=32, step_tokens=1_024), runner=runner)
+    engine = Engine(runner, tokenizer, EngineConfig(max_running=32, step_tokens=1_024))
     sampling = SamplingConfig(max_new_tokens=NEW_TOKENS, ignore_eos=True)
     numbers = [engine.add(Request(prompt_ids=prompt, sampling=sampling)) for prompt in prompts]
     found = {number: [] for number in numbers}

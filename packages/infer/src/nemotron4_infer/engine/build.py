@@ -8,14 +8,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nemotron4_common.rules import require
 from nemotron4_data import Tokenizer
+from nemotron4_infer import parallel
+from nemotron4_infer.engine.batch import StepRunner
+from nemotron4_infer.engine.build_paged import paged_runner
 from nemotron4_infer.engine.config import EngineConfig
 from nemotron4_infer.engine.core import Engine
-from nemotron4_infer.model_directory import check_model_directory, load_model_directory, load_tokenizer
+from nemotron4_infer.engine.step import PAGE_TOKENS, CpuRunner
+from nemotron4_infer.model_directory import check_model_directory, load_tokenizer
 from nemotron4_infer.plan import MemoryPlan, free_host_bytes, plan_memory
 from nemotron4_infer.weights.engine_weights import EngineWeights
 from nemotron4_infer.weights.linear import LinearOperator, PlainLinear
 from nemotron4_infer.weights.load import fingerprint, load_engine_weights, resolve_dtype, resolve_quantization
+from nemotron4_infer.weights.packed import pack
 from nemotron4_model import DType, load_config
 
 
@@ -32,9 +38,33 @@ class LoadedWeights:
 
 
 def build_engine(model_dir: str, dtype: DType | None, config: EngineConfig) -> Engine:
-    """Load a model directory. ValueError, one line, if it does not contain a model or does not fit."""
-    loaded = load_model_directory(model_dir, dtype)
-    return Engine(loaded.model, loaded.tokenizer, config)
+    """Load a model directory, once standard error has the plan of its memory.
+
+    ValueError, one line, if it does not contain a model or does not fit.
+    """
+    if config.tensor > 1:
+        return _build_tensor_parallel(model_dir, dtype, config)
+    loaded = load_directory(model_dir, dtype, config, pack)
+    runner: StepRunner
+    if loaded.weights.device.type == "cuda":
+        runner = paged_runner(loaded.weights, loaded.config)
+    else:
+        assert loaded.config.cache_tokens is not None
+        num_pages = loaded.config.cache_tokens // PAGE_TOKENS
+        step_tokens = loaded.config.most_step_tokens(PAGE_TOKENS, on_gpu=False)
+        runner = CpuRunner(loaded.weights, num_pages, step_tokens=step_tokens)
+    return Engine(runner, loaded.tokenizer, loaded.config, fingerprint=loaded.fingerprint)
+
+
+def _build_tensor_parallel(model_dir: str, dtype: DType | None, config: EngineConfig) -> Engine:
+    path = Path(model_dir)
+    check_model_directory(path)
+    quantization = resolve_quantization(path, config.quantization)
+    rule = "cannot be combined with engine.tensor above 1 yet; set engine.tensor=1"
+    require(quantization is None, "engine.quantization", quantization and quantization.value, rule)
+    tokenizer = load_tokenizer(path, load_config(path).vocab_size)
+    dtype = resolve_dtype(dtype, default_device(), None)
+    return Engine(parallel.start(path, dtype, config), tokenizer, config, fingerprint=fingerprint(path, dtype, None))
 
 
 def plan_directory(model_dir: str, dtype: DType | None, config: EngineConfig) -> MemoryPlan:

@@ -65,3 +65,7 @@ class EngineConfig:
         if self.step_tokens is not None:
             rule = f"must be at least engine.max_running ({self.max_running}), a token for each running sequence"
             require(self.step_tokens >= self.max_running, "engine.step_tokens", self.step_tokens, rule)
+
+    def most_step_tokens(self, page_tokens: int, *, on_gpu: bool) -> int:
+        """Most tokens of one step: `step_tokens`, or room for a token of each running sequence and a page."""
+        return max(self.step_tokens or (2_048 if on_gpu else 128), self.max_running + page_tokens)

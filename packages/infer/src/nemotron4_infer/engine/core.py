@@ -17,12 +17,12 @@ from nemotron4_data import Tokenizer
 from nemotron4_infer.engine.batch import Span, StepRunner
 from nemotron4_infer.engine.config import EngineConfig
 from nemotron4_infer.engine.continuation import Continuation, Guesser
-from nemotron4_infer.engine.reference import ReferenceRunner
 from nemotron4_infer.engine.request import Delta, FinishReason, Request
 from nemotron4_infer.engine.scheduler import Scheduler, Sequence
 from nemotron4_infer.engine.statistics import Statistics
+from nemotron4_infer.lookup import Lookup
 from nemotron4_infer.sampling.choose import ChoiceError, ChosenToken, choose, logprobs_of
-from nemotron4_model import Transformer
+from nemotron4_infer.sampling.grammar import JsonSchemas
 
 MAX_GUESSING = 4
 """Most running sequences with which guessing pays: the rows of guesses then cost little beside reading the weights."""
@@ -39,29 +39,29 @@ class Engine:
 
     def __init__(
         self,
-        model: Transformer | None,
+        runner: StepRunner,
         tokenizer: Tokenizer,
         config: EngineConfig,
         *,
-        runner: StepRunner | None = None,
-        make_guesser: Callable[[], Guesser] | None = None,
+        fingerprint: str = "",
+        make_guesser: Callable[[], Guesser] | None = Lookup,
     ) -> None:
-        """With `runner` it computes and remembers there, otherwise with a runner made for the model."""
-        if runner is None:
-            assert model is not None
-            longest = model.config.max_sequence_length
-            runner = ReferenceRunner(model, config.cache_tokens or max(config.max_running * longest, 64))
-        self.runner, self.tokenizer, self.config = runner, tokenizer, config
+        """An engine on a runner; build.py makes both from a model directory.
+
+        `fingerprint` names the weights and their format; `make_guesser` None guesses nothing.
+        """
+        self.runner, self.tokenizer, self.config, self.fingerprint = runner, tokenizer, config, fingerprint
         self.max_sequence_length = runner.max_sequence_length
         rule = f"must be at least {runner.page_tokens}, the tokens of a page"
         require(runner.num_pages >= 1, "engine.cache_tokens", config.cache_tokens, rule)
-        step_tokens = config.step_tokens or (2048 if runner.is_paged else 128)
+        step_tokens = config.most_step_tokens(runner.page_tokens, on_gpu=runner.is_paged)
         self._scheduler = Scheduler(runner, max_running=config.max_running, step_tokens=step_tokens)
         self._active: dict[int, Continuation] = {}
         self._requests: dict[int, list[Sequence]] = {}
         self._next_number, self._keys = 0, count()
         self._counts = Statistics()
         self._make_guesser = make_guesser if config.prompt_lookup else None
+        self._schemas = JsonSchemas(tokenizer)
 
     def check(self, request: Request) -> None:
         """Raise ValueError, one line, for a request that can never run. May be called from any thread."""
@@ -86,6 +86,8 @@ class Engine:
         for key in ("logprobs", "prompt_logprobs"):
             value = getattr(request, key)
             require(value is None or 0 <= value <= vocab_size, key, value, f"must be in [0, {vocab_size}]")
+        if request.json_schema is not None:
+            self._schemas.check(request.json_schema)
 
     def add(self, request: Request, number: int | None = None) -> int:
         """Take a request that `check` accepts; returns its number, the given one or the next. QueueFullError if full.
@@ -110,6 +112,9 @@ class Engine:
             for _ in range(request.choices)
         ]
         texts = [Continuation(request, number, choice, self.tokenizer) for choice in range(request.choices)]
+        if request.json_schema is not None:
+            for text in texts:
+                text.state.grammar = self._schemas.grammar(request.json_schema)
         if self._make_guesser is not None and _can_guess(request):
             for text in texts:
                 text.guesser = self._make_guesser()

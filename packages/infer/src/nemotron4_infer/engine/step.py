@@ -89,7 +89,8 @@ class CpuRunner:
         return (Part(slab, begin, min(begin + size, end), self._mask) for begin in range(span.begin, end, size))
 
     def _logits(self, x_ND: Tensor, spans: Sequence[Span]) -> list[Tensor]:
-        wanted, end = [], 0
+        wanted: list[int] = []
+        end = 0
         for span in spans:
             end += len(span.token_ids)
             wanted += range(end - span.num_logits, end)

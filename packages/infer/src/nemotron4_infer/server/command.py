@@ -4,7 +4,6 @@ Invariants: what can be refused is refused before the model is loaded; SIGTERM a
 """
 
 import errno
-import hashlib
 import logging
 import os
 import socket
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 API_KEY_VARIABLE = "NEMOTRON4_API_KEY"
 MODULES = ("fastapi", "prometheus_client", "pydantic", "uvicorn")
-_PART_BYTES = 1 << 20
 
 
 def run_serve(job: ServeJob) -> None:
@@ -79,7 +77,7 @@ def serve_model(job: ServeJob, thread: "EngineThread") -> "Served":
         thread=thread,
         reader=reader,
         name=name,
-        fingerprint=fingerprint(job),
+        fingerprint=engine.fingerprint,
         created=int(time.time()),
         config=job.server,
         metrics=Metrics(thread, job.server.metrics, name),
@@ -90,18 +88,6 @@ def model_name(model_dir: str) -> str:
     """The name of a model directory; of an export within a run, that of the run."""
     path = Path(model_dir).resolve()
     return path.parent.name if path.name == "export" and path.parent.name else path.name or "model"
-
-
-def fingerprint(job: ServeJob) -> str:
-    """A digest of the weights and of the format in which they compute: the sizes, beginnings and ends of the files."""
-    digest = hashlib.sha256(f"{job.dtype} {job.engine.quantization}".encode())
-    for path in sorted(Path(job.model_dir).glob("*.safetensors")):
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            digest.update(f"{path.name} {size}".encode() + file.read(_PART_BYTES))
-            file.seek(max(0, size - _PART_BYTES))
-            digest.update(file.read())
-    return f"fp_{digest.hexdigest()[:12]}"
 
 
 def read_api_key(config: ServerConfig) -> bytes | None:
