@@ -269,6 +269,20 @@ def test_guesses_stop_where_many_run(count):
     assert any(len(span.token_ids) > 1 for step in full for span in step) == (count <= 4)
 
 
+def test_text_ends_before_a_stop_and_what_was_held_back_is_shown_at_the_end():
+    prompt = (5, 5, 6)
+    ids = expected_tokens(prompt, 12)
+    text = "".join(chr(ord("A") + token) for token in ids)
+    end = next(at for at in range(4, 11) if text[at : at + 2] not in text[: at + 1])
+    stop, never = text[end : end + 2], text[-1] + "?"
+    for stops, shown, finish in (([stop, never], text[:end], "stop"), ([never], text, "length")):
+        sampling = SamplingConfig(max_new_tokens=12, stop=stops)
+        engine = make_engine(TokenRunner(is_paged=True, num_pages=30))
+        answers = run(engine, [Request(prompt_ids=prompt, sampling=sampling)])
+        assert (answers[0, 0].text, answers[0, 0].finish) == (shown, FinishReason(finish))
+        check_nothing_is_left(engine)
+
+
 @pytest.mark.parametrize(
     ("fields", "line"),
     [
