@@ -58,7 +58,9 @@ def test_every_extra_that_a_text_names_exists():
 
 def test_all_that_the_requirements_bring_has_a_version():
     pinned = {canonicalize_name(line.partition("==")[0]) for line in lines_of("constraints.txt")}
-    brought = brought_by(*PROJECTS, "nemotron4-data[curate]", "nemotron4-eval[harness]", "nemotron4-infer[schema,serve]")
+    brought = brought_by(
+        *PROJECTS, "nemotron4-data[curate]", "nemotron4-eval[harness]", "nemotron4-infer[schema,serve]"
+    )
     assert {name for name in brought - pinned - set(PROJECTS) if not of_cuda(name)} == set()
 
 

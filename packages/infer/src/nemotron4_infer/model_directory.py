@@ -34,13 +34,19 @@ def load_model_directory(directory: str, dtype: DType | None) -> LoadedModel:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or (DType.fp32 if device.type == "cpu" else DType.bf16)
     model = load_pretrained(path, dtype=dtype.torch_dtype, device=str(device))
-    tokenizer = Tokenizer(path / "tokenizer.model")
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise ValueError(
-            f"model_dir ({directory}): tokenizer.model has {tokenizer.vocab_size} pieces, but the weights have only "
-            f"{model.config.vocab_size}; the directory mixes two models"
-        )
+    tokenizer = load_tokenizer(path, model.config.vocab_size)
     return LoadedModel(model=model.eval(), tokenizer=tokenizer, device=device)
+
+
+def load_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
+    """The tokenizer of a model directory; ValueError if it has more pieces than the weights have rows."""
+    tokenizer = Tokenizer(path / "tokenizer.model")
+    if tokenizer.vocab_size > vocab_size:
+        raise ValueError(
+            f"model_dir ({path}): tokenizer.model has {tokenizer.vocab_size} pieces, but the weights have only "
+            f"{vocab_size}; the directory mixes two models"
+        )
+    return tokenizer
 
 
 def check_model_directory(path: Path) -> None:

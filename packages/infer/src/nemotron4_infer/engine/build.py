@@ -1,12 +1,83 @@
 """An engine from a model directory, for every command that generates."""
 
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nemotron4_data import Tokenizer
 from nemotron4_infer.engine.config import EngineConfig
 from nemotron4_infer.engine.core import Engine
-from nemotron4_infer.model_directory import load_model_directory
-from nemotron4_model import DType
+from nemotron4_infer.model_directory import check_model_directory, load_model_directory, load_tokenizer
+from nemotron4_infer.plan import MemoryPlan, free_host_bytes, plan_memory
+from nemotron4_infer.weights.engine_weights import EngineWeights
+from nemotron4_infer.weights.linear import LinearOperator, PlainLinear
+from nemotron4_infer.weights.load import fingerprint, load_engine_weights, resolve_dtype, resolve_quantization
+from nemotron4_model import DType, load_config
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """What an engine is made of."""
+
+    weights: EngineWeights
+    tokenizer: Tokenizer
+    config: EngineConfig
+    """With the cache_tokens of the plan."""
+    fingerprint: str
+    """Names the weights and their format: the server's `system_fingerprint`."""
 
 
 def build_engine(model_dir: str, dtype: DType | None, config: EngineConfig) -> Engine:
     """Load a model directory. ValueError, one line, if it does not contain a model or does not fit."""
     loaded = load_model_directory(model_dir, dtype)
     return Engine(loaded.model, loaded.tokenizer, config)
+
+
+def plan_directory(model_dir: str, dtype: DType | None, config: EngineConfig) -> MemoryPlan:
+    """What a model directory will take on this machine; ValueError, one line, if it is none or does not fit."""
+    path, device = Path(model_dir), default_device()
+    check_model_directory(path)
+    quantization = resolve_quantization(path, config.quantization)
+    free_bytes = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_host_bytes()
+    return plan_memory(
+        load_config(path),
+        config,
+        dtype=resolve_dtype(dtype, device, quantization),
+        quantization=quantization,
+        device=str(device),
+        free_bytes=free_bytes,
+    )
+
+
+def load_directory(
+    model_dir: str,
+    dtype: DType | None,
+    config: EngineConfig,
+    make: Callable[[Tensor], LinearOperator] = PlainLinear,
+) -> LoadedWeights:
+    """Print the plan on standard error, then load; ValueError, one line, if the directory is no model or does not fit.
+
+    `make` gives linears that are not quantised their form.
+    """
+    path, device = Path(model_dir), default_device()
+    plan = plan_directory(model_dir, dtype, config)
+    print("\n".join(plan.lines()), file=sys.stderr, flush=True)
+    quantization = resolve_quantization(path, config.quantization)
+    dtype = resolve_dtype(dtype, device, quantization)
+    tokenizer = load_tokenizer(path, load_config(path).vocab_size)
+    weights = load_engine_weights(path, dtype=dtype.torch_dtype, device=device, quantization=quantization, make=make)
+    return LoadedWeights(
+        weights=weights,
+        tokenizer=tokenizer,
+        config=replace(config, cache_tokens=plan.cache_tokens),
+        fingerprint=fingerprint(path, dtype, quantization),
+    )
+
+
+def default_device() -> torch.device:
+    """A GPU if there is one."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")

@@ -51,7 +51,8 @@ class ReferenceRunner:
 
     def _forward(self, token_ids: Sequence[int], cache: KVCache, *, last_only: bool) -> Tensor:
         tokens_BT = torch.tensor([list(token_ids)], device=cache.k_LBKCH.device)
-        logits_BTV = self.model(tokens_BT, cache=cache, last_only=last_only)
+        position_BT = cache.positions(len(token_ids))
+        logits_BTV = self.model(tokens_BT, position_BT=position_BT, cache=cache, last_only=last_only)
         return logits_BTV[0]  # type: ignore[no-any-return]  # a module's call is Any
 
     def truncate(self, sequence: int, length: int) -> None:

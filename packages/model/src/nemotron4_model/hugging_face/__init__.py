@@ -2,6 +2,7 @@
 
 from nemotron4_model.hugging_face.load import (
     NewPieces,
+    StoredTensors,
     check_pretrained,
     load_config,
     load_pretrained,
@@ -12,6 +13,7 @@ from nemotron4_model.hugging_face.save import save_pretrained, write_pretrained
 
 __all__ = [
     "NewPieces",
+    "StoredTensors",
     "check_pretrained",
     "load_config",
     "load_pretrained",

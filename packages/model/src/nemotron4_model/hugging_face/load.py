@@ -7,7 +7,7 @@ is mapped into memory.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -64,7 +64,8 @@ def check_pretrained(directory: str | Path) -> ModelConfig:
     Raises ValueError if a tensor is missing, unexpected or of the wrong shape, a file is damaged, or the weights are
     not safetensors: one line with the file, the tensor or key, what was found and what was expected.
     """
-    config, reader = load_config(directory), _Directory(Path(directory))
+    _check_not_quantised(Path(directory) / "config.json")
+    config, reader = load_config(directory), StoredTensors(Path(directory))
     with torch.device("meta"):
         model = Transformer(config)
     for name, parameter in model.named_parameters():
@@ -74,10 +75,19 @@ def check_pretrained(directory: str | Path) -> ModelConfig:
     return config
 
 
+def _check_not_quantised(path: Path) -> None:
+    found = _read_json(path).get("quantization_config")
+    if found is not None:
+        raise ValueError(
+            f"{path}: quantization_config ({found!r}): the weights are quantised, which only `nemotron4 generate` and "
+            "`nemotron4 serve` read; give the export that was written without quantization="
+        )
+
+
 def weight_files(directory: str | Path) -> list[str]:
     """Names of the files that hold the weights, sorted, and of the index if there is one."""
     root = Path(directory)
-    names = set(_Directory(root).file_of.values())
+    names = set(StoredTensors(root).file_of.values())
     return sorted({*names, _INDEX} if (root / _INDEX).is_file() else names)
 
 
@@ -88,7 +98,7 @@ def load_weights(model: Transformer, directory: str | Path, new: NewPieces | Non
     the parameters' dtype. Rows of `new` pieces, and rows that the directory does not have, get the mean of the rows
     that the stored model knows (of all its rows without `new`). Not a collective: each rank reads its own parts.
     """
-    reader, stored = _Directory(Path(directory)), load_config(directory)
+    reader, stored = StoredTensors(Path(directory)), load_config(directory)
     parts: dict[str, list[_Part]] = defaultdict(list)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -109,7 +119,7 @@ def _fill_new_rows(
     name: str,
     rows: Tensor,
     columns: Tensor,
-    reader: "_Directory",
+    reader: "StoredTensors",
     vocab_size: int,
     new: NewPieces | None,
 ) -> Tensor:
@@ -161,7 +171,7 @@ def _copy(file: Any, parts: list[_Part]) -> None:
         part.target.copy_(tensor[rows] if part.columns is None else tensor[rows, part.columns])
 
 
-def _mean_row(reader: "_Directory", name: str, num_rows: int) -> Tensor:
+def _mean_row(reader: "StoredTensors", name: str, num_rows: int) -> Tensor:
     """The mean of the first rows of a stored matrix, in fp64."""
     tensor = reader.open(reader.file_of[name]).get_slice(name)
     width = tensor.get_shape()[1]
@@ -172,17 +182,18 @@ def _mean_row(reader: "_Directory", name: str, num_rows: int) -> Tensor:
     return total_D / num_rows
 
 
-class _Directory:
+class StoredTensors:
     """The tensors of a directory by name. Check each, then that there are no others, then read."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._reading: tuple[str, Any] | None = None
         self._open: dict[str, Any] = {}
         self.file_of = self._locate()
         self._unchecked = set(self.file_of)
 
-    def check(self, name: str, shape: torch.Size) -> None:
-        """Raise ValueError unless the tensor exists, has this shape and contains floats."""
+    def check(self, name: str, shape: Sequence[int], dtypes: Sequence[str] = _FLOATS) -> None:
+        """Raise ValueError unless the tensor exists, has this shape and contains floats (or one of `dtypes`)."""
         if name not in self.file_of:
             raise ValueError(f"{self.root}: tensor {name!r} is missing; config.json implies one of shape {list(shape)}")
         self._unchecked.discard(name)
@@ -196,10 +207,10 @@ class _Directory:
                 f"{self.root / file_name}: tensor {name!r} has shape {found}; config.json implies {list(shape)}"
             )
         dtype = file.get_slice(name).get_dtype()
-        if dtype not in _FLOATS:
+        if dtype not in dtypes:
             raise ValueError(
-                f"{self.root / file_name}: tensor {name!r} is stored as {dtype}; expected one of {', '.join(_FLOATS)}; "
-                "quantised weights are not supported"
+                f"{self.root / file_name}: tensor {name!r} is stored as {dtype}; expected one of {', '.join(dtypes)}; "
+                "weights quantised by other programs are not supported"
             )
 
     def check_nothing_is_left(self) -> None:
@@ -210,6 +221,20 @@ class _Directory:
         extra = sorted(name for name in unknown if not name.endswith("rotary_emb.inv_freq"))
         if extra:
             raise ValueError(f"{self.root}: tensor {extra[0]!r} is not part of this model ({len(extra)} such tensors)")
+
+    def read_rows(self, name: str, first: int, target: Tensor, config: ModelConfig) -> None:
+        """Fill `target` with rows of our parameter `name`, from row `first` on, converting values to its dtype.
+
+        `name` may also be that of values stored per row. One file at a time is open.
+        """
+        rows = torch.arange(first, first + len(target), device="cpu")
+        columns = [torch.arange(size, device="cpu") for size in target.shape[1:]]
+        for part in _parts(name, target, rows, columns, config):
+            file_name = self.file_of[part.name]
+            if self._reading is None or self._reading[0] != file_name:
+                self._reading = None
+                self._reading = (file_name, self.open(file_name))
+            _copy(self._reading[1], [part])
 
     def open(self, name: str) -> Any:
         """A file to read from. Its pages stay in memory until it is released: hold one at a time."""

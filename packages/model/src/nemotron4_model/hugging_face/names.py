@@ -20,7 +20,7 @@ _BLOCK = {
     "mlp.up": "mlp.up_proj",
     "mlp.down": "mlp.down_proj",
 }
-_QKV = tuple(f"self_attn.{letter}_proj.weight" for letter in "qkv")
+_QKV = tuple(f"self_attn.{letter}_proj" for letter in "qkv")
 
 
 def hugging_face_names(name: str) -> tuple[str, ...]:
@@ -31,21 +31,21 @@ def hugging_face_names(name: str) -> tuple[str, ...]:
     _, layer, part = module.split(".", 2)
     prefix = f"model.layers.{layer}."
     if part == "attention.qkv":
-        return tuple(prefix + tail for tail in _QKV)
+        return tuple(f"{prefix}{tail}.{kind}" for tail in _QKV)
     return (f"{prefix}{_BLOCK[part]}.{kind}",)
 
 
 def to_hugging_face(name: str, tensor: Tensor, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
-    """The (name, tensor) pairs to store for our parameter."""
+    """The (name, tensor) pairs to store for our parameter, or for one with a value per row, such as a scale."""
     names = hugging_face_names(name)
     if len(names) == 1:
         yield names[0], tensor
         return
     group = config.num_queries_per_key_value_head
-    rows_KGHD = tensor.view(config.num_key_value_heads, group + 2, config.attention_head_dim, config.hidden_size)
+    rows_KGHD = tensor.view(config.num_key_value_heads, group + 2, config.attention_head_dim, tensor.shape[1])
     parts = (rows_KGHD[:, :group], rows_KGHD[:, group], rows_KGHD[:, group + 1])
     for part_name, part in zip(names, parts, strict=True):
-        yield part_name, part.reshape(-1, config.hidden_size)
+        yield part_name, part.reshape(-1, tensor.shape[1])
 
 
 def stored_rows(name: str, rows: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ Source: the layout of Hugging Face model repositories (safetensors with an index
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ from nemotron4_model.hugging_face.tokenizer_json import tokenizer_files
 from nemotron4_model.transformer import Transformer
 
 MAX_SHARD_BYTES = 5_000_000_000
+
+Encode = Callable[[str, Tensor], Mapping[str, Tensor] | None]
+"""From our name and the whole tensor, the tensors to store instead of a weight, by kind; None stores it as it is."""
 
 
 def save_pretrained(
@@ -62,12 +65,15 @@ def write_pretrained(
     tokenizer_model: str | Path | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     extra_files: Mapping[str, str] | None = None,
+    encode: Encode = lambda name, tensor: None,
+    extra_config: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a model directory from pairs of our parameter name and the whole tensor, consumed one by one.
 
     Weights are stored in `dtype`. `tokenizer_model` is a SentencePiece file to include; `extra_files` holds texts by
-    file name (such as provenance.json). Raises ValueError when `directory` is not empty, or a parameter is missing,
-    unknown or of the wrong shape.
+    file name (such as provenance.json). `encode` stores weights in another form, which keys of `extra_config` in
+    config.json tell. Raises ValueError when `directory` is not empty, or a parameter is missing, unknown or of the
+    wrong shape.
     """
     target = Path(directory)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -77,8 +83,8 @@ def write_pretrained(
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir()
     try:
-        _write_weights(staged, config, tensors, dtype, max_shard_bytes)
-        _write_json(staged / "config.json", to_json(config, dtype))
+        _write_weights(staged, config, _encoded(_checked(config, tensors), encode, dtype), max_shard_bytes)
+        _write_json(staged / "config.json", {**to_json(config, dtype), **(extra_config or {})})
         ids = {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID, "pad_token_id": PAD_ID}
         _write_json(staged / "generation_config.json", ids)
         if tokenizer_model is not None:
@@ -96,12 +102,12 @@ def write_pretrained(
 
 
 def _write_weights(
-    staged: Path, config: ModelConfig, tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype, max_shard_bytes: int
+    staged: Path, config: ModelConfig, tensors: Iterable[tuple[str, Tensor, torch.dtype]], max_shard_bytes: int
 ) -> None:
     shards: list[list[str]] = []
     pending: dict[str, Tensor] = {}
     pending_bytes = total_bytes = 0
-    for name, tensor in _checked(config, tensors):
+    for name, tensor, dtype in tensors:
         for stored_name, part in to_hugging_face(name, tensor, config):
             num_bytes = part.numel() * dtype.itemsize
             if pending and pending_bytes + num_bytes > max_shard_bytes:
@@ -123,6 +129,20 @@ def _write_weights(
         weight_map.update(dict.fromkeys(stored_names, file_name))
     index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
     _write_json(staged / "model.safetensors.index.json", index)
+
+
+def _encoded(
+    tensors: Iterable[tuple[str, Tensor]], encode: Encode, dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor, torch.dtype]]:
+    """What to store, and as which dtype."""
+    for name, tensor in tensors:
+        if (parts := encode(name, tensor)) is None:
+            yield name, tensor, dtype
+        else:
+            for kind, part in parts.items():
+                yield name.removesuffix("weight") + kind, part, part.dtype
+            del part
+        del tensor, parts
 
 
 def _checked(config: ModelConfig, tensors: Iterable[tuple[str, Tensor]]) -> Iterable[tuple[str, Tensor]]:
