@@ -1,6 +1,7 @@
 """The engine on a runner without a model: any mix of requests gives what each gives alone, and nothing is left."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from nemotron4_infer.engine import core as core_module
 from nemotron4_infer.engine.core import Engine, QueueFullError
 from nemotron4_infer.engine.reference import ReferenceRunner
 from nemotron4_infer.engine.request import FinishReason, Request
+from nemotron4_infer.model_directory import load_model_directory
 from nemotron4_infer.sampling import SamplingConfig
 from nemotron4_model import ModelConfig, Transformer, initialise
 
@@ -34,7 +36,8 @@ class Repeat:
 
 
 def make_engine(runner, guesser=None, **config):
-    return Engine(None, LetterTokenizer(), EngineConfig(**config), runner=runner, make_guesser=guesser)
+    config = EngineConfig(prompt_lookup=guesser is not None, **config)
+    return Engine(None, LetterTokenizer(), config, runner=runner, make_guesser=guesser)
 
 
 class Answer:
@@ -362,6 +365,18 @@ class Recorder(ReferenceRunner):
             for row, logits_V in enumerate(logits_TV):
                 self.rows[span.sequence, span.begin + len(span.token_ids) - len(logits_TV) + row] = logits_V
         return logits
+
+
+def test_an_engine_of_a_model_directory_follows_a_schema_and_guesses(model_dir):
+    pytest.importorskip("llguidance")
+    loaded = load_model_directory(str(model_dir), None)
+    engine = Engine(loaded.model, loaded.tokenizer, EngineConfig())
+    schema = Request(prompt_ids=(3, 300), sampling=SamplingConfig(max_new_tokens=20), json_schema='{"type": "boolean"}')
+    with pytest.raises(ValueError, match=r"^json_schema \('\{'\): not JSON: "):
+        engine.check(replace(schema, json_schema="{"))
+    answers = run(engine, [schema, greedy((3, *[300, 301, 302] * 8), 30)])
+    assert answers[0, 0].text.strip() in ("true", "false")
+    assert engine.statistics().drafted_tokens > 0
 
 
 @settings(max_examples=6, deadline=None, derandomize=True)

@@ -35,14 +35,6 @@ class ChoiceError(Exception):
         self.reasons = reasons
 
 
-class ChoiceError(Exception):
-    """Some sequences have no next token: `reasons` says why, in a line each, by their rows."""
-
-    def __init__(self, reasons: dict[int, str]) -> None:
-        super().__init__("; ".join(f"row {row}: {reason}" for row, reason in reasons.items()))
-        self.reasons = reasons
-
-
 @dataclass(frozen=True, slots=True)
 class ChosenToken:
     """A token of a text, and, where they were asked for, log-probabilities in nats."""
