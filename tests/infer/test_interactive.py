@@ -129,8 +129,9 @@ def test_ctrl_c_stops_the_answer_and_not_the_session(model_dir, session, monkeyp
     out, err, prompts = session(model_dir, "the", CTRL_C, "red", max_new_tokens=20)
     answer = "".join(written[:3])
     assert out.startswith(f"{answer}\n\n")
-    assert after_plan(err).splitlines()[1].startswith("(3 tokens")
-    assert err.splitlines()[1].endswith("(interrupted))")
+    statistics = after_plan(err).splitlines()[1]
+    assert statistics.startswith("(3 tokens")
+    assert statistics.endswith("(interrupted))")
     assert prompts == ["the", f"the{answer}\nred"]
 
 

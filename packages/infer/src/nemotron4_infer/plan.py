@@ -56,9 +56,9 @@ class MemoryPlan:
             ("weights", self.weights_bytes, self.weights),
             ("workspace", self.workspace_bytes, self.workspace),
             ("cache", self.cache_bytes, cache),
-            ("free", self.free_bytes, f"on {self.device}, of which {_size_text(left)} remain"),
+            ("free", self.free_bytes, f"on {self.device}, of which {_gb(left)} remain"),
         ]
-        return [f"{name:<10}{_size_text(size):>10}  {text}" for name, size, text in rows]
+        return [f"{name:<10}{_gb(size):>10}  {text}" for name, size, text in rows]
 
 
 def plan_memory(
@@ -84,8 +84,8 @@ def plan_memory(
     room = free_bytes - weights_bytes - workspace_bytes
     fit = max(0, room // token_bytes // page * page)
     ways = _ways_out(model, dtype, quantization, kind)
-    needs = f"needs {_size_text(weights_bytes)} for weights, {_size_text(workspace_bytes)} for a step and a cache"
-    rule = f"{needs}, but {device} has {_size_text(free_bytes)} free; {ways}, lower engine.step_tokens, or use a larger device"
+    needs = f"needs {_gb(weights_bytes)} for weights, {_gb(workspace_bytes)} for a step and a cache"
+    rule = f"{needs}, but {device} has {_gb(free_bytes)} free; {ways}, lower engine.step_tokens, or use a larger device"
     require(fit >= page, "model_dir", f"{model.num_parameters:,} parameters", rule)
     if config.cache_tokens is None:
         most = config.max_running * -(-model.max_sequence_length // page) * page
@@ -156,9 +156,7 @@ def _ways_out(model: ModelConfig, dtype: DType, quantization: Quantisation | Non
     now = engine_weights_bytes(model, dtype, quantization)
     names = [Quantisation.fp8 if kind == "cuda" else Quantisation.int8, Quantisation.int4]
     sizes = {each.value: engine_weights_bytes(model, DType.bf16, each) for each in names}
-    smaller = [
-        f"engine.quantization={name} ({_size_text(size)} of weights)" for name, size in sizes.items() if size < now
-    ]
+    smaller = [f"engine.quantization={name} ({_gb(size)} of weights)" for name, size in sizes.items() if size < now]
     return f"set {' or '.join(smaller)}" if smaller else "take a smaller model"
 
 
@@ -166,5 +164,5 @@ def _size(dtype: DType) -> int:
     return {DType.fp32: 4, DType.bf16: 2}[dtype]
 
 
-def _size_text(size: int) -> str:
+def _gb(size: int) -> str:
     return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

@@ -10,12 +10,9 @@ from torch import Tensor
 
 from nemotron4_common.rules import require
 from nemotron4_data import Tokenizer
-from nemotron4_infer import parallel
-from nemotron4_infer.engine.batch import StepRunner
-from nemotron4_infer.engine.build_paged import paged_runner
 from nemotron4_infer.engine.config import EngineConfig
 from nemotron4_infer.engine.core import Engine
-from nemotron4_infer.engine.step import PAGE_TOKENS, CpuRunner
+from nemotron4_infer.engine.runner import make_runner
 from nemotron4_infer.model_directory import check_model_directory, load_tokenizer
 from nemotron4_infer.plan import MemoryPlan, free_host_bytes, plan_memory
 from nemotron4_infer.weights.engine_weights import EngineWeights
@@ -45,18 +42,13 @@ def build_engine(model_dir: str, dtype: DType | None, config: EngineConfig) -> E
     if config.tensor > 1:
         return _build_tensor_parallel(model_dir, dtype, config)
     loaded = load_directory(model_dir, dtype, config, pack)
-    runner: StepRunner
-    if loaded.weights.device.type == "cuda":
-        runner = paged_runner(loaded.weights, loaded.config)
-    else:
-        assert loaded.config.cache_tokens is not None
-        num_pages = loaded.config.cache_tokens // PAGE_TOKENS
-        step_tokens = loaded.config.most_step_tokens(PAGE_TOKENS, on_gpu=False)
-        runner = CpuRunner(loaded.weights, num_pages, step_tokens=step_tokens)
+    runner = make_runner(loaded.weights, loaded.config)
     return Engine(runner, loaded.tokenizer, loaded.config, fingerprint=loaded.fingerprint)
 
 
 def _build_tensor_parallel(model_dir: str, dtype: DType | None, config: EngineConfig) -> Engine:
+    from nemotron4_infer import parallel  # imported here: torch.distributed takes half a second
+
     path = Path(model_dir)
     check_model_directory(path)
     quantization = resolve_quantization(path, config.quantization)

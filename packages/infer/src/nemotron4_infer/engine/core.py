@@ -44,11 +44,11 @@ class Engine:
         config: EngineConfig,
         *,
         fingerprint: str = "",
-        make_guesser: Callable[[], Guesser] | None = Lookup,
+        make_guesser: Callable[[], Guesser] = Lookup,
     ) -> None:
         """An engine on a runner; build.py makes both from a model directory.
 
-        `fingerprint` names the weights and their format; `make_guesser` None guesses nothing.
+        `fingerprint` names the weights and their format; `make_guesser` is used with engine.prompt_lookup.
         """
         self.runner, self.tokenizer, self.config, self.fingerprint = runner, tokenizer, config, fingerprint
         self.max_sequence_length = runner.max_sequence_length
@@ -60,8 +60,8 @@ class Engine:
         self._requests: dict[int, list[Sequence]] = {}
         self._next_number, self._keys = 0, count()
         self._counts = Statistics()
-        self._make_guesser = make_guesser if config.prompt_lookup else None
         self._schemas = JsonSchemas(tokenizer)
+        self._make_guesser = make_guesser if config.prompt_lookup else None
 
     def check(self, request: Request) -> None:
         """Raise ValueError, one line, for a request that can never run. May be called from any thread."""
