@@ -181,7 +181,7 @@ def test_a_turn_marker_ends_an_answer(server):
 
 
 def test_an_answer_may_fill_the_context(server):
-    whole = chat(server, "1 " * 210, max_tokens=None, ignore_eos=True, temperature=0)
+    whole = chat(server, "1 " * 100, max_tokens=None, ignore_eos=True, temperature=0)
     assert whole["usage"]["prompt_tokens"] < 256
     assert whole["usage"]["total_tokens"] == 256 or whole["choices"][0]["finish_reason"] == "stop"
 
@@ -236,6 +236,25 @@ def test_metrics_count_what_was_done(server):
     pages = ("pages_free", "pages_cached", "pages_running")
     assert sum(grown[name] for name in pages) == 0
     assert now["pages_free"] > 0
+
+
+def test_a_text_may_have_to_match_a_schema(server):
+    pytest.importorskip("llguidance")
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "boolean"}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    text = complete(server, response_format=wanted, max_tokens=60, temperature=1.0, seed=1)["choices"][0]["text"]
+    assert json.loads(text) in ({"a": True}, {"a": False})
+    text = chat(server, "1?", response_format={"type": "json_object"}, max_tokens=3)["choices"][0]["message"]["content"]
+    assert text.startswith("{")
+    bad = {"type": "json_schema", "json_schema": {"schema": {"type": "no type"}}}
+    answer = server.ask("/v1/completions", {"prompt": "a", "response_format": bad})
+    assert answer.status == 400
+    assert answer.json()["error"]["message"].startswith("json_schema (")
 
 
 def test_metrics_may_have_the_names_of_vllm(thread, chat_dir):

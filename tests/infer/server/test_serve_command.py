@@ -136,18 +136,21 @@ def test_a_server_from_its_first_line_to_sigterm(chat_dir):
     environment = os.environ | {"NEMOTRON4_API_KEY": "key-1"}
     arguments = [sys.executable, *COMMAND, f"model_dir={chat_dir}"]
     with subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        lines = []
-        for line in process.stderr:
-            lines.append(line)
-            if found := re.search(r"^tiny at (http://\S+)", line):
-                break
-        headers = {"Authorization": "Bearer key-1", "Content-Type": "application/json", "X-Request-Id": "mine"}
-        body = json.dumps({"prompt": "hunter2", "max_tokens": 2}).encode()
-        with urllib.request.urlopen(urllib.request.Request(f"{found[1]}/v1/completions", body, headers)) as answer:
-            assert json.load(answer)["usage"]["completion_tokens"] == 2
-        process.send_signal(signal.SIGTERM)
-        log = process.stderr.read()
-        assert process.wait() == 0
+        try:
+            lines = []
+            for line in process.stderr:
+                lines.append(line)
+                if found := re.search(r"^tiny at (http://\S+)", line):
+                    break
+            headers = {"Authorization": "Bearer key-1", "Content-Type": "application/json", "X-Request-Id": "mine"}
+            body = json.dumps({"prompt": "hunter2", "max_tokens": 2, "ignore_eos": True}).encode()
+            with urllib.request.urlopen(urllib.request.Request(f"{found[1]}/v1/completions", body, headers)) as answer:
+                assert json.load(answer)["usage"]["completion_tokens"] == 2
+            process.send_signal(signal.SIGTERM)
+            log = process.stderr.read()
+            assert process.wait() == 0
+        finally:
+            process.kill()
     pattern = r"\S+ \S+ mine POST /v1/completions 200 \d+\.\d\d s prompt_tokens=\d+ generated_tokens=2 length=1\n"
     assert re.fullmatch(pattern, log)
     assert "key-1" not in "".join(lines)
