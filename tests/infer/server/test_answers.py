@@ -9,7 +9,7 @@ from served import serving
 
 from nemotron4_infer.serve_job import MetricNames, ServerConfig
 
-LONG = {"max_tokens": 24, "temperature": 1.0, "seed": 7, "ignore_eos": True}
+LONG = {"max_tokens": 12, "temperature": 1.0, "seed": 7, "ignore_eos": True}
 
 
 def complete(server, **body):
@@ -120,17 +120,17 @@ def test_only_the_prompt_may_be_scored(server):
 
 def test_the_best_of_some_are_those_of_the_highest_mean(server):
     every = complete(server, n=5, logprobs=0, **LONG)["choices"]
-    means = [sum(choice["logprobs"]["token_logprobs"]) / 24 for choice in every]
+    means = [sum(choice["logprobs"]["token_logprobs"]) / 12 for choice in every]
     best = complete(server, n=2, best_of=5, **LONG)
     order = sorted(range(5), key=lambda choice: -means[choice])[:2]
     assert [choice["text"] for choice in best["choices"]] == [every[choice]["text"] for choice in order]
     assert [choice["index"] for choice in best["choices"]] == [0, 1]
     assert best["choices"][0]["logprobs"] is None
-    assert best["usage"]["completion_tokens"] == 5 * 24
+    assert best["usage"]["completion_tokens"] == 5 * 12
 
 
 def test_a_seed_repeats_and_no_seed_does_not(server):
-    body = {"max_tokens": 24, "temperature": 1.0, "ignore_eos": True}
+    body = {"max_tokens": 12, "temperature": 1.0, "ignore_eos": True}
     assert complete(server, seed=3, **body)["choices"] == complete(server, seed=3, **body)["choices"]
     assert complete(server, **body)["choices"] != complete(server, **body)["choices"]
 
@@ -181,7 +181,8 @@ def test_a_turn_marker_ends_an_answer(server):
 
 
 def test_an_answer_may_fill_the_context(server):
-    whole = chat(server, "1 + 1?", max_tokens=None, ignore_eos=True, temperature=0)
+    whole = chat(server, "1 " * 100, max_tokens=None, ignore_eos=True, temperature=0)
+    assert whole["usage"]["prompt_tokens"] < 256
     assert whole["usage"]["total_tokens"] == 256 or whole["choices"][0]["finish_reason"] == "stop"
 
 
@@ -227,14 +228,33 @@ def test_metrics_count_what_was_done(server):
     now = server.metrics()
     grown = {name: now[name] - before[name] for name in now}
     assert grown["request_success_total"] == 3
-    assert grown["generation_tokens_total"] == 3 * 24
-    assert grown["request_generation_tokens_sum"] == 3 * 24
+    assert grown["generation_tokens_total"] == 3 * 12
+    assert grown["request_generation_tokens_sum"] == 3 * 12
     assert grown["time_to_first_token_seconds_count"] == 3
-    assert grown["inter_token_latency_seconds_count"] == 3 * 23
+    assert grown["inter_token_latency_seconds_count"] == 3 * 11
     assert grown["e2e_request_latency_seconds_count"] == 3
     pages = ("pages_free", "pages_cached", "pages_running")
     assert sum(grown[name] for name in pages) == 0
     assert now["pages_free"] > 0
+
+
+def test_a_text_may_have_to_match_a_schema(server):
+    pytest.importorskip("llguidance")
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "boolean"}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    text = complete(server, response_format=wanted, max_tokens=60, temperature=1.0, seed=1)["choices"][0]["text"]
+    assert json.loads(text) in ({"a": True}, {"a": False})
+    text = chat(server, "1?", response_format={"type": "json_object"}, max_tokens=3)["choices"][0]["message"]["content"]
+    assert text.startswith("{")
+    bad = {"type": "json_schema", "json_schema": {"schema": {"type": "no type"}}}
+    answer = server.ask("/v1/completions", {"prompt": "a", "response_format": bad})
+    assert answer.status == 400
+    assert answer.json()["error"]["message"].startswith("json_schema (")
 
 
 def test_metrics_may_have_the_names_of_vllm(thread, chat_dir):

@@ -164,6 +164,8 @@ async def generate(served: Served, request: Request, asked: Asked, is_chat: bool
             run.close()
             request.scope["state"]["counts"] = times.line()
 
+    if asked.requests[0].json_schema is not None:
+        await asyncio.to_thread(compile_schema, served, asked)
     run.start(asked.requests)
     served.runs.add(run)
     if asked.stream:
@@ -172,6 +174,14 @@ async def generate(served: Served, request: Request, asked: Asked, is_chat: bool
         return await whole(served, request, answer, run)
     finally:
         close()
+
+
+def compile_schema(served: Served, asked: Asked) -> None:
+    """Compile the JSON schema, which may take a while; ApiError if that fails."""
+    try:
+        served.thread.engine.check(asked.requests[0])
+    except ValueError as error:
+        raise ApiError(400, str(error)) from error
 
 
 async def events(served: Served, asked: Asked, answer: Answer, run: Run) -> AsyncIterator[bytes]:

@@ -13,6 +13,7 @@ from nemotron4_data import Tokenizer
 from nemotron4_infer.chat import ChatTemplate
 from nemotron4_infer.engine.request import Request
 from nemotron4_infer.sampling.config import SamplingConfig
+from nemotron4_infer.sampling.grammar import JSON_OBJECT_SCHEMA
 from nemotron4_infer.server.errors import ApiError
 from nemotron4_infer.server.schema import ChatBody, CompletionBody, GenerationBody
 
@@ -205,7 +206,7 @@ def _json_schema(body: GenerationBody) -> str | None:
     if wanted is None or wanted.type == "text":
         return None
     if wanted.type == "json_object":
-        return json.dumps({"type": "object"})
+        return JSON_OBJECT_SCHEMA
     if wanted.json_schema is None:
         raise ApiError(400, "response_format.json_schema: is missing", param="response_format.json_schema")
     return json.dumps(wanted.json_schema.schema_)

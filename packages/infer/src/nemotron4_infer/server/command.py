@@ -49,6 +49,7 @@ def serve(job: ServeJob, api_key: bytes | None, listener: socket.socket) -> None
     try:
         served = serve_model(job, thread)
         config = uvicorn_config(create_app(served, api_key), job.server.limits)
+        listener.listen()  # so that whoever reads the next line can connect
         print(f"{served.name} at {address(listener)}  (Ctrl-C ends it)", file=sys.stderr, flush=True)
         if api_key is None and job.server.host not in ("127.0.0.1", "localhost", "::1"):
             line = f"server.host ({job.server.host}): anyone who can connect may ask; {API_KEY_VARIABLE} can hold a key"
