@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nemotron4_infer.engine.batch import Span
-from nemotron4_infer.engine.config import EngineConfig
+from nemotron4_infer.engine.config import EngineConfig, Quantisation
 from nemotron4_infer.parallel import TensorParallelRunner, check_tensor, start
 from nemotron4_model import DType, load_config, load_pretrained
 
@@ -42,6 +42,14 @@ def test_what_cannot_be_spread_evenly_is_refused(model_dir):
     with pytest.raises(ValueError) as refusal:
         check_tensor(load_config(model_dir), 3)
     assert str(refusal.value) == "engine.tensor (3): must divide model.num_key_value_heads (2); lower it"
+
+
+def test_quantised_weights_are_not_spread():
+    with pytest.raises(ValueError) as refusal:
+        EngineConfig(tensor=2, quantization=Quantisation.int4)
+    assert str(refusal.value) == (
+        "engine.tensor (2): must be 1 with engine.quantization=int4; set one of them to its default"
+    )
 
 
 def test_after_a_fault_no_call_waits_for_ranks_that_are_out_of_step():

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from nemotron4_infer.engine import paged_attention
 from nemotron4_infer.engine.batch import Span
+from nemotron4_infer.engine.build_paged import num_pages
+from nemotron4_infer.engine.config import EngineConfig
 from nemotron4_infer.engine.graphs import ladder
 from nemotron4_infer.engine.paged import CudaRunner
 from nemotron4_infer.engine.paged_attention import Gathered, PagedVarlen, choose_attention
@@ -199,3 +202,20 @@ def test_the_kernel_is_taken_where_it_is_right(monkeypatch, caplog):
 def test_the_kernel_is_not_taken_where_there_is_none(caplog):
     assert isinstance(chosen(), Gathered)
     assert "attention gathers pages, which is slower: " in caplog.text
+
+
+def test_the_pool_takes_what_is_free_beside_the_weights(model, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4 << 30, 8 << 30))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    weights = replace(from_transformer(model), device=torch.device("cuda", 0))
+    page_bytes = PAGE * CONFIG.key_value_bytes_per_token(4)
+    assert num_pages(weights, EngineConfig(max_running=3), PAGE) == 3 * CONFIG.max_sequence_length // PAGE
+    everything = EngineConfig(max_running=10**9)
+    assert num_pages(weights, everything, PAGE) == (1 << 30) // page_bytes - 1
+    assert num_pages(weights, everything, PAGE, tensor=2) == (1 << 30) // (page_bytes // 2) - 1
+    with pytest.raises(ValueError) as refusal:
+        num_pages(weights, EngineConfig(cache_tokens=10**9), PAGE)
+    room = ((4 << 30) // page_bytes - 1) * PAGE
+    assert str(refusal.value) == (
+        f"engine.cache_tokens (1000000000): does not fit: beside the weights there is room for {room} tokens; lower it"
+    )

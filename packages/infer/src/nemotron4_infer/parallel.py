@@ -46,6 +46,8 @@ Make = Callable[[Tensor], LinearOperator]
 
 _PATIENCE = timedelta(days=365)
 """A follower waits for the next call as long as nobody asks anything."""
+_TIMEOUT = timedelta(minutes=10)
+"""Within a step, and until all ranks know of each other, a rank that another does not meet gives up after this."""
 _all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # torch 2.11's name
 _TCPStore: Any = dist.TCPStore  # type: ignore[attr-defined]  # torch does not list it
 _OPEN, _RUN, _CLOSE, _STOP = range(4)
@@ -122,9 +124,9 @@ def _spread(module: Any, mesh: DeviceMesh, dimension: int) -> None:
 class TensorParallelRunner:
     """Rank 0's `StepRunner`: tells the others, and computes its own part."""
 
-    def __init__(self, local: StepRunner, followers: Sequence[Any] = ()) -> None:
-        """`followers` are the processes of the other ranks, which `shut_down` ends."""
-        self._local, self._followers = local, followers
+    def __init__(self, local: StepRunner, calls: Any = None, followers: Sequence[Any] = ()) -> None:
+        """`calls` is the process group for calls, `followers` are the processes of other ranks, to end at the end."""
+        self._local, self._calls, self._followers = local, calls, followers
         self.page_tokens, self.num_pages = local.page_tokens, local.num_pages
         self.max_sequence_length, self.vocab_size = local.max_sequence_length, local.vocab_size
         self.is_paged = True
@@ -161,7 +163,7 @@ class TensorParallelRunner:
     def shut_down(self) -> None:
         """End the other ranks and the process group."""
         if self._in_step:
-            _send([_STOP])
+            _send([_STOP], self._calls)
         for process in self._followers:
             process.join(10 if self._in_step else 0)
             if process.is_alive():
@@ -174,15 +176,15 @@ class TensorParallelRunner:
         if not self._in_step:
             raise RuntimeError("engine.tensor: ranks are out of step since the fault before; start again")
         self._in_step = False
-        _send(message)
+        _send(message, self._calls)
         yield
         self._in_step = True
 
 
-def follow(runner: StepRunner) -> None:
-    """Make the calls that rank 0 makes, until it shuts down."""
+def follow(runner: StepRunner, calls: Any = None) -> None:
+    """Make the calls that rank 0 makes, by the process group `calls`, until it shuts down."""
     while True:
-        kind, *rest = _receive()
+        kind, *rest = _receive(calls)
         if kind == _STOP:
             return
         if kind == _OPEN:
@@ -202,20 +204,20 @@ def _spans(numbers: list[int]) -> Iterator[Span]:
         yield Span(sequence, begin, numbers[at - count : at], num_logits, bool(is_prefill))
 
 
-def _send(message: list[int]) -> None:
+def _send(message: list[int], calls: Any) -> None:
     first = torch.tensor([len(message), *message[: _MESSAGE - 1]], dtype=torch.int64)
-    dist.broadcast(torch.cat((first, first.new_zeros(_MESSAGE - len(first)))), src=0)
+    dist.broadcast(torch.cat((first, first.new_zeros(_MESSAGE - len(first)))), src=0, group=calls)
     if len(message) >= _MESSAGE:
-        dist.broadcast(torch.tensor(message[_MESSAGE - 1 :], dtype=torch.int64), src=0)
+        dist.broadcast(torch.tensor(message[_MESSAGE - 1 :], dtype=torch.int64), src=0, group=calls)
 
 
-def _receive() -> list[int]:
+def _receive(calls: Any) -> list[int]:
     first = torch.empty(_MESSAGE, dtype=torch.int64)
-    dist.broadcast(first, src=0)
+    dist.broadcast(first, src=0, group=calls)
     length, *message = first.tolist()
     if length >= _MESSAGE:
         rest = torch.empty(length - _MESSAGE + 1, dtype=torch.int64)
-        dist.broadcast(rest, src=0)
+        dist.broadcast(rest, src=0, group=calls)
         message.extend(rest.tolist())
     return message[:length]
 
@@ -235,7 +237,7 @@ def start(directory: str | Path, dtype: DType, config: EngineConfig) -> TensorPa
     for process in followers:
         process.start()
     _await(store, followers)
-    return TensorParallelRunner(_join(0, store, str(directory), dtype, config), followers)
+    return TensorParallelRunner(*_join(0, store, str(directory), dtype, config), followers)
 
 
 def _await(store: Any, followers: Sequence[Any]) -> None:
@@ -250,21 +252,21 @@ def _follower(rank: int, port: int, directory: str, dtype: DType, config: Engine
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 decides what an interrupt means
     store = _TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False)
     store.set(f"started/{rank}", "")
-    follow(_join(rank, store, directory, dtype, config))
+    follow(*_join(rank, store, directory, dtype, config))
     dist.destroy_process_group()
 
 
-def _join(rank: int, store: Any, directory: str, dtype: DType, config: EngineConfig) -> StepRunner:
-    """This rank's runner; returns when all ranks have theirs."""
+def _join(rank: int, store: Any, directory: str, dtype: DType, config: EngineConfig) -> tuple[StepRunner, Any]:
+    """This rank's runner and the process group for calls; returns when all ranks have theirs."""
     on_cuda = torch.cuda.is_available()
     device = torch.device("cuda", rank) if on_cuda else torch.device("cpu")
     if on_cuda:
         torch.cuda.set_device(device)
-    # Calls go by gloo, between the hosts' memories; sums and logits by NCCL where there are GPUs.
-    backend = "cpu:gloo,cuda:nccl" if on_cuda else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=config.tensor, timeout=_PATIENCE)
+    backend = "nccl" if on_cuda else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=config.tensor, timeout=_TIMEOUT)
+    calls = dist.new_group(backend="gloo", timeout=_PATIENCE)
     weights = load_shard(directory, dtype.torch_dtype, device)
     page_tokens = KERNEL_PAGE_TOKENS if on_cuda else 64
     pages = torch.tensor(num_pages(weights, config, page_tokens, config.tensor))
-    dist.all_reduce(pages, op=dist.ReduceOp.MIN)
-    return paged_runner(weights, config, int(pages))
+    dist.all_reduce(pages, op=dist.ReduceOp.MIN, group=calls)
+    return paged_runner(weights, config, int(pages)), calls

@@ -26,7 +26,8 @@ def num_pages(weights: EngineWeights, config: EngineConfig, page_tokens: int, te
     torch.cuda.empty_cache()  # what loading took and gave back
     free, _ = torch.cuda.mem_get_info(weights.device)
     page_bytes = page_tokens * model.key_value_bytes_per_token(weights.dtype.itemsize) // tensor
-    fit = (free - _WORKSPACE_BYTES) // page_bytes - 1  # the scratch page
+    # What was planned before loading counts; only what cannot be is refused here. One more page is for scratch.
+    fit = (free - (_WORKSPACE_BYTES if config.cache_tokens is None else 0)) // page_bytes - 1
     rule = f"does not fit: beside the weights there is room for {max(0, fit * page_tokens)} tokens; lower it"
     require(config.cache_tokens is None or pages <= fit, "engine.cache_tokens", config.cache_tokens, rule)
     rule = f"leaves no room for a page of {page_tokens} tokens; set engine.quantization or raise engine.tensor"

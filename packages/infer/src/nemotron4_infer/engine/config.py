@@ -57,6 +57,9 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         require(self.tensor >= 1, "engine.tensor", self.tensor, "must be at least 1")
+        if self.quantization is not None:
+            rule = f"must be 1 with engine.quantization={self.quantization.value}; set one of them to its default"
+            require(self.tensor == 1, "engine.tensor", self.tensor, rule)
         for name in ("cache_tokens", "step_tokens"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"engine.{name}", value, "must be at least 1, or null")

@@ -97,10 +97,10 @@ class CudaRunner:
         """See `StepRunner.open`; the pages hold the cached tokens already."""
         assert len(pages) == -(-capacity // self.page_tokens)
         assert num_cached % self.page_tokens == 0
-        seat = self._seats[sequence] = _Seat(self._free.pop(), tuple(pages))
-        row = torch.full(self._tables.shape[1:], self.num_pages, dtype=torch.int32)
-        row[: len(pages)] = torch.tensor(seat.pages, dtype=torch.int32)
-        self._tables[seat.row].copy_(row)
+        table = torch.full(self._tables.shape[1:], self.num_pages, dtype=torch.int32)
+        table[: len(pages)] = torch.tensor(pages, dtype=torch.int32)
+        self._tables[self._free[-1]].copy_(table)
+        self._seats[sequence] = _Seat(self._free.pop(), tuple(pages))
 
     def truncate(self, sequence: int, length: int) -> None:
         """Nothing to do: what lies beyond a row's position is never read."""
