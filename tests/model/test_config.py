@@ -113,7 +113,7 @@ def test_activation_bytes_are_those_held_for_backward(
     config = ModelConfig(**{**TINY, "hidden_size": 256, "intermediate_size": 640}, head_dim=head_dim)
     model = Transformer(config)
     parallelise(model, None, recompute=recompute)
-    cos_TR, sin_TR = model.rotary(0, 64)
+    cos_TR, sin_TR = model.rotary(64)
     with Allocated(model) as allocated:
         x_BTD = torch.randn(2, 64, config.hidden_size).requires_grad_()
         for block in model.blocks:
@@ -129,7 +129,7 @@ def test_selective_recomputation_keeps_no_attention_weights_of_a_processor() -> 
         parallelise(model, None, recompute=recompute)
         with Allocated(model) as allocated:
             x_BTD = torch.randn(1, 256, 32).requires_grad_()
-            y_BTD = model.blocks[0](x_BTD, *model.rotary(0, 256))
+            y_BTD = model.blocks[0](x_BTD, *model.rotary(256))
         held[recompute] = allocated.held_bytes() - y_BTD.nbytes
     assert held[Recompute.full] < held[Recompute.selective] < 0.3 * held[Recompute.none]
 

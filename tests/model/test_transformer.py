@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nemotron4_model import ModelConfig, Transformer, initialise, linear_cross_entropy, rotary, transformer
+from nemotron4_model.kernels.attention import PackedDocuments, attend
 from nemotron4_model.transformer import ZeroCentredLayerNorm
 
 CONFIG = ModelConfig(
@@ -30,20 +31,24 @@ CONFIG = ModelConfig(
 
 
 class ListCache:
-    """The simplest cache: concatenate."""
+    """The simplest cache: concatenate. `seen`, if set, says which keys the new tokens may see."""
+
+    seen: Tensor | None = None
 
     def __init__(self, num_layers: int) -> None:
         self.length = 0
         self.layers: list[Any] = [None] * num_layers
 
-    def update(self, layer: int, k_BKTH: Tensor, v_BKTH: Tensor) -> tuple[Tensor, Tensor]:
+    def attend(self, layer: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor) -> Tensor:
+        start = self.length
         if self.layers[layer] is not None:
             old_k, old_v = self.layers[layer]
             k_BKTH, v_BKTH = torch.cat([old_k, k_BKTH], 2), torch.cat([old_v, v_BKTH], 2)
         self.layers[layer] = (k_BKTH, v_BKTH)
         if layer == len(self.layers) - 1:
             self.length = k_BKTH.shape[2]
-        return k_BKTH, v_BKTH
+        mask = None if self.seen is None else PackedDocuments(self.seen)
+        return attend(q_BNTH, k_BKTH, v_BKTH, start, mask)
 
 
 class FixedCache:
@@ -54,12 +59,12 @@ class FixedCache:
         shape = (num_layers, 1, CONFIG.num_key_value_heads, size, CONFIG.attention_head_dim)
         self.k, self.v = torch.full(shape, 1e4), torch.full(shape, 1e4)
 
-    def update(self, layer: int, k_BKTH: Tensor, v_BKTH: Tensor) -> tuple[Tensor, Tensor]:
-        end = self.length + k_BKTH.shape[2]
+    def attend(self, layer: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor) -> Tensor:
+        start, end = self.length, self.length + k_BKTH.shape[2]
         self.k[layer, :, :, self.length : end], self.v[layer, :, :, self.length : end] = k_BKTH, v_BKTH
         if layer == len(self.k) - 1:
             self.length = end
-        return self.k[layer], self.v[layer]
+        return attend(q_BNTH, self.k[layer], self.v[layer], start)
 
 
 @pytest.fixture
@@ -147,11 +152,31 @@ def test_rotary_tables_stay_fp32_and_are_not_saved(model: Transformer) -> None:
 def test_any_cached_continuation_equals_one_pass(model: Transformer, parts: list[int], fixed: bool) -> None:
     sequence = tokens(9)
     cache = FixedCache(CONFIG.num_layers, 16) if fixed else ListCache(CONFIG.num_layers)
+    positions = torch.arange(9)[None].split(parts, dim=1)
     with torch.no_grad():
         whole = model(sequence)
-        pieces = [model(part, cache=cache) for part in sequence.split(parts, dim=1)]
+        pieces = [
+            model(part, position_BT=position_BT, cache=cache)
+            for part, position_BT in zip(sequence.split(parts, dim=1), positions, strict=True)
+        ]
         torch.testing.assert_close(torch.cat(pieces, 1), whole, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(model(sequence, last_only=True), whole[:, -1:])
+
+
+def test_options_behind_a_shared_prefix_are_as_if_each_followed_it_alone(model: Transformer) -> None:
+    """Two options in one row: positions are given, and the cache hides each from the other."""
+    prefix, first, second = tokens(12).split([5, 3, 4], dim=1)
+    cache = ListCache(CONFIG.num_layers)
+    option_T = torch.tensor([0] * 3 + [1] * 4)
+    with torch.no_grad():
+        model(prefix, position_BT=torch.arange(5)[None], cache=cache)
+        own_TT = (option_T[:, None] == option_T) & torch.ones(7, 7, dtype=torch.bool).tril()
+        cache.seen = torch.cat([torch.ones(7, 5, dtype=torch.bool), own_TT], dim=1)
+        position_BT = torch.tensor([[5, 6, 7, 5, 6, 7, 8]])
+        found = model(torch.cat([first, second], dim=1), position_BT=position_BT, cache=cache)
+        for option, logits in zip((first, second), found.split([3, 4], dim=1), strict=True):
+            alone = model(torch.cat([prefix, option], dim=1))[:, 5:]
+            torch.testing.assert_close(logits, alone, atol=1e-5, rtol=1e-5)
 
 
 def test_packed_documents_are_as_if_alone(model: Transformer) -> None:

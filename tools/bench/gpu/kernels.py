@@ -85,7 +85,7 @@ def _train(model: Transformer, tokens: Tensor, end_of_document: int | None = Non
 def _read(model: Transformer, tokens: Tensor, dtype: torch.dtype, passes: int) -> None:
     cache = KVCache(model.config, batch_size=len(tokens), dtype=dtype, device=tokens.device)
     for part in (tokens[:, :-1], tokens[:, -1:])[:passes]:
-        model(part, cache=cache, last_only=True)
+        model(part, position_BT=cache.positions(part.shape[1]), cache=cache, last_only=True)
 
 
 def _attention_operators(context: Context, use: Callable[[], object]) -> list[str]:

@@ -17,11 +17,10 @@ from nemotron4_infer.weights.formats import parts_bytes, stored_parts
 from nemotron4_model import DType, ModelConfig
 
 _PAGE_TOKENS = {"cpu": 64, "cuda": 256}
-_STEP_TOKENS = {"cpu": 128, "cuda": 2_048}
 # Beside activations and logits. On CUDA: graphs, libraries and what the allocator cannot use.
 _ALLOWANCE_BYTES = {"cpu": 200_000_000, "cuda": 1_000_000_000}
-# On a CPU a running sequence has its keys and values in one piece, and pages hold those of prompts once more.
-_COPIES = {"cpu": 2, "cuda": 1}
+_SHARE = {"cpu": 2, "cuda": 1}
+"""Without engine.cache_tokens the cache takes one part of so many of what fits."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class MemoryPlan:
     workspace: str
     workspace_bytes: int
     token_bytes: int
-    """Of a token in the cache, every copy counted."""
+    """Of a token in the cache."""
     cache_tokens: int
     """Tokens that the cache holds: engine.cache_tokens, or what was chosen in its place."""
     context: int
@@ -78,10 +77,10 @@ def plan_memory(
     """
     kind = device.partition(":")[0]
     weights_bytes = engine_weights_bytes(model, dtype, quantization)
-    rows = max(config.step_tokens or _STEP_TOKENS[kind], config.max_running)
-    workspace_bytes = _workspace_bytes(model, dtype, quantization, kind, rows)
-    token_bytes = model.key_value_bytes_per_token(_size(dtype)) * _COPIES[kind]
     page = _PAGE_TOKENS[kind]
+    rows = config.most_step_tokens(page, on_gpu=kind == "cuda")
+    workspace_bytes = _workspace_bytes(model, dtype, quantization, kind, rows)
+    token_bytes = model.key_value_bytes_per_token(_size(dtype))
     room = free_bytes - weights_bytes - workspace_bytes
     fit = max(0, room // token_bytes // page * page)
     ways = _ways_out(model, dtype, quantization, kind)
@@ -90,7 +89,7 @@ def plan_memory(
     require(fit >= page, "model_dir", f"{model.num_parameters:,} parameters", rule)
     if config.cache_tokens is None:
         most = config.max_running * -(-model.max_sequence_length // page) * page
-        cache_tokens = min(most, max(page, fit // _COPIES[kind] // page * page))
+        cache_tokens = min(most, max(page, fit // _SHARE[kind] // page * page))
     else:
         cache_tokens = config.cache_tokens
         rule = f"does not fit on {device}, which has room for {fit:,} tokens beside the model; lower it, or {ways}"
@@ -166,4 +165,4 @@ def _size(dtype: DType) -> int:
 
 
 def _gb(size: int) -> str:
-    return f"{size / 1e9:.2f} GB"
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

@@ -41,11 +41,16 @@ class RotaryTables(nn.Module):
         self.cos, self.sin = self._compute(self.cos.device)
         return self
 
-    def forward(self, start: int, length: int) -> tuple[Tensor, Tensor]:
-        """Tables cos_TR, sin_TR of positions start..start+length-1; ValueError beyond the last position."""
-        if start + length > self.config.max_sequence_length:
+    def forward(self, length: int, position_BT: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Tables cos_TR, sin_TR of positions 0..length-1, or cos_BTR, sin_BTR of the positions given.
+
+        ValueError for a sequence longer than the tables.
+        """
+        if length > self.config.max_sequence_length:
             raise ValueError(
-                f"model.max_sequence_length ({self.config.max_sequence_length}): this sequence has {start + length} "
+                f"model.max_sequence_length ({self.config.max_sequence_length}): this sequence has {length} "
                 "tokens; shorten it or use a model with more positions"
             )
-        return self.cos[start : start + length], self.sin[start : start + length]
+        if position_BT is None:
+            return self.cos[:length], self.sin[:length]
+        return self.cos[position_BT], self.sin[position_BT]

@@ -6,7 +6,7 @@ A module may be handed a shard of its weights (fewer heads, part of the FFN), so
 Source: Nemotron-4 15B (arXiv 2402.16819) section 2: rotary positions, squared ReLU (arXiv 2109.08668), grouped-query
 attention (arXiv 2305.13245), no linear bias, no dropout, untied embeddings; the zero-centred LayerNorm is NVIDIA's.
 
-Shapes: B batch, T new tokens, S all tokens so far, D hidden, N query heads, K key/value heads, G query heads per
+Shapes: B batch, T new tokens, D hidden, N query heads, K key/value heads, G query heads per
 key/value head, H head width, R rotated half of it, F feed-forward, V vocabulary.
 """
 
@@ -26,17 +26,10 @@ from nemotron4_model.rotary import RotaryTables
 
 
 class KeyValueCache(Protocol):
-    """Keys and values of the tokens seen so far. The cache itself advances `length`, after the last layer's update."""
+    """Keys and values of earlier tokens. What each new token attends to is the cache's choice, its own included."""
 
-    @property
-    def length(self) -> int:
-        """Tokens cached before this forward pass: the position of the first new token."""
-
-    def update(self, layer: int, k_BKTH: Tensor, v_BKTH: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the new keys and values at positions length..length+T-1; return k_BKSH, v_BKSH from position 0 on.
-
-        S may exceed length + T (a cache of fixed size): attention masks what lies beyond.
-        """
+    def attend(self, layer: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor) -> Tensor:
+        """Store one layer's new keys and values, and attend to them and to earlier ones: y_BNTH."""
 
 
 class Transformer(nn.Module):
@@ -56,25 +49,26 @@ class Transformer(nn.Module):
         tokens_BT: Tensor,
         targets_BT: Tensor | None = None,
         *,
+        position_BT: Tensor | None = None,
         cache: KeyValueCache | None = None,
         last_only: bool = False,
         end_of_document: int | None = None,
     ) -> Tensor | Loss:
         """Logits logits_BTV, or, given targets, the loss: its mean, and nll_BT of each token, without gradients.
 
-        With `last_only`, logits of the last position only (logits_B1V). With `end_of_document`, the id of the token
-        that ends a document, each document of a packed row is processed as if alone: it attends only to itself, and its
-        positions start at 0. Raises ValueError when the tokens do not fit in `model.max_sequence_length`.
+        `position_BT` are the tokens' positions, by default 0..T-1 in each row; B may be 1 if rows do not differ. With a
+        cache they must be given. With `last_only`, logits of the last position only (logits_B1V). With
+        `end_of_document`, the id of the token that ends a document, each document of a packed row is processed as if
+        alone: it attends only to itself, and its positions start at 0. Raises ValueError when the tokens do not fit in
+        `model.max_sequence_length`; positions that are given must.
         """
-        assert cache is None or end_of_document is None, "a cache holds one document per row"
-        start = 0 if cache is None else cache.length
-        cos_TR, sin_TR = self.rotary(start, tokens_BT.shape[1])
-        x_BTD = self.embedding(tokens_BT)
-        documents = None
+        assert cache is None or position_BT is not None, "a cache does not say where its new tokens are"
+        x_BTD, documents = self.embedding(tokens_BT), None
         if end_of_document is not None:
+            assert position_BT is None, "the ends of documents say where tokens are"
             position_BT, document_BT = separate_documents(tokens_BT, end_of_document)
-            cos_TR, sin_TR = cos_TR[position_BT], sin_TR[position_BT]  # from here on, one table per row
             documents = pack(document_BT, x_BTD)
+        cos_TR, sin_TR = self.rotary(tokens_BT.shape[1], position_BT)
         for block in self.blocks:
             x_BTD = block(x_BTD, cos_TR, sin_TR, cache, documents)
         return self.head(self.norm(x_BTD), targets_BT, last_only)  # type: ignore[no-any-return]  # a module's call is Any
@@ -155,12 +149,11 @@ class Attention(nn.Module):
         """x_BTD to x_BTD. The tables may differ by row (cos_BTR). With `documents`, each attends only to itself."""
         qkv_BTKGH = self.qkv(x_BTD).unflatten(-1, (-1, self.group + 2, self.head_dim))
         q_BTNH, k_BTKH, v_BTKH = split_and_rotate(qkv_BTKGH, cos_TR, sin_TR)
-        q_BNTH, k_BKSH, v_BKSH = q_BTNH.transpose(1, 2), k_BTKH.transpose(1, 2), v_BTKH.transpose(1, 2)
-        start = 0
-        if cache is not None:
-            start = cache.length
-            k_BKSH, v_BKSH = cache.update(self.layer, k_BKSH, v_BKSH)
-        y_BNTH = attend(q_BNTH, k_BKSH, v_BKSH, start, documents)
+        q_BNTH, k_BKTH, v_BKTH = q_BTNH.transpose(1, 2), k_BTKH.transpose(1, 2), v_BTKH.transpose(1, 2)
+        if cache is None:
+            y_BNTH = attend(q_BNTH, k_BKTH, v_BKTH, 0, documents)
+        else:
+            y_BNTH = cache.attend(self.layer, q_BNTH, k_BKTH, v_BKTH)
         return self.out(y_BNTH.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]  # a module's call is Any
 
 

@@ -42,13 +42,19 @@ class StepRunner(Protocol):
     """The model's context."""
     vocab_size: int
     """Columns of the logits."""
+    is_paged: bool
+    """Whether a sequence's keys and values are in pages of the pool; otherwise each has a slab of memory of its own.
+
+    `num_pages` bounds the memory in both: with slabs the core sets aside ceil(capacity / page_tokens) pages of the pool
+    for each slab, calls `release` for them, and never names them while the slab exists. A page of the pool therefore
+    needs memory only from `save` to `release`."""
 
     def open(self, sequence: int, capacity: int, pages: Sequence[int], num_cached: int) -> None:
         """Make room for a sequence of at most `capacity` tokens.
 
         Its first num_cached tokens (whole pages) are in the first of `pages`. With a paged cache `pages` are all
         ceil(capacity / page_tokens) pages of the sequence; with slabs it keeps its keys and values in memory of its
-        own, and only those of `pages` that hold cached tokens are copied there.
+        own, and only those of `pages` that hold cached tokens are copied there. If it raises, it leaves nothing behind.
         """
 
     def run(self, spans: Sequence[Span]) -> list[Tensor]:
@@ -68,3 +74,7 @@ class StepRunner(Protocol):
 
     def close(self, sequence: int) -> None:
         """Forget the sequence; its pages stay as they are."""
+
+    def release(self, pages: Sequence[int]) -> None:
+        """These pages hold nothing that is needed; with slabs, give their memory back. With a paged cache it is not
+        called."""

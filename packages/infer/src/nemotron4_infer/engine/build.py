@@ -8,14 +8,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nemotron4_common.rules import require
 from nemotron4_data import Tokenizer
 from nemotron4_infer.engine.config import EngineConfig
 from nemotron4_infer.engine.core import Engine
-from nemotron4_infer.model_directory import check_model_directory, load_model_directory, load_tokenizer
+from nemotron4_infer.engine.runner import make_runner
+from nemotron4_infer.model_directory import check_model_directory, load_tokenizer
 from nemotron4_infer.plan import MemoryPlan, free_host_bytes, plan_memory
 from nemotron4_infer.weights.engine_weights import EngineWeights
 from nemotron4_infer.weights.linear import LinearOperator, PlainLinear
 from nemotron4_infer.weights.load import fingerprint, load_engine_weights, resolve_dtype, resolve_quantization
+from nemotron4_infer.weights.packed import pack
 from nemotron4_model import DType, load_config
 
 
@@ -32,9 +35,28 @@ class LoadedWeights:
 
 
 def build_engine(model_dir: str, dtype: DType | None, config: EngineConfig) -> Engine:
-    """Load a model directory. ValueError, one line, if it does not contain a model or does not fit."""
-    loaded = load_model_directory(model_dir, dtype)
-    return Engine(loaded.model, loaded.tokenizer, config)
+    """Load a model directory, once standard error has the plan of its memory.
+
+    ValueError, one line, if it does not contain a model or does not fit.
+    """
+    if config.tensor > 1:
+        return _build_tensor_parallel(model_dir, dtype, config)
+    loaded = load_directory(model_dir, dtype, config, pack)
+    runner = make_runner(loaded.weights, loaded.config)
+    return Engine(runner, loaded.tokenizer, loaded.config, fingerprint=loaded.fingerprint)
+
+
+def _build_tensor_parallel(model_dir: str, dtype: DType | None, config: EngineConfig) -> Engine:
+    from nemotron4_infer import parallel  # imported here: torch.distributed takes half a second
+
+    path = Path(model_dir)
+    check_model_directory(path)
+    quantization = resolve_quantization(path, config.quantization)
+    rule = "cannot be combined with engine.tensor above 1 yet; set engine.tensor=1"
+    require(quantization is None, "engine.quantization", quantization and quantization.value, rule)
+    tokenizer = load_tokenizer(path, load_config(path).vocab_size)
+    dtype = resolve_dtype(dtype, default_device(), None)
+    return Engine(parallel.start(path, dtype, config), tokenizer, config, fingerprint=fingerprint(path, dtype, None))
 
 
 def plan_directory(model_dir: str, dtype: DType | None, config: EngineConfig) -> MemoryPlan:

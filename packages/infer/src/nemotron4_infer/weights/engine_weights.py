@@ -10,7 +10,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from nemotron4_infer.weights.linear import LinearOperator, PlainLinear
+from nemotron4_infer.weights.linear import LinearOperator
+from nemotron4_infer.weights.packed import pack
 from nemotron4_model import ModelConfig, Transformer
 from nemotron4_model.transformer import Block, ZeroCentredLayerNorm
 
@@ -53,10 +54,14 @@ class EngineWeights:
     sin_PR: Tensor  # noqa: N815 (shapes in names)
     """fp32."""
 
+    @property
+    def linears(self) -> list[LinearOperator]:
+        """Every linear layer, the head last."""
+        return [*(each for b in self.blocks for each in (b.qkv, b.out, b.up, b.down)), self.head]
 
-def from_transformer(model: Transformer, make: Callable[[Tensor], LinearOperator] = PlainLinear) -> EngineWeights:
-    """The weights of a loaded model; `make` gives a linear weight its format."""
 
+def from_transformer(model: Transformer, make: Callable[[Tensor], LinearOperator] = pack) -> EngineWeights:
+    """The weights of a loaded model; `make` gives a linear weight its format, by default the fastest for its device."""
     blocks = [
         BlockWeights(
             attention_norm=_norm(block.attention_norm),

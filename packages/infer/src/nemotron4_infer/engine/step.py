@@ -1,0 +1,102 @@
+"""The model and the memory of its keys and values on a CPU: a `StepRunner` (batch.py).
+
+Invariant: the logits of a sequence have the same bits alone, in any batch, however its prompt's tiles were spread over
+steps, and with any of its tiles taken from the pool; `equal_bits` says whether this holds for the linear layers of this
+model on this machine. Threads must not change after the runner was made.
+
+Shapes: N rows, T tokens, V vocabulary, D hidden; L layers, K key/value heads, M tokens of a page, H head width.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from nemotron4_infer.engine.attention import Attention, Part, Slab, TileMask
+from nemotron4_infer.engine.batch import Span
+from nemotron4_infer.engine.equal_bits import with_equal_bits
+from nemotron4_infer.engine.forward import forward
+from nemotron4_infer.weights.engine_weights import EngineWeights
+
+PAGE_TOKENS = 64
+
+
+class CpuRunner:
+    """Computes spans of sequences whose keys and values are in slabs; pages keep those of prompts."""
+
+    is_paged = False
+
+    def __init__(
+        self, weights: EngineWeights, num_pages: int, *, page_tokens: int = PAGE_TOKENS, step_tokens: int = 128
+    ) -> None:
+        """Find what gives equal bits up to `step_tokens` rows. Slabs and pages take memory as they are written."""
+        config = weights.config
+        self.num_pages, self.page_tokens = num_pages, page_tokens
+        self.max_sequence_length, self.vocab_size = config.max_sequence_length, config.vocab_size
+        self._pages_LK2MH: dict[int, Tensor] = {}
+        self._slabs: dict[int, Slab] = {}
+        self._mask = TileMask(config, page_tokens, weights.dtype)
+        self.weights, self.row_multiple, self.equal_bits = with_equal_bits(weights, step_tokens)
+        """Rows are padded to a multiple of row_multiple; equal_bits: rows then do not depend on their number."""
+
+    def open(self, sequence: int, capacity: int, pages: Sequence[int], num_cached: int) -> None:
+        """Make room for a sequence of at most `capacity` tokens; the first num_cached are copied from pages."""
+        assert sequence not in self._slabs, f"sequence {sequence} is open"
+        assert num_cached % self.page_tokens == 0
+        assert num_cached <= capacity
+        slab = Slab(self.weights.config, capacity, self.weights.dtype)
+        for index in range(num_cached // self.page_tokens):
+            self._tokens_of(slab, index).copy_(self._pages_LK2MH[pages[index]])
+        self._slabs[sequence] = slab
+
+    @torch.inference_mode()
+    def run(self, spans: Sequence[Span]) -> list[Tensor]:
+        """Compute the spans; logits_TV of each, T = num_logits, as inference tensors."""
+        parts = [part for span in spans for part in self._parts(span)]
+        ids = [token for span in spans for token in span.token_ids]
+        positions = [span.begin + i for span in spans for i in range(len(span.token_ids))]
+        num_padding = -len(ids) % self.row_multiple
+        attention = Attention(parts, num_padding, self.weights.config.query_width, self.weights.dtype)
+        padding = [0] * num_padding
+        x_ND = forward(self.weights, torch.tensor(ids + padding), torch.tensor(positions + padding), attention)
+        return self._logits(x_ND, spans)
+
+    def truncate(self, sequence: int, length: int) -> None:
+        """Nothing to do: the next tokens overwrite what lies beyond."""
+
+    def save(self, sequence: int, page_index: int, page: int) -> None:
+        """Copy the sequence's tokens page_index * page_tokens.., which have been computed, to a page."""
+        self._pages_LK2MH[page] = self._tokens_of(self._slabs[sequence], page_index).clone()
+
+    def close(self, sequence: int) -> None:
+        """Free the sequence's slab."""
+        del self._slabs[sequence]
+
+    def release(self, pages: Sequence[int]) -> None:
+        """Free the pages that were saved."""
+        for page in pages:
+            self._pages_LK2MH.pop(page, None)
+
+    def _tokens_of(self, slab: Slab, page_index: int) -> Tensor:
+        return slab.tokens(page_index * self.page_tokens, (page_index + 1) * self.page_tokens)
+
+    def _parts(self, span: Span) -> Iterator[Part]:
+        """What is attended in one call: whole tiles of a prompt, else single tokens."""
+        slab, end = self._slabs[span.sequence], span.begin + len(span.token_ids)
+        assert end <= slab.capacity
+        assert not span.is_prefill or span.begin % self.page_tokens == 0
+        size = self.page_tokens if span.is_prefill else 1
+        return (Part(slab, begin, min(begin + size, end), self._mask) for begin in range(span.begin, end, size))
+
+    def _logits(self, x_ND: Tensor, spans: Sequence[Span]) -> list[Tensor]:
+        wanted: list[int] = []
+        end = 0
+        for span in spans:
+            end += len(span.token_ids)
+            wanted += range(end - span.num_logits, end)
+        counts = [span.num_logits for span in spans]
+        if not wanted:
+            return [x_ND.new_empty(0, self.vocab_size) for _ in counts]
+        rows = wanted + [0] * (-len(wanted) % self.row_multiple)
+        logits_NV = self.weights.head(x_ND.index_select(0, torch.tensor(rows)))
+        return list(logits_NV[: len(wanted)].split(counts))
