@@ -4,7 +4,6 @@ Invariants: what can be refused is refused before the model is loaded; SIGTERM a
 """
 
 import errno
-import hashlib
 import logging
 import os
 import socket
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 API_KEY_VARIABLE = "NEMOTRON4_API_KEY"
 MODULES = ("fastapi", "prometheus_client", "pydantic", "uvicorn")
-_PART_BYTES = 1 << 20
 
 
 def run_serve(job: ServeJob) -> None:
@@ -64,10 +62,14 @@ def serve(job: ServeJob, api_key: bytes | None, listener: socket.socket) -> None
 def serve_model(job: ServeJob, thread: "EngineThread") -> "Served":
     """What the routes need to know of a model."""
     from nemotron4_infer.chat import ChatTemplate
+    from nemotron4_infer.engine.build import default_device
     from nemotron4_infer.server.app import Served
     from nemotron4_infer.server.asked import Reader
     from nemotron4_infer.server.metrics import Metrics
+    from nemotron4_infer.weights.load import fingerprint, resolve_dtype, resolve_quantization
 
+    path = Path(job.model_dir)
+    quantization = resolve_quantization(path, job.engine.quantization)
     name, engine = job.server.model_name or model_name(job.model_dir), thread.engine
     reader = Reader(
         tokenizer=engine.tokenizer,
@@ -80,7 +82,7 @@ def serve_model(job: ServeJob, thread: "EngineThread") -> "Served":
         thread=thread,
         reader=reader,
         name=name,
-        fingerprint=fingerprint(job),
+        fingerprint=fingerprint(path, resolve_dtype(job.dtype, default_device(), quantization), quantization),
         created=int(time.time()),
         config=job.server,
         metrics=Metrics(thread, job.server.metrics, name),
@@ -91,18 +93,6 @@ def model_name(model_dir: str) -> str:
     """The name of a model directory; of an export within a run, that of the run."""
     path = Path(model_dir).resolve()
     return path.parent.name if path.name == "export" and path.parent.name else path.name or "model"
-
-
-def fingerprint(job: ServeJob) -> str:
-    """A digest of the weights and of the format in which they compute: the sizes, beginnings and ends of the files."""
-    digest = hashlib.sha256(f"{job.dtype} {job.engine.quantization}".encode())
-    for path in sorted(Path(job.model_dir).glob("*.safetensors")):
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            digest.update(f"{path.name} {size}".encode() + file.read(_PART_BYTES))
-            file.seek(max(0, size - _PART_BYTES))
-            digest.update(file.read())
-    return f"fp_{digest.hexdigest()[:12]}"
 
 
 def read_api_key(config: ServerConfig) -> bytes | None:
