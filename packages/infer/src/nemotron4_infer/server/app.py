@@ -31,6 +31,8 @@ from nemotron4_infer.server.metrics import Metrics, RequestTimes
 from nemotron4_infer.server.run import Run
 from nemotron4_infer.server.schema import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 
+_EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
+
 
 @dataclass(kw_only=True)
 class Served:
@@ -139,12 +141,12 @@ def create_app(served: Served, api_key: bytes | None) -> Guard:
 def add_generation(app: FastAPI, served: Served) -> None:
     """Completions and chat."""
 
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", responses=_EVENTS)
     async def completions(request: Request, body: CompletionBody) -> Response:
         served.check(body)
         return await generate(served, request, await asyncio.to_thread(served.reader.completion, body), False)
 
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", responses=_EVENTS)
     async def chat_completions(request: Request, body: ChatBody) -> Response:
         served.check(body)
         return await generate(served, request, await asyncio.to_thread(served.reader.chat, body), True)
