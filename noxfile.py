@@ -42,6 +42,7 @@ LONG_TESTS = (
         "test_linear",
         "test_own_domains",
         "test_parallel",
+        "test_parallel_generation",
     ),
     *("test_report", "test_resume", "test_sample", "test_sweeps", "test_training"),
 )
@@ -203,6 +204,14 @@ def curation_reference(session: nox.Session) -> None:
     install(session, *packages_to_test("data"), tools=TEST_TOOLS)
     session.install("datatrove==0.10.1", "regex", "nltk", "spacy==3.8.18", "xxhash<4")
     session.run("pytest", "-q", "tests/data/curation/test_datatrove.py", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+
+
+@nox.session
+def gguf(session: nox.Session) -> None:
+    """An export as a GGUF file, read by llama.cpp, which is built here: some 5 minutes, and it needs a C++ compiler."""
+    install(session, *packages_to_test("infer"), tools=TEST_TOOLS)
+    session.install("gguf==0.19.0", "llama-cpp-python==0.3.36")
+    session.run("pytest", "-q", "tests/infer/test_llama_cpp.py", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session

@@ -3,6 +3,7 @@
 import io
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -10,13 +11,14 @@ import pytest
 
 from nemotron4_data import control_pieces
 from nemotron4_infer import GenerateJob, SamplingConfig, generate, load_model_directory, run_generate
+from nemotron4_infer.engine import EngineConfig
 from nemotron4_infer.streaming import statistics_line
 from nemotron4_model import DType
 from nemotron4_model.hugging_face import tokenizer_json
 
 
 def test_streams_the_prompt_and_the_text_of_the_tokens(model_dir, capsys):
-    sampling = SamplingConfig(temperature=1.0, seed=5, max_new_tokens=30)
+    sampling = SamplingConfig(max_new_tokens=30)
     loaded = load_model_directory(str(model_dir), DType.fp32)
     eos_id = loaded.tokenizer.eos_id
     # The prompt is read as the start of a document: after an end-of-sequence token.
@@ -52,26 +54,26 @@ def test_text_is_flushed_as_it_comes(model_dir, monkeypatch):
             writes[-1][0] = "flushed"
 
     monkeypatch.setattr(sys, "stdout", Recorder())
-    run_generate(GenerateJob(model_dir=str(model_dir), prompt="the", sampling=SamplingConfig(max_new_tokens=5)))
+    sampling, engine = SamplingConfig(max_new_tokens=5), EngineConfig(prompt_lookup=False)
+    run_generate(GenerateJob(model_dir=str(model_dir), prompt="the", sampling=sampling, engine=engine))
     assert len(writes) == 7  # prompt, five tokens, end of line
     assert all(state == "flushed" for state, _ in writes)
 
 
 def test_an_interrupt_ends_the_line_and_reports(model_dir, capsys, monkeypatch):
-    from nemotron4_data import StreamDecoder
+    write, written = sys.stdout.write, []
 
-    pushed = []
+    def write_until_interrupted(text):
+        written.append(text)
+        if len(written) == 4:  # the prompt, and the third token
+            signal.raise_signal(signal.SIGINT)
+        return write(text)
 
-    def push(self, token):
-        pushed.append(token)
-        if len(pushed) == 3:
-            raise KeyboardInterrupt
-        return "x"
-
-    monkeypatch.setattr(StreamDecoder, "push", push)
-    run_generate(GenerateJob(model_dir=str(model_dir), prompt="the", sampling=SamplingConfig(max_new_tokens=9)))
+    monkeypatch.setattr(sys.stdout, "write", write_until_interrupted)
+    sampling, engine = SamplingConfig(max_new_tokens=9), EngineConfig(prompt_lookup=False)
+    run_generate(GenerateJob(model_dir=str(model_dir), prompt="the", sampling=sampling, engine=engine))
     out, err = capsys.readouterr()
-    assert out == "thexx\n"
+    assert out == "".join(written[:3]) + "\n"
     assert err.startswith("3 tokens")
     assert err.endswith("(interrupted)\n")
 
@@ -186,6 +188,6 @@ def test_a_file_that_holds_no_prompt(tmp_path, content, message):
 
 
 def test_describing_the_job_does_not_import_torch():
-    script = "import sys; import nemotron4_infer.generate_job, nemotron4_infer.cli; print('torch' in sys.modules)"
+    script = "import sys; import nemotron4_infer.streaming, nemotron4_infer.cli; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

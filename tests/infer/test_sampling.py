@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemotron4_infer import SamplingConfig, draw, next_token_distribution
+from nemotron4_infer import SamplingConfig, next_token_distribution
+from nemotron4_infer.sampling import distribution
 
 logits = hnp.arrays(np.float32, st.integers(2, 40), elements=st.floats(-20, 20, width=32)).map(
     lambda array: torch.from_numpy(array)[None]
@@ -51,12 +52,45 @@ def test_top_k_comes_before_top_p():
     torch.testing.assert_close(p_BV, torch.tensor([[1.0, 0, 0, 0]]))
 
 
-def test_draws_follow_the_distribution():
-    logits_BV = torch.tensor([[0.5, 0.3, 0.2]]).log().expand(4_000, 3)
-    sampling = SamplingConfig(temperature=1.0)
-    token_B = draw(logits_BV, sampling, torch.Generator().manual_seed(0))
-    share_V = torch.bincount(token_B, minlength=3) / 4_000
-    torch.testing.assert_close(share_V, torch.tensor([0.5, 0.3, 0.2]), atol=0.03, rtol=0)
+@settings(max_examples=60, deadline=None)
+@given(logits, temperatures, st.integers(1, 40), st.floats(0.01, 1), st.floats(0, 1))
+def test_min_p_comes_last_and_is_a_share_of_the_most_likely(logits_BV, temperature, top_k, top_p, min_p):
+    before = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
+    p_V = next_token_distribution(logits_BV, before)[0]
+    after = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    kept = next_token_distribution(logits_BV, after)[0] > 0
+    share_V = p_V / p_V.max()
+    assert kept[share_V > min_p + 1e-6].all()
+    assert not kept[share_V < min_p - 1e-6].any()
+
+
+@pytest.mark.parametrize("num_sorted", [4096, 5])
+def test_equal_tokens_at_the_edge_are_kept_by_their_ids(monkeypatch, num_sorted):
+    monkeypatch.setattr(distribution, "_SORTED_TOKENS", num_sorted)
+    logits_BV = torch.tensor([[0.0, 2, 0, 2, 2, 2, 1, 2], [3, 0, 0, 0, 0, 0, 0, 0]])
+    for settings_, kept in [
+        ({"top_k": 3}, [[1, 3, 4], [0, 1, 2]]),
+        ({"top_p": 0.35}, [[1, 3], [0]]),
+        ({"top_k": 7}, [[0, 1, 3, 4, 5, 6, 7], [0, 1, 2, 3, 4, 5, 6]]),
+        ({"top_p": 0.9999}, [list(range(8)), list(range(8))]),
+    ]:
+        p_BV = next_token_distribution(logits_BV, SamplingConfig(temperature=1.0, **settings_))
+        assert [row.nonzero()[:, 0].tolist() for row in p_BV] == kept, settings_
+
+
+@settings(max_examples=40, deadline=None)
+@given(hnp.arrays(np.float32, (3, 50), elements=st.sampled_from([-1.0, 0.0, 0.5, 3.0])), st.data())
+def test_sorting_only_the_most_likely_changes_nothing(logits, data):
+    rows = []
+    for _ in range(3):
+        top_k = data.draw(st.none() | st.integers(1, 60))
+        numbers = {"top_p": data.draw(st.floats(0.01, 1)), "min_p": data.draw(st.floats(0, 1))}
+        rows.append(SamplingConfig(temperature=data.draw(temperatures), top_k=top_k, **numbers))
+    whole_SV = distribution.kept_probabilities(torch.from_numpy(logits), rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distribution, "_SORTED_TOKENS", data.draw(st.integers(1, 49)))
+        part_SV = distribution.kept_probabilities(torch.from_numpy(logits), rows)
+    assert torch.equal(whole_SV, part_SV)
 
 
 @pytest.mark.parametrize("temperature", [1e-30, 1e-40, 1e-320, 5e-324])
@@ -69,10 +103,6 @@ def test_a_temperature_near_zero_is_greedy_and_finite():
     logits_BV = torch.tensor([[1.0, 90.0, 89.9]])
     p_BV = next_token_distribution(logits_BV, SamplingConfig(temperature=1e-30))
     assert p_BV.tolist() == [[0, 1, 0]]
-
-
-def test_zero_temperature_takes_the_most_likely_token():
-    assert draw(torch.tensor([[1.0, 3.0, 2.0], [5.0, 5.0, 0.0]]), SamplingConfig(), None).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(

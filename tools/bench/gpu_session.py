@@ -42,7 +42,7 @@ from nemotron4_train.cuda_settings import let_segments_grow, sum_in_fp32  # noqa
 
 let_segments_grow()  # before torch
 import torch  # noqa: E402  # after the path
-from gpu import compiled, gradients, inference, kernels, loop, mesh, page, training  # noqa: E402  # after the path
+from gpu import compiled, engine, gradients, inference, kernels, loop, mesh, page, training  # noqa: E402  # after the path
 from gpu.context import Context, Machine, find_machine, real_sizes, toy_sizes  # noqa: E402  # after the path
 from gpu.frame import FAILED, Part, Record, run_parts  # noqa: E402  # after the path
 from machine import description  # noqa: E402  # after the path
@@ -56,6 +56,7 @@ PARTS = (
     Part("training_compiled", training.COMPILED),
     Part("training_head", training.HEAD),
     Part("inference", inference.CHECKS),
+    Part("engine", engine.CHECKS),
     Part("training_compiled_float8", training.COMPILED_FLOAT8),
     Part("training_eager_deterministic", training.EAGER_DETERMINISTIC),
     Part("mesh", mesh.CHECKS),

@@ -1,6 +1,7 @@
 """The engine on a runner without a model: any mix of requests gives what each gives alone, and nothing is left."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from nemotron4_infer.engine import core as core_module
 from nemotron4_infer.engine.core import Engine, QueueFullError
 from nemotron4_infer.engine.reference import ReferenceRunner
 from nemotron4_infer.engine.request import FinishReason, Request
+from nemotron4_infer.model_directory import load_model_directory
 from nemotron4_infer.sampling import SamplingConfig
 from nemotron4_model import ModelConfig, Transformer, initialise
 
@@ -34,7 +36,8 @@ class Repeat:
 
 
 def make_engine(runner, guesser=None, **config):
-    return Engine(None, LetterTokenizer(), EngineConfig(**config), runner=runner, make_guesser=guesser)
+    config = EngineConfig(prompt_lookup=guesser is not None, **config)
+    return Engine(None, LetterTokenizer(), config, runner=runner, make_guesser=guesser)
 
 
 class Answer:
@@ -269,6 +272,20 @@ def test_guesses_stop_where_many_run(count):
     assert any(len(span.token_ids) > 1 for step in full for span in step) == (count <= 4)
 
 
+def test_text_ends_before_a_stop_and_what_was_held_back_is_shown_at_the_end():
+    prompt = (5, 5, 6)
+    ids = expected_tokens(prompt, 12)
+    text = "".join(chr(ord("A") + token) for token in ids)
+    end = next(at for at in range(4, 11) if text[at : at + 2] not in text[: at + 1])
+    stop, never = text[end : end + 2], text[-1] + "?"
+    for stops, shown, finish in (([stop, never], text[:end], "stop"), ([never], text, "length")):
+        sampling = SamplingConfig(max_new_tokens=12, stop=stops)
+        engine = make_engine(TokenRunner(is_paged=True, num_pages=30))
+        answers = run(engine, [Request(prompt_ids=prompt, sampling=sampling)])
+        assert (answers[0, 0].text, answers[0, 0].finish) == (shown, FinishReason(finish))
+        check_nothing_is_left(engine)
+
+
 @pytest.mark.parametrize(
     ("fields", "line"),
     [
@@ -348,6 +365,18 @@ class Recorder(ReferenceRunner):
             for row, logits_V in enumerate(logits_TV):
                 self.rows[span.sequence, span.begin + len(span.token_ids) - len(logits_TV) + row] = logits_V
         return logits
+
+
+def test_an_engine_of_a_model_directory_follows_a_schema_and_guesses(model_dir):
+    pytest.importorskip("llguidance")
+    loaded = load_model_directory(str(model_dir), None)
+    engine = Engine(loaded.model, loaded.tokenizer, EngineConfig())
+    schema = Request(prompt_ids=(3, 300), sampling=SamplingConfig(max_new_tokens=20), json_schema='{"type": "boolean"}')
+    with pytest.raises(ValueError, match=r"^json_schema \('\{'\): not JSON: "):
+        engine.check(replace(schema, json_schema="{"))
+    answers = run(engine, [schema, greedy((3, *[300, 301, 302] * 8), 30)])
+    assert answers[0, 0].text.strip() in ("true", "false")
+    assert engine.statistics().drafted_tokens > 0
 
 
 @settings(max_examples=6, deadline=None, derandomize=True)

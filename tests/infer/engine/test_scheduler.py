@@ -69,8 +69,9 @@ class Simulation:
             self.runner.run([span for _, span in plan])
         for sequence, span in plan:
             scheduler.computed(sequence, span)
-            if sequence.num_missing == 0:
-                sequence.next_ids = [7]
+            if sequence.num_missing == 0:  # with up to two guesses, all of which are right
+                left = sequence.capacity - sequence.num_computed
+                sequence.next_ids = [7] * min(left, 1 + sequence.key % 3)
             if sequence.num_computed == sequence.capacity:
                 scheduler.end(self.sequences.pop(sequence.key))
         pool = scheduler.pool

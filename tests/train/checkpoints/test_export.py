@@ -17,7 +17,9 @@ from nemotron4_data import Corpus
 from nemotron4_data.data_config import DataDirConfig
 from nemotron4_data.manifest import TOKENIZER_FILE, Manifest
 from nemotron4_data.verify import VerifyJob, verify
-from nemotron4_model import ModelConfig, Transformer, save_pretrained
+from nemotron4_infer.engine.config import Quantisation
+from nemotron4_infer.weights.load import load_engine_weights
+from nemotron4_model import DType, ModelConfig, Transformer, save_pretrained
 from nemotron4_train.checkpoints import reading
 from nemotron4_train.checkpoints.export import ExportJob, export_checkpoint
 from nemotron4_train.job import DataConfig
@@ -53,6 +55,34 @@ def test_export_equals_the_model_in_memory(undisturbed, tmp_path):
     assert (provenance["step"], provenance["job_digest"]) == (8, job.digest())
     assert provenance["manifest_digest"] == Corpus.open(job.data.dir).manifest_digest
     verify(VerifyJob(data=DataDirConfig(dir=job.data.dir), model_dir=str(tmp_path / "sharded")))
+
+
+def test_a_quantised_export_is_what_quantising_the_whole_one_gives(undisturbed, tmp_path):
+    job, directory = undisturbed
+    shutil.copytree(directory, tmp_path / "run")
+    cpu = {"dtype": torch.bfloat16, "device": torch.device("cpu")}
+    whole = export_checkpoint(ExportJob(run=str(directory), dir=str(tmp_path / "whole")), job)
+    found = export_checkpoint(ExportJob(run=str(tmp_path / "run"), quantization=Quantisation.int8), job)
+    assert found == tmp_path / "run" / "export-int8"
+    stored = load_file(found / "model.safetensors")
+    assert stored["model.layers.0.self_attn.q_proj.weight"].dtype is torch.int8
+    assert stored["model.layers.0.self_attn.q_proj.weight_scale"].shape == (job.model.query_width, 1)
+    assert stored["model.embed_tokens.weight"].dtype is torch.bfloat16
+    mine = load_engine_weights(found, **cpu)
+    theirs = load_engine_weights(whole, quantization=Quantisation.int8, **cpu)
+    x_ND = torch.randn(3, job.model.hidden_size).bfloat16()
+    for ours, expected in [(mine.blocks[0].qkv, theirs.blocks[0].qkv), (mine.head, theirs.head)]:
+        assert torch.equal(ours(x_ND), expected(x_ND))
+    config = json.loads((found / "config.json").read_text())
+    assert config["quantization_config"] == {"quant_method": "nemotron4", "format": "int8"}
+    assert json.loads((found / "provenance.json").read_text())["quantization"] == "int8"
+    readme = (found / "README.md").read_text()
+    assert "The linear weights are quantised to int8, in a layout of nemotron4's own" in readme
+    assert "parameters in\nint8 and bf16, " in readme
+    assert "## vLLM" not in readme
+    again = ExportJob(run=str(tmp_path / "run"), quantization=Quantisation.int8, dtype=DType.fp32)
+    export_checkpoint(again, job)  # replaces it
+    assert load_file(found / "model.safetensors")["model.embed_tokens.weight"].dtype is torch.float32
 
 
 def test_export_refusals(undisturbed, tmp_path):

@@ -8,6 +8,8 @@ import torch
 from smoke import smoke_job
 from tiny_tokenizer import train_tiny_tokenizer
 
+from nemotron4_infer.engine.config import Quantisation
+from nemotron4_infer.weights.formats import stored_parts
 from nemotron4_model import Transformer, initialise, save_pretrained
 from nemotron4_train.checkpoints.export_readme import export_readme
 
@@ -21,6 +23,18 @@ def test_it_says_what_the_export_holds(tmp_path):
     )
     assert "In training, every document was preceded by `</s>` (id 3)." in text
     assert "so llama.cpp adds one to every prompt.\n" in text
+
+
+@pytest.mark.parametrize("quantization", Quantisation)
+def test_a_quantised_export_says_who_reads_it_and_how_it_is_stored(tmp_path, quantization):
+    model = smoke_job("data", tmp_path).model
+    text = export_readme("smoke", model, step=1, tokens=1, dtype="bf16", quantization=quantization)
+    assert f"parameters in\n{quantization.value} and bf16, 1,024 token ids" in text
+    assert "which transformers, vLLM and llama.cpp cannot open" in text
+    assert "nemotron4 serve model_dir=DIR" in text
+    parts = stored_parts(quantization, "head.weight", (128, 128))
+    assert set(re.findall(r"`NAME\.(\w+)`", text)) == set(parts)
+    assert "{" not in text
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def _read(context: Context, tokens: torch.Tensor) -> KVCache:
     cache = KVCache(
         model.config, capacity=capacity, batch_size=len(tokens), dtype=_dtype(context), device=context.device
     )
-    logits = model(tokens, position_BT=cache.positions(tokens.shape[1]), cache=cache, last_only=True)
+    logits = model(tokens, cache=cache, last_only=True)
     require(bool(logits.isfinite().all()), "logits are not finite")
     return cache
 
@@ -68,27 +68,12 @@ def decode(context: Context) -> Figures:
     for length in context.sizes.decode_contexts:
         prompt = random_tokens(model.config, 1, length, "cpu")[0, :length].tolist()
         stream = generate(model, prompt, SamplingConfig(max_new_tokens=context.sizes.decode_tokens), eos_id=-1)
-        figures[str(length)] = _speed(context, 1, length, lambda stream=stream: next(stream))
+        figures[str(length)] = _speed(context, length, lambda stream=stream: next(stream))
     return figures
 
 
-def decode_batch(context: Context) -> Figures:
-    """Tokens one by one, for many sequences at once: whole model and choice of the token, without `generate`."""
-    model, length = _model(context), context.sizes.decode_contexts[0]
-    batch = context.sizes.decode_batch
-    tokens = random_tokens(model.config, batch, length, context.device)[:, :length]
-    cache, state = _read(context, tokens), {"tokens": tokens[:, -1:]}
-
-    @torch.inference_mode()
-    def step() -> None:
-        logits = model(state["tokens"], position_BT=cache.positions(1), cache=cache, last_only=True)
-        state["tokens"] = logits[:, -1:].argmax(-1)
-
-    return {"sequences": batch, "context": length, **_speed(context, batch, length, step)}
-
-
-def _speed(context: Context, batch: int, length: int, step: Callable[[], object]) -> Figures:
-    """Of `step`, which makes one token for each sequence. Fails when a token takes over a second."""
+def _speed(context: Context, length: int, step: Callable[[], object]) -> Figures:
+    """Of `step`, which makes one token. Fails when it takes over a second."""
     config, count = context.sizes.infer, context.sizes.decode_tokens
     step()
     _synchronise(context)
@@ -103,10 +88,10 @@ def _speed(context: Context, batch: int, length: int, step: Callable[[], object]
     seconds = (time.perf_counter() - start) / done
     size = _dtype(context).itemsize
     read = config.num_parameters_without_input_embedding * size
-    read += batch * (length + count // 2) * config.key_value_bytes_per_token(size)
+    read += (length + count // 2) * config.key_value_bytes_per_token(size)
     return {
         "milliseconds_per_token": round(seconds * 1e3, 2),
-        "tokens_per_second": round(batch / seconds, 1),
+        "tokens_per_second": round(1 / seconds, 1),
         "share_of_copy_bandwidth": round(read / seconds / copy_bytes_per_second(context), 3),
     }
 
@@ -116,4 +101,4 @@ def _synchronise(context: Context) -> None:
         torch.cuda.synchronize()
 
 
-CHECKS = (Check(prefill, 25), Check(decode, 20), Check(decode_batch, 15))
+CHECKS = (Check(prefill, 25), Check(decode, 20))

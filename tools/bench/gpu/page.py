@@ -33,8 +33,26 @@ _ELSEWHERE = (
     ("blocks kept gathered for backward (15B, tensor 8)", "a third less traffic, 3.9 GB more"),
     ("Muon at 1.75B, before its iterations were sharded", "0.7 s a step"),
 )
+_ENGINE = (
+    ("1 sequence, bf16, not compiled", "decode_eager", 0, "none"),
+    ("1 sequence, bf16", "decode_compiled", 0, "97 tokens/s"),
+    ("1 sequence, fp8", "decode_fp8", 0, "180 tokens/s"),
+    ("1 sequence, int8", "decode_int8", 0, "none"),
+    ("1 sequence, int4", "decode_int4", 0, "300 tokens/s"),
+    ("64 sequences after 2,048 tokens, bf16", "decode_compiled", 1, "3,600 tokens/s"),
+    ("64 sequences after 2,048 tokens, fp8", "decode_fp8", 1, "none"),
+    ("64 sequences after 2,048 tokens, int8", "decode_int8", 1, "none"),
+    ("64 sequences after 2,048 tokens, int4", "decode_int4", 1, "none"),
+    ("a prompt of 2,048 tokens, bf16", "prefill", 0, "700 TFLOP/s"),
+)
+"""What the engine computes, the check, which of its figures, and the goal on an H100."""
 _DECODE_ESTIMATE = "10 to 12 ms a token, 6.5 by the bandwidth alone"
-_RATES = {"milliseconds": "ms", "milliseconds_per_token": "ms a token", "tokens_per_second": "tokens/s"}
+_RATES = {
+    "milliseconds": "ms",
+    "milliseconds_per_token": "ms a token",
+    "tokens_per_second": "tokens/s",
+    "teraflops": "TFLOP/s",
+}
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -44,7 +62,7 @@ def render(documents: Sequence[Mapping[str, Any]]) -> str:
     rows = _ELSEWHERE if documents else (*_ELSEWHERE, ("decoding of the 15B on an H200", _DECODE_ESTIMATE))
     others = _table(("elsewhere", "estimated", "measured"), [(*row, _NOT_RUN) for row in rows])
     if not documents:
-        return "\n\n".join((*_training([]), others))
+        return "\n\n".join((*_training([]), _engine([]), others))
     return "\n\n".join((*map(_section, documents), others))
 
 
@@ -76,12 +94,13 @@ def _section(document: Mapping[str, Any]) -> str:
     ]
     inference = [
         (f"15B, {check.replace('_', ' ')}", size, _rate(rates))
-        for check in ("prefill", "decode", "decode_batch")
-        for size, rates in _by_size(_figures(records, "inference", check))
+        for check in ("prefill", "decode")
+        for size, rates in _figures(records, "inference", check).items()
     ]
     if inference:
         lines.append(_table(("in bf16, random weights", "tokens", "measured"), inference))
         lines.append(f"Decoding one sequence was estimated at {_DECODE_ESTIMATE}, on an H200.")
+    lines.append(_engine(records))
     return "\n\n".join(lines)
 
 
@@ -124,11 +143,15 @@ def _gain(records: Records, parts: tuple[str, str] | None) -> str:
     return f"{before - after:.0f}"
 
 
-def _by_size(figures: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Figures by context, or those of the one batch."""
-    if any(name in figures for name in _RATES):
-        return [(f"{figures['sequences']} sequences", figures)]
-    return list(figures.items())
+def _engine(records: Records) -> str:
+    rows = [(name, goal, _of_engine(records, check, place)) for name, check, place, goal in _ENGINE]
+    return _table(("the engine at the 15B's shape", "goal, one H100", "measured"), rows)
+
+
+def _of_engine(records: Records, check: str, place: int) -> str:
+    found = list(_figures(records, "engine", check).values())
+    statuses = [record["status"] for record in records if (record["part"], record["check"]) == ("engine", check)]
+    return _rate(found[place]) if found else (statuses or [_NOT_RUN])[0]
 
 
 def _rate(rates: Mapping[str, Any]) -> str:

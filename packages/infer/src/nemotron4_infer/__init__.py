@@ -13,14 +13,13 @@ if TYPE_CHECKING:
     from nemotron4_infer.cache import KVCache
     from nemotron4_infer.generation import StopReason, generate
     from nemotron4_infer.model_directory import LoadedModel, load_model_directory
-    from nemotron4_infer.sampling.distribution import draw, next_token_distribution
+    from nemotron4_infer.sampling.distribution import next_token_distribution
     from nemotron4_infer.streaming import run_generate
 
 _LAZY = {
     "KVCache": "nemotron4_infer.cache",
     "LoadedModel": "nemotron4_infer.model_directory",
     "StopReason": "nemotron4_infer.generation",
-    "draw": "nemotron4_infer.sampling.distribution",
     "generate": "nemotron4_infer.generation",
     "load_model_directory": "nemotron4_infer.model_directory",
     "next_token_distribution": "nemotron4_infer.sampling.distribution",
@@ -33,7 +32,6 @@ __all__ = [
     "LoadedModel",
     "SamplingConfig",
     "StopReason",
-    "draw",
     "generate",
     "load_model_directory",
     "next_token_distribution",

@@ -11,7 +11,7 @@ import torch
 from nemotron4_common.rules import require
 from nemotron4_infer.cache import KVCache
 from nemotron4_infer.sampling import SamplingConfig
-from nemotron4_infer.sampling.distribution import draw
+from nemotron4_infer.sampling.choose import SamplerState, choose
 from nemotron4_model import Transformer
 
 
@@ -53,17 +53,18 @@ def _steps(
     # The last token drawn is never fed back, hence the -1.
     capacity = min(len(prompt_ids) + sampling.max_new_tokens - 1, longest)
     cache = KVCache(model.config, capacity=capacity, dtype=parameter.dtype, device=parameter.device)
-    generator = torch.Generator().manual_seed(sampling.seed)
+    state = SamplerState(
+        sampling=sampling, choice=0, vocab_size=vocab_size or model.config.vocab_size, prompt_ids=prompt_ids
+    )
     tokens_BT = torch.tensor([list(prompt_ids)], device=parameter.device)
     for _ in range(sampling.max_new_tokens):
         if cache.length + tokens_BT.shape[1] > longest:
             return StopReason.context_full
         position_BT = cache.positions(tokens_BT.shape[1])
-        logits_BV = model(tokens_BT, position_BT=position_BT, cache=cache, last_only=True)[:, -1, :vocab_size]
-        token_B = draw(logits_BV, sampling, generator)
-        token = int(token_B)
+        logits_BV = model(tokens_BT, position_BT=position_BT, cache=cache, last_only=True)[:, -1]
+        token = choose(logits_BV, [state])[0].id
         if token == eos_id:
             return StopReason.end_of_text
         yield token
-        tokens_BT = token_B[:, None]
+        tokens_BT = torch.tensor([[token]], device=parameter.device)
     return StopReason.max_new_tokens

@@ -42,7 +42,21 @@ class EngineConfig:
     prompt_lookup: bool = True
     """Whether greedy requests guess next tokens from the text so far, where few run at once; the text is the same."""
 
+    tensor: int = 1
+    """GPUs (on a CPU, processes) that share each layer's weights; must divide model.num_key_value_heads,
+    model.intermediate_size and model.vocab_size."""
+
+    equal_bits: bool = False
+    """On a GPU, whether a text is the same in bits whatever else runs. Single tokens are then always computed
+    engine.max_running at a time and prompts a page at a time, so fewer rows cost as much as that many: what it costs
+    has not been measured. On a CPU it is so anyway."""
+
+    compile: bool = False
+    """On a GPU, whether torch.compile makes one kernel of the small operations between two matrix products; the first
+    answer waits for the compiler. What it gains has not been measured."""
+
     def __post_init__(self) -> None:
+        require(self.tensor >= 1, "engine.tensor", self.tensor, "must be at least 1")
         for name in ("cache_tokens", "step_tokens"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"engine.{name}", value, "must be at least 1, or null")

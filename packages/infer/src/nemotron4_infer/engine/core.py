@@ -17,11 +17,14 @@ from nemotron4_data import Tokenizer
 from nemotron4_infer.engine.batch import Span, StepRunner
 from nemotron4_infer.engine.config import EngineConfig
 from nemotron4_infer.engine.continuation import Continuation, Guesser
-from nemotron4_infer.engine.reference import ReferenceRunner
 from nemotron4_infer.engine.request import Delta, FinishReason, Request
+from nemotron4_infer.engine.runner import make_runner
 from nemotron4_infer.engine.scheduler import Scheduler, Sequence
 from nemotron4_infer.engine.statistics import Statistics
+from nemotron4_infer.lookup import Lookup
 from nemotron4_infer.sampling.choose import ChoiceError, ChosenToken, choose, logprobs_of
+from nemotron4_infer.sampling.grammar import JsonSchemas
+from nemotron4_infer.weights.engine_weights import from_transformer
 from nemotron4_model import Transformer
 
 MAX_GUESSING = 4
@@ -44,13 +47,12 @@ class Engine:
         config: EngineConfig,
         *,
         runner: StepRunner | None = None,
-        make_guesser: Callable[[], Guesser] | None = None,
+        make_guesser: Callable[[], Guesser] = Lookup,
     ) -> None:
         """With `runner` it computes and remembers there, otherwise with a runner made for the model."""
         if runner is None:
             assert model is not None
-            longest = model.config.max_sequence_length
-            runner = ReferenceRunner(model, config.cache_tokens or max(config.max_running * longest, 64))
+            runner = make_runner(from_transformer(model), config)
         self.runner, self.tokenizer, self.config = runner, tokenizer, config
         self.max_sequence_length = runner.max_sequence_length
         rule = f"must be at least {runner.page_tokens}, the tokens of a page"
@@ -61,6 +63,7 @@ class Engine:
         self._requests: dict[int, list[Sequence]] = {}
         self._next_number, self._keys = 0, count()
         self._counts = Statistics()
+        self._schemas = JsonSchemas(tokenizer)
         self._make_guesser = make_guesser if config.prompt_lookup else None
 
     def check(self, request: Request) -> None:
@@ -86,6 +89,8 @@ class Engine:
         for key in ("logprobs", "prompt_logprobs"):
             value = getattr(request, key)
             require(value is None or 0 <= value <= vocab_size, key, value, f"must be in [0, {vocab_size}]")
+        if request.json_schema is not None:
+            self._schemas.check(request.json_schema)
 
     def add(self, request: Request, number: int | None = None) -> int:
         """Take a request that `check` accepts; returns its number, the given one or the next. QueueFullError if full.
@@ -110,6 +115,9 @@ class Engine:
             for _ in range(request.choices)
         ]
         texts = [Continuation(request, number, choice, self.tokenizer) for choice in range(request.choices)]
+        if request.json_schema is not None:
+            for text in texts:
+                text.state.grammar = self._schemas.grammar(request.json_schema)
         if self._make_guesser is not None and _can_guess(request):
             for text in texts:
                 text.guesser = self._make_guesser()

@@ -19,6 +19,7 @@ from nemotron4_data import Corpus
 from nemotron4_data.ledger import Ledger
 from nemotron4_data.manifest import TOKENIZER_FILE
 from nemotron4_eval.provenance import FILE_NAME as PROVENANCE
+from nemotron4_infer.engine.config import Quantisation
 from nemotron4_model.dtype import DType
 from nemotron4_train.checkpoints.export_readme import README, export_readme
 from nemotron4_train.job import TrainJob
@@ -39,9 +40,13 @@ class ExportJob:
     checkpoint: str | None = None
     """A checkpoint directory of the run; null takes the newest complete one."""
     dir: str | None = None
-    """The Hugging Face directory to write: new, empty or an export without other files; null writes <run>/export."""
-    dtype: DType = DType.fp32
-    """Format of the stored weights: fp32 or bf16."""
+    """The Hugging Face directory to write: new, empty or an export without other files; null writes <run>/export, or
+    <run>/export-int4 and so on with quantization."""
+    dtype: DType | None = None
+    """Format of the stored weights: fp32 or bf16; null means fp32, or bf16 for what quantization leaves as it is."""
+    quantization: Quantisation | None = None
+    """Format of linear weights, int8, int4 or fp8, for `nemotron4 generate` and `serve`, which alone read such a
+    directory; null stores weights that every program reads."""
     max_shard_bytes: int = 5_000_000_000
     """Most bytes of weights in one file; the export holds no more than that and a few tensors in memory."""
 
@@ -51,6 +56,11 @@ class ExportJob:
             raise ValueError("dir (''): must name a directory; leave it out for <run>/export")
         if self.max_shard_bytes < 1:
             raise ValueError(f"max_shard_bytes ({self.max_shard_bytes}): must be at least 1")
+
+    @property
+    def stored_dtype(self) -> DType:
+        """Format of the weights that are not quantised."""
+        return self.dtype or (DType.fp32 if self.quantization is None else DType.bf16)
 
 
 def export_checkpoint(job: ExportJob, train_job: TrainJob) -> Path:
@@ -64,7 +74,8 @@ def export_checkpoint(job: ExportJob, train_job: TrainJob) -> Path:
     found = reading.find(run, job.checkpoint or "auto", key="checkpoint")
     if found is None:
         raise ValueError(f"run ({run}): has no complete checkpoint; train first, or give checkpoint=PATH")
-    directory = Path(job.dir) if job.dir else run / "export"
+    name = "export" if job.quantization is None else f"export-{job.quantization.value}"
+    directory = Path(job.dir) if job.dir else run / name
     check_new_or_ours(directory, "dir", (PROVENANCE,))
     check_apart(directory, "dir", [("checkpoint", found.directory), ("data.dir", train_job.data.dir)])
     found.check_model(train_job.model)
@@ -81,26 +92,44 @@ def export_checkpoint(job: ExportJob, train_job: TrainJob) -> Path:
         "step": found.step,
         "tokens": found.tokens,
         **({} if found.started_from is None else {"started_from": found.started_from}),
+        **({} if job.quantization is None else {"quantization": job.quantization.value}),
         "source_tokens": {name: counts["tokens"] for name, counts in ledger.sources.items()},
     }
     readme = export_readme(
-        train_job.run.name, train_job.model, step=found.step, tokens=found.tokens, dtype=job.dtype.name
+        train_job.run.name,
+        train_job.model,
+        step=found.step,
+        tokens=found.tokens,
+        dtype=job.stored_dtype.name,
+        quantization=job.quantization,
     )
     with staged_directory(directory, "dir", _is_exported(directory)) as staged:
         write_pretrained(
             train_job.model,
             reading.read_parameters(found.directory, shapes),
             staged,
-            dtype=job.dtype.torch_dtype,
+            dtype=job.stored_dtype.torch_dtype,
             tokenizer_model=tokenizer_model,
             max_shard_bytes=job.max_shard_bytes,
             extra_files={README: readme},
+            **_quantised(job.quantization),
         )
         provenance["readme_sha256"] = file_sha256(staged / README)
         provenance["files"] = sorted([PROVENANCE, *(path.name for path in staged.iterdir())])
         write_file(staged / PROVENANCE, (json.dumps(provenance, indent=1) + "\n").encode())
     print(f"exported step {found.step} to {directory}", file=sys.stderr)
     return directory
+
+
+def _quantised(quantization: Quantisation | None) -> dict[str, Any]:
+    """What `write_pretrained` must be told."""
+    if quantization is None:
+        return {}
+    from nemotron4_infer.weights import formats
+    from nemotron4_infer.weights.quantised import encoder
+
+    extra_config = {"quantization_config": formats.to_json(quantization)}
+    return {"encode": encoder(quantization), "extra_config": extra_config}
 
 
 def _tokenizer_model(run: Path, corpus_dir: str, ledger: Ledger) -> Path:

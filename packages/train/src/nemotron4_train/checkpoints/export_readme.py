@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+from nemotron4_infer.engine.config import Quantisation
 from nemotron4_model import ModelConfig
 
 README = "README.md"
@@ -24,6 +25,9 @@ In training, every document was preceded by `</s>` (id 3). The tokenizer adds no
 never occurred. So put id 3 before text that starts a document. Typed into a prompt, `</s>` is four characters of text
 and not that token: prepend the id.
 
+{loading}"""
+
+_ELSEWHERE = """\
 ## transformers
 
 Version 4.44 or newer, 5 included:
@@ -45,7 +49,7 @@ from vllm import LLM, SamplingParams
 
 llm = LLM("DIR")
 ids = [3, *llm.get_tokenizer().encode("In the beginning")]
-print(llm.generate({{"prompt_token_ids": ids}}, SamplingParams(max_tokens=64))[0].outputs[0].text)
+print(llm.generate({"prompt_token_ids": ids}, SamplingParams(max_tokens=64))[0].outputs[0].text)
 ```
 
 ## llama.cpp
@@ -60,9 +64,43 @@ llama-completion -m model.gguf -no-cnv -p '</s>In the beginning' \\
 ```
 """
 
+_QUANTISED = """\
+## How to load it
 
-def export_readme(name: str, model: ModelConfig, *, step: int, tokens: int, dtype: str) -> str:
-    """The text of README.md; `name` is the run's, `dtype` that of the stored weights."""
+The linear weights are quantised to {format}, in a layout of nemotron4's own (`quantization_config` in `config.json`),
+which transformers, vLLM and llama.cpp cannot open. It runs with
+
+```
+nemotron4 generate model_dir=DIR 'prompt=In the beginning'
+nemotron4 serve model_dir=DIR
+```
+
+For other programs, export the run without `quantization=`. The tensors keep their names, and a quantised one has others
+beside it:
+
+{layout}
+"""
+
+_LAYOUTS = {
+    Quantisation.int8: """\
+- `NAME.weight`: int8; `NAME.weight_scale`: one number a row. The weight is `weight * weight_scale`.""",
+    Quantisation.int4: """\
+- `NAME.weight`: two columns a byte, the even one in its upper half, as q = 0 to 15.
+- `NAME.weight_scale` and `NAME.weight_zero`: one number for each row and group of columns; a group is 128 columns, or
+  64 or 32 where 128 does not divide them. The weight is `(q - 8) * weight_scale + weight_zero`.""",
+    Quantisation.fp8: """\
+- `NAME.weight`: float8_e4m3fn; `NAME.weight_scale`: one number a row. The weight is `weight * weight_scale`.""",
+}
+
+
+def export_readme(
+    name: str, model: ModelConfig, *, step: int, tokens: int, dtype: str, quantization: Quantisation | None = None
+) -> str:
+    """The text of README.md; `name` is the run's, `dtype` that of the stored weights that are not quantised."""
+    loading = _ELSEWHERE
+    if quantization is not None:
+        dtype = f"{quantization.value} and {dtype}"
+        loading = _QUANTISED.format(format=quantization.value, layout=_LAYOUTS[quantization])
     return _TEXT.format(
         name=_as_text(name),
         step=step,
@@ -71,6 +109,7 @@ def export_readme(name: str, model: ModelConfig, *, step: int, tokens: int, dtyp
         parameters=model.num_parameters,
         vocab_size=model.vocab_size,
         context=model.max_sequence_length,
+        loading=loading,
     )
 
 

@@ -1,0 +1,151 @@
+"""`nemotron4 serve`: what it refuses before it loads a model, what it prints, and how it ends."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+
+from nemotron4_config.main import main
+from nemotron4_infer.serve_job import ServerConfig
+from nemotron4_infer.server.command import address, bind, model_name, read_api_key
+
+COMMAND = ("-m", "nemotron4_config.main", "serve", "server.port=0")
+
+
+def refusal(capsys, *overrides):
+    assert main(["serve", "model_dir=none", "server.port=0", *overrides]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    return err.removeprefix("nemotron4 serve: ").rstrip("\n")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("server.port=65536", "server.port (65536): must be in [0, 65535]; 0 takes one that is free"),
+        ("server.host=''", "server.host (''): must name an address; 127.0.0.1 is this machine alone"),
+        ("server.drain_seconds=-1", "server.drain_seconds (-1.0): must be at least 0"),
+        ("server.limits.body_bytes=0", "server.limits.body_bytes (0): must be at least 1"),
+        ("server.limits.body_seconds=0", "server.limits.body_seconds (0.0): must be above 0"),
+        (
+            "server.model_name='a b'",
+            "server.model_name ('a b'): must be text without spaces or control characters; leave it out for a default",
+        ),
+        ("engine.max_running=0", "engine.max_running (0): must be at least 1"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(capsys, override, message):
+    assert refusal(capsys, override) == message
+
+
+def test_no_model_directory_is_one_line(capsys):
+    message = "model_dir (none): is not a directory; give the export of a run, e.g. runs/demo/latest/export"
+    assert refusal(capsys) == message
+
+
+def test_a_missing_extra_is_one_line(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    monkeypatch.setattr("nemotron4_common.extras.find_spec", lambda name: None)
+    message = "serve: needs FastAPI, uvicorn and prometheus-client; pip install 'nemotron4-infer[serve]'"
+    assert refusal(capsys) == message
+
+
+def test_a_port_in_use_is_one_line(capsys):
+    with bind(ServerConfig(port=0)) as listener:
+        port = listener.getsockname()[1]
+        listener.listen()
+        message = f"server.port ({port}): is in use; choose another, or 0 for one that is free"
+        assert refusal(capsys, f"server.port={port}") == message
+
+
+@pytest.mark.parametrize(
+    ("host", "rule"),
+    [
+        ("203.0.113.1", "is no address of this machine; 0.0.0.0 listens on all that it has"),
+        ("no host", "is no address or name of this machine; 127.0.0.1 serves this machine, 0.0.0.0 the network"),
+        ("x" * 300, "is no address or name of this machine; 127.0.0.1 serves this machine, 0.0.0.0 the network"),
+    ],
+)
+def test_a_host_that_is_not_here_is_one_line(host, rule):
+    with pytest.raises(ValueError) as caught:
+        bind(ServerConfig(host=host, port=0))
+    assert str(caught.value) == f"server.host ({host}): {rule}"
+
+
+def test_addresses():
+    with bind(ServerConfig(port=0)) as listener:
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+", address(listener))
+    if socket.has_ipv6:
+        with bind(ServerConfig(host="::1", port=0)) as listener:
+            assert re.fullmatch(r"http://\[::1\]:\d+", address(listener))
+
+
+def test_the_key_comes_from_a_file_or_the_environment(tmp_path, monkeypatch):
+    monkeypatch.delenv("NEMOTRON4_API_KEY", raising=False)
+    assert read_api_key(ServerConfig()) is None
+    path = tmp_path / "key"
+    path.write_text("key-1\n")
+    config = ServerConfig(api_key_file=str(path))
+    assert read_api_key(config) == b"key-1"
+    for text in ("", "\n", "two words", "schlüssel"):
+        path.write_text(text)
+        with pytest.raises(ValueError) as caught:
+            read_api_key(config)
+        rule = "must hold one key of visible ASCII characters, without spaces"
+        assert str(caught.value) == f"server.api_key_file ({path}): {rule}"
+    monkeypatch.setenv("NEMOTRON4_API_KEY", "key-2")
+    assert read_api_key(ServerConfig()) == b"key-2"
+    with pytest.raises(ValueError, match="NEMOTRON4_API_KEY is set too"):
+        read_api_key(config)
+    monkeypatch.setenv("NEMOTRON4_API_KEY", "")
+    with pytest.raises(ValueError, match="NEMOTRON4_API_KEY: must hold one key"):
+        read_api_key(ServerConfig())
+
+
+def test_the_name_of_a_model(tmp_path):
+    run = tmp_path / "runs" / "demo" / "first"
+    (run / "export").mkdir(parents=True)
+    (run.parent / "latest").symlink_to("first")
+    assert model_name(str(run.parent / "latest" / "export")) == "first"
+    assert model_name(str(run)) == "first"
+
+
+def test_torch_is_imported_after_openmp_is_told_to_sleep():
+    probe = """
+import os, sys
+from nemotron4_config.main import main
+from nemotron4_infer.server import command
+
+command.serve = lambda job, key, listener: print("torch" in sys.modules, os.environ["OMP_WAIT_POLICY"])
+main(["serve", "model_dir=none", "server.port=0"])
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    found = subprocess.run([sys.executable, "-c", probe], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout == "False PASSIVE\n"
+
+
+def test_a_server_from_its_first_line_to_sigterm(chat_dir):
+    environment = os.environ | {"NEMOTRON4_API_KEY": "key-1"}
+    arguments = [sys.executable, *COMMAND, f"model_dir={chat_dir}"]
+    with subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if found := re.search(r"^tiny at (http://\S+)", line):
+                break
+        headers = {"Authorization": "Bearer key-1", "Content-Type": "application/json", "X-Request-Id": "mine"}
+        body = json.dumps({"prompt": "hunter2", "max_tokens": 2}).encode()
+        with urllib.request.urlopen(urllib.request.Request(f"{found[1]}/v1/completions", body, headers)) as answer:
+            assert json.load(answer)["usage"]["completion_tokens"] == 2
+        process.send_signal(signal.SIGTERM)
+        log = process.stderr.read()
+        assert process.wait() == 0
+    pattern = r"\S+ \S+ mine POST /v1/completions 200 \d+\.\d\d s prompt_tokens=\d+ generated_tokens=2 length=1\n"
+    assert re.fullmatch(pattern, log)
+    assert "key-1" not in "".join(lines)
