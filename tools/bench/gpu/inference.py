@@ -57,7 +57,7 @@ def _read(context: Context, tokens: torch.Tensor) -> KVCache:
     cache = KVCache(
         model.config, capacity=capacity, batch_size=len(tokens), dtype=_dtype(context), device=context.device
     )
-    logits = model(tokens, cache=cache, last_only=True)
+    logits = model(tokens, position_BT=cache.positions(tokens.shape[1]), cache=cache, last_only=True)
     require(bool(logits.isfinite().all()), "logits are not finite")
     return cache
 
