@@ -237,17 +237,17 @@ def test_a_fault_of_the_engine_itself_ends_all_and_the_thread_goes_on(make, monk
 
 def test_a_thread_that_is_killed_tells_its_listeners_and_takes_no_more(make, monkeypatch):
     monkeypatch.setattr(threading, "excepthook", lambda args: None)
-    killed = iter([True])
+    hold, there, go = gate_at("run")
 
     def fail(name):
-        if name == "run" and next(killed, False):
+        hold(name)
+        if name == "run":
             raise SystemExit
 
-    thread, listeners = make(fail, max_running=1), [Listener(), Listener()]
-    fail_gate, _, go = gate_at("open")
-    thread._commands.put(lambda: fail_gate("open"))
-    for listener in listeners:
-        thread.submit(greedy(), listener)
+    thread, listeners = make(fail), [Listener(), Listener()]
+    thread.submit(greedy(), listeners[0])
+    assert there.wait(SECONDS)
+    thread.submit(greedy(), listeners[1])  # is in the queue of commands when the thread ends
     go.set()
     assert [listener.wait() for listener in listeners] == [FinishReason.error] * 2
     assert listeners[0].deltas[-1].error == "the engine's thread ended"

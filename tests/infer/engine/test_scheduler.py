@@ -74,6 +74,8 @@ class Simulation:
                 sequence.next_ids = [7] * min(left, 1 + sequence.key % 3)
             if sequence.num_computed == sequence.capacity:
                 scheduler.end(self.sequences.pop(sequence.key))
+        if not self.runner.is_paged:
+            assert all(sequence.path == [] for sequence in scheduler.decoding), "a hit is held until it was copied"
         pool = scheduler.pool
         assert pool.num_free + pool.num_cached + pool.num_running == pool.num_pages
 
