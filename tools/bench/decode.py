@@ -78,7 +78,7 @@ def ours(model: Transformer, number_format: str) -> Generate:
     pages = 8 * -(-model.config.max_sequence_length // PAGE_TOKENS)
     runner = CpuRunner(weights, pages)
     config = EngineConfig(prefix_cache=False, prompt_lookup=False)
-    engine = Engine(None, NoText(model.config.vocab_size), config, runner=runner)
+    engine = Engine(runner, NoText(model.config.vocab_size), config)
 
     def generate(prompts: Prompts, count: int) -> tuple[list[list[int]], list[float]]:
         sampling = SamplingConfig(max_new_tokens=count, ignore_eos=True)

@@ -11,10 +11,10 @@ from token_runner import VOCAB_SIZE, LetterTokenizer, TokenRunner, expected_toke
 
 from nemotron4_infer.engine import EngineConfig
 from nemotron4_infer.engine import core as core_module
+from nemotron4_infer.engine.build import build_engine
 from nemotron4_infer.engine.core import Engine, QueueFullError
 from nemotron4_infer.engine.reference import ReferenceRunner
 from nemotron4_infer.engine.request import FinishReason, Request
-from nemotron4_infer.model_directory import load_model_directory
 from nemotron4_infer.sampling import SamplingConfig
 from nemotron4_model import ModelConfig, Transformer, initialise
 
@@ -369,8 +369,7 @@ class Recorder(ReferenceRunner):
 
 def test_an_engine_of_a_model_directory_follows_a_schema_and_guesses(model_dir):
     pytest.importorskip("llguidance")
-    loaded = load_model_directory(str(model_dir), None)
-    engine = Engine(loaded.model, loaded.tokenizer, EngineConfig())
+    engine = build_engine(str(model_dir), None, EngineConfig())
     schema = Request(prompt_ids=(3, 300), sampling=SamplingConfig(max_new_tokens=20), json_schema='{"type": "boolean"}')
     with pytest.raises(ValueError, match=r"^json_schema \('\{'\): not JSON: "):
         engine.check(replace(schema, json_schema="{"))
