@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nemotron4_common.rules import require
+from nemotron4_common.rules import check_finite, require
 from nemotron4_infer.engine import EngineConfig
 from nemotron4_infer.sampling import SamplingConfig
 from nemotron4_model import DType
@@ -50,6 +50,7 @@ class GenerateJob:
     Norms and softmax are computed in fp32 in both."""
 
     def __post_init__(self) -> None:
+        check_finite(self)
         count = self.sampling.max_new_tokens
         require(count >= 1, "sampling.max_new_tokens", count, "must be at least 1")
         require(self.prompt_file != "", "prompt_file", "''", "must name a file; - is standard input")

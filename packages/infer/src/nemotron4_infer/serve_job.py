@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
-from nemotron4_common.rules import require
+from nemotron4_common.rules import check_finite, require
 from nemotron4_infer.engine.config import EngineConfig
 from nemotron4_model import DType
 
@@ -114,3 +114,6 @@ class ServeJob:
 
     server: ServerConfig = field(default_factory=ServerConfig)
     """Where the server listens, to whom it answers, and how."""
+
+    def __post_init__(self) -> None:
+        check_finite(self)
