@@ -49,10 +49,11 @@ LONG_TESTS = (
 """Files that `quick` leaves out beside e2e and slurm: those with the longest tests, by `pytest --durations`."""
 TRY_NEXT = (
     "generate model_dir=runs/demo/latest/export 'prompt=Once upon a time'",
+    "serve model_dir=runs/demo/latest/export",
     "plan experiment=nemotron4_15b",
     "train experiment=demo model=nano_1m topology=cpu_2x1 schedule=smoke",
 )
-"""Commands that `demo` suggests at its end; each takes a minute or less on what it made."""
+"""Commands that `demo` suggests at its end; each takes a minute or less on what it made, or serves until Ctrl-C."""
 
 
 def install(
