@@ -34,6 +34,8 @@ def forward(
     q: Tensor, k: Tensor, v: Tensor, bounds_q: Tensor, bounds_k: Tensor, max_q: int, max_k: int, *options: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The signature of both torch 2.11 and 2.13: the later options are (is_causal, scale, window_size, ...)."""
+    if any(isinstance(option, Tensor) for option in options):
+        raise NotImplementedError("keys in pages")
     is_causal, scale, window = options[:3]
     assert (is_causal, scale, list(window)) == (True, None, [-1, 0])
     assert torch.equal(bounds_q, bounds_k)

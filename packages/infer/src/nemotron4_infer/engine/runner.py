@@ -1,7 +1,6 @@
 """The StepRunner for weights that are loaded: slabs on a CPU, pages on a GPU."""
 
 from nemotron4_infer.engine.batch import StepRunner
-from nemotron4_infer.engine.build_paged import paged_runner
 from nemotron4_infer.engine.config import EngineConfig
 from nemotron4_infer.engine.step import PAGE_TOKENS, CpuRunner
 from nemotron4_infer.weights.engine_weights import EngineWeights
@@ -10,6 +9,8 @@ from nemotron4_infer.weights.engine_weights import EngineWeights
 def make_runner(weights: EngineWeights, config: EngineConfig) -> StepRunner:
     """Its pool has engine.cache_tokens, by default as many as can be used at once; on a GPU no more than fit."""
     if weights.device.type == "cuda":
+        from nemotron4_infer.engine.build_paged import paged_runner  # imported here: it takes a second
+
         return paged_runner(weights, config)
     pages_of_one = -(-weights.config.max_sequence_length // PAGE_TOKENS)
     tokens = config.cache_tokens

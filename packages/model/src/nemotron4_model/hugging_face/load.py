@@ -16,12 +16,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from nemotron4_model.config import ModelConfig
 from nemotron4_model.hugging_face.config_json import from_json
 from nemotron4_model.hugging_face.names import hugging_face_names, hugging_face_shapes, stored_rows
-from nemotron4_model.shards import local_indices
 from nemotron4_model.transformer import Transformer
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -98,6 +96,10 @@ def load_weights(model: Transformer, directory: str | Path, new: NewPieces | Non
     the parameters' dtype. Rows of `new` pieces, and rows that the directory does not have, get the mean of the rows
     that the stored model knows (of all its rows without `new`). Not a collective: each rank reads its own parts.
     """
+    from torch.distributed.tensor import DTensor  # imported here: it takes a second, and the engine needs none of it
+
+    from nemotron4_model.shards import local_indices
+
     reader, stored = StoredTensors(Path(directory)), load_config(directory)
     parts: dict[str, list[_Part]] = defaultdict(list)
     with torch.no_grad():

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from nemotron4_common.staging import sync
 from nemotron4_model.config import ModelConfig
@@ -43,6 +42,8 @@ def save_pretrained(
 
     Every parameter must be whole: gather sharded ones first.
     """
+    from torch.distributed.tensor import DTensor  # imported here: it takes a second
+
     assert not any(isinstance(parameter, DTensor) for parameter in model.parameters()), "gather the parameters first"
     named = ((name, parameter.detach()) for name, parameter in model.named_parameters())
     write_pretrained(

@@ -30,6 +30,7 @@ H head width. In the blocked path: P pairs of batch and key/value head, Q querie
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -37,7 +38,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.varlen import varlen_attn
 
 MAX_BLOCKED_TOKENS = 1_024
 """Longer sequences go to the fused kernel, which keeps no attention weights."""
@@ -55,8 +55,8 @@ MIN_BOUNDS = 64
 """Fewest documents that `PackedDocuments.bounds_E` has room for; beyond, room doubles, so that compiled code sees few
 shapes. A document without tokens costs next to nothing."""
 
-_GROUPED: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
-"""torch 2.11 takes grouped heads, by the same kernel, without being told."""
+_varlen: Any = None
+"""torch's `varlen_attn` for grouped heads, once `pack` has needed it: importing it takes a second."""
 
 
 class PackedDocuments(NamedTuple):
@@ -76,6 +76,7 @@ def pack(document_BT: Tensor, x_BTD: Tensor) -> PackedDocuments:
     device = x_BTD.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_BTD.dtype
     if _takes_varlen(device, dtype):
+        _load_varlen()
         return PackedDocuments(bounds_E=_bounds(document_BT))
     index_T = torch.arange(document_BT.shape[1], device=document_BT.device)
     same_BTT = document_BT[:, :, None] == document_BT[:, None, :]
@@ -138,6 +139,15 @@ def _takes_varlen(device_type: str, dtype: torch.dtype) -> bool:
     return device_type == "cuda" and dtype in (torch.bfloat16, torch.float16)
 
 
+def _load_varlen() -> None:
+    global _varlen
+    from torch.nn.attention.varlen import varlen_attn
+
+    # torch 2.11 takes grouped heads, by the same kernel, without being told.
+    grouped: Any = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+    _varlen = partial(varlen_attn, **grouped)
+
+
 def _bounds(document_BT: Tensor) -> Tensor:
     """bounds_E of `PackedDocuments`."""
     starts_BT = F.pad(document_BT[:, 1:] != document_BT[:, :-1], (1, 0), value=True)
@@ -149,7 +159,7 @@ def _bounds(document_BT: Tensor) -> Tensor:
 def _attend_apart(q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, bounds_E: Tensor) -> Tensor:
     B, _, T, _ = q_BNTH.shape
     q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q_BNTH, k_BKTH, v_BKTH))  # (B x T, heads, H), as stored
-    y = cast("Tensor", varlen_attn(q, k, v, bounds_E, bounds_E, T, T, window_size=(-1, 0), **_GROUPED))
+    y = cast("Tensor", _varlen(q, k, v, bounds_E, bounds_E, T, T, window_size=(-1, 0)))
     return y.view(B, T, *y.shape[1:]).transpose(1, 2)
 
 
