@@ -120,6 +120,14 @@ def quantised_linear(quantization: Quantisation, parts: dict[str, Tensor]) -> Li
     return Fp8Linear(parts) if on_cuda else PlainLinear(dequantise(quantization, parts).bfloat16())
 
 
+def tile_operator(linear: LinearOperator) -> LinearOperator:
+    """For many rows at once: on a CPU with matrix units for bf16 an int8 weight is made bf16 for each product, since
+    its own kernel costs as much for each further row. Otherwise the operator itself."""
+    if isinstance(linear, Int8Linear) and not linear.weight_FD.is_cuda and torch.cpu._is_amx_tile_supported():
+        return Int8TileLinear(linear)
+    return linear
+
+
 def check_device(quantization: Quantisation, device: torch.device) -> None:
     """Raise ValueError, one line, if the device cannot compute with the format."""
     if quantization is Quantisation.fp8 and device.type == "cuda":
@@ -145,6 +153,20 @@ class Int8Linear:
             return _aten._weight_int8pack_mm(x_ND, self.weight_FD, self.scale_F)  # type: ignore[no-any-return]  # an operator's result is Any
         product = _fused_int8_product() if len(x_ND) == 1 else _int8_product
         return product(x_ND, self.weight_FD, self.scale_F)
+
+
+class Int8TileLinear:
+    """The weight of an Int8Linear, which is made bf16 for each product."""
+
+    row_multiple = 1
+
+    def __init__(self, linear: Int8Linear) -> None:
+        self.weight_FD, self.scale_F = linear.weight_FD, linear.scale_F
+        self.in_features, self.out_features, self.num_bytes = linear.in_features, linear.out_features, linear.num_bytes
+
+    def __call__(self, x_ND: Tensor) -> Tensor:
+        """x_ND to y_NF, both bf16."""
+        return _int8_product(x_ND, self.weight_FD, self.scale_F)
 
 
 class Int4Linear:
