@@ -7,7 +7,7 @@ from nemotron4_infer.engine.huge_pages import use_huge_pages
 from nemotron4_infer.engine.step import PAGE_TOKENS, CpuRunner
 from nemotron4_infer.weights.engine_weights import EngineWeights
 
-_MIN_HUGE_BYTES = 1 << 26
+_MIN_HUGE_BYTES = 1 << 24
 """Smaller weights stay in the processor's caches, where pages matter little."""
 
 
