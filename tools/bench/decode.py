@@ -30,7 +30,7 @@ from nemotron4_infer.engine import EngineConfig
 from nemotron4_infer.engine.config import Quantisation
 from nemotron4_infer.engine.core import Engine
 from nemotron4_infer.engine.request import Request
-from nemotron4_infer.engine.step import PAGE_TOKENS, CpuRunner
+from nemotron4_infer.engine.runner import make_runner
 from nemotron4_infer.weights.engine_weights import from_transformer
 from nemotron4_infer.weights.packed import pack
 from nemotron4_infer.weights.quantised import quantise, quantised_linear
@@ -75,10 +75,8 @@ def ours(model: Transformer, number_format: str) -> Generate:
             return quantised_linear(quantization, quantise(quantization, weight))
 
     weights = from_transformer(model if number_format == "fp32" else model.bfloat16(), make)
-    pages = 8 * -(-model.config.max_sequence_length // PAGE_TOKENS)
-    runner = CpuRunner(weights, pages)
     config = EngineConfig(prefix_cache=False, prompt_lookup=False)
-    engine = Engine(runner, NoText(model.config.vocab_size), config)
+    engine = Engine(make_runner(weights, config), NoText(model.config.vocab_size), config)
 
     def generate(prompts: Prompts, count: int) -> tuple[list[list[int]], list[float]]:
         sampling = SamplingConfig(max_new_tokens=count, ignore_eos=True)

@@ -9,7 +9,7 @@ import torch
 
 from nemotron4_infer.engine.batch import Span
 from nemotron4_infer.engine.config import Quantisation
-from nemotron4_infer.engine.equal_bits import Blocked, with_equal_bits
+from nemotron4_infer.engine.equal_bits import TILE_ROWS, Blocked, for_tiles, with_equal_bits
 from nemotron4_infer.engine.step import CpuRunner
 from nemotron4_infer.weights.engine_weights import from_transformer
 from nemotron4_infer.weights.formats import stored_parts
@@ -196,16 +196,18 @@ def test_rows_that_were_not_padded_would_differ():
 
 
 class _SumsByRows:
-    """Its results differ where the rows are no multiple of a number, or more than another; or, without, each time."""
+    """Its results differ where the rows are no multiple of a number, or more than others; or, without, each time."""
 
     in_features, out_features, num_bytes, row_multiple = 16, 4, 0, 1
 
-    def __init__(self, multiple, most):
-        self.multiple, self.most, self.calls = multiple, most, 0
+    def __init__(self, multiple, *mosts):
+        self.multiple, self.mosts, self.calls = multiple, mosts, 0
 
     def __call__(self, x_ND):
         self.calls += 1
-        error = self.calls if self.multiple is None else len(x_ND) % self.multiple != 0 or len(x_ND) > self.most
+        rows = len(x_ND)
+        wrong = self.multiple is not None and [rows % self.multiple != 0, *(rows > most for most in self.mosts)]
+        error = sum(wrong) if wrong else self.calls
         return x_ND[:, :4] * (1 + error * 2**-20)
 
 
@@ -217,7 +219,7 @@ class _SumsByRows:
         (1, 40, (1, 32, True)),
         (8, 40, (8, 32, True)),
         (1, 20, (32, None, True)),
-        (None, None, (1, None, False)),
+        (None, 0, (1, None, False)),
     ],
 )
 def test_the_probe_finds_the_padding_and_the_blocks_that_hold(multiple, most, expected):
@@ -225,6 +227,15 @@ def test_the_probe_finds_the_padding_and_the_blocks_that_hold(multiple, most, ex
     weights, row_multiple, equal_bits = with_equal_bits(weights, 128)
     blocks = {each.block_rows if isinstance(each, Blocked) else None for each in weights.linears}
     assert (row_multiple, *blocks, equal_bits) == expected
+
+
+@pytest.mark.parametrize(("mosts", "expected"), [((1_000,), None), ((40,), {None}), ((40, 100), {TILE_ROWS})])
+def test_prompts_are_multiplied_apart_where_other_rows_are_in_blocks(mosts, expected):
+    weights = from_transformer(transformer(torch.float32), lambda _: _SumsByRows(1, *mosts))
+    weights, _, _ = with_equal_bits(weights, 128)
+    tiles = for_tiles(weights, 128)
+    assert (tiles and {getattr(each, "block_rows", None) for each in tiles.linears[:-1]}) == expected
+    assert tiles is None or tiles.head is weights.head
 
 
 def test_weights_that_onednn_refuses_stay_plain():

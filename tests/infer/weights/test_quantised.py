@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nemotron4_infer.engine.config import Quantisation
 from nemotron4_infer.weights.formats import parts_bytes, stored_parts
 from nemotron4_infer.weights.linear import LinearOperator
-from nemotron4_infer.weights.quantised import dequantise, quantise, quantise_rows, quantised_linear
+from nemotron4_infer.weights.quantised import dequantise, quantise, quantise_rows, quantised_linear, tile_operator
 
 CPU = torch.device("cpu")
 # Of the largest result: the sums are in fp32, the results and, in fp8 on a CPU, the weights are rounded to bf16.
@@ -59,9 +59,11 @@ def test_an_operator_multiplies_by_what_is_stored(
     linear = quantised_linear(quantization, stored)
     assert (linear.out_features, linear.in_features) == (rows, columns)
     x_ND = torch.randn(num_rows, columns, generator=torch.Generator().manual_seed(1)).bfloat16()
-    expected_NF, found_NF = x_ND.double() @ meant_FD.double().T, linear(x_ND)
-    assert found_NF.dtype is torch.bfloat16
-    assert (found_NF - expected_NF).abs().max() <= TOLERANCE[quantization] * expected_NF.abs().max()
+    expected_NF = x_ND.double() @ meant_FD.double().T
+    for multiply in (linear, tile_operator(linear)):
+        found_NF = multiply(x_ND)
+        assert found_NF.dtype is torch.bfloat16
+        assert (found_NF - expected_NF).abs().max() <= TOLERANCE[quantization] * expected_NF.abs().max()
 
 
 @pytest.mark.parametrize("quantization", [Quantisation.int8, Quantisation.int4])

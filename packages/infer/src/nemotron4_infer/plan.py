@@ -146,7 +146,9 @@ def _workspace_bytes(model: ModelConfig, dtype: DType, quantization: Quantisatio
     """Activations of one layer and, as for the log-probabilities of a prompt, logits of every row, also in fp32."""
     width = 6 * model.hidden_size + 2 * (model.query_width + 2 * model.key_value_width) + 2 * model.intermediate_size
     total = rows * (width * _size(dtype) + model.vocab_size * (_size(dtype) + 4)) + _ALLOWANCE_BYTES[kind]
-    if quantization is Quantisation.int8 and kind == "cuda":  # a weight at a time is converted
+    if quantization is Quantisation.int8 or (
+        quantization is Quantisation.int4 and kind == "cpu"
+    ):  # a weight at a time is converted
         total += max(shape[0] * shape[1] for _, shape, _ in _linears(model)) * _size(dtype)
     return total
 

@@ -49,10 +49,11 @@ class Attention:
 
 
 class Part:
-    """Tokens begin..end-1 of a sequence, which are attended in one call; `mask` is None for a single token."""
+    """Tokens of a sequence from position `begin` on, which are attended in one call; a single one needs no `mask`."""
 
-    def __init__(self, slab: Slab, begin: int, end: int, mask: "TileMask | None" = None) -> None:
-        self.num_tokens = end - begin
+    def __init__(self, slab: Slab, begin: int, token_ids: Sequence[int], mask: "TileMask | None" = None) -> None:
+        self.begin, self.token_ids, self.num_tokens = begin, token_ids, len(token_ids)
+        end = begin + self.num_tokens
         # Views of all layers at once: a view made in Python costs more than copying a token.
         self.new_LTK2H = slab.tokens(begin, end).permute(0, 3, 1, 2, 4).unbind()
         k_L1KSH, v_L1KSH = slab.tokens(0, end)[:, None].unbind(3)

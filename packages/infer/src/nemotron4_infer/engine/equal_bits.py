@@ -4,9 +4,13 @@ Libraries choose their kernels, and so the order of sums, by the number of rows.
 in some formats no more than a few dozen are multiplied at once, all numbers that occur get kernels that agree. Which
 these are is a matter of library, processor, shape and threads, so it is tried at load.
 
+Prompts are multiplied apart from single tokens where that is faster: with matrix units, and with weights that are worth
+making bf16 for many rows at once. Their rows are padded to whole tiles.
+
 Shapes: N rows, D input features, F output features.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -14,10 +18,13 @@ from torch import Tensor
 
 from nemotron4_infer.weights.engine_weights import EngineWeights
 from nemotron4_infer.weights.linear import LinearOperator
+from nemotron4_infer.weights.quantised import tile_operator
 
 _MULTIPLES = (4, 8, 16, 32)
 _BLOCK_ROWS = 32
 """Processors with matrix units (AMX) round bf16 differently in them, where oneDNN takes more rows than this."""
+TILE_ROWS = 64
+"""Rows of prompts that are multiplied apart are padded to a multiple of this."""
 _TRIALS = {torch.float32: 1 << 12}
 """Results to compare for each number of rows; narrower formats need more, since rounding hides most differences."""
 
@@ -54,11 +61,25 @@ def with_equal_bits(weights: EngineWeights, max_rows: int) -> tuple[EngineWeight
     def blocked(linear: LinearOperator) -> LinearOperator:
         return Blocked(linear, _BLOCK_ROWS) if isinstance(found[_kind(linear)][0], Blocked) else linear
 
-    blocks = [
-        replace(b, qkv=blocked(b.qkv), out=blocked(b.out), up=blocked(b.up), down=blocked(b.down))
-        for b in weights.blocks
-    ]
-    return replace(weights, blocks=blocks, head=blocked(weights.head)), multiple, True
+    return _with_linears(weights, blocked), multiple, True
+
+
+def for_tiles(weights: EngineWeights, max_rows: int) -> EngineWeights | None:
+    """For weights that `with_equal_bits` returned: those to multiply rows of prompts with, apart from other rows and in
+    multiples of TILE_ROWS up to max_rows, with equal bits; None if they would be no faster. The head stays."""
+    ways: dict[tuple[type, int, int], Callable[[LinearOperator], LinearOperator]] = {}
+
+    def way(linear: LinearOperator) -> LinearOperator:
+        made = linear.linear if isinstance(linear, Blocked) else tile_operator(linear)
+        kind = _kind(linear)
+        if kind not in ways:
+            holds = has_equal_bits(made, TILE_ROWS, max_rows, weights.dtype)
+            ways[kind] = (lambda each: each) if holds else lambda each: Blocked(each, TILE_ROWS)
+        return ways[kind](made)
+
+    if not any(isinstance(each, Blocked) or tile_operator(each) is not each for each in weights.linears):
+        return None
+    return replace(_with_linears(weights, way), head=weights.head)
 
 
 @torch.inference_mode()
@@ -75,6 +96,11 @@ def has_equal_bits(linear: LinearOperator, multiple: int, max_rows: int, dtype: 
             if any(not torch.equal(linear(x_ND[i : i + n]), y_NF[i : i + n]) for i in range(0, last + 1, n)):
                 return False
     return True
+
+
+def _with_linears(weights: EngineWeights, way: Callable[[LinearOperator], LinearOperator]) -> EngineWeights:
+    blocks = [replace(b, qkv=way(b.qkv), out=way(b.out), up=way(b.up), down=way(b.down)) for b in weights.blocks]
+    return replace(weights, blocks=blocks, head=way(weights.head))
 
 
 def _kind(linear: LinearOperator) -> tuple[type, int, int]:

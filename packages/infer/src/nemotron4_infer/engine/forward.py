@@ -53,13 +53,12 @@ class _Rotation:
         cos_NR, sin_NR = weights.cos_PR.index_select(0, position_N), weights.sin_PR.index_select(0, position_N)
         self.itself_N11Q = torch.cat((cos_NR, cos_NR), dim=-1)[:, None, None]
         self.other_N11Q = torch.cat((-sin_NR, sin_NR), dim=-1)[:, None, None]
-        R = cos_NR.shape[-1]
-        self.other_of_Q = torch.arange(2 * R, device=position_N.device).roll(R)
+        self.R = cos_NR.shape[-1]
 
     def turn_(self, x_NKGH: Tensor) -> None:
         """In place, computed in fp32."""
-        x_NKGQ = x_NKGH[..., : len(self.other_of_Q)]
-        other_NKGQ = x_NKGQ.index_select(-1, self.other_of_Q)
+        x_NKGQ = x_NKGH[..., : 2 * self.R]
+        other_NKGQ = torch.cat((x_NKGQ[..., self.R :], x_NKGQ[..., : self.R]), dim=-1)
         if x_NKGQ.dtype == torch.float32:
             x_NKGQ.mul_(self.itself_N11Q).add_(other_NKGQ.mul_(self.other_N11Q))
         else:

@@ -2,8 +2,12 @@
 
 from nemotron4_infer.engine.batch import StepRunner
 from nemotron4_infer.engine.config import EngineConfig
+from nemotron4_infer.engine.huge_pages import use_huge_pages
 from nemotron4_infer.engine.step import PAGE_TOKENS, CpuRunner
 from nemotron4_infer.weights.engine_weights import EngineWeights
+
+_MIN_HUGE_BYTES = 1 << 24
+"""Smaller weights stay in the processor's caches, where pages matter little."""
 
 
 def make_runner(weights: EngineWeights, config: EngineConfig) -> StepRunner:
@@ -16,4 +20,7 @@ def make_runner(weights: EngineWeights, config: EngineConfig) -> StepRunner:
     tokens = config.cache_tokens
     num_pages = config.max_running * pages_of_one if tokens is None else tokens // PAGE_TOKENS
     step_tokens = config.most_step_tokens(PAGE_TOKENS, on_gpu=False)
-    return CpuRunner(weights, num_pages, step_tokens=step_tokens)
+    runner = CpuRunner(weights, num_pages, step_tokens=step_tokens)
+    if sum(each.num_bytes for each in weights.linears) >= _MIN_HUGE_BYTES:
+        use_huge_pages()
+    return runner

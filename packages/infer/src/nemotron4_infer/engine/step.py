@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nemotron4_infer.engine.attention import Attention, Part, Slab, TileMask
 from nemotron4_infer.engine.batch import Span
-from nemotron4_infer.engine.equal_bits import with_equal_bits
+from nemotron4_infer.engine.equal_bits import TILE_ROWS, for_tiles, with_equal_bits
 from nemotron4_infer.engine.forward import forward
 from nemotron4_infer.weights.engine_weights import EngineWeights
 
@@ -38,6 +38,8 @@ class CpuRunner:
         self._mask = TileMask(config, page_tokens, weights.dtype)
         self.weights, self.row_multiple, self.equal_bits = with_equal_bits(weights, step_tokens)
         """Rows are padded to a multiple of row_multiple; equal_bits: rows then do not depend on their number."""
+        self.tile_weights = for_tiles(self.weights, step_tokens) if self.equal_bits else None
+        """For tiles of prompts, where it is faster to multiply them apart."""
 
     def open(self, sequence: int, capacity: int, pages: Sequence[int], num_cached: int) -> None:
         """Make room for a sequence of at most `capacity` tokens; the first num_cached are copied from pages."""
@@ -53,13 +55,24 @@ class CpuRunner:
     def run(self, spans: Sequence[Span]) -> list[Tensor]:
         """Compute the spans; logits_TV of each, T = num_logits, as inference tensors."""
         parts = [part for span in spans for part in self._parts(span)]
-        ids = [token for span in spans for token in span.token_ids]
-        positions = [span.begin + i for span in spans for i in range(len(span.token_ids))]
-        num_padding = -len(ids) % self.row_multiple
-        attention = Attention(parts, num_padding, self.weights.config.query_width, self.weights.dtype)
+        # A short rest of a prompt costs less with the single tokens than padded to a tile.
+        least = max(2, self.page_tokens // 2)
+        tiles = [part for part in parts if self.tile_weights and part.num_tokens >= least]
+        x = self._forward(self.tile_weights, TILE_ROWS, tiles) if self.tile_weights and tiles else {}
+        # Tiles first: the rest of a prompt attends to them.
+        rest = [part for part in parts if part not in x]
+        x |= self._forward(self.weights, self.row_multiple, rest) if rest else {}
+        return self._logits(torch.cat([x[part] for part in parts]), spans)
+
+    def _forward(self, weights: EngineWeights, row_multiple: int, parts: Sequence[Part]) -> dict[Part, Tensor]:
+        """x_TD of each part."""
+        ids = [token for part in parts for token in part.token_ids]
+        positions = [part.begin + i for part in parts for i in range(part.num_tokens)]
+        num_padding = -len(ids) % row_multiple
+        attention = Attention(parts, num_padding, weights.config.query_width, weights.dtype)
         padding = [0] * num_padding
-        x_ND = forward(self.weights, torch.tensor(ids + padding), torch.tensor(positions + padding), attention)
-        return self._logits(x_ND, spans)
+        x_ND = forward(weights, torch.tensor(ids + padding), torch.tensor(positions + padding), attention)
+        return dict(zip(parts, x_ND.split([*attention.lengths, num_padding]), strict=False))
 
     def truncate(self, sequence: int, length: int) -> None:
         """Nothing to do: the next tokens overwrite what lies beyond."""
@@ -86,7 +99,9 @@ class CpuRunner:
         assert end <= slab.capacity
         assert not span.is_prefill or span.begin % self.page_tokens == 0
         size = self.page_tokens if span.is_prefill else 1
-        return (Part(slab, begin, min(begin + size, end), self._mask) for begin in range(span.begin, end, size))
+        for begin in range(span.begin, end, size):
+            token_ids = span.token_ids[begin - span.begin : begin - span.begin + size]
+            yield Part(slab, begin, token_ids, self._mask)
 
     def _logits(self, x_ND: Tensor, spans: Sequence[Span]) -> list[Tensor]:
         wanted: list[int] = []

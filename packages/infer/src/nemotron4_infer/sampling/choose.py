@@ -117,7 +117,9 @@ def choose(logits_SV: Tensor, states: Sequence[SamplerState]) -> list[ChosenToke
     logits_SV = logits_SV[:, :vocab_size]
     tokens, reasons = [0] * len(states), {}
     for rows in _alike(states, _rows_at_a_time(logits_SV)):
-        chunk_SV = logits_SV[rows].float()
+        is_dense = rows[-1] - rows[0] + 1 == len(rows)
+        picked_SV = logits_SV[rows[0] : rows[-1] + 1] if is_dense else logits_SV[rows]
+        chunk_SV = picked_SV.to(torch.float32, copy=True)
         for row, logits_V in zip(rows, chunk_SV, strict=True):
             try:
                 if states[row].changes_logits:

@@ -120,6 +120,18 @@ def quantised_linear(quantization: Quantisation, parts: dict[str, Tensor]) -> Li
     return Fp8Linear(parts) if on_cuda else PlainLinear(dequantise(quantization, parts).bfloat16())
 
 
+def tile_operator(linear: LinearOperator) -> LinearOperator:
+    """For many rows at once: on a CPU with matrix units for bf16 a weight is made bf16 for each product, since the
+    kernels for quantised ones cost as much for each further row. Otherwise the operator itself."""
+    if not torch.cpu._is_amx_tile_supported():
+        return linear
+    if isinstance(linear, Int8Linear) and not linear.weight_FD.is_cuda:
+        return Int8TileLinear(linear)
+    if isinstance(linear, Int4Linear) and not linear.packed.is_cuda and Int4TileLinear.knows_layout_of(linear):
+        return Int4TileLinear(linear)
+    return linear
+
+
 def check_device(quantization: Quantisation, device: torch.device) -> None:
     """Raise ValueError, one line, if the device cannot compute with the format."""
     if quantization is Quantisation.fp8 and device.type == "cuda":
@@ -147,6 +159,20 @@ class Int8Linear:
         return product(x_ND, self.weight_FD, self.scale_F)
 
 
+class Int8TileLinear:
+    """The weight of an Int8Linear, which is made bf16 for each product."""
+
+    row_multiple = 1
+
+    def __init__(self, linear: Int8Linear) -> None:
+        self.weight_FD, self.scale_F = linear.weight_FD, linear.scale_F
+        self.in_features, self.out_features, self.num_bytes = linear.in_features, linear.out_features, linear.num_bytes
+
+    def __call__(self, x_ND: Tensor) -> Tensor:
+        """x_ND to y_NF, both bf16."""
+        return _int8_product(x_ND, self.weight_FD, self.scale_F)
+
+
 class Int4Linear:
     """Four bits a weight, a scale and a zero for each group of columns."""
 
@@ -164,6 +190,41 @@ class Int4Linear:
     def __call__(self, x_ND: Tensor) -> Tensor:
         """x_ND to y_NF, both bf16."""
         return self._product(x_ND, self.packed, self.group_size, self.scales_CF2)  # type: ignore[no-any-return]  # an operator's result is Any
+
+
+class Int4TileLinear:
+    """The weight of an Int4Linear, which is made bf16 for each product.
+
+    CPUs with matrix units pack 64 rows a block: B blocks, D columns, 32 bytes, of which byte j holds rows j and j + 32.
+    """
+
+    row_multiple = 1
+
+    def __init__(self, linear: Int4Linear) -> None:
+        self.packed, self.num_bytes = linear.packed, linear.num_bytes
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        C, F = linear.scales_CF2.shape[:2]
+        in_order = linear.scales_CF2.view(C, F // _ROW_BLOCK, 2, -1, 2).transpose(2, 3).reshape(C, 1, F, 2)
+        self.scale_C1F, self.zero_C1F = (each.contiguous() for each in in_order.unbind(-1))
+
+    @staticmethod
+    def knows_layout_of(linear: Int4Linear) -> bool:
+        """Whether the weight is packed as described."""
+        if linear.out_features % _ROW_BLOCK != 0:
+            return False
+        block_D32 = linear.packed[:_ROW_BLOCK].view(linear.in_features, -1)
+        rows_FD = torch.cat((block_D32 & 15, block_D32 >> 4), dim=1).t().int().contiguous()
+        return torch.equal(_aten._convert_weight_to_int4pack_for_cpu(rows_FD, 1), linear.packed[:_ROW_BLOCK])
+
+    def __call__(self, x_ND: Tensor) -> Tensor:
+        """x_ND to y_NF, both bf16."""
+        D, F = self.in_features, self.out_features
+        pairs = self.packed.view(-1, D, 32).transpose(0, 1).to(torch.int32, memory_format=torch.contiguous_format)
+        # The bits of 128 + q in bf16, of both halves of a byte.
+        pairs.mul_(0x1001).bitwise_and_(0x000F000F).bitwise_or_(0x43004300)
+        w_CgF = pairs.view(D, -1).view(torch.bfloat16).view(len(self.scale_C1F), -1, F).sub_(136)
+        torch.addcmul(self.zero_C1F, w_CgF, self.scale_C1F, out=w_CgF)
+        return (x_ND @ w_CgF.view(D, F)).view(-1, F // _ROW_BLOCK, 32, 2).transpose(2, 3).flatten(1)
 
 
 class Fp8Linear:
