@@ -100,9 +100,9 @@ def test_the_least_temperatures_are_greedy_too(temperature):
 
 
 def test_a_temperature_near_zero_is_greedy_and_finite():
-    logits_BV = torch.tensor([[1.0, 90.0, 89.9]])
+    logits_BV = torch.tensor([[1.0, 90.0, 89.9], [7.0, 1.0, 6.0]])  # each by its own largest
     p_BV = next_token_distribution(logits_BV, SamplingConfig(temperature=1e-30))
-    assert p_BV.tolist() == [[0, 1, 0]]
+    assert p_BV.tolist() == [[0, 1, 0], [1, 0, 0]]
 
 
 @pytest.mark.parametrize(
