@@ -19,7 +19,7 @@ from nemotron4_infer.sampling.choose import (
     logprobs_of,
     mean_logprob,
 )
-from nemotron4_infer.sampling.distribution import _scramble, uniform
+from nemotron4_infer.sampling.distribution import _scramble, draw, uniform
 
 VOCAB = 97  # no multiple of a vector's width
 
@@ -111,6 +111,11 @@ def test_the_numbers_of_draws_are_uniform_and_unrelated(vary):
     assert abs(np.corrcoef(numbers[:-1], numbers[1:])[0, 1]) < 0.06
 
 
+def test_a_number_at_the_edge_of_two_tokens_draws_the_second_and_never_one_that_is_impossible():
+    p_SV = torch.tensor([[0.0, 0.5, 0.5, 0.0]]).expand(3, 4)
+    assert draw(p_SV, torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64)).tolist() == [1, 2, 2]
+
+
 def test_the_numbers_of_draws_never_change():
     assert [uniform(0, 0, 0), uniform(1, 2, 3), uniform(2**63 - 1, 127, 4095)] == [
         0.5904332085873452,
@@ -133,7 +138,7 @@ def test_penalties_and_biases_in_their_order():
     state.generated_ids.append(4)
     logits_V = torch.ones(7)
     state.change_logits(logits_V)
-    assert logits_V[4] == 1 / 2 - 0.5 - 0.25
+    assert logits_V[2:5].tolist() == [1 / 2 - 0.5 - 2 * 0.25, 1 / 2 - 0.5 - 0.25, 1 / 2 - 0.5 - 0.25]
 
 
 def test_greedy_takes_the_lowest_of_equal_ids():

@@ -112,3 +112,8 @@ def test_no_gradients_are_kept_and_the_callers_mode_is_not_changed(model):
 def test_impossible_prompts_are_refused_before_the_first_token(model, prompt_ids, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         generate(model, prompt_ids, SamplingConfig(), NO_EOS)
+
+
+def test_no_tokens_at_all_after_one(model):
+    sampling = SamplingConfig(max_new_tokens=0)
+    assert collect(generate(model, [5], sampling, NO_EOS)) == ([], StopReason.max_new_tokens)

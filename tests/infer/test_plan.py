@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nemotron4_infer import plan as plan_module
 from nemotron4_infer.engine.config import EngineConfig, Quantisation
 from nemotron4_infer.plan import MemoryPlan, engine_weights_bytes, free_host_bytes, plan_memory
 from nemotron4_infer.weights.load import load_engine_weights
@@ -84,9 +85,26 @@ def test_a_cpu_leaves_half_of_its_memory_to_others() -> None:
     assert half.cache_bytes == pytest.approx(room / 2, rel=0.01)
 
 
-def test_host_memory_is_found() -> None:
+def test_host_memory_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     total = int(re.findall(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())[0]) * 1024
     assert 10e6 < free_host_bytes() <= total
+    monkeypatch.setattr(plan_module, "_CONTROL_GROUP", tmp_path)
+    contents = {"max": "9000000", "current": "8000000", "stat": "anon 1\nactive_file 2000000\ninactive_file 3000000\n"}
+    for name, text in contents.items():
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert free_host_bytes() == 6_000_000
+
+
+def test_processes_share_the_linears_and_the_cache() -> None:
+    whole, half = plan(79.1, cache_tokens=4_096), plan(79.1, cache_tokens=4_096, tensor=2)
+    shared = 2 * (LARGE.num_parameters - LARGE.vocab_size * LARGE.hidden_size)
+    assert whole.weights_bytes - half.weights_bytes == pytest.approx(shared / 2, rel=1e-3)
+    assert half.token_bytes == 131_072 / 2
+    assert "79.10 GB  on each of 2 GPUs, of which" in half.lines()[3]
+    with pytest.raises(ValueError, match=r"but each of 2 GPUs has 15\.00 GB free; raise engine\.tensor, lower"):
+        plan(15, tensor=2)
+    with pytest.raises(ValueError, match=r"but each of 2 processes has 15\.00 GB free"):
+        plan(15, tensor=2, device="cpu")
 
 
 def test_planning_does_not_import_torch() -> None:

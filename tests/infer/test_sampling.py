@@ -95,8 +95,9 @@ def test_sorting_only_the_most_likely_changes_nothing(logits, data):
 
 @pytest.mark.parametrize("temperature", [1e-30, 1e-40, 1e-320, 5e-324])
 def test_the_least_temperatures_are_greedy_too(temperature):
-    p_BV = next_token_distribution(torch.tensor([[1.0, 3.0, 2.0]]), SamplingConfig(temperature=temperature))
-    assert p_BV.tolist() == [[0.0, 1.0, 0.0]]
+    logits_BV = torch.tensor([[1.0, 3.0, 2.0], [90.0, 1.0, 89.0]])  # each by its own largest
+    p_BV = next_token_distribution(logits_BV, SamplingConfig(temperature=temperature))
+    assert p_BV.tolist() == [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
 
 
 def test_a_temperature_near_zero_is_greedy_and_finite():

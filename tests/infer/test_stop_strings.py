@@ -28,6 +28,7 @@ def up_to_stop(text, stops):
 @given(texts, stop_lists, st.lists(st.integers(0, 30), max_size=8))
 @example("xabcd", ["abcd", "bc"], [])
 @example("aab", ["ab"], [1, 2])
+@example("aaab", ["aab"], [])
 def test_pieces_join_to_the_text_before_the_stop(text, stops, cuts):
     places = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
     expected, is_stopped = up_to_stop(text, stops)

@@ -39,7 +39,7 @@ def expected_tokens(prompt_ids: tuple[int, ...], max_new_tokens: int) -> list[in
 class TokenRunner:
     """With slabs or paged. `fail` may be set to a function of a method's name, which may raise."""
 
-    vocab_size = VOCAB_SIZE
+    vocab_size, equal_bits = VOCAB_SIZE, True
 
     def __init__(self, *, is_paged: bool, num_pages: int, page_tokens: int = 4, max_sequence_length: int = 64) -> None:
         self.is_paged, self.num_pages, self.page_tokens = is_paged, num_pages, page_tokens

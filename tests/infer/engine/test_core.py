@@ -175,6 +175,29 @@ def test_two_steps_that_fail_in_a_row_are_counted_until_one_succeeds():
     assert engine.statistics().last_error == "ZeroDivisionError: division by zero"
 
 
+def test_requests_that_cannot_be_opened_count_as_failed_steps_where_nothing_else_runs():
+    """Nothing can be opened, for example, once ranks are out of step."""
+    runner = TokenRunner(is_paged=True, num_pages=20)
+    engine = make_engine(runner)
+    runner.fail = lambda name: 1 / 0 if name == "open" else None
+    for count in (1, 2):
+        assert run(engine, [greedy([5, 6])])[count - 1, 0].finish is FinishReason.error
+        assert engine.statistics().failed_steps == count
+    runner.fail = lambda name: None
+    check_answer(run(engine, [greedy([5, 6])])[2, 0], greedy([5, 6]))
+    assert engine.statistics().failed_steps == 0
+
+
+@PAGED
+def test_a_runner_that_fails_to_close_keeps_no_page(is_paged):
+    runner = TokenRunner(is_paged=is_paged, num_pages=20)
+    engine = make_engine(runner)
+    runner.fail = lambda name: 1 / 0 if name == "close" else None
+    check_answer(run(engine, [greedy([5, 6])])[0, 0], greedy([5, 6]))
+    assert (engine.statistics().running, engine.statistics().pages_running) == (0, 0)
+    assert engine.statistics().last_error == "ZeroDivisionError: division by zero"
+
+
 @PAGED
 def test_a_fault_of_the_sampler_ends_the_step_or_the_one_that_it_names(is_paged, monkeypatch):
     engine = make_engine(TokenRunner(is_paged=is_paged, num_pages=20))
@@ -226,12 +249,28 @@ def test_choices_compute_their_prompt_once(is_paged, scored):
     runner = TokenRunner(is_paged=is_paged, num_pages=30)
     request = greedy(range(5, 15), 3, choices=4, prompt_logprobs=scored)
     engine = make_engine(runner, prefix_cache=False)
-    answers = run(engine, [request])
-    for answer in answers.values():
-        check_answer(answer, request)
-    computed = sum(len(span.token_ids) for step in runner.steps for span in step if span.is_prefill)
-    assert computed == 10 + 3 * 2
-    assert [answer.cached for answer in answers.values()] == [0, 8, 8, 8]
+    for _ in range(2):  # without a prefix cache the second finds nothing of the first
+        runner.steps.clear()
+        answers = run(engine, [request])
+        for answer in answers.values():
+            check_answer(answer, request)
+        computed = sum(len(span.token_ids) for step in runner.steps for span in step if span.is_prefill)
+        assert computed == 10 + 3 * 2
+        assert [answer.cached for answer in answers.values()] == [0, 8, 8, 8]
+
+
+@PAGED
+@pytest.mark.parametrize("num_steps", [0, 1, 3])
+def test_a_cancelled_request_gets_nothing_more_wherever_it_is(is_paged, num_steps):
+    engine = make_engine(TokenRunner(is_paged=is_paged, num_pages=30), step_tokens=64)
+    number = engine.add(greedy(range(5, 39), 20, choices=2))
+    for _ in range(num_steps):
+        engine.step()
+    engine.cancel(number)
+    assert not engine.has_work
+    assert engine.step() == []
+    check_nothing_is_left(engine)
+    assert engine.statistics().finished[FinishReason.cancelled] == 2
 
 
 def test_only_whole_pages_of_prompts_of_the_same_salt_are_reused():

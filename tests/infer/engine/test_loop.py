@@ -258,6 +258,30 @@ def test_a_thread_that_is_killed_tells_its_listeners_and_takes_no_more(make, mon
     assert thread.drain(SECONDS)
 
 
+def test_listeners_are_told_though_the_engine_fails_to_cancel(make, monkeypatch):
+    fail, there, go = gate_at("run")
+    thread, listeners = make(fail), [Listener(), Listener()]
+    for listener in listeners:
+        thread.submit(greedy(), listener)
+    assert there.wait(SECONDS)
+    with monkeypatch.context() as patched:
+        patched.setattr(thread.engine, "cancel", lambda number: 1 / 0)
+        thread._commands.put(loop_module._leave)
+        go.set()
+        assert [listener.wait() for listener in listeners] == [FinishReason.cancelled] * 2
+        thread._thread.join(SECONDS)
+
+
+def test_close_ends_the_engine_once():
+    ended = []
+    runner = TokenRunner(is_paged=False, num_pages=4)
+    engine = Engine(runner, LetterTokenizer(), EngineConfig(), on_close=lambda: ended.append(thread._thread.is_alive()))
+    thread = EngineThread(engine)
+    thread.close()
+    thread.close()
+    assert ended == [False]
+
+
 def test_drain_waits_for_what_runs_and_refuses_what_comes(make):
     fail, there, go = gate_at("run")
     thread, listener = make(fail), Listener()

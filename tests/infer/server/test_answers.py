@@ -214,6 +214,7 @@ def test_health_version_and_request_ids(server):
     assert server.ask("/health").json() == {"status": "ok"}
     assert server.ask("/ping").status == 200
     assert server.ask("/version").json()["version"]
+    assert server.ask("/version").json()["equal_bits"] is True
     assert server.ask("/version", headers={"X-Request-Id": "abc-1"}).headers["x-request-id"] == "abc-1"
     made_up = server.ask("/version", headers={"X-Request-Id": "a b"}).headers["x-request-id"]
     assert len(made_up) == 24

@@ -144,6 +144,12 @@ def test_the_fingerprint_tells_models_apart(model: Transformer, plain: Path, tmp
         other.norm.bias[-1] += 1
     save_pretrained(other, tmp_path / "other", max_shard_bytes=100_000)
     assert fingerprint(tmp_path / "other", DType.fp32, None) != first
+    (tmp_path / "same" / "tokenizer.model").write_bytes(b"other pieces")
+    assert fingerprint(tmp_path / "same", DType.fp32, None) != first
+    path = max((tmp_path / "other").glob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(ValueError, match=r"\.safetensors: damaged or not a safetensors file"):
+        fingerprint(tmp_path / "other", DType.fp32, None)
 
 
 def test_formats_and_dtypes_that_do_not_go_together_are_refused(

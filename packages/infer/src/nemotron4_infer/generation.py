@@ -51,7 +51,7 @@ def _steps(
     longest = model.config.max_sequence_length
     parameter = next(model.parameters())
     # The last token drawn is never fed back, hence the -1.
-    capacity = min(len(prompt_ids) + sampling.max_new_tokens - 1, longest)
+    capacity = max(1, min(len(prompt_ids) + sampling.max_new_tokens - 1, longest))
     cache = KVCache(model.config, capacity=capacity, dtype=parameter.dtype, device=parameter.device)
     state = SamplerState(
         sampling=sampling, choice=0, vocab_size=vocab_size or model.config.vocab_size, prompt_ids=prompt_ids

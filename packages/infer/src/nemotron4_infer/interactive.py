@@ -6,7 +6,7 @@ Invariant: Ctrl-C ends an answer or a half-typed line, never the session; other 
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -24,14 +24,14 @@ Messages = list[tuple[str, str]]
 
 def run_session(job: GenerateJob) -> None:
     """Load the model, and answer until the end of input or /quit."""
-    engine = open_engine(job)
-    template = ChatTemplate.for_tokenizer(engine.tokenizer)
-    rule = "needs a tokenizer with turn markers; leave it out to continue text"
-    require(template is not None or not job.chat, "chat", job.chat, rule)
-    is_chat = is_tuned_to_chat(Path(job.model_dir)) if job.chat is None else job.chat
-    session = Session(engine, job, template if is_chat else None)
-    with session.handling_interrupts():
-        session.run()
+    with closing(open_engine(job)) as engine:
+        template = ChatTemplate.for_tokenizer(engine.tokenizer)
+        rule = "needs a tokenizer with turn markers; leave it out to continue text"
+        require(template is not None or not job.chat, "chat", job.chat, rule)
+        is_chat = is_tuned_to_chat(Path(job.model_dir)) if job.chat is None else job.chat
+        session = Session(engine, job, template if is_chat else None)
+        with session.handling_interrupts():
+            session.run()
 
 
 class Session:

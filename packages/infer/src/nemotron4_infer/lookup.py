@@ -38,7 +38,7 @@ class Lookup:
             begin = self._following.get(tuple(token_ids[length - size :]))
             if begin is not None:
                 known = list(token_ids[begin : begin + self._max_guesses])
-                return [known[number % (length - begin)] for number in range(self._max_guesses)]
+                return [known[number % len(known)] for number in range(self._max_guesses)]
         return []
 
     def accepted(self, num_proposed: int, num_accepted: int) -> None:

@@ -129,7 +129,7 @@ class TensorParallelRunner:
         self._local, self._calls, self._followers = local, calls, followers
         self.page_tokens, self.num_pages = local.page_tokens, local.num_pages
         self.max_sequence_length, self.vocab_size = local.max_sequence_length, local.vocab_size
-        self.is_paged = True
+        self.is_paged, self.equal_bits = True, local.equal_bits
         self._in_step = True
 
     def open(self, sequence: int, capacity: int, pages: Sequence[int], num_cached: int) -> None:

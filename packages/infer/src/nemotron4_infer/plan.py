@@ -19,20 +19,23 @@ from nemotron4_model import DType, ModelConfig
 _PAGE_TOKENS = {"cpu": 64, "cuda": 256}
 # Beside activations and logits. On CUDA: graphs, libraries and what the allocator cannot use.
 _ALLOWANCE_BYTES = {"cpu": 200_000_000, "cuda": 1_000_000_000}
+_CONTROL_GROUP = Path("/sys/fs/cgroup")
 _SHARE = {"cpu": 2, "cuda": 1}
 """Without engine.cache_tokens the cache takes one part of so many of what fits."""
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What generation will take of a device's free memory, in bytes."""
+    """What generation will take of a device's free memory, in bytes; with engine.tensor, of each device's."""
 
     device: str
+    """Where, in words."""
     free_bytes: int
     weights: str
     """How many, and their format."""
     weights_bytes: int
-    workspace: str
+    step_tokens: int
+    """Most tokens of one step."""
     workspace_bytes: int
     token_bytes: int
     """Of a token in the cache."""
@@ -54,7 +57,7 @@ class MemoryPlan:
             cache += f", fewer than the model's context of {self.context:,}: longer requests are refused"
         rows = [
             ("weights", self.weights_bytes, self.weights),
-            ("workspace", self.workspace_bytes, self.workspace),
+            ("workspace", self.workspace_bytes, f"steps of at most {self.step_tokens:,} tokens"),
             ("cache", self.cache_bytes, cache),
             ("free", self.free_bytes, f"on {self.device}, of which {_gb(left)} remain"),
         ]
@@ -73,17 +76,20 @@ def plan_memory(
     """The plan for a device, named as torch does (cuda:0); `quantization` is the format that is computed with.
 
     Without engine.cache_tokens the cache is what fits (on a CPU, whose memory others use too, half of that), but no
-    more than can be used. ValueError, one line with the ways out, if the model or the cache does not fit.
+    more than can be used. With engine.tensor it is one process's, and `free_bytes` what that process may take.
+    ValueError, one line with the ways out, if the model or the cache does not fit.
     """
-    kind = device.partition(":")[0]
-    weights_bytes = engine_weights_bytes(model, dtype, quantization)
+    kind, tensor = device.partition(":")[0], config.tensor
+    if tensor > 1:
+        device = f"each of {tensor} {'GPUs' if kind == 'cuda' else 'processes'}"
+    weights_bytes = engine_weights_bytes(model, dtype, quantization, tensor)
     page = _PAGE_TOKENS[kind]
     rows = config.most_step_tokens(page, on_gpu=kind == "cuda")
     workspace_bytes = _workspace_bytes(model, dtype, quantization, kind, rows)
-    token_bytes = model.key_value_bytes_per_token(_size(dtype))
+    token_bytes = model.key_value_bytes_per_token(_size(dtype)) // tensor
     room = free_bytes - weights_bytes - workspace_bytes
     fit = max(0, room // token_bytes // page * page)
-    ways = _ways_out(model, dtype, quantization, kind)
+    ways = _ways_out(model, dtype, quantization, kind) if tensor == 1 else "raise engine.tensor"
     needs = f"needs {_gb(weights_bytes)} for weights, {_gb(workspace_bytes)} for a step and a cache"
     rule = f"{needs}, but {device} has {_gb(free_bytes)} free; {ways}, lower engine.step_tokens, or use a larger device"
     require(fit >= page, "model_dir", f"{model.num_parameters:,} parameters", rule)
@@ -99,7 +105,7 @@ def plan_memory(
         free_bytes=free_bytes,
         weights=f"{model.num_parameters:,} parameters in {(quantization or dtype).value}",
         weights_bytes=weights_bytes,
-        workspace=f"steps of at most {rows:,} tokens",
+        step_tokens=rows,
         workspace_bytes=workspace_bytes,
         token_bytes=token_bytes,
         cache_tokens=cache_tokens,
@@ -107,13 +113,16 @@ def plan_memory(
     )
 
 
-def engine_weights_bytes(model: ModelConfig, dtype: DType, quantization: Quantisation | None) -> int:
-    """Bytes of the loaded weights: embedding and odd shapes in `dtype`, norms and rotary tables in fp32."""
+def engine_weights_bytes(model: ModelConfig, dtype: DType, quantization: Quantisation | None, tensor: int = 1) -> int:
+    """Bytes of the loaded weights: embedding and odd shapes in `dtype`, norms and rotary tables in fp32.
+
+    With tensor parallelism a rank holds 1 / `tensor` of the linear weights, and all of the others.
+    """
     total = model.vocab_size * model.hidden_size * _size(dtype) + model.rotary_table_bytes
     total += (2 * model.num_layers + 1) * 2 * model.hidden_size * 4
     for name, shape, count in _linears(model):
         parts = stored_parts(quantization, name, shape)
-        total += count * (shape[0] * shape[1] * _size(dtype) if parts is None else parts_bytes(parts))
+        total += count * (shape[0] * shape[1] * _size(dtype) if parts is None else parts_bytes(parts)) // tensor
     return total
 
 
@@ -123,9 +132,11 @@ def free_host_bytes() -> int:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
         with suppress(OSError, ValueError):  # no such limit
-            group = Path("/sys/fs/cgroup")
-            limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-            free = min(free, limit - used)
+            limit, used = (int((_CONTROL_GROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
+            # What is kept of files that were read, such as weights, counts as used, but gives way.
+            statistics = dict(line.split() for line in (_CONTROL_GROUP / "memory.stat").read_text().splitlines())
+            kept = sum(int(statistics[f"{kind}_file"]) for kind in ("active", "inactive"))
+            free = min(free, limit - used + kept)
         return free
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 

@@ -8,10 +8,9 @@ a prompt is neither lost nor done twice. Each text depends on its prompt, its in
 import fcntl
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,8 +26,7 @@ from nemotron4_infer.engine.core import Engine, QueueFullError
 from nemotron4_infer.generate_job import GenerateJob, not_unicode
 from nemotron4_infer.model_directory import check_model_directory
 from nemotron4_infer.streaming import fitting_request, open_engine, step
-
-_END_BYTES = 1 << 20
+from nemotron4_infer.weights.load import weights_digest
 
 
 @dataclass(frozen=True)
@@ -56,8 +54,10 @@ def run_prompts_file(job: GenerateJob) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with Journal.open(out, _settings(job, content)) as journal:
         missing = [index for index in range(len(prompts)) if index not in journal.lines]
-        done = len(prompts) - len(missing)
-        speed = _generate(job, open_engine(job), prompts, missing, journal) if missing else "none was missing"
+        done, speed = len(prompts) - len(missing), "none was missing"
+        if missing:
+            with closing(open_engine(job)) as engine:
+                speed = _generate(job, engine, prompts, missing, journal)
         journal.finish()
     resumed = f" ({done:,} done before)" if done else ""
     plain_console().print(f"{len(prompts):,} prompts{resumed}, {speed}; written to {out}", soft_wrap=True)
@@ -201,27 +201,12 @@ def _settings(job: GenerateJob, content: bytes) -> dict[str, Any]:
     """What the results depend on, by dotted key."""
     sampling = {f"sampling.{name}": value for name, value in json.loads(json.dumps(asdict(job.sampling))).items()}
     return {
-        "model_dir": _fingerprint(Path(job.model_dir)),
+        "model_dir": weights_digest(job.model_dir),
         "prompts_file": hashlib.sha256(content).hexdigest(),
         "dtype": job.dtype and job.dtype.value,
         "engine.quantization": job.engine.quantization and job.engine.quantization.value,
         **sampling,
     }
-
-
-def _fingerprint(directory: Path) -> str:
-    """A digest of a model's files: of the names and sizes of all, and of the first and last megabyte of each."""
-    digest = hashlib.sha256()
-    for path in sorted(
-        [*directory.glob("*.safetensors"), *map(directory.joinpath, ("config.json", "tokenizer.model"))]
-    ):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size} ".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(_END_BYTES))
-            file.seek(max(size - _END_BYTES, 0), os.SEEK_SET)
-            digest.update(file.read(_END_BYTES))
-    return digest.hexdigest()
 
 
 def _check_same(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:

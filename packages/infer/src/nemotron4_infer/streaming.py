@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,7 @@ def run_generate(job: GenerateJob) -> None:
 
 
 def open_engine(job: GenerateJob) -> Engine:
-    """The engine of a job. ValueError, one line, if there is no model or it does not fit."""
+    """The engine of a job, which must be closed. ValueError, one line, if there is no model or it does not fit."""
     from nemotron4_infer.engine.build import build_engine
 
     return build_engine(job.model_dir, job.dtype, job.engine)
@@ -99,15 +100,16 @@ class Answer:
 
 
 def _run_prompt(job: GenerateJob, prompt: str) -> None:
-    engine, answer = open_engine(job), Answer()
-    # In training every document follows an end-of-sequence token, so the prompt does too.
-    prompt_ids = [engine.tokenizer.eos_id, *engine.tokenizer.encode(prompt)]
-    request = fitting_request(engine, prompt_ids, job.sampling)
-    write(prompt)
-    try:
-        answer.run(engine, request)
-    except KeyboardInterrupt:
-        answer.reason = "interrupted"
+    answer = Answer()
+    with closing(open_engine(job)) as engine:
+        # In training every document follows an end-of-sequence token, so the prompt does too.
+        prompt_ids = [engine.tokenizer.eos_id, *engine.tokenizer.encode(prompt)]
+        request = fitting_request(engine, prompt_ids, job.sampling)
+        write(prompt)
+        try:
+            answer.run(engine, request)
+        except KeyboardInterrupt:
+            answer.reason = "interrupted"
     write("\n")
     print(answer.statistics(), file=sys.stderr)
 

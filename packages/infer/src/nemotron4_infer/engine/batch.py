@@ -38,6 +38,8 @@ class StepRunner(Protocol):
     """Tokens of a page, which is also a tile: 64 on a CPU."""
     num_pages: int
     """Pages in the pool."""
+    equal_bits: bool
+    """Whether a span's logits have the same bits whatever the other spans are."""
     max_sequence_length: int
     """The model's context."""
     vocab_size: int
@@ -60,7 +62,7 @@ class StepRunner(Protocol):
     def run(self, spans: Sequence[Span]) -> list[Tensor]:
         """Compute the spans; logits_TV, T = num_logits, of each span that wants any (T = 0 otherwise), on the device.
 
-        A span's logits are valid until the next call. They do not depend on the other spans.
+        A span's logits are valid until the next call. Without `equal_bits` the other spans may change their rounding.
         """
 
     def truncate(self, sequence: int, length: int) -> None:

@@ -54,9 +54,14 @@ def _build_tensor_parallel(model_dir: str, dtype: DType | None, config: EngineCo
     quantization = resolve_quantization(path, config.quantization)
     rule = "cannot be combined with engine.tensor above 1 yet; set engine.tensor=1"
     require(quantization is None, "engine.quantization", quantization and quantization.value, rule)
-    tokenizer = load_tokenizer(path, load_config(path).vocab_size)
+    model = load_config(path)
+    parallel.check_tensor(model, config.tensor)
+    plan = _print_plan(model_dir, dtype, config)
+    tokenizer = load_tokenizer(path, model.vocab_size)
     dtype = resolve_dtype(dtype, default_device(), None)
-    return Engine(parallel.start(path, dtype, config), tokenizer, config, fingerprint=fingerprint(path, dtype, None))
+    config = replace(config, cache_tokens=plan.cache_tokens, step_tokens=plan.step_tokens)
+    runner = parallel.start(path, dtype, config)
+    return Engine(runner, tokenizer, config, fingerprint=fingerprint(path, dtype, None), on_close=runner.shut_down)
 
 
 def plan_directory(model_dir: str, dtype: DType | None, config: EngineConfig) -> MemoryPlan:
@@ -64,7 +69,8 @@ def plan_directory(model_dir: str, dtype: DType | None, config: EngineConfig) ->
     path, device = Path(model_dir), default_device()
     check_model_directory(path)
     quantization = resolve_quantization(path, config.quantization)
-    free_bytes = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_host_bytes()
+    # With engine.tensor processes share the memory of a CPU; other GPUs are taken to have as much free as the first.
+    free_bytes = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_host_bytes() // config.tensor
     return plan_memory(
         load_config(path),
         config,
@@ -73,6 +79,12 @@ def plan_directory(model_dir: str, dtype: DType | None, config: EngineConfig) ->
         device=str(device),
         free_bytes=free_bytes,
     )
+
+
+def _print_plan(model_dir: str, dtype: DType | None, config: EngineConfig) -> MemoryPlan:
+    plan = plan_directory(model_dir, dtype, config)
+    print("\n".join(plan.lines()), file=sys.stderr, flush=True)
+    return plan
 
 
 def load_directory(
@@ -86,8 +98,7 @@ def load_directory(
     `make` gives linears that are not quantised their form.
     """
     path, device = Path(model_dir), default_device()
-    plan = plan_directory(model_dir, dtype, config)
-    print("\n".join(plan.lines()), file=sys.stderr, flush=True)
+    plan = _print_plan(model_dir, dtype, config)
     quantization = resolve_quantization(path, config.quantization)
     dtype = resolve_dtype(dtype, device, quantization)
     tokenizer = load_tokenizer(path, load_config(path).vocab_size)

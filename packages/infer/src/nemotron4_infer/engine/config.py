@@ -49,7 +49,7 @@ class EngineConfig:
     equal_bits: bool = False
     """On a GPU, whether a text is the same in bits whatever else runs. Single tokens are then always computed
     engine.max_running at a time and prompts a page at a time, so fewer rows cost as much as that many: what it costs
-    has not been measured. On a CPU it is so anyway."""
+    has not been measured. On a CPU it is so anyway, unless a line at load says that the processor does not allow it."""
 
     compile: bool = False
     """On a GPU, whether torch.compile makes one kernel of the small operations between two matrix products; the first

@@ -45,10 +45,12 @@ class Engine:
         *,
         fingerprint: str = "",
         make_guesser: Callable[[], Guesser] = Lookup,
+        on_close: Callable[[], None] = lambda: None,
     ) -> None:
         """An engine on a runner; build.py makes both from a model directory.
 
-        `fingerprint` names the weights and their format; `make_guesser` is used with engine.prompt_lookup.
+        `fingerprint` names the weights and their format; `make_guesser` is used with engine.prompt_lookup,
+        and `on_close` ends what was started for the runner.
         """
         self.runner, self.tokenizer, self.config, self.fingerprint = runner, tokenizer, config, fingerprint
         self.max_sequence_length = runner.max_sequence_length
@@ -62,6 +64,12 @@ class Engine:
         self._counts = Statistics()
         self._schemas = JsonSchemas(tokenizer)
         self._make_guesser = make_guesser if config.prompt_lookup else None
+        self._on_close = on_close
+
+    def close(self) -> None:
+        """End the engine, which must no longer be used: other processes of engine.tensor end too."""
+        on_close, self._on_close = self._on_close, lambda: None
+        on_close()
 
     def check(self, request: Request) -> None:
         """Raise ValueError, one line, for a request that can never run. May be called from any thread."""
@@ -162,6 +170,7 @@ class Engine:
         deltas = [self._fail(sequence, error) for sequence, error in self._scheduler.admit()]
         plan = self._scheduler.plan()
         if not plan:
+            self._counts.failed_steps += bool(deltas)
             return deltas
         try:
             self._compute(plan)

@@ -101,11 +101,12 @@ class EngineThread:
             return self._lock.wait_for(lambda: self._num_open == 0 or not self._thread.is_alive(), seconds)
 
     def close(self) -> None:
-        """End the thread after the step that it computes; requests that still run end as cancelled."""
+        """End the thread after the step that it computes, and the engine; requests that still run end as cancelled."""
         with self._lock:
             self._is_stopping = True
         self._commands.put(_leave)
         self._thread.join()
+        self.engine.close()
 
     def _run(self) -> None:
         last = Delta(request=0, finish=FinishReason.error, error="the engine's thread ended")
@@ -176,7 +177,8 @@ class EngineThread:
             with suppress(_LeaveError):
                 self._commands.get()()
         for handle in tuple(self._listeners):
-            self.engine.cancel(handle)
+            with suppress(Exception):  # after a fault in the engine itself
+                self.engine.cancel(handle)
             self._end(handle, last)
         self._statistics, self._is_idle = self.engine.statistics(), True
 

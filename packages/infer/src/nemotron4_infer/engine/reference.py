@@ -17,7 +17,7 @@ from nemotron4_model import Transformer
 class ReferenceRunner:
     """See `StepRunner`; each sequence has a slab, its KVCache."""
 
-    is_paged = False
+    is_paged, equal_bits = False, True
 
     def __init__(self, model: Transformer, cache_tokens: int, page_tokens: int = 64) -> None:
         self.model, self.page_tokens = model, page_tokens

@@ -7,6 +7,7 @@ model on this machine. Threads must not change after the runner was made.
 Shapes: N rows, T tokens, V vocabulary, D hidden; L layers, K key/value heads, M tokens of a page, H head width.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -19,6 +20,8 @@ from nemotron4_infer.engine.forward import forward
 from nemotron4_infer.weights.engine_weights import EngineWeights
 
 PAGE_TOKENS = 64
+
+_log = logging.getLogger(__name__)
 
 
 class CpuRunner:
@@ -40,6 +43,12 @@ class CpuRunner:
         """Rows are padded to a multiple of row_multiple; equal_bits: rows then do not depend on their number."""
         self.tile_weights = for_tiles(self.weights, step_tokens) if self.equal_bits else None
         """For tiles of prompts, where it is faster to multiply them apart."""
+        if not self.equal_bits:
+            _log.warning(
+                "rounding, and so now and then a text, depends on what else runs: linear layers of this model "
+                "do not give equal bits on this processor with %d threads",
+                torch.get_num_threads(),
+            )
 
     def open(self, sequence: int, capacity: int, pages: Sequence[int], num_cached: int) -> None:
         """Make room for a sequence of at most `capacity` tokens; the first num_cached are copied from pages."""

@@ -22,7 +22,6 @@ from .config import SamplingConfig
 from .distribution import draw, is_filtered, kept_probabilities, uniform
 from .grammar import Grammar
 
-_LOGITS_AT_A_TIME = 1 << 18
 LEAST_LOGPROB = -9999.0
 """Log-probabilities are at least this, as in OpenAI's API, so that all are finite."""
 

@@ -278,8 +278,8 @@ def add_operation(app: FastAPI, served: Served) -> None:
     app.get("/ping")(health)
 
     @app.get("/version")
-    async def get_version() -> dict[str, str]:
-        return {"version": version("nemotron4-infer")}
+    async def get_version() -> dict[str, str | bool]:
+        return {"version": version("nemotron4-infer"), "equal_bits": served.thread.engine.runner.equal_bits}
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:

@@ -79,19 +79,21 @@ def resolve_dtype(asked: DType | None, device: torch.device, quantization: Quant
 
 
 def weights_digest(directory: str | Path) -> str:
-    """SHA-256, as hex, that tells models apart, for a server's `system_fingerprint`.
+    """SHA-256, as hex, that tells models apart. ValueError, one line, for a damaged file.
 
-    Over config.json, and of each weight file its header (names, shapes and dtypes), its size and, spread evenly, 512
-    bytes of eight places of each tensor: milliseconds even for a large model, because training changes every tensor.
-    It is no proof that a file is undamaged.
+    Over config.json, the tokenizer if there is one, and of each weight file its header (names, shapes and dtypes), its
+    size and, spread evenly, 512 bytes of eight places of each tensor: milliseconds even for a large model, because
+    training changes every tensor. It is no proof that a file is undamaged.
     """
     root, digest = Path(directory), hashlib.sha256()
-    for name in ("config.json", *weight_files(directory)):
+    reader, tokenizer = StoredTensors(root), ["tokenizer.model"] if (root / "tokenizer.model").is_file() else []
+    for name in ("config.json", *tokenizer, *weight_files(directory)):
         path = root / name
         digest.update(f"{name} {path.stat().st_size}\n".encode())
-        if path.suffix == ".json":
+        if path.suffix != ".safetensors":
             digest.update(path.read_bytes())
             continue
+        reader.open(name)  # which says what is wrong with the file
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
             header = file.read(size)
