@@ -255,6 +255,7 @@ def test_a_text_may_have_to_match_a_schema(server):
     answer = server.ask("/v1/completions", {"prompt": "a", "response_format": bad})
     assert answer.status == 400
     assert answer.json()["error"]["message"].startswith("json_schema (")
+    assert answer.json()["error"]["param"] == "response_format"
 
 
 def test_metrics_may_have_the_names_of_vllm(thread, chat_dir):

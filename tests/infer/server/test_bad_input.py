@@ -203,6 +203,17 @@ def test_a_route_that_does_not_exist(server, path, method, status):
         assert refused(server, path, None, method=method)[0] == status
 
 
+def test_an_id_without_a_token_is_named(server):
+    most = server.served.tokenizer.vocab_size - 1
+    for body in (
+        {"prompt": [404]},
+        {"prompt": "a", "stop_token_ids": [404]},
+        {"prompt": "a", "logit_bias": {"404": 1}},
+    ):
+        message = refused(server, "/v1/completions", body)[1]["message"]
+        assert message.endswith(f": the id 404 has no token; ids are 0 to {most}")
+
+
 def test_other_routes_check_ids_too(server):
     for tokens in ([404], [-1], [True], ["1"], "1", None):
         assert refused(server, "/detokenize", {"tokens": tokens})[0] == 400

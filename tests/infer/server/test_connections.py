@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import socket
 import threading
 import time
@@ -84,6 +85,13 @@ def test_a_body_that_does_not_come(hasty):
     with hasty.connect() as connection:
         connection.sendall(POST + b"Content-Length: 100\r\n\r\n{")
         assert status_and_error(read_all(connection)) == (408, "timeout")
+
+
+def test_a_refused_request_cannot_hold_its_connection_with_a_body(server):
+    with server.connect() as connection:
+        connection.sendall(POST.replace(b"localhost", b"evil.example") + b"Content-Length: 100\r\n\r\n{")
+        connection.settimeout(2)  # idle connections have 5 s, which each byte of the body would begin anew
+        assert status_and_error(read_all(connection)) == (403, "host_not_allowed")
 
 
 @pytest.mark.parametrize(
@@ -272,6 +280,13 @@ def test_a_key_guards_all_but_health_and_the_page(thread, chat_dir):
         )
         for given in wrong:
             assert server.ask("/v1/models", headers={"Authorization": given}).status == 401, given
+
+
+def test_a_path_adds_no_words_to_the_log(server, caplog):
+    caplog.set_level("INFO", "nemotron4.serve")
+    server.ask("/v1%20200%0a", headers={"X-Request-Id": "mine"})
+    wait_for(lambda: caplog.messages)
+    assert re.fullmatch(r"mine GET /v1%20200%0a 404 \d+\.\d\d s", caplog.messages[0])
 
 
 # Faults and limits of the engine.

@@ -190,10 +190,11 @@ class Reader:
 
     def _logit_bias(self, given: dict[str, float]) -> dict[int, float]:
         rule = f"keys must be token ids as text, from 0 to {self.tokenizer.vocab_size - 1}"
-        for key in given:
-            is_id = key.isascii() and key.isdigit() and len(key) < 10
-            _refuse(not is_id or int(key) >= self.tokenizer.vocab_size, "logit_bias", rule)
-        return {int(key): bias for key, bias in given.items()}
+        are_ids = all(key.isascii() and key.isdigit() and len(key) < 10 for key in given)
+        _refuse(not are_ids, "logit_bias", rule)
+        biases = {int(key): bias for key, bias in given.items()}
+        self.check_ids(list(biases), "logit_bias")
+        return biases
 
 
 def _include_usage(body: GenerationBody) -> bool:

@@ -53,16 +53,17 @@ class Guard:
             await self._answer(scope, headers, receive, send_with_id)
         finally:
             if scope["path"] not in _UNLOGGED:
-                what = f"{scope['method']} {ascii(scope['path'])[1:-1][:_LOGGED_CHARACTERS]} {status or 'no answer'}"
-                LOG.info("%s %s %.2f s %s", state["request_id"], what, time.monotonic() - started, state["counts"])
+                path = scope["raw_path"].decode("latin-1")[:_LOGGED_CHARACTERS]  # without spaces or control characters
+                what = f"{scope['method']} {path} {status or 'no answer'} {time.monotonic() - started:.2f} s"
+                LOG.info("%s", f"{state['request_id']} {what} {state['counts']}".rstrip())
 
     async def _answer(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
         try:
             self._check(scope, headers)
             body = await self._body(receive, headers)
         except ApiError as error:
-            if error.status_code in (408, 413, 431):  # what else comes on this connection is not read
-                error.headers = {**(error.headers or {}), "Connection": "close"}
+            # What else comes on this connection is not read: the time for a body would not limit it.
+            error.headers = {**(error.headers or {}), "Connection": "close"}
             await error.response()(scope, receive, send)
             return
         if body is not None:
