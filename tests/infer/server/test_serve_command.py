@@ -110,12 +110,21 @@ def test_the_key_comes_from_a_file_or_the_environment(tmp_path, monkeypatch):
         read_api_key(ServerConfig())
 
 
-def test_the_name_of_a_model(tmp_path):
-    run = tmp_path / "runs" / "demo" / "first"
-    (run / "export").mkdir(parents=True)
-    (run.parent / "latest").symlink_to("first")
-    assert model_name(str(run.parent / "latest" / "export")) == "first"
-    assert model_name(str(run)) == "first"
+@pytest.mark.parametrize(
+    ("model_dir", "name"),
+    [
+        ("runs/demo/latest/export", "demo"),
+        ("runs/demo/latest/export-int4/", "demo-int4"),
+        ("runs/demo/2026-11-29_10-35-38/export", "demo"),
+        ("../models/15b", "15b"),
+        ("/models/demo/export", "demo"),
+        ("/models/my model\udcff", "my_model_"),
+        ("/export", "model"),
+        ("/", "model"),
+    ],
+)
+def test_the_name_of_a_model(model_dir, name):
+    assert model_name(model_dir) == name
 
 
 def test_torch_is_imported_after_openmp_is_told_to_sleep():
