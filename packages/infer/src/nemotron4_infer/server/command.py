@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nemotron4_infer.engine.loop import EngineThread
     from nemotron4_infer.server.app import Served
 
-_TIME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
+_TIME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?")
 """Names of run directories."""
 API_KEY_VARIABLE = "NEMOTRON4_API_KEY"
 MODULES = ("fastapi", "prometheus_client", "pydantic", "uvicorn")
@@ -91,7 +91,7 @@ def serve_model(job: ServeJob, thread: "EngineThread") -> "Served":
 def model_name(model_dir: str) -> str:
     """The name of a model directory; of an export, its run's: runs/demo/latest/export-int4 is demo-int4."""
     path, variant = Path(os.path.abspath(model_dir)), ""  # links stay as they were typed
-    if path.name.startswith("export"):
+    if path.name == "export" or path.name.startswith("export-"):
         path, variant = path.parent, path.name.removeprefix("export")
     if path.name == "latest" or _TIME.fullmatch(path.name):
         path = path.parent
