@@ -122,7 +122,7 @@ def test_tokens_are_shown_as_they_come(page, server, held):
     assert not page.all("#text script, #text b")
     assert page.driver.title == "nemotron4"
     assert re.fullmatch(
-        r"\d+ tokens, first after \d+ ms, [\d.]+ tokens/s( \(max tokens reached\))?", page["numbers"].text
+        r"\d+ tokens, first after \d+ ms, [\d.]+ tokens/s( \(max tokens\))?", page["numbers"].text
     )
     assert page.text("#live") == f"Done, {page['numbers'].text.split()[0]} tokens. {choice['text']}"
 
@@ -143,6 +143,22 @@ def test_stop_keeps_what_came_and_frees_the_engine(page, server, held):
     assert page.text(".answer") == text
     page.generate("the", max_tokens="2")  # it still works
     assert page["numbers"].text.startswith("2 tokens")
+
+
+def test_a_text_goes_on_where_it_ended(page):
+    assert not page["more"].is_enabled()
+    page.generate("the theme", max_tokens="6")
+    text = "the theme" + page.text(".answer")
+    page["more"].send_keys(Keys.ENTER)
+    wait_for(lambda: page.text(".said") == text)
+    page.wait_until_done()
+    assert page["prompt"].get_attribute("value") == text
+    assert page.text(".answer")
+    assert page.driver.switch_to.active_element == page["go"]
+    page["clear"].click()
+    assert not page["more"].is_enabled()
+    page["modes"].find_element("css selector", "[value=chat]").click()
+    assert not page["more"].is_displayed()
 
 
 def test_alternatives_by_keyboard_and_by_mouse(page, server):
