@@ -121,9 +121,7 @@ def test_tokens_are_shown_as_they_come(page, server, held):
     assert page.text(".said") == PROMPT
     assert not page.all("#text script, #text b")
     assert page.driver.title == "nemotron4"
-    assert re.fullmatch(
-        r"\d+ tokens, first after \d+ ms, [\d.]+ tokens/s( \(max tokens\))?", page["numbers"].text
-    )
+    assert re.fullmatch(r"\d+ tokens, first after \d+ ms, [\d.]+ tokens/s( \(max tokens\))?", page["numbers"].text)
     assert page.text("#live") == f"Done, {page['numbers'].text.split()[0]} tokens. {choice['text']}"
 
 
