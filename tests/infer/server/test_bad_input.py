@@ -178,8 +178,9 @@ def test_a_prompt_and_an_answer_over_the_context(server):
     assert server.ask("/v1/completions", {"prompt": [5] * 249, "max_tokens": 6}).status == 200
     status, error = refused(server, "/v1/completions", {"prompt": "there " * 100_000})
     assert (status, error["code"]) == (400, "context_length_exceeded")
-    body = {"messages": [USER | {"content": "there " * 100_000}]}
-    assert refused(server, "/v1/chat/completions", body)[1]["code"] == "context_length_exceeded"
+    for messages in ([USER | {"content": "there " * 100_000}], [USER] * 257, [USER | {"content": "a" * 200}] * 3):
+        error = refused(server, "/v1/chat/completions", {"messages": messages})[1]
+        assert (error["code"], error["param"]) == ("context_length_exceeded", "messages")
     assert server.is_idle()
 
 

@@ -223,7 +223,7 @@ async def whole(served: Served, request: Request, answer: Answer, run: Run) -> R
         if not work.done():
             return Response(status_code=499)  # nobody reads it
         work.result()
-        return JSONResponse(answer.whole())
+        return await asyncio.to_thread(lambda: JSONResponse(answer.whole()))  # tens of thousands of tokens take a while
     finally:
         work.cancel()
         leaving.cancel()
