@@ -79,6 +79,12 @@ class Server:
             found = connection.getresponse()
             return Answer(found.status, {name.lower(): value for name, value in found.getheaders()}, found.read())
 
+    def accepts(self) -> bool:
+        """Whether it takes connections."""
+        with suppress(ConnectionRefusedError), self.connect():
+            return True
+        return False
+
     def connect(self) -> socket.socket:
         """A bare connection."""
         return socket.create_connection(self.address, timeout=SECONDS)

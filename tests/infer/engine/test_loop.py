@@ -3,6 +3,7 @@
 import gc
 import queue
 import threading
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -76,6 +77,27 @@ def gate_at(name, call=1):
             assert go.wait(SECONDS)
 
     return fail, there, go
+
+
+def test_the_first_delta_says_how_long_its_choice_waited_for_a_step(make):
+    fail, there, go = gate_at("run")
+    thread, first, second = make(fail, max_running=1), Listener(), Listener(2)
+    thread.submit(greedy(), first)
+    assert there.wait(SECONDS)
+    thread.submit(greedy(choices=2), second)
+    submitted = time.monotonic()
+    time.sleep(0.01)
+    least = time.monotonic() - submitted
+    go.set()
+    assert first.wait() is second.wait() is FinishReason.length
+    for listener, waited, choices in ((first, 0, 1), (second, least, 2)):
+        found = [delta.queued_seconds for delta in listener.deltas if delta.queued_seconds is not None]
+        assert len(found) == choices
+        assert min(found) >= waited
+        begun = {}
+        for delta in listener.deltas:
+            assert (delta.queued_seconds is None) == (delta.choice in begun)
+            begun[delta.choice] = True
 
 
 def check_nothing_is_left(thread):

@@ -233,7 +233,15 @@ def test_metrics_count_what_was_done(server):
     assert grown["request_generation_tokens_sum"] == 3 * 12
     assert grown["time_to_first_token_seconds_count"] == 3
     assert grown["inter_token_latency_seconds_count"] == 3 * 11
-    assert grown["e2e_request_latency_seconds_count"] == 3
+    for name in ("e2e_request_latency", "request_queue_time", "request_prefill_time", "request_decode_time"):
+        assert grown[f"{name}_seconds_count"] == 3
+    waited, computed = grown["request_queue_time_seconds_sum"], grown["request_prefill_time_seconds_sum"]
+    assert waited > 0
+    assert 0 < computed < grown["time_to_first_token_seconds_sum"] - waited + 1e-6
+    assert (
+        grown["iteration_tokens_total_sum"] >= 3 * 11 + grown["prompt_tokens_total"] - grown["prefix_cache_hits_total"]
+    )
+    assert 12 <= grown["iteration_tokens_total_count"] <= 3 * 12
     pages = ("pages_free", "pages_cached", "pages_running")
     assert sum(grown[name] for name in pages) == 0
     assert now["pages_free"] > 0
@@ -256,12 +264,19 @@ def test_a_text_may_have_to_match_a_schema(server):
     answer = server.ask("/v1/completions", {"prompt": "a", "response_format": bad})
     assert answer.status == 400
     assert answer.json()["error"]["message"].startswith("json_schema (")
+    assert answer.json()["error"]["param"] == "response_format"
 
 
 def test_metrics_may_have_the_names_of_vllm(thread, chat_dir):
     with serving(thread, chat_dir, ServerConfig(metrics=MetricNames.vllm, model_name="other")) as server:
         text = server.ask("/metrics").body.decode()
-    names = ("num_requests_running", "kv_cache_usage_perc", "prompt_tokens_total", "time_to_first_token_seconds_bucket")
+    names = (
+        "num_requests_running",
+        "kv_cache_usage_perc",
+        "prompt_tokens_total",
+        "time_to_first_token_seconds_bucket",
+        "iteration_tokens_total_bucket",
+    )
     for name in names:
         assert re.search(rf'^vllm:{name}{{(.*,)?model_name="other"}} ', text, re.MULTILINE), name
     assert "nemotron4_" not in text

@@ -178,8 +178,9 @@ def test_a_prompt_and_an_answer_over_the_context(server):
     assert server.ask("/v1/completions", {"prompt": [5] * 249, "max_tokens": 6}).status == 200
     status, error = refused(server, "/v1/completions", {"prompt": "there " * 100_000})
     assert (status, error["code"]) == (400, "context_length_exceeded")
-    body = {"messages": [USER | {"content": "there " * 100_000}]}
-    assert refused(server, "/v1/chat/completions", body)[1]["code"] == "context_length_exceeded"
+    for messages in ([USER | {"content": "there " * 100_000}], [USER] * 257, [USER | {"content": "a" * 200}] * 3):
+        error = refused(server, "/v1/chat/completions", {"messages": messages})[1]
+        assert (error["code"], error["param"]) == ("context_length_exceeded", "messages")
     assert server.is_idle()
 
 
@@ -201,6 +202,17 @@ def test_a_prompt_and_an_answer_over_the_context(server):
 def test_a_route_that_does_not_exist(server, path, method, status):
     if status is not None:
         assert refused(server, path, None, method=method)[0] == status
+
+
+def test_an_id_without_a_token_is_named(server):
+    most = server.served.tokenizer.vocab_size - 1
+    for body in (
+        {"prompt": [404]},
+        {"prompt": "a", "stop_token_ids": [404]},
+        {"prompt": "a", "logit_bias": {"404": 1}},
+    ):
+        message = refused(server, "/v1/completions", body)[1]["message"]
+        assert message.endswith(f": the id 404 has no token; ids are 0 to {most}")
 
 
 def test_other_routes_check_ids_too(server):

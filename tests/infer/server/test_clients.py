@@ -65,7 +65,7 @@ def test_a_fuzzer_gets_what_the_page_says(server):
     schemathesis = pytest.importorskip("schemathesis")
     # Examples of what the page allows for a completion take seconds to find.
     modes = {"/v1/completions": ["NEGATIVE"], "/tokenize": ["POSITIVE"], "/detokenize": ["POSITIVE", "NEGATIVE"]}
-    fuzz(schemathesis, server, 5, lambda path, method: modes.get(path, []))
+    fuzz(schemathesis, server, 4, lambda path, method: modes.get(path, []))
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
 """Clients that are slow, that leave, that lie, or that have no key; and faults and the end of the server."""
 
-import base64
 import http.client
 import json
+import re
 import socket
 import threading
 import time
@@ -85,6 +85,13 @@ def test_a_body_that_does_not_come(hasty):
     with hasty.connect() as connection:
         connection.sendall(POST + b"Content-Length: 100\r\n\r\n{")
         assert status_and_error(read_all(connection)) == (408, "timeout")
+
+
+def test_a_refused_request_cannot_hold_its_connection_with_a_body(server):
+    with server.connect() as connection:
+        connection.sendall(POST.replace(b"localhost", b"evil.example") + b"Content-Length: 100\r\n\r\n{")
+        connection.settimeout(2)  # idle connections have 5 s, which each byte of the body would begin anew
+        assert status_and_error(read_all(connection)) == (403, "host_not_allowed")
 
 
 @pytest.mark.parametrize(
@@ -248,18 +255,19 @@ def test_hosts_may_be_listed(thread, chat_dir):
             assert server.ask("/v1/models", headers={"Host": host}).status == status, host
 
 
-def test_a_key_guards_all_but_health(thread, chat_dir):
+def test_a_key_guards_all_but_health_and_the_page(thread, chat_dir):
     with serving(thread, chat_dir, api_key=b"key-1") as server:
-        paths = ("/", "/v1/models", "/metrics", "/version", "/ping", "/openapi.json", "/nope", "/tokenizer_info")
+        paths = ("//", "/v1/models", "/metrics", "/version", "/ping", "/openapi.json", "/nope", "/tokenizer_info")
         for path in paths:
             answer = server.ask(path)
             assert (answer.status, answer.json()["error"]["code"]) == (401, "invalid_api_key"), path
             assert "www-authenticate" in answer.headers
         assert server.ask("/v1/completions", {"prompt": "a"}).status == 401
         assert server.ask("/v1/completions", b"{").status == 401
-        assert server.ask("/health").status == 200
-        basic = "Basic " + base64.b64encode(b"anyone:key-1").decode()
-        for given in ("Bearer key-1", "bearer key-1", basic):
+        for path in ("/health", "/"):
+            assert server.ask(path).status == 200
+        assert server.ask("/", headers={"Host": "evil.example"}).status == 403
+        for given in ("Bearer key-1", "bearer key-1"):
             assert server.ask("/v1/models", headers={"Authorization": given}).status == 200, given
         wrong = (
             "Bearer key-2",
@@ -268,11 +276,17 @@ def test_a_key_guards_all_but_health(thread, chat_dir):
             "Bearer key-1 x",
             "Bearer k\xe9y",
             "Basic key-1",
-            "Basic ==",
             "Bearer key-",
         )
         for given in wrong:
             assert server.ask("/v1/models", headers={"Authorization": given}).status == 401, given
+
+
+def test_a_path_adds_no_words_to_the_log(server, caplog):
+    caplog.set_level("INFO", "nemotron4.serve")
+    server.ask("/v1%20200%0a", headers={"X-Request-Id": "mine"})
+    wait_for(lambda: caplog.messages)
+    assert re.fullmatch(r"mine GET /v1%20200%0a 404 \d+\.\d\d s", caplog.messages[0])
 
 
 # Faults and limits of the engine.

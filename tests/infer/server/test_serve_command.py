@@ -1,21 +1,22 @@
 """`nemotron4 serve`: what it refuses before it loads a model, what it prints, and how it ends."""
 
 import json
+import logging
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-import urllib.request
+import threading
 
 import pytest
+from served import Server, wait_for
 
 from nemotron4_config.main import main
 from nemotron4_infer.serve_job import LimitsConfig, ServerConfig
 from nemotron4_infer.server.command import address, bind, model_name, read_api_key
-
-COMMAND = ("-m", "nemotron4_config.main", "serve", "server.port=0")
+from nemotron4_infer.server.limits import LOG
 
 
 def refusal(capsys, *overrides):
@@ -110,12 +111,22 @@ def test_the_key_comes_from_a_file_or_the_environment(tmp_path, monkeypatch):
         read_api_key(ServerConfig())
 
 
-def test_the_name_of_a_model(tmp_path):
-    run = tmp_path / "runs" / "demo" / "first"
-    (run / "export").mkdir(parents=True)
-    (run.parent / "latest").symlink_to("first")
-    assert model_name(str(run.parent / "latest" / "export")) == "first"
-    assert model_name(str(run)) == "first"
+@pytest.mark.parametrize(
+    ("model_dir", "name"),
+    [
+        ("runs/demo/latest/export", "demo"),
+        ("runs/demo/latest/export-int4/", "demo-int4"),
+        ("runs/demo/2026-11-29_10-35-38/export", "demo"),
+        ("runs/demo/2026-11-29_10-35-38_2/export", "demo"),
+        ("../models/15b", "15b"),
+        ("/models/demo/export", "demo"),
+        ("/models/my model\udcff", "my_model_"),
+        ("/export", "model"),
+        ("/", "model"),
+    ],
+)
+def test_the_name_of_a_model(model_dir, name):
+    assert model_name(model_dir) == name
 
 
 def test_torch_is_imported_after_openmp_is_told_to_sleep():
@@ -132,25 +143,34 @@ main(["serve", "model_dir=none", "server.port=0"])
     assert found.stdout == "False PASSIVE\n"
 
 
-def test_a_server_from_its_first_line_to_sigterm(chat_dir):
-    environment = os.environ | {"NEMOTRON4_API_KEY": "key-1"}
-    arguments = [sys.executable, *COMMAND, f"model_dir={chat_dir}"]
-    with subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True) as process:
+def test_a_server_from_its_first_line_to_sigterm(chat_dir, capsys, monkeypatch):
+    monkeypatch.setenv("NEMOTRON4_API_KEY", "key-1")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    monkeypatch.setattr(logging.root, "handlers", [])  # pytest's, with which the command would not make its own
+    with bind(ServerConfig(port=0)) as listener:
+        port = listener.getsockname()[1]
+    answers = []
+
+    def ask_and_end():
         try:
-            lines = []
-            for line in process.stderr:
-                lines.append(line)
-                if found := re.search(r"^tiny at (http://\S+)", line):
-                    break
             headers = {"Authorization": "Bearer key-1", "Content-Type": "application/json", "X-Request-Id": "mine"}
             body = json.dumps({"prompt": "hunter2", "max_tokens": 2, "ignore_eos": True}).encode()
-            with urllib.request.urlopen(urllib.request.Request(f"{found[1]}/v1/completions", body, headers)) as answer:
-                assert json.load(answer)["usage"]["completion_tokens"] == 2
-            process.send_signal(signal.SIGTERM)
-            log = process.stderr.read()
-            assert process.wait() == 0
+            address = ("127.0.0.1", port)
+            wait_for(lambda: Server(address, None, None).accepts())
+            LOG.disabled = False  # as Hydra leaves a logger that is made after it
+            answers.append(Server(address, None, None).ask("/v1/completions", body, headers).json())
         finally:
-            process.kill()
-    pattern = r"\S+ \S+ mine POST /v1/completions 200 \d+\.\d\d s prompt_tokens=\d+ generated_tokens=2 length=1\n"
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    asking = threading.Thread(target=ask_and_end)
+    asking.start()
+    assert main(["serve", f"model_dir={chat_dir}", f"server.port={port}"]) == 0
+    asking.join()
+    assert answers[0]["usage"]["completion_tokens"] == 2
+    out, err = capsys.readouterr()
+    *plan, first, log = err.splitlines()
+    assert [line.split()[0] for line in plan] == ["weights", "workspace", "cache", "free"]
+    assert first == f"tiny at http://127.0.0.1:{port}  (Ctrl-C ends it)"
+    pattern = r"\S+ \S+ mine POST /v1/completions 200 \d+\.\d\d s prompt_tokens=\d+ generated_tokens=2 length=1"
     assert re.fullmatch(pattern, log)
-    assert "key-1" not in "".join(lines)
+    assert out == ""

@@ -4,6 +4,7 @@ Invariant: what a choice gets does not depend on what else runs; a fault ends th
 their pages, and leaves the others as they are.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +20,7 @@ from nemotron4_infer.engine.config import EngineConfig
 from nemotron4_infer.engine.continuation import Continuation, Guesser
 from nemotron4_infer.engine.request import Delta, FinishReason, Request
 from nemotron4_infer.engine.scheduler import Scheduler, Sequence
-from nemotron4_infer.engine.statistics import Statistics
+from nemotron4_infer.engine.statistics import STEP_TOKENS, Statistics
 from nemotron4_infer.lookup import Lookup
 from nemotron4_infer.sampling.choose import ChoiceError, ChosenToken, choose, logprobs_of
 from nemotron4_infer.sampling.grammar import JsonSchemas
@@ -62,6 +63,8 @@ class Engine:
         self._requests: dict[int, list[Sequence]] = {}
         self._next_number, self._keys = 0, count()
         self._counts = Statistics()
+        self.begun: list[tuple[int, int]] = []
+        """(number, choice) of what the last step was the first to compute."""
         self._schemas = JsonSchemas(tokenizer)
         self._make_guesser = make_guesser if config.prompt_lookup else None
         self._on_close = on_close
@@ -162,13 +165,16 @@ class Engine:
             pages_running=pool.num_running,
             prefix_queried_tokens=scheduler.num_queried_tokens,
             prefix_hit_tokens=scheduler.num_hit_tokens,
+            step_sizes=list(self._counts.step_sizes),
             finished=dict(self._counts.finished),
         )
 
     def step(self) -> list[Delta]:
         """Compute one step; returns what it added to each choice. A fault in it is answered, not raised."""
+        self.begun = []
         deltas = [self._fail(sequence, error) for sequence, error in self._scheduler.admit()]
         plan = self._scheduler.plan()
+        self._note_plan(plan)
         if not plan:
             self._counts.failed_steps += bool(deltas)
             return deltas
@@ -180,6 +186,14 @@ class Engine:
         self._counts.failed_steps = 0
         deltas += [self._conclude(sequence, span) for sequence, span in plan]
         return [delta for delta in deltas if delta.tokens or delta.finish or delta.prompt is not None]
+
+    def _note_plan(self, plan: list[tuple[Sequence, Span]]) -> None:
+        first = [sequence for sequence, span in plan if span.is_prefill and span.begin == sequence.num_cached]
+        self.begun = [(sequence.request, self._active[sequence.key].choice) for sequence in first]
+        if plan:
+            num_tokens = sum(len(span.token_ids) for _, span in plan)
+            self._counts.computed_tokens += num_tokens
+            self._counts.step_sizes[bisect_left(STEP_TOKENS, num_tokens)] += 1
 
     @torch.inference_mode()
     def _compute(self, plan: list[tuple[Sequence, Span]]) -> None:

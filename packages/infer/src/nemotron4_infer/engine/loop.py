@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from nemotron4_infer.engine.core import Engine, QueueFullError
 from nemotron4_infer.engine.request import Delta, FinishReason, Request
@@ -45,6 +45,9 @@ class Health:
 class _Listener:
     on_delta: OnDelta
     choices_left: set[int]
+    submitted: float
+    queued_seconds: dict[int, float] = field(default_factory=dict)
+    """By choice, until its first Delta is delivered."""
 
 
 class EngineThread:
@@ -76,7 +79,8 @@ class EngineThread:
                 raise QueueFullError
             self._num_open += request.choices
             handle, self._next = self._next, self._next + 1
-            self._commands.put(lambda: self._add(handle, request, on_delta))
+            listener = _Listener(on_delta, set(range(request.choices)), time.monotonic())
+            self._commands.put(lambda: self._add(handle, request, listener))
         return handle
 
     def cancel(self, handle: int) -> None:
@@ -127,10 +131,14 @@ class EngineThread:
             if self._is_idle:
                 self._last_step, self._is_idle = time.monotonic(), False
             command()
+        started = time.monotonic()
         try:
             deltas = self.engine.step()
         except Exception as error:
             deltas = self.engine.abort(error)
+        for number, choice in self.engine.begun:
+            if listener := self._listeners.get(number):
+                listener.queued_seconds[choice] = started - listener.submitted
         self._statistics, self._last_step = self.engine.statistics(), time.monotonic()
         for delta in deltas:
             self._deliver(delta)
@@ -139,6 +147,8 @@ class EngineThread:
         listener = self._listeners.get(delta.request)
         if listener is None:
             return
+        if delta.choice in listener.queued_seconds:
+            delta = replace(delta, queued_seconds=listener.queued_seconds.pop(delta.choice))
         try:
             listener.on_delta(delta)
         except Exception:
@@ -151,8 +161,8 @@ class EngineThread:
             if not listener.choices_left:
                 del self._listeners[delta.request]
 
-    def _add(self, handle: int, request: Request, on_delta: OnDelta) -> None:
-        self._listeners[handle] = _Listener(on_delta, set(range(request.choices)))
+    def _add(self, handle: int, request: Request, listener: _Listener) -> None:
+        self._listeners[handle] = listener
         try:
             self.engine.add(request, handle)
         except Exception as error:

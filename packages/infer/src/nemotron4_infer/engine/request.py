@@ -62,5 +62,7 @@ class Delta:
     """Why the choice ended; None while it runs."""
     cached_tokens: int = 0
     """Tokens of the prompt that came from the cache; in every Delta of the choice."""
+    queued_seconds: float | None = None
+    """In a choice's first Delta from an EngineThread: from `submit` to the first step that computed it."""
     error: str | None = None
     """With FinishReason.error: one line."""

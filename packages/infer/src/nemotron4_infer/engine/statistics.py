@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 
 from nemotron4_infer.engine.request import FinishReason
 
+STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+"""Bounds of the sizes of steps that are counted apart."""
+
 
 @dataclass(kw_only=True)
 class Statistics:
@@ -35,6 +38,10 @@ class Statistics:
     """Those of them that were right."""
     finished: dict[FinishReason, int] = field(default_factory=lambda: dict.fromkeys(FinishReason, 0))
     """Sequences that ended, by reason."""
+    computed_tokens: int = 0
+    """Tokens that steps computed: of prompts, one for each running sequence, and guesses."""
+    step_sizes: list[int] = field(default_factory=lambda: [0] * (len(STEP_TOKENS) + 1))
+    """Steps by their number of tokens: those of at most STEP_TOKENS[i], and of more than STEP_TOKENS[i - 1]."""
     failed_steps: int = 0
     """Steps in a row, up to the last one, that failed as a whole."""
     last_error: str | None = None

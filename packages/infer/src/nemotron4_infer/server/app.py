@@ -183,7 +183,7 @@ def compile_schema(served: Served, asked: Asked) -> None:
     try:
         served.thread.engine.check(asked.requests[0])
     except ValueError as error:
-        raise ApiError(400, str(error)) from error
+        raise ApiError(400, str(error), param="response_format") from error
 
 
 async def events(served: Served, asked: Asked, answer: Answer, run: Run) -> AsyncIterator[bytes]:
@@ -223,7 +223,7 @@ async def whole(served: Served, request: Request, answer: Answer, run: Run) -> R
         if not work.done():
             return Response(status_code=499)  # nobody reads it
         work.result()
-        return JSONResponse(answer.whole())
+        return await asyncio.to_thread(lambda: JSONResponse(answer.whole()))  # tens of thousands of tokens take a while
     finally:
         work.cancel()
         leaving.cancel()
@@ -255,7 +255,7 @@ def add_model(app: FastAPI, served: Served) -> None:
     async def detokenize(body: DetokenizeBody) -> dict[str, str]:
         served.check(body)
         served.reader.check_ids(body.tokens, "tokens")
-        return {"prompt": served.tokenizer.decode(body.tokens)}
+        return {"prompt": await asyncio.to_thread(served.tokenizer.decode, body.tokens)}
 
     @app.get("/tokenizer_info")
     async def tokenizer_info() -> dict[str, Any]:

@@ -19,6 +19,7 @@ from nemotron4_infer.server.schema import ChatBody, CompletionBody, GenerationBo
 
 DEFAULT_TOKENS = 16
 """Tokens of a completion that does not say how many."""
+_TOO_LONG = "context_length_exceeded"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +106,9 @@ class Reader:
         n = body.n or 1
         self._check_choices(1, n)
         messages = [(message.role, message.text()) for message in body.messages]
-        for _, text in messages:
-            self._check_size(text, "messages")
+        rule = f"there are {len(messages)} of them, more than the context of {self.max_sequence_length} tokens can hold"
+        _refuse(len(messages) > self.max_sequence_length, "messages", rule, _TOO_LONG)
+        self._check_size("".join(text for _, text in messages), "messages")
         try:
             prompt = tuple(template.encode(messages))
         except ValueError as error:
@@ -114,7 +116,7 @@ class Reader:
         wanted = body.max_completion_tokens or body.max_tokens
         _refuse(wanted == 0, "max_tokens", "must be at least 1")
         max_tokens = max(1, self.max_sequence_length - len(prompt)) if wanted is None else wanted
-        self._check_length(len(prompt), max_tokens)
+        self._check_length(len(prompt), max_tokens, "messages")
         sampling = self._sampling(body, max_tokens, template)
         top_logprobs = (body.top_logprobs or 0) if body.logprobs else None
         request = Request(
@@ -152,12 +154,12 @@ class Reader:
         """Refuse a text that cannot fit before tokenising it: no token stands for more bytes than the longest."""
         least = len(text.encode()) // int(self.tokenizer.num_bytes.max())
         rule = f"has at least {least} tokens, which is more than the context of {self.max_sequence_length}"
-        _refuse(least > self.max_sequence_length, param, rule, "context_length_exceeded")
+        _refuse(least > self.max_sequence_length, param, rule, _TOO_LONG)
 
-    def _check_length(self, count: int, max_tokens: int) -> None:
+    def _check_length(self, count: int, max_tokens: int, param: str = "prompt") -> None:
         longest = self.max_sequence_length
         rule = f"has {count} tokens, which with max_tokens ({max_tokens}) is more than the context of {longest}"
-        _refuse(count + max_tokens > longest, "prompt", rule, "context_length_exceeded")
+        _refuse(count + max_tokens > longest, param, rule, _TOO_LONG)
 
     def _check_choices(self, prompts: int, choices: int) -> None:
         count, most = prompts * choices, self.max_choices
@@ -190,10 +192,11 @@ class Reader:
 
     def _logit_bias(self, given: dict[str, float]) -> dict[int, float]:
         rule = f"keys must be token ids as text, from 0 to {self.tokenizer.vocab_size - 1}"
-        for key in given:
-            is_id = key.isascii() and key.isdigit() and len(key) < 10
-            _refuse(not is_id or int(key) >= self.tokenizer.vocab_size, "logit_bias", rule)
-        return {int(key): bias for key, bias in given.items()}
+        are_ids = all(key.isascii() and key.isdigit() and len(key) < 10 for key in given)
+        _refuse(not are_ids, "logit_bias", rule)
+        biases = {int(key): bias for key, bias in given.items()}
+        self.check_ids(list(biases), "logit_bias")
+        return biases
 
 
 def _include_usage(body: GenerationBody) -> bool:

@@ -6,6 +6,7 @@ Invariants: what can be refused is refused before the model is loaded; SIGTERM a
 import errno
 import logging
 import os
+import re
 import socket
 import sys
 import time
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from nemotron4_infer.engine.loop import EngineThread
     from nemotron4_infer.server.app import Served
 
+_TIME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?")
+"""Names of run directories."""
 API_KEY_VARIABLE = "NEMOTRON4_API_KEY"
 MODULES = ("fastapi", "prometheus_client", "pydantic", "uvicorn")
 
@@ -86,9 +89,13 @@ def serve_model(job: ServeJob, thread: "EngineThread") -> "Served":
 
 
 def model_name(model_dir: str) -> str:
-    """The name of a model directory; of an export within a run, that of the run."""
-    path = Path(model_dir).resolve()
-    return path.parent.name if path.name == "export" and path.parent.name else path.name or "model"
+    """The name of a model directory; of an export, its run's: runs/demo/latest/export-int4 is demo-int4."""
+    path, variant = Path(os.path.abspath(model_dir)), ""  # links stay as they were typed
+    if path.name == "export" or path.name.startswith("export-"):
+        path, variant = path.parent, path.name.removeprefix("export")
+    if path.name == "latest" or _TIME.fullmatch(path.name):
+        path = path.parent
+    return re.sub(r"[^\w.+-]", "_", path.name or "model") + variant
 
 
 def read_api_key(config: ServerConfig) -> bytes | None:

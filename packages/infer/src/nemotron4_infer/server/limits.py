@@ -5,8 +5,6 @@ already; every answer has an `x-request-id`.
 """
 
 import asyncio
-import base64
-import binascii
 import hmac
 import ipaddress
 import logging
@@ -55,16 +53,17 @@ class Guard:
             await self._answer(scope, headers, receive, send_with_id)
         finally:
             if scope["path"] not in _UNLOGGED:
-                what = f"{scope['method']} {ascii(scope['path'])[1:-1][:_LOGGED_CHARACTERS]} {status or 'no answer'}"
-                LOG.info("%s %s %.2f s %s", state["request_id"], what, time.monotonic() - started, state["counts"])
+                path = scope["raw_path"].decode("latin-1")[:_LOGGED_CHARACTERS]  # without spaces or control characters
+                what = f"{scope['method']} {path} {status or 'no answer'} {time.monotonic() - started:.2f} s"
+                LOG.info("%s", f"{state['request_id']} {what} {state['counts']}".rstrip())
 
     async def _answer(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
         try:
             self._check(scope, headers)
             body = await self._body(receive, headers)
         except ApiError as error:
-            if error.status_code in (408, 413, 431):  # what else comes on this connection is not read
-                error.headers = {**(error.headers or {}), "Connection": "close"}
+            # What else comes on this connection is not read: the time for a body would not limit it.
+            error.headers = {**(error.headers or {}), "Connection": "close"}
             await error.response()(scope, receive, send)
             return
         if body is not None:
@@ -81,9 +80,10 @@ class Guard:
         if not self._allows(headers.get(b"host", b"")):
             message = "this server does not answer to the name in the Host header; server.allowed_hosts lists names"
             raise ApiError(403, message, code="host_not_allowed")
-        if self._key is not None and not _has_key(headers.get(b"authorization", b""), self._key):
-            scheme = "Basic" if scope["path"] == "/" else "Bearer"  # a browser asks its user for the key of the page
-            challenge = {"WWW-Authenticate": f'{scheme} realm="nemotron4"'}
+        if scope["path"] == "/" or self._key is None:  # the page holds no secret, and has a field for the key
+            return
+        if not _has_key(headers.get(b"authorization", b""), self._key):
+            challenge = {"WWW-Authenticate": 'Bearer realm="nemotron4"'}
             raise ApiError(401, "the API key is missing or wrong", code="invalid_api_key", headers=challenge)
 
     async def _body(self, receive: Receive, headers: dict[bytes, bytes]) -> bytes | None:
@@ -145,11 +145,4 @@ def _is_address(name: str) -> bool:
 
 def _has_key(authorization: bytes, key: bytes) -> bool:
     scheme, _, given = authorization.partition(b" ")
-    if scheme.lower() == b"basic":
-        try:
-            given = base64.b64decode(given.strip(), validate=True).partition(b":")[2]
-        except binascii.Error:
-            return False
-    elif scheme.lower() != b"bearer":
-        return False
-    return hmac.compare_digest(given.strip(), key)
+    return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), key)

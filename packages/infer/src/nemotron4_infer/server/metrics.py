@@ -4,25 +4,29 @@ Invariants: one registry for each app; pages_free + pages_cached + pages_running
 """
 
 import collections
+import itertools
 import time
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from nemotron4_infer.engine.loop import EngineThread
 from nemotron4_infer.engine.request import Delta
+from nemotron4_infer.engine.statistics import STEP_TOKENS, Statistics
 from nemotron4_infer.serve_job import MetricNames
 
 _PREFIXES = {MetricNames.nemotron4: "nemotron4_", MetricNames.vllm: "vllm:"}
 _SHORT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5, 5, 10, 20, 40, 80)
 _LONG_SECONDS = (0.1, 0.3, 0.5, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 60, 120, 240, 480, 960)
 _TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
-_SECONDS = {
+_HISTOGRAMS = {
     "time_to_first_token_seconds": ("From a request's arrival to its first token", _SHORT_SECONDS),
     "inter_token_latency_seconds": ("Between a token and the one before it", _SHORT_SECONDS),
     "e2e_request_latency_seconds": ("From a request's arrival to the end of its text", _LONG_SECONDS),
+    "request_queue_time_seconds": ("From a request's arrival to the first step that computed it", _LONG_SECONDS),
+    "request_prefill_time_seconds": ("From the first step that computed a request to its first token", _LONG_SECONDS),
     "request_decode_time_seconds": ("From the first token of a text to its end", _LONG_SECONDS),
     "request_prompt_tokens": ("Tokens of a prompt", _TOKENS),
     "request_generation_tokens": ("Tokens of a generated text", _TOKENS),
@@ -38,7 +42,7 @@ class Metrics:
             name: Histogram(self._prefix + name, text, ["model_name"], registry=self.registry, buckets=buckets).labels(
                 model_name
             )
-            for name, (text, buckets) in _SECONDS.items()
+            for name, (text, buckets) in _HISTOGRAMS.items()
         }
         name, labels = self._prefix + "request_success", ["model_name", "finished_reason"]
         self._ended = Counter(name, "Texts that ended, by why", labels, registry=self.registry)
@@ -107,6 +111,14 @@ class _EngineCollector(Collector):
         )
         info.add_metric([self._model_name, str(page_tokens), str(pages)], 1)
         yield info
+        yield self._step_sizes(found)
+
+    def _step_sizes(self, found: Statistics) -> Metric:
+        counts = zip([*map(str, STEP_TOKENS), "+Inf"], itertools.accumulate(found.step_sizes), strict=True)
+        text = "Tokens that a step of the engine computed"
+        sizes = HistogramMetricFamily(self._prefix + "iteration_tokens_total", text, labels=["model_name"])
+        sizes.add_metric([self._model_name], [*counts], found.computed_tokens)
+        return sizes
 
     def _one(
         self, family: type[GaugeMetricFamily] | type[CounterMetricFamily], name: str, text: str, value: float
@@ -121,6 +133,8 @@ class RequestTimes:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics, self._started = metrics, time.monotonic()
+        self._submitted = self._started
+        self._queued: dict[tuple[int, int], float] = {}
         self._first: dict[tuple[int, int], float] = {}
         self._last: dict[tuple[int, int], float] = {}
         self._counts: dict[tuple[int, int], int] = {}
@@ -128,7 +142,8 @@ class RequestTimes:
         self.reasons: list[str] = []
 
     def open(self, prompt_lengths: list[int], choices: int) -> None:
-        """The engine has taken the requests."""
+        """The engine is about to take the requests."""
+        self._submitted = time.monotonic()
         self.prompt_tokens = sum(prompt_lengths)
         for number, length in enumerate(prompt_lengths):
             self._metrics.observe("request_prompt_tokens", length)
@@ -139,6 +154,9 @@ class RequestTimes:
         key, now, count = (number, delta.choice), time.monotonic(), len(delta.tokens)
         if key not in self._counts:  # closed before
             return
+        if delta.queued_seconds is not None:
+            self._queued[key] = delta.queued_seconds
+            self._metrics.observe("request_queue_time_seconds", delta.queued_seconds)
         if count:
             self.generated_tokens += count
             self._counts[key] += count
@@ -148,6 +166,8 @@ class RequestTimes:
             else:
                 self._first[key] = now
                 self._metrics.observe("time_to_first_token_seconds", now - self._started)
+                prefill_seconds = now - self._submitted - self._queued.get(key, 0.0)
+                self._metrics.observe("request_prefill_time_seconds", prefill_seconds)
             self._last[key] = now
         if delta.finish is not None:
             self._end(key, delta.finish.value, now)
