@@ -11,7 +11,7 @@ import pytest
 
 from nemotron4_data import control_pieces
 from nemotron4_infer import GenerateJob, SamplingConfig, generate, load_model_directory, run_generate
-from nemotron4_infer.engine import EngineConfig
+from nemotron4_infer.engine_config import EngineConfig
 from nemotron4_infer.streaming import statistics_line
 from nemotron4_model import DType
 from nemotron4_model.hugging_face import tokenizer_json

@@ -11,8 +11,8 @@ from tiny_tokenizer import train_tiny_tokenizer
 
 from nemotron4_data import Tokenizer
 from nemotron4_infer import GenerateJob, SamplingConfig, run_generate
-from nemotron4_infer.engine import EngineConfig
 from nemotron4_infer.engine.core import Engine
+from nemotron4_infer.engine_config import EngineConfig
 from nemotron4_model import ModelConfig, Transformer, initialise, save_pretrained
 
 CTRL_C, CTRL_D = object(), object()

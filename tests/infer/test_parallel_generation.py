@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from nemotron4_infer import GenerateJob, SamplingConfig, run_generate
-from nemotron4_infer.engine.config import EngineConfig, Quantisation
-from nemotron4_infer.parallel import TensorParallelRunner, check_tensor
+from nemotron4_infer.engine.parallel import TensorParallelRunner, check_tensor
+from nemotron4_infer.engine_config import EngineConfig, Quantisation
 from nemotron4_model import load_config
 
 

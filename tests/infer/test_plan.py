@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nemotron4_infer import plan as plan_module
-from nemotron4_infer.engine.config import EngineConfig, Quantisation
+from nemotron4_infer.engine_config import EngineConfig, Quantisation
 from nemotron4_infer.plan import MemoryPlan, engine_weights_bytes, free_host_bytes, plan_memory
 from nemotron4_infer.weights.load import load_engine_weights
 from nemotron4_model import DType, ModelConfig, load_config

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from nemotron4_infer import GenerateJob, SamplingConfig, run_generate
-from nemotron4_infer.engine import EngineConfig
+from nemotron4_infer.engine_config import EngineConfig
 from nemotron4_infer.prompts_file import Journal, read_prompts
 
 PROMPTS = ["the red", "the old dog", "Straße 1", "the red", "the", "fox and the big"]

@@ -21,8 +21,8 @@ import torch
 from tiny_tokenizer import train_tiny_tokenizer
 
 from nemotron4_data import Tokenizer
-from nemotron4_infer.engine.config import EngineConfig
 from nemotron4_infer.engine.loop import EngineThread
+from nemotron4_infer.engine_config import EngineConfig
 from nemotron4_infer.serve_job import ServeJob, ServerConfig
 from nemotron4_infer.server.app import Served, create_app
 from nemotron4_infer.server.command import bind, serve_model

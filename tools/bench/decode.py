@@ -26,11 +26,10 @@ import transformers
 from machine import description, publish
 
 from nemotron4_infer import SamplingConfig
-from nemotron4_infer.engine import EngineConfig
-from nemotron4_infer.engine.config import Quantisation
 from nemotron4_infer.engine.core import Engine
 from nemotron4_infer.engine.request import Request
 from nemotron4_infer.engine.runner import make_runner
+from nemotron4_infer.engine_config import EngineConfig, Quantisation
 from nemotron4_infer.weights.engine_weights import from_transformer
 from nemotron4_infer.weights.packed import pack
 from nemotron4_infer.weights.quantised import quantise, quantised_linear

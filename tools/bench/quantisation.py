@@ -25,8 +25,8 @@ from nemotron4_data import Corpus
 from nemotron4_eval.bits_per_byte import score_heldout
 from nemotron4_eval.heldout import read_heldout
 from nemotron4_infer.engine.batch import Span
-from nemotron4_infer.engine.config import Quantisation
 from nemotron4_infer.engine.step import CpuRunner
+from nemotron4_infer.engine_config import Quantisation
 from nemotron4_infer.plan import engine_weights_bytes
 from nemotron4_infer.weights.load import load_engine_weights
 from nemotron4_infer.weights.packed import pack

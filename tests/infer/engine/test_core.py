@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from token_runner import VOCAB_SIZE, LetterTokenizer, TokenRunner, expected_tokens
 
-from nemotron4_infer.engine import EngineConfig
 from nemotron4_infer.engine import core as core_module
 from nemotron4_infer.engine.build import build_engine
 from nemotron4_infer.engine.core import Engine, QueueFullError
 from nemotron4_infer.engine.reference import ReferenceRunner
 from nemotron4_infer.engine.request import FinishReason, Request
+from nemotron4_infer.engine_config import EngineConfig
 from nemotron4_infer.sampling import SamplingConfig
 from nemotron4_model import ModelConfig, Transformer, initialise
 

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from token_runner import LetterTokenizer, TokenRunner, expected_tokens
 
-from nemotron4_infer.engine import EngineConfig
 from nemotron4_infer.engine import loop as loop_module
 from nemotron4_infer.engine.core import Engine, QueueFullError
 from nemotron4_infer.engine.loop import EngineThread, StoppedError
 from nemotron4_infer.engine.request import FinishReason, Request
+from nemotron4_infer.engine_config import EngineConfig
 from nemotron4_infer.sampling import SamplingConfig
 
 SECONDS = 60  # a limit that is reached only if something hangs

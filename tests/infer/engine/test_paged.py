@@ -12,10 +12,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from nemotron4_infer.engine import paged_attention
 from nemotron4_infer.engine.batch import Span
 from nemotron4_infer.engine.build_paged import num_pages
-from nemotron4_infer.engine.config import EngineConfig
 from nemotron4_infer.engine.graphs import ladder
 from nemotron4_infer.engine.paged import CudaRunner
 from nemotron4_infer.engine.paged_attention import Gathered, PagedVarlen, choose_attention
+from nemotron4_infer.engine_config import EngineConfig
 from nemotron4_infer.weights.engine_weights import from_transformer
 from nemotron4_model import ModelConfig, Transformer, initialise
 

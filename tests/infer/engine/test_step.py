@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from nemotron4_infer.engine.batch import Span
-from nemotron4_infer.engine.config import Quantisation
 from nemotron4_infer.engine.equal_bits import TILE_ROWS, Blocked, for_tiles, with_equal_bits
 from nemotron4_infer.engine.step import CpuRunner
+from nemotron4_infer.engine_config import Quantisation
 from nemotron4_infer.weights.engine_weights import from_transformer
 from nemotron4_infer.weights.formats import stored_parts
 from nemotron4_infer.weights.linear import PlainLinear

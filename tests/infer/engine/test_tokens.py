@@ -7,10 +7,10 @@ import torch
 
 from nemotron4_data import Tokenizer
 from nemotron4_infer import SamplingConfig
-from nemotron4_infer.engine import EngineConfig
 from nemotron4_infer.engine.core import Engine
 from nemotron4_infer.engine.request import FinishReason, Request
 from nemotron4_infer.engine.step import CpuRunner
+from nemotron4_infer.engine_config import EngineConfig
 from nemotron4_infer.weights.load import load_engine_weights
 from nemotron4_infer.weights.packed import pack
 

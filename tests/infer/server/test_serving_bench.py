@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from nemotron4_infer.engine import EngineConfig
 from nemotron4_infer.engine.build import build_engine
 from nemotron4_infer.engine.request import Request
+from nemotron4_infer.engine_config import EngineConfig
 from nemotron4_infer.sampling.config import SamplingConfig
 from nemotron4_model import ModelConfig, Transformer, initialise
 

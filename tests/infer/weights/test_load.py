@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nemotron4_infer.engine.build import load_directory
-from nemotron4_infer.engine.config import EngineConfig, Quantisation
+from nemotron4_infer.engine_config import EngineConfig, Quantisation
 from nemotron4_infer.weights import formats
 from nemotron4_infer.weights.engine_weights import EngineWeights, from_transformer
 from nemotron4_infer.weights.linear import LinearOperator, PlainLinear

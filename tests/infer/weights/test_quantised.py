@@ -7,7 +7,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nemotron4_infer.engine.config import Quantisation
+from nemotron4_infer.engine_config import Quantisation
 from nemotron4_infer.weights.formats import parts_bytes, stored_parts
 from nemotron4_infer.weights.linear import LinearOperator
 from nemotron4_infer.weights.quantised import dequantise, quantise, quantise_rows, quantised_linear, tile_operator

@@ -17,7 +17,7 @@ from nemotron4_data import Corpus
 from nemotron4_data.data_config import DataDirConfig
 from nemotron4_data.manifest import TOKENIZER_FILE, Manifest
 from nemotron4_data.verify import VerifyJob, verify
-from nemotron4_infer.engine.config import Quantisation
+from nemotron4_infer.engine_config import Quantisation
 from nemotron4_infer.weights.load import load_engine_weights
 from nemotron4_model import DType, ModelConfig, Transformer, save_pretrained
 from nemotron4_train.checkpoints import reading

@@ -8,7 +8,7 @@ import torch
 from smoke import smoke_job
 from tiny_tokenizer import train_tiny_tokenizer
 
-from nemotron4_infer.engine.config import Quantisation
+from nemotron4_infer.engine_config import Quantisation
 from nemotron4_infer.weights.formats import stored_parts
 from nemotron4_model import Transformer, initialise, save_pretrained
 from nemotron4_train.checkpoints.export_readme import export_readme

@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from nemotron4_infer.engine.batch import Span
-from nemotron4_infer.engine.config import Quantisation
 from nemotron4_infer.engine.graphs import Capture, CudaCapture
 from nemotron4_infer.engine.paged import CudaRunner
 from nemotron4_infer.engine.paged_attention import KERNEL_PAGE_TOKENS, Gathered, PagedVarlen, choose_attention
 from nemotron4_infer.engine.pointwise import EAGER, compiled
+from nemotron4_infer.engine_config import Quantisation
 from nemotron4_infer.weights.engine_weights import EngineWeights, from_transformer
 from nemotron4_infer.weights.linear import LinearOperator, PlainLinear
 from nemotron4_model import Transformer

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nemotron4_common.rules import check_finite, require
-from nemotron4_infer.engine import EngineConfig
+from nemotron4_infer.engine_config import EngineConfig
 from nemotron4_infer.sampling import SamplingConfig
 from nemotron4_model import DType
 

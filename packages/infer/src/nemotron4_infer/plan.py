@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nemotron4_common.rules import require
-from nemotron4_infer.engine.config import EngineConfig, Quantisation
+from nemotron4_infer.engine_config import EngineConfig, Quantisation
 from nemotron4_infer.weights.formats import parts_bytes, stored_parts
 from nemotron4_model import DType, ModelConfig
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from nemotron4_common.rules import check_finite, require
-from nemotron4_infer.engine.config import EngineConfig
+from nemotron4_infer.engine_config import EngineConfig
 from nemotron4_model import DType
 
 

@@ -1,9 +1,5 @@
 """The engine: many requests at once on one model.
 
-`core.py` is synchronous, without clock, thread or I/O; `loop.py` runs it in a thread. Importing this package does not
-import torch.
+`core.py` is synchronous, without clock, thread or I/O; `loop.py` runs it in a thread. `build.py` makes an engine from a
+model directory.
 """
-
-from .config import EngineConfig
-
-__all__ = ["EngineConfig"]

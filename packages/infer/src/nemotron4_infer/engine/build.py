@@ -10,9 +10,9 @@ from torch import Tensor
 
 from nemotron4_common.rules import require
 from nemotron4_data import Tokenizer
-from nemotron4_infer.engine.config import EngineConfig
 from nemotron4_infer.engine.core import Engine
 from nemotron4_infer.engine.runner import make_runner
+from nemotron4_infer.engine_config import EngineConfig
 from nemotron4_infer.model_directory import check_model_directory, load_tokenizer
 from nemotron4_infer.plan import MemoryPlan, free_host_bytes, plan_memory
 from nemotron4_infer.weights.engine_weights import EngineWeights
@@ -47,7 +47,7 @@ def build_engine(model_dir: str, dtype: DType | None, config: EngineConfig) -> E
 
 
 def _build_tensor_parallel(model_dir: str, dtype: DType | None, config: EngineConfig) -> Engine:
-    from nemotron4_infer import parallel  # imported here: torch.distributed takes half a second
+    from nemotron4_infer.engine import parallel  # imported here: torch.distributed takes half a second
 
     path = Path(model_dir)
     check_model_directory(path)

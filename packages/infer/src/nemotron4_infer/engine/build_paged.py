@@ -3,10 +3,10 @@
 import torch
 
 from nemotron4_common.rules import require
-from nemotron4_infer.engine.config import EngineConfig
 from nemotron4_infer.engine.paged import CudaRunner
 from nemotron4_infer.engine.paged_attention import KERNEL_PAGE_TOKENS, Gathered
 from nemotron4_infer.engine.pointwise import EAGER, compiled
+from nemotron4_infer.engine_config import EngineConfig
 from nemotron4_infer.weights.engine_weights import EngineWeights
 
 _WORKSPACE_BYTES = 3 << 30

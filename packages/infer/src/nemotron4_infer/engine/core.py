@@ -16,11 +16,11 @@ from torch import Tensor
 from nemotron4_common.rules import require
 from nemotron4_data import Tokenizer
 from nemotron4_infer.engine.batch import Span, StepRunner
-from nemotron4_infer.engine.config import EngineConfig
 from nemotron4_infer.engine.continuation import Continuation, Guesser
 from nemotron4_infer.engine.request import Delta, FinishReason, Request
 from nemotron4_infer.engine.scheduler import Scheduler, Sequence
 from nemotron4_infer.engine.statistics import STEP_TOKENS, Statistics
+from nemotron4_infer.engine_config import EngineConfig
 from nemotron4_infer.lookup import Lookup
 from nemotron4_infer.sampling.choose import ChoiceError, ChosenToken, choose, logprobs_of
 from nemotron4_infer.sampling.grammar import JsonSchemas

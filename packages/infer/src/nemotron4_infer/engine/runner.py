@@ -1,9 +1,9 @@
 """The StepRunner for weights that are loaded: slabs on a CPU, pages on a GPU."""
 
 from nemotron4_infer.engine.batch import StepRunner
-from nemotron4_infer.engine.config import EngineConfig
 from nemotron4_infer.engine.huge_pages import use_huge_pages
 from nemotron4_infer.engine.step import PAGE_TOKENS, CpuRunner
+from nemotron4_infer.engine_config import EngineConfig
 from nemotron4_infer.weights.engine_weights import EngineWeights
 
 _MIN_HUGE_BYTES = 1 << 24

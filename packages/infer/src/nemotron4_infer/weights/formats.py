@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from nemotron4_infer.engine.config import Quantisation
+from nemotron4_infer.engine_config import Quantisation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nemotron4_common.rules import require
-from nemotron4_infer.engine.config import Quantisation
+from nemotron4_infer.engine_config import Quantisation
 from nemotron4_infer.weights import formats
 from nemotron4_infer.weights.engine_weights import BlockWeights, EngineWeights, Norm
 from nemotron4_infer.weights.linear import LinearOperator, PlainLinear

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nemotron4_common.rules import require
-from nemotron4_infer.engine.config import Quantisation
+from nemotron4_infer.engine_config import Quantisation
 from nemotron4_infer.weights.formats import Parts, group_size, stored_parts, to_json
 from nemotron4_infer.weights.linear import LinearOperator, PlainLinear
 from nemotron4_model.hugging_face.config_json import QUANTISED

@@ -19,7 +19,7 @@ from nemotron4_data import Corpus
 from nemotron4_data.ledger import Ledger
 from nemotron4_data.manifest import TOKENIZER_FILE
 from nemotron4_eval.provenance import FILE_NAME as PROVENANCE
-from nemotron4_infer.engine.config import Quantisation
+from nemotron4_infer.engine_config import Quantisation
 from nemotron4_model.dtype import DType
 from nemotron4_train.checkpoints.export_readme import README, export_readme
 from nemotron4_train.job import TrainJob

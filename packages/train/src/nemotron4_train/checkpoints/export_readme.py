@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from nemotron4_infer.engine.config import Quantisation
+from nemotron4_infer.engine_config import Quantisation
 from nemotron4_model import ModelConfig
 
 README = "README.md"

@@ -34,8 +34,8 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from nemotron4_common.rules import require
 from nemotron4_infer.engine.batch import Span, StepRunner
 from nemotron4_infer.engine.build_paged import num_pages, paged_runner
-from nemotron4_infer.engine.config import EngineConfig
 from nemotron4_infer.engine.paged_attention import KERNEL_PAGE_TOKENS
+from nemotron4_infer.engine_config import EngineConfig
 from nemotron4_infer.weights.engine_weights import EngineWeights, from_transformer
 from nemotron4_infer.weights.linear import LinearOperator, PlainLinear
 from nemotron4_model import DType, ModelConfig, Transformer
