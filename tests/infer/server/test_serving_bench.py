@@ -26,7 +26,7 @@ def test_clients_get_every_token(server, serving):
     rounds = [serving.load(server.address, serving.prompts_of(3, 2, 9, seed), 5) for seed in range(2)]
     assert server.metrics()["generation_tokens_total"] - before == 2 * 3 * 2 * 5
     found = serving.summary(rounds, [10.0, 10.0])
-    assert 0 < found["between_tokens_ms_p50"] <= found["between_tokens_ms_p99"]
+    assert 0 <= found["between_tokens_ms_p50"] <= found["between_tokens_ms_p99"]
     assert 0 < found["first_token_ms_p50"] <= found["first_token_ms_p99"]
     assert found["ratio"] == round(statistics.median(each["tokens_per_second"] for each in rounds) / 10, 2)
 
