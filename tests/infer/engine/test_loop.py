@@ -266,18 +266,41 @@ def test_a_thread_that_is_killed_tells_its_listeners_and_takes_no_more(make, mon
         if name == "run":
             raise SystemExit
 
-    thread, listeners = make(fail), [Listener(), Listener()]
+    refused = []
+
+    class Again(Listener):
+        def __call__(self, delta):
+            try:
+                thread.submit(greedy(), Listener())
+            except StoppedError:
+                refused.append(delta.request)
+            super().__call__(delta)
+
+    thread, listeners = make(fail), [Again(), Again()]
     thread.submit(greedy(), listeners[0])
     assert there.wait(SECONDS)
     thread.submit(greedy(), listeners[1])  # is in the queue of commands when the thread ends
     go.set()
     assert [listener.wait() for listener in listeners] == [FinishReason.error] * 2
     assert listeners[0].deltas[-1].error == "the engine's thread ended"
+    assert refused == [0, 1]  # while it ends, too
     thread._thread.join(SECONDS)
     assert not thread.health().is_alive
     with pytest.raises(StoppedError):
         thread.submit(greedy(), Listener())
     assert thread.drain(SECONDS)
+
+
+def test_statistics_are_those_after_the_step_whose_deltas_arrive(make):
+    thread, seen, ended = make(), [], Listener()
+
+    def on_delta(delta):
+        seen.append(thread.statistics().generated_tokens)
+        ended(delta)
+
+    thread.submit(greedy(), on_delta)
+    ended.wait()
+    assert seen == [1, 2, 3, 4]
 
 
 def test_listeners_are_told_though_the_engine_fails_to_cancel(make, monkeypatch):
