@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import re
 import signal
@@ -35,6 +36,10 @@ def refusal(capsys, *overrides):
         (lambda: ServerConfig(api_key_file=""), "server.api_key_file (''): must name a file"),
         (lambda: LimitsConfig(body_bytes=0), "server.limits.body_bytes (0): must be at least 1"),
         (lambda: LimitsConfig(body_seconds=0), "server.limits.body_seconds (0): must be above 0"),
+        (
+            lambda: LimitsConfig(body_seconds=math.inf),
+            "server.limits.body_seconds (inf): must be a finite number; give one",
+        ),
         (
             lambda: ServerConfig(model_name="a b"),
             "server.model_name ('a b'): must be text without spaces or control characters; leave it out for a default",

@@ -46,6 +46,7 @@ class LimitsConfig:
     """Most texts that one request may ask for: prompts times `n` or `best_of`."""
 
     def __post_init__(self) -> None:
+        check_finite(self, "server.limits")
         for name in ("body_bytes", "max_connections", "max_choices"):
             require(getattr(self, name) >= 1, f"server.limits.{name}", getattr(self, name), "must be at least 1")
         for name in ("header_seconds", "body_seconds", "reader_seconds", "idle_seconds", "comment_seconds"):
@@ -90,6 +91,7 @@ class ServerConfig:
     """What one client may take from the others."""
 
     def __post_init__(self) -> None:
+        check_finite(self, "server")
         require(self.host != "", "server.host", "''", "must name an address; 127.0.0.1 is this machine alone")
         require(0 <= self.port < 2**16, "server.port", self.port, "must be in [0, 65535]; 0 takes one that is free")
         name, rule = self.model_name, "must be text without spaces or control characters; leave it out for a default"
