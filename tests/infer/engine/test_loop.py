@@ -327,6 +327,19 @@ def test_close_ends_the_engine_once():
     assert ended == [False]
 
 
+def test_close_does_not_wait_for_a_step_that_hangs(make, monkeypatch):
+    fail, there, go = gate_at("run")
+    thread, listener = make(fail), Listener()
+    thread.submit(greedy(), listener)
+    assert there.wait(SECONDS)
+    with monkeypatch.context() as patched:
+        patched.setattr(loop_module, "HANG_SECONDS", 0.01)
+        thread.close()
+    assert listener.deltas == []
+    go.set()
+    assert listener.wait() is FinishReason.cancelled
+
+
 def test_drain_waits_for_what_runs_and_refuses_what_comes(make):
     fail, there, go = gate_at("run")
     thread, listener = make(fail), Listener()

@@ -169,9 +169,10 @@ def differing(runner, asked, expected, seeds):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_logits_have_the_same_bits_in_any_load(name, threads):
-    runner, asked = runner_of(name), requests()
+    runner = runner_of(name)
     assert runner.equal_bits
-    num_loads = 3 if torch.get_num_threads() == 1 else 1  # threads take long where cores are busy
+    # Threads take long where cores are busy.
+    num_loads, asked = (3, requests()) if torch.get_num_threads() == 1 else (1, requests()[-5:])
     assert differing(runner, asked, alone(runner, asked), range(num_loads)) == set()
 
 

@@ -105,12 +105,16 @@ class EngineThread:
             return self._lock.wait_for(lambda: self._num_open == 0 or not self._thread.is_alive(), seconds)
 
     def close(self) -> None:
-        """End the thread after the step that it computes, and the engine; requests that still run end as cancelled."""
+        """End the thread after the step that it computes, and the engine; requests that still run end as cancelled.
+
+        A step that hangs is left behind: the thread does not keep the process from ending.
+        """
         with self._lock:
             self._is_stopping = True
         self._commands.put(_leave)
-        self._thread.join()
-        self.engine.close()
+        self._thread.join(HANG_SECONDS)
+        if not self._thread.is_alive():
+            self.engine.close()
 
     def _run(self) -> None:
         last = Delta(request=0, finish=FinishReason.error, error="the engine's thread ended")
