@@ -34,17 +34,16 @@ class Slab:
 class Attention:
     """One step's attention: consecutive rows are the tokens of each `Part` in turn, then rows of padding."""
 
-    def __init__(self, parts: Sequence["Part"], num_padding: int, width: int, dtype: torch.dtype) -> None:
-        self.parts = parts
+    def __init__(self, parts: Sequence["Part"], num_padding: int, config: ModelConfig, dtype: torch.dtype) -> None:
+        self.parts, self.group = parts, config.num_queries_per_key_value_head
         self.lengths = [part.num_tokens for part in parts]
-        self.num_rows = sum(self.lengths)
-        self.padding = [torch.zeros(num_padding, width, dtype=dtype)] if num_padding else []
+        self.row_lengths = [*self.lengths, num_padding] if num_padding else self.lengths
+        self.padding = [torch.zeros(num_padding, config.query_width, dtype=dtype)] if num_padding else []
 
     def __call__(self, layer: int, qkv_NKGH: Tensor) -> Tensor:
         """Store one layer's keys and values, and attend: y_NE."""
-        qkv_NKGH = qkv_NKGH[: self.num_rows]
-        q_parts, kv_parts = qkv_NKGH[:, :, :-2].split(self.lengths), qkv_NKGH[:, :, -2:].split(self.lengths)
-        y = [part(layer, q, kv).flatten(1) for part, q, kv in zip(self.parts, q_parts, kv_parts, strict=True)]
+        rows = zip(self.parts, qkv_NKGH.split_with_sizes(self.row_lengths), strict=False)
+        y = [part(layer, *qkv_TKGH.split_with_sizes((self.group, 2), 2)).flatten(1) for part, qkv_TKGH in rows]
         return torch.cat(y + self.padding)
 
 

@@ -42,7 +42,7 @@ def forward(weights: EngineWeights, ids_N: Tensor, position_N: Tensor, attend: A
 def _normalise(norm: Norm, x_ND: Tensor) -> Tensor:
     shape = norm.gain_D.shape
     if x_ND.device.type == "cpu":  # its kernel takes other dtypes beside fp32 gains, and computes in fp32
-        return F.layer_norm(x_ND, shape, norm.gain_D, norm.bias_D, norm.eps)
+        return torch.layer_norm(x_ND, shape, norm.gain_D, norm.bias_D, norm.eps)
     return F.layer_norm(x_ND.float(), shape, norm.gain_D, norm.bias_D, norm.eps).to(x_ND.dtype)
 
 

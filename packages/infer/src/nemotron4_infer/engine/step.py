@@ -78,7 +78,7 @@ class CpuRunner:
         ids = [token for part in parts for token in part.token_ids]
         positions = [part.begin + i for part in parts for i in range(part.num_tokens)]
         num_padding = -len(ids) % row_multiple
-        attention = Attention(parts, num_padding, weights.config.query_width, weights.dtype)
+        attention = Attention(parts, num_padding, weights.config, weights.dtype)
         padding = [0] * num_padding
         x_ND = forward(weights, torch.tensor(ids + padding), torch.tensor(positions + padding), attention)
         return dict(zip(parts, x_ND.split([*attention.lengths, num_padding]), strict=False))
