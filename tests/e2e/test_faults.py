@@ -184,6 +184,7 @@ if os.environ.get("RANK") == "1":
     assert [path.name for path in checkpoints.iterdir()] == ["step-00000005"]
 
 
+@pytest.mark.slow
 def test_four_processes_follow_one(workspace, undisturbed):
     nemotron4(*TRAIN, "run.name=cpu_2x2", "topology=cpu_2x2", cwd=workspace)
     found = metrics(workspace / "runs" / "cpu_2x2" / "latest")
@@ -193,6 +194,7 @@ def test_four_processes_follow_one(workspace, undisturbed):
     nemotron4("export", "run=runs/cpu_2x2/latest", cwd=workspace)
 
 
+@pytest.mark.slow
 def test_tensor_parallel_validates_documents_of_odd_length(workspace):
     """Sequence parallelism splits a window evenly, so windows must be padded to a multiple of the tensor axis."""
     (workspace / "raw_short").mkdir()

@@ -1,11 +1,22 @@
 """A tiny exported model directory that the command's tests share."""
 
+import logging
+
 import pytest
 import sentencepiece as spm
 import torch
 
 from nemotron4_data import Tokenizer
 from nemotron4_model import ModelConfig, Transformer, initialise, save_pretrained
+
+
+@pytest.fixture(autouse=True)
+def loggers_speak():
+    """A command that a test runs in this process turns off loggers that exist: Hydra's `disabled` logging."""
+    logging.root.setLevel(logging.WARNING)
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("nemotron4") and isinstance(logger, logging.Logger):
+            logger.disabled = False
 
 
 @pytest.fixture(scope="session")

@@ -240,11 +240,11 @@ class _Progress:
 
     def __init__(self, total: int, done: int) -> None:
         columns = (
-            *(TextColumn("prompts"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}")),
+            *(TextColumn("prompts"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")),
             *(TimeElapsedColumn(), TimeRemainingColumn()),
         )
         self._bar = Progress(*columns, console=plain_console(stderr=True), transient=True)
-        self._task = self._bar.add_task("", total=total, completed=done, speed="")
+        self._task = self._bar.add_task("", total=total, completed=done, rate="")
         self._num_tokens, self._started = 0, time.perf_counter()
 
     def __enter__(self) -> "_Progress":
@@ -256,7 +256,7 @@ class _Progress:
 
     def advance(self, new_tokens: int, is_finished: bool) -> None:
         self._num_tokens += new_tokens
-        self._bar.update(self._task, advance=int(is_finished), speed=f"{self._speed():,.0f} tokens/s")
+        self._bar.update(self._task, advance=int(is_finished), rate=f"{self._speed():,.0f} tokens/s")
 
     def summary(self) -> str:
         seconds = time.perf_counter() - self._started
