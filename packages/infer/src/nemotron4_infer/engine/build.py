@@ -1,12 +1,10 @@
 """An engine from a model directory, for every command that generates."""
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from nemotron4_common.rules import require
 from nemotron4_data import Tokenizer
@@ -16,7 +14,6 @@ from nemotron4_infer.engine_config import EngineConfig
 from nemotron4_infer.model_directory import check_model_directory, load_tokenizer
 from nemotron4_infer.plan import MemoryPlan, free_host_bytes, plan_memory
 from nemotron4_infer.weights.engine_weights import EngineWeights
-from nemotron4_infer.weights.linear import LinearOperator, PlainLinear
 from nemotron4_infer.weights.load import fingerprint, load_engine_weights, resolve_dtype, resolve_quantization
 from nemotron4_infer.weights.packed import pack
 from nemotron4_model import DType, load_config
@@ -41,7 +38,7 @@ def build_engine(model_dir: str, dtype: DType | None, config: EngineConfig) -> E
     """
     if config.tensor > 1:
         return _build_tensor_parallel(model_dir, dtype, config)
-    loaded = load_directory(model_dir, dtype, config, pack)
+    loaded = load_directory(model_dir, dtype, config)
     runner = make_runner(loaded.weights, loaded.config)
     return Engine(runner, loaded.tokenizer, loaded.config, fingerprint=loaded.fingerprint)
 
@@ -64,14 +61,14 @@ def _build_tensor_parallel(model_dir: str, dtype: DType | None, config: EngineCo
     return Engine(runner, tokenizer, config, fingerprint=fingerprint(path, dtype, None), on_close=runner.shut_down)
 
 
-def plan_directory(model_dir: str, dtype: DType | None, config: EngineConfig) -> MemoryPlan:
-    """What a model directory will take on this machine; ValueError, one line, if it is none or does not fit."""
+def _print_plan(model_dir: str, dtype: DType | None, config: EngineConfig) -> MemoryPlan:
+    """Print what a model directory will take on this machine; ValueError, one line, if it is none or does not fit."""
     path, device = Path(model_dir), default_device()
     check_model_directory(path)
     quantization = resolve_quantization(path, config.quantization)
     # With engine.tensor processes share the memory of a CPU; other GPUs are taken to have as much free as the first.
     free_bytes = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_host_bytes() // config.tensor
-    return plan_memory(
+    plan = plan_memory(
         load_config(path),
         config,
         dtype=resolve_dtype(dtype, device, quantization),
@@ -79,30 +76,18 @@ def plan_directory(model_dir: str, dtype: DType | None, config: EngineConfig) ->
         device=str(device),
         free_bytes=free_bytes,
     )
-
-
-def _print_plan(model_dir: str, dtype: DType | None, config: EngineConfig) -> MemoryPlan:
-    plan = plan_directory(model_dir, dtype, config)
     print("\n".join(plan.lines()), file=sys.stderr, flush=True)
     return plan
 
 
-def load_directory(
-    model_dir: str,
-    dtype: DType | None,
-    config: EngineConfig,
-    make: Callable[[Tensor], LinearOperator] = PlainLinear,
-) -> LoadedWeights:
-    """Print the plan on standard error, then load; ValueError, one line, if the directory is no model or does not fit.
-
-    `make` gives linears that are not quantised their form.
-    """
+def load_directory(model_dir: str, dtype: DType | None, config: EngineConfig) -> LoadedWeights:
+    """Print the plan on standard error, then load; ValueError, one line, if there is no model or it does not fit."""
     path, device = Path(model_dir), default_device()
     plan = _print_plan(model_dir, dtype, config)
     quantization = resolve_quantization(path, config.quantization)
     dtype = resolve_dtype(dtype, device, quantization)
     tokenizer = load_tokenizer(path, load_config(path).vocab_size)
-    weights = load_engine_weights(path, dtype=dtype.torch_dtype, device=device, quantization=quantization, make=make)
+    weights = load_engine_weights(path, dtype=dtype.torch_dtype, device=device, quantization=quantization, make=pack)
     return LoadedWeights(
         weights=weights,
         tokenizer=tokenizer,

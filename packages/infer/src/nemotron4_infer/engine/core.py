@@ -180,7 +180,7 @@ class Engine:
             return deltas
         try:
             self._compute(plan)
-        except Exception as error:
+        except Exception as error:  # whatever failed, the requests of this step say so, and the others go on
             self._counts.failed_steps += 1
             return deltas + [self._fail(sequence, error) for sequence, _ in plan]
         self._counts.failed_steps = 0
@@ -306,7 +306,7 @@ class Engine:
         """A fault in here is that of one choice, and ends it alone."""
         try:
             yield
-        except Exception as error:
+        except Exception as error:  # its last Delta says what failed
             text.fail(self._note(error))
 
     def _note(self, error: Exception | str) -> str:

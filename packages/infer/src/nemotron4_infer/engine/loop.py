@@ -138,7 +138,7 @@ class EngineThread:
         started = time.monotonic()
         try:
             deltas = self.engine.step()
-        except Exception as error:
+        except Exception as error:  # a fault of the engine itself: every request says so
             deltas = self.engine.abort(error)
         for number, choice in self.engine.begun:
             if listener := self._listeners.get(number):
@@ -155,7 +155,7 @@ class EngineThread:
             delta = replace(delta, queued_seconds=listener.queued_seconds.pop(delta.choice))
         try:
             listener.on_delta(delta)
-        except Exception:
+        except Exception:  # the listener's own fault, which must not end the thread
             _log.exception("a listener failed; its request is cancelled")
             self._cancel(delta.request)
             return
@@ -169,7 +169,7 @@ class EngineThread:
         self._listeners[handle] = listener
         try:
             self.engine.add(request, handle)
-        except Exception as error:
+        except Exception as error:  # the request's last Delta says what failed
             line = f"{type(error).__name__}: {' '.join(str(error).split())}"
             self._end(handle, Delta(request=handle, finish=FinishReason.error, error=line))
 

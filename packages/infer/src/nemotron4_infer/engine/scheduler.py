@@ -91,7 +91,7 @@ class Scheduler:
             try:
                 pages = sequence.table if self._runner.is_paged else [node.page for node in sequence.path]
                 self._runner.open(sequence.key, sequence.capacity, pages, sequence.num_cached)
-            except Exception as error:
+            except Exception as error:  # handed to the caller, who ends the sequence with it
                 self._leave(sequence)
                 failed.append((sequence, error))
         return failed

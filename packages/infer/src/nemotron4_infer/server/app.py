@@ -200,7 +200,7 @@ async def events(served: Served, asked: Asked, answer: Answer, run: Run) -> Asyn
         yield DONE
     except ApiError as error:
         yield event(error.content())
-    except Exception:
+    except Exception:  # the status has been sent: only an event can still tell the client
         LOG.exception("a fault while an answer was streamed")
         yield event(engine_fault().content())
 
