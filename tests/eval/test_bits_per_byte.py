@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nemotron4_eval import evaluate_bits_per_byte
-from nemotron4_eval.heldout import read_heldout
+from nemotron4_eval.heldout.text import read_heldout
 from nemotron4_infer import likelihood
 from nemotron4_model.loss import Loss
 

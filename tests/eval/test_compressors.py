@@ -8,8 +8,8 @@ import subprocess
 import pytest
 
 from nemotron4_eval import gzip_bits_per_byte, xz_bits_per_byte
-from nemotron4_eval.compressors import compressor_table
-from nemotron4_eval.heldout import read_heldout
+from nemotron4_eval.heldout.compressors import compressor_table
+from nemotron4_eval.heldout.text import read_heldout
 
 
 @pytest.mark.parametrize(

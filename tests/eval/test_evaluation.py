@@ -15,8 +15,8 @@ from nemotron4_data import Corpus, PrepareJob, Tokenizer, run_prepare
 from nemotron4_data.data_config import DataDirConfig
 from nemotron4_data.prepare_job import CorpusConfig, ExecutorConfig, TokenizerConfig
 from nemotron4_eval import EvalJob, SuiteConfig, run_eval
-from nemotron4_eval.heldout import read_heldout
-from nemotron4_eval.report import check_output, replaced_result, write_result
+from nemotron4_eval.heldout.result import check_output, replaced_result, write_result
+from nemotron4_eval.heldout.text import read_heldout
 from nemotron4_model import ModelConfig, Transformer, initialise, save_pretrained
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))

@@ -15,7 +15,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def engine(loaded):
-    from nemotron4_eval.harness import EngineLM
+    from nemotron4_eval.harness.model import EngineLM
 
     return EngineLM(loaded)
 
@@ -116,7 +116,7 @@ def test_generate_until_fits_long_contexts_in_the_window(engine):
 
 
 def test_a_users_task_file_is_run_on_the_users_data(loaded, tmp_path, capsys):
-    from nemotron4_eval.harness import run_harness
+    from nemotron4_eval.harness.run import run_harness
 
     data = tmp_path / "items.jsonl"
     items = [{"question": "the red", "answers": [" fox", " κόσμε"], "right": i % 2} for i in range(6)]

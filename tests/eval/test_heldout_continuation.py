@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
-from nemotron4_eval.heldout import read_heldout
-from nemotron4_eval.heldout_continuation import make_items, write_task
+from nemotron4_eval.heldout.heldout_continuation import make_items, write_task
+from nemotron4_eval.heldout.text import read_heldout
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -65,7 +65,7 @@ def test_a_corpus_with_too_little_text_is_refused(texts):
 
 
 def test_the_harness_scores_every_item_and_a_model_that_knows_the_answer_is_right(items, loaded, tmp_path, monkeypatch):
-    from nemotron4_eval import harness
+    from nemotron4_eval.harness import run as harness
 
     asked = []
 
@@ -81,7 +81,7 @@ def test_the_harness_scores_every_item_and_a_model_that_knows_the_answer_is_righ
 
 
 def test_the_harness_runs_on_a_real_model(items, loaded, tmp_path):
-    from nemotron4_eval import harness
+    from nemotron4_eval.harness import run as harness
 
     result = harness.run_harness(loaded, [str(write_task(items, tmp_path))])["heldout_continuation"]
     assert 0 <= result["acc"] <= 1

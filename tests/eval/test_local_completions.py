@@ -25,7 +25,7 @@ def test_local_completions_gives_our_adapters_numbers(model_dir):
     from lm_eval.api.instance import Instance
     from lm_eval.models.openai_completions import LocalCompletionsAPI
 
-    from nemotron4_eval.harness import EngineLM
+    from nemotron4_eval.harness.model import EngineLM
 
     ours = EngineLM(load_model_directory(str(model_dir), None))
     requests = [Instance("loglikelihood", {}, pair, number) for number, pair in enumerate(PAIRS)]

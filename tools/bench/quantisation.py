@@ -22,8 +22,8 @@ from machine import description, publish
 from torch import Tensor, nn
 
 from nemotron4_data import Corpus
-from nemotron4_eval.bits_per_byte import score_heldout
-from nemotron4_eval.heldout import read_heldout
+from nemotron4_eval.heldout.bits_per_byte import score_heldout
+from nemotron4_eval.heldout.text import read_heldout
 from nemotron4_infer.engine.batch import Span
 from nemotron4_infer.engine.step import CpuRunner
 from nemotron4_infer.engine_config import Quantisation

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 from nemotron4_eval.eval_job import EvalJob, SuiteConfig
 
 if TYPE_CHECKING:
-    from nemotron4_eval.bits_per_byte import BitsPerByte, evaluate_bits_per_byte
-    from nemotron4_eval.compressors import gzip_bits_per_byte, xz_bits_per_byte
     from nemotron4_eval.evaluation import run_eval
+    from nemotron4_eval.heldout.bits_per_byte import BitsPerByte, evaluate_bits_per_byte
+    from nemotron4_eval.heldout.compressors import gzip_bits_per_byte, xz_bits_per_byte
 
 _LAZY = {
-    "BitsPerByte": "nemotron4_eval.bits_per_byte",
-    "evaluate_bits_per_byte": "nemotron4_eval.bits_per_byte",
-    "gzip_bits_per_byte": "nemotron4_eval.compressors",
+    "BitsPerByte": "nemotron4_eval.heldout.bits_per_byte",
+    "evaluate_bits_per_byte": "nemotron4_eval.heldout.bits_per_byte",
+    "gzip_bits_per_byte": "nemotron4_eval.heldout.compressors",
     "run_eval": "nemotron4_eval.evaluation",
-    "xz_bits_per_byte": "nemotron4_eval.compressors",
+    "xz_bits_per_byte": "nemotron4_eval.heldout.compressors",
 }
 
 __all__ = [

@@ -16,13 +16,13 @@ from nemotron4_common.extras import check_installed
 from nemotron4_common.system_errors import check_can_write, naming_place
 from nemotron4_common.terminal import plain_console
 from nemotron4_data import Corpus
-from nemotron4_eval.bits_per_byte import score_heldout
-from nemotron4_eval.compressors import compressor_table, gzip_bits_per_byte, xz_bits_per_byte
 from nemotron4_eval.eval_job import EvalJob, SuiteConfig
-from nemotron4_eval.heldout import HeldoutText, read_heldout
-from nemotron4_eval.heldout_continuation import NUM_CHOICES, make_items, write_task
+from nemotron4_eval.heldout.bits_per_byte import score_heldout
+from nemotron4_eval.heldout.compressors import compressor_table, gzip_bits_per_byte, xz_bits_per_byte
+from nemotron4_eval.heldout.heldout_continuation import NUM_CHOICES, make_items, write_task
+from nemotron4_eval.heldout.result import EvalResult, check_output, print_result, replaced_result, write_result
+from nemotron4_eval.heldout.text import HeldoutText, read_heldout
 from nemotron4_eval.provenance import IDENTITY_KEYS, read_provenance
-from nemotron4_eval.report import EvalResult, check_output, print_result, replaced_result, write_result
 from nemotron4_infer import LoadedModel, load_model_directory
 from nemotron4_infer.likelihood import Progress as ProgressCallback
 
@@ -119,7 +119,7 @@ def _task_files(suite: SuiteConfig, texts: list[HeldoutText]) -> Iterator[list[s
         if paths:
             # Hugging Face's libraries read these on import, so they are set first: evaluation never uses the network.
             os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
-            from nemotron4_eval.harness import check_tasks
+            from nemotron4_eval.harness.run import check_tasks
 
             check_tasks(paths)
         yield paths
@@ -128,7 +128,7 @@ def _task_files(suite: SuiteConfig, texts: list[HeldoutText]) -> Iterator[list[s
 def _run_tasks(paths: list[str], loaded: LoadedModel, limit: int | None) -> dict[str, dict[str, float | None]]:
     if not paths:
         return {}
-    from nemotron4_eval.harness import run_harness
+    from nemotron4_eval.harness.run import run_harness
 
     with _progress_bar("harness requests") as progress:
         tasks = run_harness(loaded, paths, limit=limit, progress=progress)

@@ -12,7 +12,7 @@ from pathlib import Path
 from nemotron4_common.extras import check_installed
 from nemotron4_data import Corpus
 from nemotron4_data.blend import phase_weights
-from nemotron4_eval.heldout import check_domains
+from nemotron4_eval.heldout.text import check_domains
 from nemotron4_train.checkpoints import reading, start_from
 from nemotron4_train.job import Precision, TrainJob
 from nemotron4_train.launcher_config import MAX_THREADS, LauncherKind

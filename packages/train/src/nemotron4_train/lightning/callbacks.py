@@ -18,8 +18,8 @@ import torch.distributed as dist
 
 from nemotron4_data import Corpus, TokenStream
 from nemotron4_data.ledger import Ledger, make_ledger
-from nemotron4_eval.bits_per_byte import evaluate_bits_per_byte
-from nemotron4_eval.heldout import domain_of
+from nemotron4_eval.heldout.bits_per_byte import evaluate_bits_per_byte
+from nemotron4_eval.heldout.text import domain_of
 from nemotron4_train.checkpoints.reading import CheckpointState, describe_model
 from nemotron4_train.checkpoints.writing import CheckpointWriter
 from nemotron4_train.job import TrainerConfig, TrainJob

@@ -22,7 +22,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from nemotron4_data import Corpus, StreamPhase, TokenStream
 from nemotron4_data.blend import phase_weights
-from nemotron4_eval.heldout import domain_of
+from nemotron4_eval.heldout.text import domain_of
 from nemotron4_train.checkpoints import reading
 from nemotron4_train.checkpoints.start_from import Parent
 from nemotron4_train.cuda_settings import sum_in_fp32

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nemotron4_data.blend import BlendConfig
-from nemotron4_eval.heldout import RESERVED_DOMAINS, domain_of
+from nemotron4_eval.heldout.text import RESERVED_DOMAINS, domain_of
 
 OVERALL = "overall"
 INK = "#222222"

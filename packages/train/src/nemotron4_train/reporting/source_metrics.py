@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from nemotron4_data import Corpus, TokenStream
-from nemotron4_eval.heldout import domain_of
+from nemotron4_eval.heldout.text import domain_of
 
 DOMAIN_COLUMNS = ("step", "tokens", "domain", "loss", "bits_per_byte", "loss_tokens")
 SOURCE_COLUMNS = ("step", "tokens", "source", "loss", "bits_per_byte", "loss_tokens", "drawn_tokens", "epochs")

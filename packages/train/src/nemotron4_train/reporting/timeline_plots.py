@@ -10,7 +10,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from nemotron4_eval.heldout import domain_of
+from nemotron4_eval.heldout.text import domain_of
 from nemotron4_train.job import TrainJob
 from nemotron4_train.reporting.domains import INK, domain_colours, ordered_domains
 from nemotron4_train.schedule import PhasePlan, Timeline

@@ -8,7 +8,7 @@ import lzma
 from collections.abc import Callable
 from typing import Any
 
-from nemotron4_eval.heldout import HeldoutText
+from nemotron4_eval.heldout.text import HeldoutText
 
 
 def gzip_bits_per_byte(data: bytes) -> float:

@@ -13,7 +13,7 @@ import torch
 
 from nemotron4_common.rules import require
 from nemotron4_data import Corpus
-from nemotron4_eval.heldout import HeldoutText, domain_of, read_heldout
+from nemotron4_eval.heldout.text import HeldoutText, domain_of, read_heldout
 from nemotron4_infer.likelihood import Progress, document_nll
 from nemotron4_model import Transformer
 

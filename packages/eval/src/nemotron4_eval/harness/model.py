@@ -7,17 +7,14 @@ Source: lm-eval's TemplateLM interface (https://github.com/EleutherAI/lm-evaluat
 Shapes: B windows, T tokens, V vocabulary, N scored tokens of a batch.
 """
 
-import logging
-import math
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
-from lm_eval.tasks import TaskManager, get_task_dict
 
 from nemotron4_data import StreamDecoder
 from nemotron4_infer import LoadedModel, SamplingConfig, generate
@@ -31,10 +28,25 @@ DEFAULT_GENERATED_TOKENS = 256
 """Tokens to generate if a task sets no limit; lm-eval's own default."""
 
 
+DocumentStart = Literal["eos", "none"]
+
+
 class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no annotations
     """A loaded model as lm-eval sees it."""
 
-    def __init__(self, loaded: LoadedModel, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        progress: Progress | None = None,
+        *,
+        document_start: DocumentStart = "eos",
+        cache: Path | None = None,
+    ) -> None:
+        """A model for the harness.
+
+        `document_start` none puts no end-of-sequence token in front of a request. Results are kept in the file
+        `cache`, so that an evaluation that was stopped continues.
+        """
         super().__init__()
         self._model, self._tokenizer, self._device = loaded.model, loaded.tokenizer, loaded.device
         self._window = loaded.model.config.max_sequence_length
@@ -146,53 +158,3 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no annotations
                 return text[: min(text.index(stop) for stop in stops if stop in text)]
         text += decoder.finish()
         return text[: min((text.index(stop) for stop in stops if stop in text), default=len(text))]
-
-
-def check_tasks(task_paths: Sequence[str]) -> None:
-    """Raise ValueError, naming the file, for a task that the harness cannot load together with its data."""
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    manager = TaskManager(include_defaults=False)
-    for path in task_paths:
-        try:
-            get_task_dict([path], manager)
-        except Exception as error:  # from YAML, the harness, or the library that reads the data
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise ValueError(
-                f"suite.tasks ({path}): the harness cannot load it ({reason}); correct that file"
-            ) from error
-
-
-def run_harness(
-    loaded: LoadedModel, task_paths: Sequence[str], *, limit: int | None = None, progress: Progress | None = None
-) -> dict[str, dict[str, float | None]]:
-    """Run harness tasks given as YAML paths; returns metrics, stderrs and `num_items` of each task.
-
-    Only these files are read: the harness's own task index is not loaded, and nothing is downloaded.
-    """
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    results = simple_evaluate(
-        model=EngineLM(loaded, progress),
-        tasks=list(task_paths),
-        limit=limit,
-        task_manager=TaskManager(include_defaults=False),
-        log_samples=False,
-        bootstrap_iters=1_000,
-    )
-    assert results is not None
-    return {
-        task: {**_metrics(values), "num_items": results["n-samples"][task]["effective"]}
-        for task, values in results["results"].items()
-        if task in results["n-samples"]
-    }
-
-
-def _metrics(values: dict[str, Any]) -> dict[str, float | None]:
-    """Rename lm-eval's `acc,none` to acc, `acc_stderr,none` to acc_stderr; a filter other than none is kept in it."""
-    metrics: dict[str, float | None] = {}
-    for key, value in values.items():
-        metric, comma, filter_name = key.partition(",")
-        if not comma:
-            continue
-        name = metric if filter_name == "none" else f"{metric},{filter_name}"
-        metrics[name] = float(value) if isinstance(value, int | float) and math.isfinite(value) else None
-    return metrics

@@ -10,7 +10,7 @@ import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from nemotron4_eval.heldout import HeldoutText, domain_of
+from nemotron4_eval.heldout.text import HeldoutText, domain_of
 
 NUM_CHOICES = 4
 CONTEXT_CHARACTERS = 512
@@ -70,7 +70,7 @@ def write_task(items: list[Item], directory: Path) -> Path:
     data.write_text("".join(json.dumps(asdict(item)) + "\n" for item in items), encoding="utf-8")
     task = directory / "heldout_continuation.yaml"
     kwargs = {"data_files": {"test": str(data)}, "cache_dir": str(directory / "cache")}
-    shipped = Path(__file__).parent / "tasks" / "heldout_continuation.yaml"
+    shipped = Path(__file__).parent / "heldout_continuation.yaml"
     # JSON is YAML, so paths are quoted correctly; but YAML has no surrogate pairs, which ASCII JSON would write.
     lines = {"include": str(shipped), "dataset_kwargs": kwargs}
     text = "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in lines.items())

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from nemotron4_common.rules import require
 from nemotron4_common.staging import is_stream, write_file
-from nemotron4_eval.heldout import domain_of
+from nemotron4_eval.heldout.text import domain_of
 
 _FIRST_KEY = b'"bits_per_byte"'
 

@@ -1,0 +1,1 @@
+"""Where the items of a benchmark are, and their published formats."""

@@ -1,0 +1,1 @@
+"""Held-out text: bits per byte, compressors, and a question made from it."""

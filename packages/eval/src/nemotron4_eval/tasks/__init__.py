@@ -1,0 +1,1 @@
+"""Benchmarks as LM Evaluation Harness task YAML, one folder each."""
