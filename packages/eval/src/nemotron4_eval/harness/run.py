@@ -54,7 +54,29 @@ def run_tasks(
 
     All their requests are looked at together. `seed` draws few-shot examples.
     """
-    raise NotImplementedError
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    found = simple_evaluate(
+        model=lm,
+        tasks=[dict(each) for each in tasks],
+        limit=limit,
+        task_manager=TaskManager(include_defaults=False),
+        log_samples=True,
+        bootstrap_iters=1_000,
+        fewshot_random_seed=seed,
+    )
+    assert found is not None
+    runs = {}
+    for each in tasks:
+        name = each["task"]
+        values = _metrics(found["results"][name])
+        runs[name] = TaskRun(
+            metrics={key: value for key, value in values.items() if "_stderr" not in key},
+            stderrs={key.replace("_stderr", ""): value for key, value in values.items() if "_stderr" in key},
+            items=found["n-samples"][name]["effective"],
+            version=str(found["versions"].get(name, "")),
+            samples=found["samples"][name],
+        )
+    return runs
 
 
 def run_harness(
