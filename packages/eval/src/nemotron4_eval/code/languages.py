@@ -34,8 +34,6 @@ class Language:
     run: str
     tools: Mapping[str, Tool]
     """By the names that `compile` and `run` have in braces."""
-    settings: tuple[str, ...] = ()
-    """Patterns of further files and directories that the tools read, outside /usr."""
     environment: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 15
     """Wall clock of the run."""
@@ -60,7 +58,6 @@ def _debian(package: str) -> str:
 
 _JDK = _debian("openjdk-17-jdk-headless")
 _JAVA = Tool(names=("java",), brought_by=_JDK)
-_JAVA_ETC = ("/etc/java-*-openjdk",)
 _NODE = Tool(names=("node", "nodejs"), brought_by=_debian("nodejs"))
 # A JVM that lives for a second: little memory is reserved, no thread compiles or collects beside it.
 _JVM = "-Xmx512m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:-UsePerfData"
@@ -124,7 +121,6 @@ MULTIPL_E = (
                 brought_by=_debian("libjavatuples-java"),
             ),
         },
-        settings=_JAVA_ETC,
         ending_at=_BEFORE_TWO_BRACES,
         ending=(
             "    try { assert 1 == 2; }"
@@ -178,7 +174,6 @@ MULTIPL_E = (
         source="main.php",
         run="{php} main.php",
         tools={"php": Tool(names=("php",), brought_by=_debian("php-cli"))},
-        settings=("/etc/php",),
         ending="\necho \"\\n\" . '{0}' . '{1}' . \"\\n\";\n",
         trial=(
             "<?php\nfunction twice($n) {\n    return 2 * $n;\n}\n",
@@ -220,7 +215,6 @@ MULTIPL_E = (
         source="main.r",
         run="{Rscript} --vanilla main.r",
         tools={"Rscript": Tool(names=("Rscript",), brought_by=_debian("r-base-core"))},
-        settings=("/etc/R",),
         environment={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         seconds=5,
         ending=(
@@ -246,7 +240,6 @@ MULTIPL_E = (
             ),
             "mono": Tool(names=("mono",), brought_by=_debian("mono-runtime")),
         },
-        settings=("/etc/mono",),
         # A failed Debug.Assert is text on stderr and nothing else: the false one of `ending` shows that it is heard.
         environment={"MONO_TRACE_LISTENER": "Console.Error"},
         seconds=5,
@@ -271,7 +264,6 @@ MULTIPL_E = (
             "scalac": Tool(names=("scalac",), brought_by=_debian("scala")),
             "library": Tool(names=("/usr/share/java/scala-library.jar",), brought_by=_debian("scala-library")),
         },
-        settings=_JAVA_ETC,
         ending_at=_BEFORE_TWO_BRACES,
         ending=(
             "    try { assert(1 == 2); }"

@@ -4,7 +4,6 @@ Source: arXiv 2107.03374, section 2.1: 1 - C(n - c, k) / C(n, k) of each problem
 """
 
 import math
-from collections.abc import Sequence
 
 from nemotron4_common.rules import require
 
@@ -15,12 +14,3 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     require(1 <= k <= n, f"pass@{k}", k, f"cannot be estimated from {n} programs a problem; sample {k} or more")
     # A product of ratios stays finite where binomials of hundreds would not.
     return 1.0 - math.prod(1.0 - k / i for i in range(n - c + 1, n + 1))
-
-
-def mean_and_error(estimates: Sequence[float]) -> tuple[float, float | None]:
-    """The mean over problems and its standard error, which is over problems too; None from fewer than two."""
-    mean = math.fsum(estimates) / len(estimates)
-    if len(estimates) < 2:
-        return mean, None
-    variance = math.fsum((each - mean) ** 2 for each in estimates) / (len(estimates) - 1)
-    return mean, math.sqrt(variance / len(estimates))

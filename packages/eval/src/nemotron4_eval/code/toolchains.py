@@ -68,11 +68,8 @@ def find_toolchain(name: str) -> Toolchain:
         message = f"{language.title}: {', '.join(absent)} not found; {'; '.join(ways)}"
         raise MissingToolchainError(message, "; ".join(ways))
     paths = {key: path for key, path in found.items() if path is not None}
-    settings = [path for pattern in ("/etc/alternatives", *language.settings) for path in glob.glob(pattern)]
-    shown = [seen for path in paths.values() if (seen := _shown(Path(path)))]
-    return Toolchain(
-        language=language, paths={"headers": "."} | paths, read_only=tuple(dict.fromkeys(settings + shown))
-    )
+    shown = dict.fromkeys(place for path in paths.values() if (place := _installed_in(Path(path))))
+    return Toolchain(language=language, paths={"headers": "."} | paths, read_only=tuple(shown))
 
 
 def with_precompiled_header(toolchain: Toolchain) -> Toolchain:
@@ -133,8 +130,8 @@ def _in_system(path: Path) -> bool:
     return any(path.is_relative_to(place) for place in _SYSTEM)
 
 
-def _shown(path: Path) -> str | None:
-    """What of a tool outside /usr programs must read: the directory it was installed in, if that holds no more."""
+def _installed_in(path: Path) -> str | None:
+    """What must be shown of a tool outside /usr: its directory, if that is its own, else the file; None inside /usr."""
     if _in_system(path):
         return None
     prefix = path.parent.parent if path.parent.name == "bin" else path.parent

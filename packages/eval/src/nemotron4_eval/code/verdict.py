@@ -102,10 +102,8 @@ def tried_toolchain(name: str, sandbox: Sandbox) -> Toolchain:
 
 def _judged(toolchain: Toolchain, sandbox: Sandbox, candidate: Candidate) -> Verdict:
     marker = (secrets.token_hex(8), secrets.token_hex(8))
-    try:
-        program = toolchain.program(candidate.before + _with_ending(toolchain.language, candidate.tests, marker))
-    except UnicodeEncodeError as error:
-        return Verdict(passed=False, status=Status.wrong, reason=f"not text: {error}")
+    text = candidate.before + _with_ending(toolchain.language, candidate.tests, marker)
+    program = toolchain.program(text.encode("utf-8", "replace").decode())  # lone surrogates cannot be written
     outcome = sandbox.run(program)
     for _ in range(MAX_TRIES - 1):
         if outcome.status is not Status.sandbox_failed:
