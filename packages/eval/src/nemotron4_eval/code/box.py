@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from glob import glob
 from pathlib import PurePosixPath
 from typing import Protocol
 
@@ -23,8 +24,14 @@ NOBODY = 65534
 MAX_FILES = 10_000
 WORK_BYTES = 64 * 2**20
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
+DEVICES = ("/dev/null", "/dev/full", "/dev/random", "/dev/urandom")
+_TOOLCHAINS = (
+    *("alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime"),
+    *("java*", "R", "mono", "php", "scala", "julia", "lua"),
+)
+"""What compilers and interpreters read in /etc."""
 _TICK = 0.02  # s between two looks at a box
-_END_SECONDS = 5.0  # for a killed box to be gone
+END_SECONDS = 5.0  # for a killed box to be gone
 _NO_START = 97
 _OWN_TASKS = 2  # the box's first process, and one that waits for the others
 _MEMORY_WORDS = re.compile(
@@ -53,7 +60,12 @@ class Box(Protocol):
         """Bytes and number of files that it wrote."""
 
     def close(self) -> None:
-        """Remove what is left of it."""
+        """Remove what is left of it, also if it did not end when it was killed."""
+
+
+def toolchain_paths() -> list[str]:
+    """The files and directories of /etc that a program may read."""
+    return [path for name in _TOOLCHAINS for path in sorted(glob(f"/etc/{name}"))]
 
 
 def is_inside(name: str) -> bool:
@@ -102,8 +114,10 @@ def _run(make: Callable[[], Box], program: Program) -> Outcome:
         run.follow()
     finally:
         run.box.kill()
-        code = run.box.process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            run.box.process.wait(END_SECONDS)
         run.box.close()
+    code = run.box.process.returncode
     status, reason = run.judge(code)
     return Outcome(
         status=status,
@@ -127,7 +141,7 @@ class _Run:
         self.reason = ""
         self._begin = self._last_begin = begin
         self._next_look = begin + _TICK
-        self._give_up = begin + program.limits.compile_seconds + program.limits.seconds + _END_SECONDS
+        self._give_up = begin + program.limits.compile_seconds + program.limits.seconds + END_SECONDS
 
     def follow(self) -> None:
         """Read what the box prints until it has ended, and kill it at a limit."""
@@ -159,7 +173,7 @@ class _Run:
     def _stop(self, status: Status, reason: str) -> None:
         if self.status is None:  # the first reason counts
             self.status, self.reason = status, reason
-            self._give_up = time.monotonic() + _END_SECONDS
+            self._give_up = time.monotonic() + END_SECONDS
             self.box.kill()
 
     def _count(self, marks: int) -> None:

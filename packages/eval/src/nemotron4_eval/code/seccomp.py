@@ -28,6 +28,10 @@ sethostname 170 161  setdomainname 171 162  iopl 172 -1  ioperm 173 -1  modify_l
 """
 """Name, number on x86_64, number on aarch64 or -1: other programs' memory, the kernel's programs, keys and rings,
 mounts and namespaces, memory that belongs to no process, the machine."""
+_SIGNALS = """
+kill 62 129  tkill 200 130  rt_sigqueueinfo 129 138  rt_tgsigqueueinfo 297 240  pidfd_send_signal 424 424
+"""
+"""As above: calls that reach any process of the same user. tgkill is left, by which a program aborts itself."""
 _CLONE, _CLONE3, _MMAP = (56, 220), (435, 435), (9, 222)
 _SOCKET, _SOCKETPAIR = (41, 198), (53, 199)
 _NEW_NAMESPACES = 0x7E020000  # CLONE_NEW* of clone
@@ -42,16 +46,18 @@ _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 _Instruction = tuple[int, int, int, int]  # code, skipped if true, skipped if false, operand
 
 
-def filter_program(*, sockets: bool, machine: str | None = None) -> bytes | None:
+def filter_program(*, sockets: bool, signals: bool = True, machine: str | None = None) -> bytes | None:
     """An array of struct sock_filter; None on a machine whose numbers are not known.
 
     sockets: whether sockets of the family AF_UNIX may be made; others never. Pairs of connected sockets may.
+    signals: whether processes may be sent signals.
     """
     machine = machine or platform.machine()
     if machine not in _AUDIT_ARCH:
         return None
     column = [_X86_64, _AARCH64].index(machine)
-    numbers = [int(number) for number in _REFUSED.split()[1 + column :: 3] if number != "-1"]
+    words = (_REFUSED + _SIGNALS * (not signals)).split()
+    numbers = [int(number) for number in words[1 + column :: 3] if number != "-1"]
     only_unix = ((_EQUAL, 1, 0, _AF_UNIX),)
     program: list[_Instruction] = [
         (_LOAD, 0, 0, _ARCHITECTURE),
