@@ -98,7 +98,9 @@ MULTIPL_E = (
         source="main.jl",
         run="{julia} --startup-file=no main.jl",
         tools={
-            "julia": Tool(names=("julia",), brought_by="unpack an archive of https://julialang.org/downloads, bin/ on PATH")
+            "julia": Tool(
+                names=("julia",), brought_by="unpack an archive of https://julialang.org/downloads, bin/ on PATH"
+            )
         },
         seconds=5,
         ending='\ntry\n    @testset begin\n        @test(1 == 2)\n    end\ncatch\n    println("\\n", "{0}", "{1}")\nend\n',
@@ -199,9 +201,7 @@ MULTIPL_E = (
         run="{node} main.js",
         tools={
             "node": _NODE,
-            "tsc": Tool(
-                names=("tsc",), brought_by="npm install -g typescript@5.9.3, or " + _debian("node-typescript")
-            ),
+            "tsc": Tool(names=("tsc",), brought_by="npm install -g typescript@5.9.3, or " + _debian("node-typescript")),
         },
         ending=_NODE_ENDING,
         trial=(

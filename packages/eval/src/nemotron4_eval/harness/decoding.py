@@ -74,7 +74,12 @@ class Generator:
                 texts[delta.request].append(delta.text)
                 if delta.finish is not None:
                     index, text = indices.pop(delta.request), "".join(texts.pop(delta.request))
-                    yield index, Generated(cut(text, prompts[index].stops)) if delta.error is None else Generated("", delta.error)
+                    yield (
+                        index,
+                        Generated(cut(text, prompts[index].stops))
+                        if delta.error is None
+                        else Generated("", delta.error),
+                    )
 
 
 def cut(text: str, stops: Sequence[str]) -> str:

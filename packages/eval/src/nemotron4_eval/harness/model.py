@@ -328,7 +328,9 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no annotations
         seed = f"{self._seed} {sampling.get('seed')} {place}"
         sampling["seed"] = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big") >> 1 if temperature else 0
         stops = tuple(stop for stop in settings["until"] if stop)
-        return Prompt(tuple(token_ids), SamplingConfig(temperature=temperature, max_new_tokens=wanted, **sampling), stops)
+        return Prompt(
+            tuple(token_ids), SamplingConfig(temperature=temperature, max_new_tokens=wanted, **sampling), stops
+        )
 
     def _fail(self, args: Sequence[Any], reason: str) -> Score:
         self.failures[request_name(args)] = reason

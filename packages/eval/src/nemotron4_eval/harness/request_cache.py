@@ -32,11 +32,15 @@ class RequestCache:
             self._database = sqlite3.connect(path, timeout=60)
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=NORMAL")
-            self._database.execute("CREATE TABLE IF NOT EXISTS results (key BLOB PRIMARY KEY, value TEXT) WITHOUT ROWID")
+            self._database.execute(
+                "CREATE TABLE IF NOT EXISTS results (key BLOB PRIMARY KEY, value TEXT) WITHOUT ROWID"
+            )
         except sqlite3.OperationalError as error:
             raise OSError(f"{path}: cannot be used as a cache of results ({error})") from error
         except sqlite3.DatabaseError as error:
-            raise ValueError(f"cache ({path}): is not a cache of results ({error}); delete it or name another") from error
+            raise ValueError(
+                f"cache ({path}): is not a cache of results ({error}); delete it or name another"
+            ) from error
 
     def key(self, method: str, token_ids: Sequence[int], settings: Any) -> bytes:
         """The key of a request to this model."""

@@ -53,10 +53,7 @@ class SuiteTask:
             return config
         for key in ("tag", "group"):
             config.pop(key, None)
-        if self.spec.yaml.startswith(HARNESS_PREFIX):
-            config["num_fewshot"] = self.spec.shots
-        config.setdefault("num_fewshot", self.spec.shots)  # a YAML of ours has its examples in its text, if it says 0
-        return config | {"task": self.spec.name}
+        return config | {"task": self.spec.name, "num_fewshot": self.spec.shots}
 
     def digest(self) -> str:
         """SHA-256 of what defines it: its YAML and the files beside it."""
