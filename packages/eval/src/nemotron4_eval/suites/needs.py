@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemotron4_data import Tokenizer
+from nemotron4_eval.data.flores_tokenizer import FILE
 from nemotron4_eval.data.locate import DATA_VARIABLE, DataSource, MissingDataError, load
 from nemotron4_eval.suites.results import Missing
 from nemotron4_eval.suites.selection import SuiteTask
 
 if TYPE_CHECKING:
-    from nemotron4_eval.code.sandbox import Sandbox
+    from nemotron4_eval.code.program import Sandbox
 
 DEFAULT_GENERATED_TOKENS = 256
 """What a task without `max_gen_toks` generates."""
@@ -91,25 +92,35 @@ class Needs:
 
         try:
             sandbox = make_sandbox(weakest=self.weakest)
-        except (ValueError, NotImplementedError) as error:
-            return str(error) or "there is no sandbox"
+        except ValueError as error:
+            return str(error)
         use_sandbox(sandbox)
         return sandbox
 
     def _check(self, task: SuiteTask) -> ReadyTask | None:
-        if task.spec.toolchain is not None and not self._can_run_programs(task):
+        if task.spec.toolchain is not None and not self._can_run_programs(task, task.spec.toolchain):
             return None
         if task.spec.needs_flores_tokenizer and self.flores_tokenizer is None:
-            message = "the SentencePiece model of FLORES-101 was not found, so there is no spBLEU, but chrF++ and BLEU"
+            message = (
+                f"spBLEU needs the SentencePiece model of FLORES-101, {FILE}; chrF++ and BLEU are given without it"
+            )
             self.add(task, "tokenizer", message, "suite.flores_tokenizer=PATH")
         ready = self._with_data(task)
         if ready is None or not self._fits(ready):
             return None
         return ready
 
-    def _can_run_programs(self, task: SuiteTask) -> bool:
+    def _can_run_programs(self, task: SuiteTask, language: str) -> bool:
         if isinstance(self.sandbox, str):
             self.add(task, "sandbox", self.sandbox, "suite.sandbox.weakest=true")
+            return False
+        from nemotron4_eval.code.toolchains import MissingToolchainError
+        from nemotron4_eval.code.verdict import tried_toolchain
+
+        try:
+            tried_toolchain(language, self.sandbox)
+        except MissingToolchainError as error:
+            self.add(task, "toolchain", str(error), error.command)
             return False
         return True
 
