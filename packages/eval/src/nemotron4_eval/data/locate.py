@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import product
@@ -132,13 +132,24 @@ def _read_place(splits: Splits, form: Format, word: str, root: Place) -> None:
     """Add what this place has of splits that are still absent."""
     for files in form.files:
         for split, path in files.paths.items():
-            if split not in splits and (found := matching(root, path.replace("{}", word))):
-                splits[split] = _dataset(form, found, files.header, files.convert)
-                splits.origins[split] = str(found[0])
+            if split in splits or not (found := matching(root, path.replace("{}", word))):
+                continue
+            beside = matching(root, files.beside[split]) if split in files.beside else []
+            if files.beside and not beside:
+                continue
+            _add(splits, form, word, split, _dataset(form, found, files.header, files.convert, beside), str(found[0]))
     for split in form.splits:
         if split not in splits and (found := _hub_like(form, word, root, split)):
-            splits[split] = _dataset(form, found, (), None)
-            splits.origins[split] = str(found[0])
+            _add(splits, form, word, split, _dataset(form, found, (), None), str(found[0]))
+
+
+def _add(splits: Splits, form: Format, word: str, split: str, items: "Dataset", origin: str) -> None:
+    """Add a split's items of this word, if it has any."""
+    if form.belongs is not None:
+        items = items.select([number for number, item in enumerate(items) if form.belongs(item, word)])
+    if len(items):
+        splits[split] = items
+        splits.origins[split] = origin
 
 
 def _hub_like(form: Format, word: str, root: Place, split: str) -> list[Place]:
@@ -154,7 +165,9 @@ def _hub_like(form: Format, word: str, root: Place, split: str) -> list[Place]:
     return []
 
 
-def _dataset(form: Format, files: list[Place], header: tuple[str, ...], convert: Convert | None) -> "Dataset":
+def _dataset(
+    form: Format, files: list[Place], header: tuple[str, ...], convert: Convert | None, beside: Sequence[Place] = ()
+) -> "Dataset":
     import pyarrow as pa
     from datasets import Dataset
 
@@ -162,6 +175,15 @@ def _dataset(form: Format, files: list[Place], header: tuple[str, ...], convert:
     if not isinstance(rows, list):
         _check_columns(form, rows.column_names, str(files[0]))
         return Dataset(rows)
+    if beside:
+        second = read(beside, header[-1:])
+        require(
+            len(second) == len(rows),
+            "suite.data",
+            beside[0],
+            f"has {len(second)} lines, and {files[0]} has {len(rows)} beside them; give the published files",
+        )
+        rows = [first | other for first, other in zip(rows, second, strict=True)]
     try:
         items = convert(rows) if convert else rows
     except (KeyError, TypeError, AttributeError, IndexError) as error:
@@ -195,5 +217,4 @@ def _read_hub(splits: Splits, form: Format, word: str) -> None:
     config = form.hub_config.replace("{}", word) if form.hub_config else None
     for split, items in load_dataset(form.hub, config, cache_dir=str(HF_DATASETS_CACHE)).items():
         _check_columns(form, items.column_names, f"{form.hub}, {split}")
-        splits[split] = items
-        splits.origins[split] = form.hub
+        _add(splits, form, word, split, items, form.hub)

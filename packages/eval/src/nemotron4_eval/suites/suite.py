@@ -71,6 +71,11 @@ class Benchmark:
     """Whether item i of all tasks is one question in several languages: standard errors are then clustered by it."""
 
 
+def benchmark_names(directory: Path = TASKS_DIR) -> list[str]:
+    """Names of all benchmarks, sorted."""
+    return sorted(path.parent.name for path in directory.glob("*/benchmark.yaml"))
+
+
 def load_benchmark(name: str, directory: Path = TASKS_DIR) -> Benchmark:
     """The benchmark of a folder of `tasks/`."""
     content = yaml.safe_load((directory / name / "benchmark.yaml").read_text(encoding="utf-8"))
