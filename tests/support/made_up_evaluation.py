@@ -1,6 +1,6 @@
 """An evaluation with made-up numbers, in the shape of eval.json, for tests and pictures of its report.
 
-`python tests/support/made_up_evaluation.py OUT` writes it and its report into OUT.
+`python tests/support/made_up_evaluation.py OUT` writes it, its report and a comparison of checkpoints into OUT.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
+from nemotron4_eval.report.comparison import write_comparison
 from nemotron4_eval.report.write import write_report
 from nemotron4_eval.suites.paper import load_paper
 from nemotron4_eval.suites.suite import Benchmark, Cell, TaskSpec
@@ -247,15 +248,46 @@ def generated(i, name):
     }
 
 
-def write(out, made, records=None):
-    """Write eval.json, samples and the report into `out`; returns the page."""
+def save(out, made, records):
+    """Write eval.json and samples into `out`."""
     (out / "samples").mkdir(parents=True, exist_ok=True)
     (out / "eval.json").write_text(json.dumps(made))
-    for name, lines in (samples() if records is None else records).items():
+    for name, lines in records.items():
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (out / "samples" / f"{name}.jsonl").write_text(text)
+
+
+def write(out, made, records=None):
+    """Write eval.json, samples and the report into `out`; returns the page."""
+    save(out, made, samples() if records is None else records)
     return write_report(out, made, benchmarks())
+
+
+def write_run(root, strengths=(0.3, 0.45, 0.55, 0.7), items=40):
+    """Evaluations of several checkpoints of one run, each with scores of some items; their directories."""
+    directories = []
+    for index, strength in enumerate(strengths, 1):
+        tokens, name = index * 2_000_000_000_000, f"step-{index * 40_000:08}"
+        made = evaluation(strength=strength, tokens=tokens, checkpoint=name)
+        records = {name: scored(name, task, strength, items) for name, task in made["tasks"].items()}
+        save(root / name, made, records)
+        directories.append(root / name)
+    return directories
+
+
+def scored(name, task, strength, items):
+    """Records with nothing but a score: an item that a weaker model solves, a stronger one mostly does too."""
+    metric, _, filtered = task["metric"].partition(",")
+    if metric == "spbleu":
+        return [{"doc_id": i, "filter": "none", "metrics": [metric], metric: ["gold", "answer"]} for i in range(items)]
+    draw, own = random.Random(name), random.Random(f"{name} {strength}")
+    scores = [float(draw.random() < strength + own.uniform(-0.1, 0.1)) for _ in range(items)]
+    return [
+        {"doc_id": i, "filter": filtered or "none", "metrics": [metric], metric: score}
+        for i, score in enumerate(scores)
+    ]
 
 
 if __name__ == "__main__":
     print(write(Path(sys.argv[1]), evaluation()))
+    print(write_comparison(Path(sys.argv[1]) / "compared", write_run(Path(sys.argv[1]) / "run"), benchmarks()))
