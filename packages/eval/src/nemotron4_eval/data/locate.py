@@ -7,6 +7,7 @@ Items are held in memory: no file is written, except by `suite.fetch` and the hu
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class DataSource:
 
 
 class MissingDataError(ValueError):
-    """The items are nowhere; `command` is what brings them, or empty. In it, DIR is the directory of items."""
+    """The items are nowhere; `command` is what brings them, or empty. DIR in it is a directory for suite.data."""
 
     def __init__(self, message: str, command: str = "") -> None:
         super().__init__(message)
@@ -95,8 +96,10 @@ def load(dataset: str, source: DataSource, **_: Any) -> Splits:
 
 
 def _missing(dataset: str, form: Format, source: DataSource, absent: list[str]) -> MissingDataError:
-    place = "null" if source.directory is None else source.directory
+    place = source.directory or "null"
     command = form.command or (form.package.command if form.package else "")
+    if source.directory and source.directory.is_dir():
+        command = command.replace("DIR", shlex.quote(str(source.directory)))
     ways = [f"`{command}`"] if command else []
     ways += ["suite.fetch=true"] if form.package and not source.fetch else []
     message = f"suite.data ({place}): has no items of {dataset} ({', '.join(absent)})"

@@ -71,6 +71,11 @@ class Benchmark:
     """Whether item i of all tasks is one question in several languages: standard errors are then clustered by it."""
 
 
+def benchmark_names(directory: Path = TASKS_DIR) -> list[str]:
+    """Names of all benchmarks, sorted."""
+    return sorted(path.parent.name for path in directory.glob("*/benchmark.yaml"))
+
+
 def load_benchmark(name: str, directory: Path = TASKS_DIR) -> Benchmark:
     """The benchmark of a folder of `tasks/`."""
     content = yaml.safe_load((directory / name / "benchmark.yaml").read_text(encoding="utf-8"))
@@ -88,7 +93,9 @@ def _task_names(tasks: list[str] | dict[str, Any]) -> list[str]:
 
 
 def _expanded(entry: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    words: dict[str, str] | list[Any] = entry.get("for", {"": ""})
+    if "for" not in entry:
+        return [("", dict(entry))]
+    words: dict[str, str] | list[Any] = entry["for"]
     pairs = words.items() if isinstance(words, dict) else [(word, word) for word in _flat(words)]
     rest = {key: value for key, value in entry.items() if key != "for"}
     return [(column, _filled(rest, str(word))) for column, word in pairs]
