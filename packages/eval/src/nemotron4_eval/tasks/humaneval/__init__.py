@@ -1,1 +1,1 @@
-"""HumanEval."""
+"""HumanEval, as tasks of the harness."""

@@ -1,1 +1,1 @@
-"""MBPP."""
+"""MBPP, as tasks of the harness."""

@@ -1,1 +1,1 @@
-"""MultiPL-E."""
+"""MultiPL-E, as tasks of the harness."""
