@@ -26,7 +26,7 @@ WORK_BYTES = 64 * 2**20
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 DEVICES = ("/dev/null", "/dev/full", "/dev/random", "/dev/urandom")
 _TOOLCHAINS = (
-    *("alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime"),
+    *("alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "ssl/openssl.cnf"),
     *("java*", "R", "mono", "php", "scala", "julia", "lua"),
 )
 """What compilers and interpreters read in /etc."""
