@@ -83,7 +83,9 @@ def run_harness(
     """Run harness tasks given as YAML paths; returns metrics, stderrs and `num_items` of each task and group."""
     runs = run_tasks(EngineLM(loaded, progress), task_paths, limit=limit)
     return {
-        name: run.metrics | {_stderr_name(metric): value for metric, value in run.stderrs.items()} | {"num_items": run.items}
+        name: run.metrics
+        | {_stderr_name(metric): value for metric, value in run.stderrs.items()}
+        | {"num_items": run.items}
         for name, run in runs.items()
     }
 
