@@ -1,6 +1,7 @@
 """The tasks of xcopa, mgsm, tydiqa and flores under the harness's own functions, as any of its users runs them."""
 
 import logging
+import math
 import re
 from collections import defaultdict
 
@@ -10,6 +11,7 @@ from lm_eval import evaluate
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 from multilingual_items import (
+    FLORES,
     MGSM,
     XCOPA,
     Answering,
@@ -20,6 +22,7 @@ from multilingual_items import (
     write_xcopa,
 )
 
+from nemotron4_eval.data.flores_tokenizer import use_flores_tokenizer
 from nemotron4_eval.data.locate import DATA_VARIABLE
 from nemotron4_eval.suites.suite import TASKS_DIR, load_benchmark
 
@@ -197,6 +200,22 @@ def test_flores_draws_examples_once(manager, items):
     found = prompts(manager, "flores101_zh_fr")
     assert len({prompt.rpartition("\n\n")[0] for prompt in found.values()}) == 1
     assert all(prompt.count(" dev 行。") == 8 for prompt in found.values())
+
+
+def test_flores_scores_with_their_errors(manager, items):
+    write_flores(items, "dev", "devtest")
+    use_flores_tokenizer(None)
+    metrics, _, _ = evaluated(manager, "flores101_zh_de", lambda prompt, _: f" Dies ist eine Zeile {len(prompt) % 3}.")
+    assert 0 < metrics["chrf++_stderr,none"] < metrics["chrf++,none"] < 1
+    assert math.isnan(metrics["spbleu,none"])
+    metrics, _, _ = evaluated(manager, "flores101_zh_de", lambda prompt, _: right_line(prompt))
+    found = [metrics[f"{name},none"] for name in ("chrf++", "bleu_13a", "bleu_char")]
+    assert found == pytest.approx([1, 1, 1])
+
+
+def right_line(prompt):
+    number = prompt.rpartition("第 ")[2].partition(" 行")[0]
+    return " " + FLORES["deu"].format(number)
 
 
 def test_published_exemplars_are_read_as_they_say(manager, monkeypatch):

@@ -1,6 +1,8 @@
 """Metrics of mgsm, tydiqa and flores: numbers however they are written, SQuAD's normaliser, scores of whole corpora."""
 
 import math
+import random
+import statistics
 
 import pytest
 import sacrebleu
@@ -8,6 +10,7 @@ from sacrebleu.metrics.bleu import BLEU
 
 from nemotron4_eval.data.flores_tokenizer import (
     FILE,
+    bootstrap_stderr,
     current_flores_tokenizer,
     find_flores_tokenizer,
     spbleu_signature,
@@ -110,6 +113,19 @@ def test_scores_are_of_the_whole_corpus():
     assert flores.corpus_chrf(LINES) == sacrebleu.corpus_chrf(translations, right, word_order=2).score / 100
 
 
+def test_standard_error_of_a_corpus_score_is_that_of_drawn_lines():
+    rng = random.Random(0)
+    words = "die der Hund Katze schläft rennt klein alt Haus unter neben".split()  # noqa: SIM905
+    lines = []
+    for _ in range(60):
+        right = rng.choices(words, k=8)
+        lines.append((" ".join(w if rng.random() < 0.7 else rng.choice(words) for w in right), " ".join(right)))
+    drawn = [flores.corpus_bleu_13a(rng.choices(lines, k=len(lines))) for _ in range(150)]
+    assert bootstrap_stderr(BLEU(), lines) / 100 == pytest.approx(statistics.stdev(drawn), rel=0.15)
+    assert 0 < flores.corpus_chrf_stderr(lines) < 0.1
+    assert math.isnan(flores.corpus_chrf_stderr(lines[:1]))
+
+
 def test_spbleu_is_sacrebleus_own(tokenizer_path, tmp_path, monkeypatch, no_flores_tokenizer):
     """With the demo's SentencePiece file where sacreBLEU expects that of FLORES."""
     models = tmp_path / "models"
@@ -123,6 +139,7 @@ def test_spbleu_is_sacrebleus_own(tokenizer_path, tmp_path, monkeypatch, no_flor
     use_flores_tokenizer(found)
     assert flores.corpus_spbleu(LINES) == pytest.approx(expected / 100, abs=0)
     assert expected > 0
+    assert 0 < flores.corpus_spbleu_stderr(LINES) < 0.5
     assert spbleu_signature(found) == str(own.get_signature())
     assert "tok:flores101" in spbleu_signature(found)
 
