@@ -1,6 +1,7 @@
 """Verdicts on Python programs, and toolchains that are absent, broken or fail at times."""
 
 import os
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -127,3 +128,14 @@ def test_tests_of_another_form_are_refused():
         ValueError, match=r"tests \('int main\(\);'\): C\+\+'s tests end otherwise in the published data"
     ):
         verdict._with_ending(LANGUAGES["cpp"], "int main();", ("a", "b"))
+
+
+def test_the_documentation_names_each_tool_and_time_limit():
+    page = (Path(__file__).parents[3] / "docs" / "programs.md").read_text(encoding="utf-8")
+    for language in LANGUAGES.values():
+        (row,) = (line for line in page.splitlines() if line.startswith(f"| {language.title} |"))
+        assert row.endswith(f" {language.seconds} |")
+        if language.name == "python":
+            continue
+        packages = {package for tool in language.tools.values() for package in tool.debian.split()}
+        assert packages - {"scala-library"} <= set(re.findall(r"`([\w.+-]+)`", row))  # scala brings it
