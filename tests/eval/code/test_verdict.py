@@ -9,6 +9,7 @@ import pytest
 from programs import shared_sandbox
 
 from nemotron4_eval.code import scoring, verdict
+from nemotron4_eval.code.current import use_sandbox
 from nemotron4_eval.code.languages import LANGUAGES
 from nemotron4_eval.code.sandbox import Outcome, Sandbox, Status
 from nemotron4_eval.code.toolchains import MissingToolchainError, find_toolchain
@@ -76,6 +77,15 @@ def test_a_sandbox_that_fails_is_asked_again_and_never_counts_against_a_program(
     assert verdict.passed is True
     (verdict,) = judged(["    return n + n"], Failing(10))
     assert (verdict.passed, verdict.status, verdict.reason) == (None, Status.sandbox_failed, "no memory")
+
+
+def test_programs_without_a_verdict_do_not_count_and_are_told_of(caplog):
+    use_sandbox(Failing(10))
+    records = scoring.run_programs(
+        "python", [["    return n + n"]], [{}], lambda _, body: Candidate(HEAD + body, TESTS)
+    )
+    assert records == [[{"passed": None, "status": "sandbox failed", "reason": "no memory", "stderr": ""}]]
+    assert "python: the sandbox failed at 1 of 1 programs, which do not count (no memory)" in caplog.text
     record = {"passed": True}
     assert scoring.score({}, [[{"passed": None}, record]]) == {"pass@1": 1.0}
     assert scoring.score({}, [[{"passed": None}]]) == {}
