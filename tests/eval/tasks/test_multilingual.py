@@ -176,7 +176,8 @@ def test_tydiqa(manager, items, language):
 def test_tydiqa_without_an_example_to_show(manager, items):
     write_json_lines(items / "tydiqa" / "goldp_dev.jsonl", [tydiqa_item("bengali", number) for number in range(2)])
     with pytest.raises(
-        ValueError, match=r"^its prompts need 1 example, and among 2 items 0 can be one; give the split"
+        ValueError,
+        match=r"^its prompts need 1 example, and among 2 items 0 can be one; give the split train of the data too$",
     ):
         prompts(manager, "tydiqa_bn")
 
