@@ -143,6 +143,9 @@ def test_mgsm_of_held_back_languages(manager, items, language):
     assert shots[0] == first
     assert shots[8] == question + text.format(0, 3) + "\nStep-by-Step Answer:"
 
+    task = manager.load([f"mgsm_cot_english_{language}"])["tasks"][f"mgsm_cot_english_{language}"]
+    assert task.resolve_field(task.eval_docs[0], task.config.metadata["gold"]) == " The answer is 2,120."
+
     native, asked, _ = evaluated(manager, f"mgsm_cot_native_{language}", lambda *_: f" 1 + 1. {end.format('1234')}")
     shots = asked[0][0].split("\n\n")
     assert shots[0] == question + text.format(1, 2) + "\n" + answer + f"1 + 2 = 3. {end.format(3)}"
