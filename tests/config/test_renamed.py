@@ -18,6 +18,9 @@ OLD = [
     ("eval", ["model_dir=m", "+corpus_dir=d"], "corpus_dir: is now data.dir; give data.dir=d"),
     ("eval", ["-m", "model_dir=m", "corpus_dir=a,b"], "corpus_dir: is now data.dir; give data.dir=a,b"),
     ("eval", ["model_dir=m", "~corpus_dir"], "corpus_dir: is now data.dir; give data.dir=VALUE"),
+    ("eval", ["model_dir=m", "limit=5"], "limit: is now suite.limit; give suite.limit=5"),
+    ("eval", ["model_dir=m", "output=a/b.json"], "output: is now out, a directory; give out=a/b"),
+    ("eval", ["model_dir=m", "output="], "output: is now out, a directory; give out=VALUE"),
     ("eval", ["model_dir=m", "dtype=float32"], "dtype (float32): is now fp32"),
     ("generate", ["model_dir=m", "prompt=a", "dtype=auto"], "dtype (auto): is now null"),
     ("export", ["run=r", "dtype=bfloat16"], "dtype (bfloat16): is now bf16"),
@@ -47,6 +50,7 @@ def test_what_is_written_is_still_dir():
     [
         (EvalJob, "model_dir: m\ncorpus_dir: data/mine\n", {"data.dir": "data/mine"}),
         (EvalJob, "model_dir: m\ncorpus_dir: old\ndata: {dir: new}\n", {"data.dir": "new"}),
+        (EvalJob, "model_dir: m\noutput: a/b.json\nlimit: 5\n", {"out": "a/b", "suite.limit": 5}),
         (EvalJob, "model_dir: m\ndtype: auto\n", {"dtype": None}),
         (EvalJob, "model_dir: m\ndtype: bf16\n", {"dtype": DType.bf16}),
         (ExportJob, "run: r\ndirectory: out\ndtype: float32\n", {"dir": "out", "dtype": DType.fp32}),

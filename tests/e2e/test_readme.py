@@ -18,7 +18,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
 SHORT = {
     "train": ["trainer.max_steps=2", "trainer.validation_bytes_per_source=300"],
-    "eval": ["limit=4", "suite.num_items=4", "suite.max_bytes_per_source=500"],
+    "eval": ["suite.limit=4", "suite.num_items=4", "suite.max_bytes_per_source=500"],
     "generate": ["sampling.max_new_tokens=8"],
 }
 

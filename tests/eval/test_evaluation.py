@@ -95,9 +95,10 @@ def test_compressors_saw_the_same_bytes(result, corpus_dir):
 
 def test_the_result_says_what_was_measured(result, corpus_dir, export_dir):
     task = result["tasks"]["heldout_continuation"]
-    assert (task["chance"], task["num_items"]) == (0.25, 24)
-    assert 0 <= task["acc"] <= 1
-    assert task["acc_stderr"] > 0
+    assert (task["chance"], task["items"], task["metric"], task["shots"]) == (0.25, 24, "acc", 0)
+    assert 0 <= task["value"] == task["metrics"]["acc"] <= 1
+    assert task["stderr"] > 0
+    assert "missing" not in result
     assert result["model"] == str(export_dir)
     assert result["corpus_digest"] == Corpus.open(corpus_dir).digest
     config = ModelConfig(**_shape(corpus_dir))
@@ -113,18 +114,19 @@ def _shape(corpus_dir):
 
 
 def test_the_table_goes_to_standard_output(corpus_dir, export_dir, tmp_path, capsys):
-    output = tmp_path / "new" / "result.json"
+    out = tmp_path / "new" / "place"
     job = EvalJob(
         model_dir=str(export_dir),
         data=DataDirConfig(dir=str(corpus_dir)),
         suite=SuiteConfig(max_bytes_per_source=1_000, window_tokens=64, stride_tokens=64),
-        output=str(output),
+        out=str(out),
     )
     run_eval(job)
-    out = capsys.readouterr().out
+    shown = capsys.readouterr().out
     for word in ("overall", "english/books", "gzip -9", "xz -9e", "bits per byte"):
-        assert word in out
-    result = json.loads(output.read_text(encoding="utf-8"))
+        assert word in shown
+    assert [path.name for path in out.iterdir()] == ["eval.json"]
+    result = json.loads((out / "eval.json").read_text(encoding="utf-8"))
     assert result["tasks"] == {}
     assert 8_000 <= result["bytes"] < 30_000
 
@@ -179,7 +181,8 @@ def test_a_missing_model_or_corpus_is_one_line(corpus_dir, export_dir, tmp_path)
             "suite.stride_tokens (9): must be at most suite.window_tokens (8), or tokens between windows would not be "
             "scored",
         ),
-        (lambda: EvalJob(model_dir="m", limit=0), "limit (0): must be at least 1, or null for all items"),
+        (lambda: SuiteConfig(limit=0), "suite.limit (0): must be at least 1"),
+        (lambda: SuiteConfig(samples=0), "suite.samples (0): must be at least 1"),
     ],
 )
 def test_wrong_settings_are_named(build, message):
@@ -188,10 +191,13 @@ def test_wrong_settings_are_named(build, message):
 
 
 def test_the_result_goes_beside_the_export():
-    assert EvalJob(model_dir="runs/x/y/export").output_path == Path("runs/x/y/eval.json")
-    assert EvalJob(model_dir="runs/x/y/export/").output_path == Path("runs/x/y/eval.json")
-    assert EvalJob(model_dir="models/minitron").output_path == Path("models/minitron/eval.json")
-    assert EvalJob(model_dir="runs/x/y/export", output="a.json").output_path == Path("a.json")
+    assert EvalJob(model_dir="runs/x/y/export").result_path == Path("runs/x/y/eval.json")
+    assert EvalJob(model_dir="runs/x/y/export/").result_path == Path("runs/x/y/eval.json")
+    assert EvalJob(model_dir="models/minitron").result_path == Path("models/minitron/eval.json")
+    assert EvalJob(model_dir="runs/x/y/export", out="a").result_path == Path("a/eval.json")
+    suite = SuiteConfig(name="mine", heldout=False)
+    assert EvalJob(model_dir="runs/x/y/export", suite=suite).result_path == Path("runs/x/y/eval/mine/eval.json")
+    assert EvalJob(model_dir="models/minitron", suite=suite).out_path == Path("models/minitron/eval/mine")
 
 
 def model_of(directory, **provenance):
@@ -201,7 +207,7 @@ def model_of(directory, **provenance):
 
 
 def result_path(model_dir):
-    return EvalJob(model_dir=str(model_dir)).output_path
+    return EvalJob(model_dir=str(model_dir)).result_path
 
 
 def test_the_run_of_a_model_is_known_by_its_provenance(tmp_path, monkeypatch):
@@ -268,31 +274,30 @@ def test_a_result_replaces_a_result_only(tmp_path):
     write_result({"bits_per_byte": {"overall": 1.0}}, tmp_path / "eval.json")
     check_output(tmp_path / "eval.json")
     check_output(tmp_path / "new.json")
-    (tmp_path / "null").symlink_to("/dev/null")
-    check_output(tmp_path / "null")
-    notes = tmp_path / "notes.json"
+    notes = tmp_path / "notes" / "eval.json"
+    notes.parent.mkdir()
     notes.write_text("{}")
-    assert refusal(EvalJob(model_dir="nowhere", output=str(notes))) == (
-        f"output ({notes}): exists and is not a result of eval; give another path, or move it away"
+    assert refusal(EvalJob(model_dir="nowhere", out=str(notes.parent))) == (
+        f"out ({notes}): exists and is not a result of eval; give another directory as out, or move it away"
     )
     with pytest.raises(ValueError) as error:
-        EvalJob(model_dir="nowhere", output="")
-    assert str(error.value) == "output (''): must name the result file; leave it out for eval.json beside the model"
+        EvalJob(model_dir="nowhere", out="")
+    assert str(error.value) == "out (''): must name a directory; leave it out for the model's run"
 
 
 def test_what_only_the_end_would_meet_is_refused_before_scoring(corpus_dir, export_dir, tmp_path, monkeypatch):
     def score(*args, **kwargs):
         raise AssertionError("scored first")
 
-    monkeypatch.setattr("nemotron4_eval.evaluation.score_heldout", score)
+    monkeypatch.setattr("nemotron4_eval.heldout.measure.score_heldout", score)
     places = {"model_dir": str(export_dir), "data": DataDirConfig(dir=str(corpus_dir))}
-    assert refusal(EvalJob(**places, output=str(tmp_path))) == (
-        f"output ({tmp_path}): is a directory; give the path of a file, such as {tmp_path}/result.json"
-    )
     file = tmp_path / "file"
     file.touch()
-    assert refusal(EvalJob(**places, output=str(file / "result.json"))) == (
-        f"output ({file}/result.json): {file} is not a writable directory; give another path"
+    assert refusal(EvalJob(**places, out=str(file))) == (
+        f"out ({file}): is not a directory; give the directory of the results"
+    )
+    assert refusal(EvalJob(**places, out=str(file / "in"))) == (
+        f"out ({file}/in/eval.json): {file} is not a writable directory; give another path"
     )
     task = tmp_path / "task.yaml"
     task.write_text(
@@ -307,17 +312,15 @@ def test_what_only_the_end_would_meet_is_refused_before_scoring(corpus_dir, expo
 
 def test_a_full_disk_takes_the_file_but_not_the_table(corpus_dir, export_dir, tmp_path, capsys):
     suite = SuiteConfig(max_bytes_per_source=1_000, window_tokens=64, stride_tokens=64)
-    output = tmp_path / "result.json"
+    out = tmp_path / "out"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))
     try:
         with pytest.raises(OSError) as caught:
             run_eval(
-                EvalJob(
-                    model_dir=str(export_dir), data=DataDirConfig(dir=str(corpus_dir)), suite=suite, output=str(output)
-                )
+                EvalJob(model_dir=str(export_dir), data=DataDirConfig(dir=str(corpus_dir)), suite=suite, out=str(out))
             )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert str(caught.value) == f"{output}: File too large; make room, or give another output"
+    assert str(caught.value) == f"{out}/eval.json: File too large; make room, or give another out"
     assert "english/books" in capsys.readouterr().out

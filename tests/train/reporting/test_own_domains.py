@@ -41,7 +41,7 @@ def evaluate(job, model_dir):
     """Evaluate a model directory; returns what the result file beside its run, or in it, holds."""
     evaluation = EvalJob(model_dir=str(model_dir), data=DataDirConfig(dir=job.data.dir), suite=SUITE)
     run_eval(evaluation)
-    return json.loads(evaluation.output_path.read_text())
+    return json.loads(evaluation.result_path.read_text())
 
 
 def figures_of(directory, job):

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 KEYS: Mapping[str, Mapping[str, str]] = {
-    "EvalJob": {"corpus_dir": "data.dir"},
+    "EvalJob": {"corpus_dir": "data.dir", "limit": "suite.limit", "output": "out"},
     "ExportJob": {"directory": "dir"},
     "VerifyJob": {"dir": "data.dir"},
 }
 """For each job, by the name of its dataclass: old dotted key -> current key."""
+DIRECTORIES = {"EvalJob": ("output",)}
+"""For each job: old keys that named a file; the current key names a directory, proposed without the file's suffix."""
 _DTYPES = {"float32": "fp32", "bfloat16": "bf16"}
 _LOADED = {"dtype": _DTYPES | {"auto": "null"}}
 VALUES: Mapping[str, Mapping[str, Mapping[str, str]]] = {
@@ -32,7 +35,9 @@ def check_names(overrides: Sequence[str], job_type: type) -> None:
         key, _, given = text.partition("=")
         key = key.lstrip("+~")
         if key in keys:
-            raise ValueError(f"{key}: is now {keys[key]}; give {keys[key]}={given or 'VALUE'}")
+            is_directory = key in DIRECTORIES.get(job_type.__name__, ())
+            given = str(Path(given).with_suffix("")) if is_directory and given else given or "VALUE"
+            raise ValueError(f"{key}: is now {keys[key]}{', a directory' * is_directory}; give {keys[key]}={given}")
         current = _current(given, values.get(key, {}))
         if current != given:
             raise ValueError(f"{key} ({given}): is now {current}")
@@ -51,7 +56,10 @@ def with_current_names(content: Any, job_type: type) -> Any:
         group, _, name = new.rpartition(".")
         parent = content.setdefault(group, {}) if group and old in content else content
         if old in content and isinstance(parent, dict):
-            parent.setdefault(name, content.pop(old))
+            given = content.pop(old)
+            if given and old in DIRECTORIES.get(job_type.__name__, ()):
+                given = str(Path(given).with_suffix(""))
+            parent.setdefault(name, given)
     for key, names in VALUES.get(job_type.__name__, {}).items():
         current = names.get(str(content.get(key)))
         if current is not None:

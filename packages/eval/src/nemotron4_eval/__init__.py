@@ -6,7 +6,8 @@ Names that need torch or lm-eval are imported on first use, so that `import nemo
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from nemotron4_eval.eval_job import EvalJob, SuiteConfig
+from nemotron4_eval.eval_job import EvalJob
+from nemotron4_eval.suites.config import SuiteConfig
 
 if TYPE_CHECKING:
     from nemotron4_eval.evaluation import run_eval

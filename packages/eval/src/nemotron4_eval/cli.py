@@ -5,5 +5,5 @@ from nemotron4_config import Command
 EVAL = Command(
     job="nemotron4_eval.eval_job:EvalJob",
     run="nemotron4_eval.evaluation:run_eval",
-    summary="Measure a trained model: held-out bits per byte and harness tasks",
+    summary="Measure a trained model: held-out text, the paper's benchmarks and harness tasks",
 )

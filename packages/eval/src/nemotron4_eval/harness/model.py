@@ -1,34 +1,51 @@
-"""The LM Evaluation Harness on models of nemotron4_infer, offline.
+"""The LM Evaluation Harness's view of a model: likelihoods by packing.py and scoring.py, texts by the engine.
 
-Invariant: log-likelihoods are those of the token sequence [end-of-sequence, context, continuation], truncated on the
-left to the model's context; the whole text is tokenized at once, never its two parts separately.
+Invariant: a text is split into context and continuation as the harness's own models do, and no result depends on what
+else is asked, on the order, on the number of processes, or on whether it was computed now or before a kill. A request
+that cannot be answered does not end the run: it is counted in `failures`, and scores as badly as can be.
 Source: lm-eval's TemplateLM interface (https://github.com/EleutherAI/lm-evaluation-harness).
-
-Shapes: B windows, T tokens, V vocabulary, N scored tokens of a batch.
 """
 
-from collections.abc import Sequence
+import hashlib
+import json
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
-import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
+from lm_eval.models.utils import normalize_gen_kwargs
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, simple_parse_args_string
 
-from nemotron4_data import StreamDecoder
-from nemotron4_infer import LoadedModel, SamplingConfig, generate
-from nemotron4_infer.likelihood import Progress, document_nll
-from nemotron4_infer.windows import Window, batch_windows, window_arrays
-
-LOGITS_PER_BATCH = 2**26
-"""Logits per batch: 256 MB in fp32."""
+from nemotron4_common.rules import require
+from nemotron4_eval.harness.decoding import Generated, Prompt
+from nemotron4_eval.harness.packing import ScoredSequence, plan_batches
+from nemotron4_eval.harness.request_cache import RequestCache
+from nemotron4_eval.harness.scoring import BATCH_TOKENS, Score
+from nemotron4_eval.harness.workers import ModelSource, Processes, ThisProcess, Workers
+from nemotron4_infer import LoadedModel, SamplingConfig
+from nemotron4_infer.engine.build import default_device
+from nemotron4_infer.engine_config import Quantisation
+from nemotron4_infer.likelihood import Progress
+from nemotron4_infer.weights.engine_weights import from_transformer
+from nemotron4_infer.weights.load import fingerprint
+from nemotron4_model import DType, load_config
 
 DEFAULT_GENERATED_TOKENS = 256
 """Tokens to generate if a task sets no limit; lm-eval's own default."""
 
+FAILED: Score = (-math.inf, False)
 
 DocumentStart = Literal["eos", "none"]
+
+_SAMPLING = ("top_k", "top_p", "min_p", "repetition_penalty", "seed")
+_SPOKEN_FOR = ("until", "max_gen_toks", "do_sample", "temperature", "num_beams", *_SAMPLING)
+_log = logging.getLogger(__name__)
 
 
 class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no annotations
@@ -41,120 +58,309 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no annotations
         *,
         document_start: DocumentStart = "eos",
         cache: Path | None = None,
+        seed: int = 0,
     ) -> None:
         """A model for the harness.
 
-        `document_start` none puts no end-of-sequence token in front of a request. Results are kept in the file
-        `cache`, so that an evaluation that was stopped continues.
+        `document_start` none puts no end-of-sequence token in front of a request, except where nothing else precedes
+        what is scored. Results are kept in the file `cache`, so that an evaluation that was stopped continues. `seed`
+        is that of samples.
         """
+        weights = from_transformer(loaded.model)
+        self._start(
+            ThisProcess(weights, loaded.tokenizer),
+            loaded.tokenizer,
+            loaded.model.config.max_sequence_length,
+            device=loaded.device.type,
+            progress=progress,
+            document_start=document_start,
+            cache=None if cache is None else RequestCache(cache, _digest(loaded)),
+            seed=seed,
+        )
+
+    @classmethod
+    def from_directory(
+        cls,
+        model_dir: str,
+        progress: Progress | None = None,
+        *,
+        dtype: DType | None = None,
+        quantization: Quantisation | None = None,
+        processes: int = 1,
+        document_start: DocumentStart = "eos",
+        cache: Path | None = None,
+        seed: int = 0,
+    ) -> Self:
+        """The model of a directory, whose weights may be quantised, in `processes` processes.
+
+        ValueError, one line, if there is no such model.
+        """
+        require(processes >= 1, "processes", processes, "must be at least 1")
+        source, device = ModelSource.check(model_dir, dtype, quantization, processes), default_device()
+        lm, path = cls.__new__(cls), Path(model_dir)
+        lm._start(
+            source.load(device) if processes == 1 else Processes(source),
+            source.tokenizer(),
+            load_config(path).max_sequence_length,
+            device=device.type,
+            progress=progress,
+            document_start=document_start,
+            cache=None if cache is None else RequestCache(cache, fingerprint(path, source.dtype, source.quantization)),
+            seed=seed,
+        )
+        return lm
+
+    def _start(
+        self,
+        workers: Workers,
+        tokenizer: Any,
+        window: int,
+        *,
+        device: str,
+        progress: Progress | None,
+        document_start: DocumentStart,
+        cache: RequestCache | None,
+        seed: int,
+    ) -> None:
         super().__init__()
-        self._model, self._tokenizer, self._device = loaded.model, loaded.tokenizer, loaded.device
-        self._window = loaded.model.config.max_sequence_length
-        self._progress = progress
+        require(document_start in ("eos", "none"), "document_start", document_start, "must be eos or none")
+        self._workers, self._tokenizer, self._window, self._progress = workers, tokenizer, window, progress
+        self._batch_tokens = BATCH_TOKENS[device]
+        self._starts_with_eos, self._cache, self._seed = document_start == "eos", cache, seed
+        # The options of a question have one context.
+        self._encode = lru_cache(maxsize=4)(tokenizer.encode)
+        self.cuts: set[str] = set()
+        """Of requests whose prompt lost its beginning, their `request_name`."""
+        self.failures: dict[str, str] = {}
+        """Of requests that could not be answered: `request_name` to the reason, one line."""
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> Self:
+        """From the harness's --model_args: `pretrained=DIR` and the settings of `from_directory`."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
+
+    @classmethod
+    def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> Self:
+        """As `create_from_arg_string`; the harness's batch size and device are not used."""
+        settings = dict(arg_dict)
+        known = "pretrained, dtype, quantization, processes, document_start, cache, seed"
+        unknown = next((name for name in settings if name not in known.split(", ")), None)
+        require(unknown is None, f"model_args.{unknown}", settings.get(unknown or ""), f"is not one of {known}")
+        require("pretrained" in settings, "model_args.pretrained", "", "must be a model directory")
+        for name, kind in (("dtype", DType), ("quantization", Quantisation), ("cache", Path)):
+            if settings.get(name) is not None:
+                try:
+                    settings[name] = kind(settings[name])
+                except ValueError as error:
+                    raise ValueError(f"model_args.{name} ({settings[name]}): {error}") from error
+        return cls.from_directory(str(settings.pop("pretrained")), **settings)
 
     @property
     def eot_token_id(self) -> int:
         """The end-of-sequence id, which precedes every document in training."""
-        return self._tokenizer.eos_id
+        return int(self._tokenizer.eos_id)
+
+    @property
+    def max_length(self) -> int:
+        """The model's context, in tokens."""
+        return self._window
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """Token ids of a text, without special tokens."""
-        return self._tokenizer.encode(string)
-
-    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Split the tokens of the whole text where they first differ from the context's own tokens.
-
-        A token that spans the boundary belongs to the continuation, so the true text is always scored.
-        """
-        whole, alone = self.tok_encode(context + continuation), self.tok_encode(context)
-        split = next((i for i, (a, b) in enumerate(zip(whole, alone, strict=False)) if a != b), len(alone))
-        split = min(split, len(whole) - 1)
-        return whole[:split], whole[split:]
+        return list(self._encode(string))
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """(log-probability in nats, is it the greedy choice) of each (context, continuation)."""
-        return super().loglikelihood(requests, disable_tqdm=disable_tqdm)  # type: ignore[no-any-return]  # lm-eval
+        """(log-probability in nats, is it the greedy choice) of each (context, continuation).
+
+        (-inf, False) for one that cannot be scored, which is then in `failures`.
+        """
+        asked = [request for request in requests if request.args != ("", "")]  # TemplateLM would stop at nothing
+        scores = iter(super().loglikelihood(asked, disable_tqdm=disable_tqdm))
+        return [self._fail(each.args, _EMPTY) if each.args == ("", "") else next(scores) for each in requests]
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        documents, windows = [], []
-        for index, (_, context_ids, continuation_ids) in enumerate(requests):
-            # The windows prepend the end-of-sequence token; lm-eval itself does so for an empty context.
-            context_ids = context_ids[1:] if context_ids[:1] == [self.eot_token_id] else context_ids
-            documents.append(np.array([*context_ids, *continuation_ids], dtype=np.int64))
-            end = len(documents[-1])
-            if len(continuation_ids) > self._window:
-                raise ValueError(
-                    f"suite.tasks: a continuation of {len(continuation_ids)} tokens does not fit in the model's "
-                    f"context of {self._window}; use a model with a longer context or another task"
-                )
-            windows.append(Window(index, max(0, end - self._window), len(context_ids), end))
-        results = [(0.0, True)] * len(requests)
-        done = 0
-        for batch in batch_windows(windows, max(1, LOGITS_PER_BATCH // self._model.config.vocab_size)):
-            for window, result in zip(batch, self._score(batch, documents), strict=True):
-                results[window.document] = result
-            done += len(batch)
-            if self._progress is not None:
-                self._progress(done, len(requests))
+        results: list[Score] = [FAILED] * len(requests)
+        sequences, owners = [], []
+        for index, (texts, context_ids, continuation_ids) in enumerate(requests):
+            if not continuation_ids:
+                self._fail(texts, _EMPTY)
+            elif len(continuation_ids) > self._window:
+                size = f"a continuation of {len(continuation_ids)} tokens"
+                self._fail(texts, f"{size} does not fit in the model's context of {self._window}")
+            else:
+                token_ids = [*self._begun(context_ids), *continuation_ids]
+                if len(token_ids) > self._window + 1:
+                    self.cuts.add(request_name(texts))
+                sequences.append(self._sequence(token_ids, len(continuation_ids)))
+                owners.append(index)
+        for done, (index, score) in enumerate(self._scored(sequences), 1):
+            texts = requests[owners[index]][0]
+            results[owners[index]] = score if math.isfinite(score[0]) else self._fail(texts, _NOT_FINITE)
+            self.cache_hook.add_partial("loglikelihood", texts, results[owners[index]])
+            self._report(done, len(sequences))
         return results
 
-    @torch.inference_mode()
-    def _score(self, batch: Sequence[Window], documents: list[Any]) -> list[tuple[float, bool]]:
-        inputs_BT, targets_BT, scored_BT = (
-            torch.from_numpy(array).to(self._device) for array in window_arrays(batch, documents, self.eot_token_id)
-        )
-        logits_NV = self._model(inputs_BT)[scored_BT].float()
-        targets_N = targets_BT[scored_BT]
-        log_p_N = logits_NV.log_softmax(-1).gather(1, targets_N[:, None])[:, 0].double()
-        greedy_N = logits_NV.argmax(-1) == targets_N
-        counts = scored_BT.sum(1).tolist()
-        return [
-            (float(log_p.sum()), bool(greedy.all()))
-            for log_p, greedy in zip(log_p_N.split(counts), greedy_N.split(counts), strict=True)
-        ]
-
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
-        """Log-probability in nats of each whole text, in windows of which only the last may overlap another."""
-        documents = [np.array(self.tok_encode(request.args[0]), dtype=np.int64) for request in requests]
-        nll_nats = document_nll(
-            self._model,
-            documents,
-            self.eot_token_id,
-            window=self._window,
-            stride=self._window,
-            device=self._device,
-            progress=self._progress,
-        )
-        return [-float(nats) for nats in nll_nats]
+        """Log-probability in nats of each whole text, in lm-eval's windows: the first begins with end-of-sequence."""
+        totals, left, sequences, owners = [0.0] * len(requests), [0] * len(requests), [], []
+        for index, request in enumerate(requests):
+            windows = get_rolling_token_windows(
+                self.tok_encode(request.args[0]), self.eot_token_id, max_seq_len=self._window, context_len=1
+            )
+            for context_ids, continuation_ids in map(make_disjoint_window, windows):
+                sequences.append(self._sequence([*context_ids, *continuation_ids], len(continuation_ids)))
+                owners.append(index)
+                left[index] += 1
+        for done, (index, (log_p, _)) in enumerate(self._scored(sequences), 1):
+            owner = owners[index]
+            totals[owner] += log_p
+            left[owner] -= 1
+            if not left[owner]:
+                if not math.isfinite(totals[owner]):
+                    totals[owner], _ = self._fail(requests[owner].args, _NOT_FINITE)
+                self.cache_hook.add_partial("loglikelihood_rolling", requests[owner].args, totals[owner])
+            self._report(done, len(sequences))
+        return totals
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
-        """Text that follows each context, up to the first stop string, end of text or token limit."""
-        texts = []
-        for request in requests:
-            context, settings = request.args
-            texts.append(self._generate(context, settings))
-            if self._progress is not None:
-                self._progress(len(texts), len(requests))
+        """Text that follows each context, up to the first stop string, end of text or token limit.
+
+        Repeated requests are equal texts if greedy, else further samples. One that fails is in `failures`, its text
+        empty.
+        """
+        texts, seen = [""] * len(requests), Counter[str]()
+        owners: dict[str, list[int]] = {}
+        prompts: list[Prompt] = []
+        for index, request in enumerate(requests):
+            place = json.dumps([request.task_name, request.doc_id, request_name(request.args)])
+            prompt = self._prompt(request.args, f"{place} {seen[place]}")
+            seen[place] += 1
+            same = owners.setdefault(repr(prompt), [])
+            if not same:
+                prompts.append(prompt)
+            same.append(index)
+        groups, done = list(owners.values()), 0
+        for number, generated in self._generated(prompts):
+            for index in groups[number]:
+                args = requests[index].args
+                texts[index] = generated.text
+                if generated.failure is not None:
+                    self._fail(args, generated.failure)
+                elif prompts[number].sampling.temperature == 0:
+                    self.cache_hook.add_partial("generate_until", args, generated.text)
+            done += len(groups[number])
+            self._report(done, len(requests))
         return texts
 
-    def _generate(self, context: str, settings: dict[str, Any]) -> str:
-        until = settings.get("until") or []
-        stops = [stop for stop in ([until] if isinstance(until, str) else until) if stop]
-        wanted = min(int(settings.get("max_gen_toks", DEFAULT_GENERATED_TOKENS)), self._window - 1)
-        sampling = SamplingConfig(
-            temperature=float(settings.get("temperature", 1.0)) if settings.get("do_sample") else 0.0,
-            top_k=settings.get("top_k"),
-            top_p=float(settings.get("top_p", 1.0)),
-            max_new_tokens=wanted,
+    def _begun(self, context_ids: list[int]) -> list[int]:
+        """A context with what precedes it. The harness itself begins an empty one with end-of-sequence."""
+        eos = self.eot_token_id
+        is_begun = context_ids[:1] == [eos] or (context_ids and not self._starts_with_eos)
+        return context_ids if is_begun else [eos, *context_ids]
+
+    def _sequence(self, token_ids: list[int], num_targets: int) -> ScoredSequence:
+        """Without the beginning that is too long for the model."""
+        array = np.array(token_ids[-(self._window + 1) :], dtype=np.int64)
+        return ScoredSequence(array[:-1], array[-num_targets:])
+
+    def _scored(self, sequences: Sequence[ScoredSequence]) -> Iterator[tuple[int, Score]]:
+        """(index, score) of each, those first whose results are kept."""
+        missing, keys = [], {}
+        for index, sequence in enumerate(sequences):
+            if self._cache is not None:
+                targets = len(sequence.target_ids)
+                ids = [*sequence.token_ids.tolist(), int(sequence.target_ids[-1])]
+                keys[index] = self._cache.key("score", ids, targets)
+                if (found := self._cache.get(keys[index])) is not None:
+                    yield index, (float(found[0]), bool(found[1]))
+                    continue
+            missing.append(index)
+        batches = plan_batches([sequences[index] for index in missing], self._batch_tokens)
+        for batch, scores in zip(batches, self._workers.score(batches), strict=True):
+            for number, score in zip(batch.sequences, scores, strict=True):
+                index = missing[number]
+                if self._cache is not None and math.isfinite(score[0]):
+                    self._cache.put(keys[index], score)
+                yield index, score
+        if self._cache is not None:
+            self._cache.write()
+
+    def _generated(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Generated]]:
+        """(index, text) of each, those first whose results are kept."""
+        missing, keys = [], {}
+        for index, prompt in enumerate(prompts):
+            if self._cache is not None:
+                settings = [vars(prompt.sampling), prompt.stops]
+                keys[index] = self._cache.key("generate", prompt.token_ids, settings)
+                if (found := self._cache.get(keys[index])) is not None:
+                    yield index, Generated(found)
+                    continue
+            missing.append(index)
+        for number, generated in self._workers.generate([prompts[index] for index in missing]):
+            index = missing[number]
+            if self._cache is not None and generated.failure is None:
+                self._cache.put(keys[index], generated.text)
+            yield index, generated
+        if self._cache is not None:
+            self._cache.write()
+
+    def _prompt(self, args: tuple[str, dict[str, Any]], place: str) -> Prompt:
+        """A request for the engine. Samples are seeded by `place`, so that they do not depend on what else is asked."""
+        context, given = args
+        settings = normalize_gen_kwargs(given, DEFAULT_GENERATED_TOKENS)
+        rule = "must be 1: beams are not searched; leave it out"
+        require(settings.get("num_beams") in (None, 1), "generation_kwargs.num_beams", settings.get("num_beams"), rule)
+        for name in settings.keys() - _SPOKEN_FOR:
+            _warn_once(f"generation_kwargs.{name} is not used")
+        token_ids = self._begun(self.tok_encode(context))
+        # A prompt that leaves too little room loses its beginning, as in every lm-eval model, but keeps half the
+        # context however many tokens are wanted: most tasks stop long before their limit.
+        room = max(self._window - len(token_ids), self._window // 2)
+        wanted = max(1, min(settings["max_gen_toks"], room))
+        if len(token_ids) + wanted > self._window:
+            self.cuts.add(request_name(args))
+            token_ids = token_ids[-(self._window - wanted) :]
+        sampling: dict[str, Any] = {name: settings[name] for name in _SAMPLING if settings.get(name) is not None}
+        sampling["top_k"] = sampling.get("top_k") or None  # 0 is off in Hugging Face's settings
+        temperature = float(given.get("temperature", 1.0)) if settings["do_sample"] else 0.0
+        seed = f"{self._seed} {sampling.get('seed')} {place}"
+        sampling["seed"] = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big") >> 1 if temperature else 0
+        stops = tuple(stop for stop in settings["until"] if stop)
+        return Prompt(
+            tuple(token_ids), SamplingConfig(temperature=temperature, max_new_tokens=wanted, **sampling), stops
         )
-        # As in every lm-eval model, a context that is too long loses its beginning.
-        prompt_ids = [self.eot_token_id, *self.tok_encode(context)][-(self._window - wanted) :]
-        decoder, text = StreamDecoder(self._tokenizer), ""
-        for token in generate(self._model, prompt_ids, sampling, self.eot_token_id, self._tokenizer.vocab_size):
-            text += decoder.push(token)
-            if any(stop in text for stop in stops):
-                return text[: min(text.index(stop) for stop in stops if stop in text)]
-        text += decoder.finish()
-        return text[: min((text.index(stop) for stop in stops if stop in text), default=len(text))]
+
+    def _fail(self, args: Sequence[Any], reason: str) -> Score:
+        self.failures[request_name(args)] = reason
+        return FAILED
+
+    def _report(self, done: int, total: int) -> None:
+        if self._progress is not None:
+            self._progress(done, total)
+
+
+_EMPTY = "the continuation has no tokens"
+_NOT_FINITE = "the model gives no finite probability"
+
+
+def request_name(args: Sequence[Any]) -> str:
+    """Names a request by its arguments, as the harness records them with an item."""
+    return hashlib.sha256(json.dumps(args, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@lru_cache
+def _warn_once(message: str) -> None:
+    _log.warning(message)
+
+
+def _digest(loaded: LoadedModel) -> str:
+    """Tells models apart: some numbers of each weight, which training changes, the configuration and the tokenizer."""
+    digest = hashlib.sha256(f"{loaded.model.config} {loaded.tokenizer.sha256}".encode())
+    for name, parameter in loaded.model.named_parameters():
+        values = parameter.detach().flatten()
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+        for begin in range(0, len(values), max(1, len(values) // 8)):
+            digest.update(values[begin : begin + 128].float().cpu().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,20 +1,28 @@
 """Harness tasks run on a model, offline.
 
 Invariant: only the given task files are read: the harness's own task index is not loaded, and nothing is downloaded.
+An item one of whose requests failed counts as wrong.
 """
 
 import logging
 import math
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from lm_eval import simple_evaluate
+import numpy as np
+from lm_eval.api.task import Task
+from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager, get_task_dict
 
-from nemotron4_eval.harness.model import EngineLM
+from nemotron4_eval.harness.model import EngineLM, request_name
 from nemotron4_infer import LoadedModel
 from nemotron4_infer.likelihood import Progress
+
+_SHUFFLE_SEEDS = (0, 1234)
+"""Of Python's and numpy's generators, for tasks that shuffle by them: lm-eval's defaults."""
 
 
 def check_tasks(task_paths: Sequence[str]) -> None:
@@ -33,7 +41,7 @@ def check_tasks(task_paths: Sequence[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskRun:
-    """What the harness gave for one task."""
+    """What the harness gave for one task, or for one group of tasks, which has no samples."""
 
     metrics: dict[str, float | None]
     """By metric, with its filter unless that is none: acc, `exact_match,strict`."""
@@ -42,52 +50,116 @@ class TaskRun:
     items: int
     version: str
     samples: list[dict[str, Any]]
-    """Per-item records of the harness, each with the exact prompt; not printed, but written beside the result."""
+    """Per-item records of the harness, each with the exact prompt; not printed, but written beside the result. Where a
+    prompt lost its beginning, `cut` is true, and where a request failed, `failed` says why."""
     cut_items: int = 0
     failed_items: int = 0
+    shots: int | None = None
+    """Examples in the prompt; None for a group whose tasks differ."""
 
 
 def run_tasks(
-    lm: EngineLM, tasks: Sequence[dict[str, Any]], *, limit: int | None = None, seed: int = 1234
+    lm: EngineLM, tasks: Sequence[str | dict[str, Any]], *, limit: int | None = None, seed: int = 1234
 ) -> dict[str, TaskRun]:
-    """Run tasks given as configurations of the harness (`load_yaml`'s dictionaries); results by task name.
+    """Run tasks given as YAML paths or configurations of the harness (`load_yaml`'s dictionaries); results by name.
 
     All their requests are looked at together. `seed` draws few-shot examples.
     """
-    raise NotImplementedError
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    lm.cuts.clear()
+    lm.failures.clear()
+    with _seeds():
+        loaded = TaskManager(include_defaults=False).load(list(tasks))
+        for task in loaded["tasks"].values():
+            _prepare(task, seed)
+        results = evaluate(lm, loaded, limit=limit, bootstrap_iters=1_000, log_samples=True)
+    assert results is not None
+    return {name: _task_run(name, results, lm) for name in results["results"]}
 
 
 def run_harness(
     loaded: LoadedModel, task_paths: Sequence[str], *, limit: int | None = None, progress: Progress | None = None
 ) -> dict[str, dict[str, float | None]]:
-    """Run harness tasks given as YAML paths; returns metrics, stderrs and `num_items` of each task.
-
-    Only these files are read: the harness's own task index is not loaded, and nothing is downloaded.
-    """
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    results = simple_evaluate(
-        model=EngineLM(loaded, progress),
-        tasks=list(task_paths),
-        limit=limit,
-        task_manager=TaskManager(include_defaults=False),
-        log_samples=False,
-        bootstrap_iters=1_000,
-    )
-    assert results is not None
+    """Run harness tasks given as YAML paths; returns metrics, stderrs and `num_items` of each task and group."""
+    runs = run_tasks(EngineLM(loaded, progress), task_paths, limit=limit)
     return {
-        task: {**_metrics(values), "num_items": results["n-samples"][task]["effective"]}
-        for task, values in results["results"].items()
-        if task in results["n-samples"]
+        name: run.metrics
+        | {_stderr_name(metric): value for metric, value in run.stderrs.items()}
+        | {"num_items": run.items}
+        for name, run in runs.items()
     }
 
 
-def _metrics(values: dict[str, Any]) -> dict[str, float | None]:
-    """Rename lm-eval's `acc,none` to acc, `acc_stderr,none` to acc_stderr; a filter other than none is kept in it."""
+@contextmanager
+def _seeds() -> Iterator[None]:
+    """The generators that tasks may shuffle by, seeded; they are the caller's again after."""
+    python, legacy = random.getstate(), np.random.get_state()
+    random.seed(_SHUFFLE_SEEDS[0])
+    np.random.seed(_SHUFFLE_SEEDS[1])
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)
+
+
+def _prepare(task: Task, seed: int) -> None:
+    """As `simple_evaluate` does, and let an item count as wrong if a request of it failed."""
+    if task.get_config("num_fewshot") is None:
+        task.set_config(key="num_fewshot", value=0)
+    task.set_fewshot_seed(seed=seed)
+    process_results, higher_is_better = task.process_results, task.higher_is_better()
+
+    def process(doc: Any, results: Any) -> dict[str, Any]:
+        metrics: dict[str, Any] = process_results(doc, results)
+        if any(isinstance(each, tuple) and each[0] == -math.inf for each in results):
+            for name, value in metrics.items():
+                if isinstance(value, int | float | np.number) and higher_is_better.get(name, True):
+                    metrics[name] = 0.0
+        return metrics
+
+    task.process_results = process
+
+
+def _task_run(name: str, results: dict[str, Any], lm: EngineLM) -> TaskRun:
+    values, samples = results["results"][name], results["samples"].get(name, [])
     metrics: dict[str, float | None] = {}
+    stderrs: dict[str, float | None] = {}
     for key, value in values.items():
         metric, comma, filter_name = key.partition(",")
         if not comma:
             continue
-        name = metric if filter_name == "none" else f"{metric},{filter_name}"
-        metrics[name] = float(value) if isinstance(value, int | float) and math.isfinite(value) else None
-    return metrics
+        of, is_stderr = metric.removesuffix("_stderr"), metric.endswith("_stderr")
+        number = float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+        (stderrs if is_stderr else metrics)[of if filter_name == "none" else f"{of},{filter_name}"] = number
+    cut, failed = set(), set()
+    for sample in samples:
+        names = [request_name(arguments) for arguments in sample["arguments"]]
+        if not lm.cuts.isdisjoint(names):
+            cut.add(sample["doc_id"])
+            sample["cut"] = True
+        if reasons := [lm.failures[each] for each in names if each in lm.failures]:
+            failed.add(sample["doc_id"])
+            sample["failed"] = reasons[0]
+    return TaskRun(
+        metrics=metrics,
+        stderrs=stderrs,
+        items=_items(name, results),
+        version=str(results["versions"].get(name, "")),
+        samples=samples,
+        cut_items=len(cut),
+        failed_items=len(failed),
+        shots=results["n-shot"].get(name),
+    )
+
+
+def _items(name: str, results: dict[str, Any]) -> int:
+    """Items of a task, or of all tasks of a group."""
+    if name in results["n-samples"]:
+        return int(results["n-samples"][name]["effective"])
+    return sum(_items(child, results) for child in results["group_subtasks"].get(name, ()))
+
+
+def _stderr_name(metric: str) -> str:
+    name, comma, filter_name = metric.partition(",")
+    return f"{name}_stderr{comma}{filter_name}"

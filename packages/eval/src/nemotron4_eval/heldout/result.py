@@ -1,24 +1,25 @@
-"""The result of an evaluation as a file and as a table.
+"""The result of held-out text as a part of eval.json and as a table.
 
 Invariant: the file appears complete or not at all.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 from rich.console import Console
 from rich.table import Table
 
 from nemotron4_common.rules import require
-from nemotron4_common.staging import is_stream, write_file
+from nemotron4_common.staging import write_file
 from nemotron4_eval.heldout.text import domain_of
 
 _FIRST_KEY = b'"bits_per_byte"'
 
 
-class EvalResult(TypedDict):
-    """eval.json."""
+class BitsResult(TypedDict):
+    """What was measured on held-out text: the first keys of eval.json."""
 
     bits_per_byte: dict[str, Any]
     """`overall`, then each domain, then `sources`: bits per byte by source."""
@@ -30,32 +31,22 @@ class EvalResult(TypedDict):
     """Scored tokens."""
     bytes: int
     """UTF-8 bytes of the held-out text."""
-    parameters: int
-    tasks: dict[str, dict[str, float | None]]
-    """For each task its metrics, their `_stderr`, `num_items`, and `chance` if it is known."""
-    model: str
     corpus: str
     corpus_digest: str
-    suite: str
-    run_id: NotRequired[str]
-    """The model's run; copied from provenance.json, like `job_digest` and `checkpoint`."""
-    job_digest: NotRequired[str]
-    checkpoint: NotRequired[str]
-    seconds: NotRequired[float]
 
 
 def check_output(path: Path) -> None:
-    """ValueError if writing would replace a file that is not a result; a device or pipe may be written to."""
-    if is_stream(path) or not path.exists():
+    """ValueError if writing would replace a file that is not a result."""
+    if not path.exists():
         return
     with path.open("rb") as file:
-        rule = "exists and is not a result of eval; give another path, or move it away"
-        require(_FIRST_KEY in file.read(100), "output", path, rule)
+        rule = "exists and is not a result of eval; give another directory as out, or move it away"
+        require(_FIRST_KEY in file.read(100), "out", path, rule)
 
 
-def replaced_result(result: EvalResult, path: Path) -> str | None:
+def replaced_result(result: Mapping[str, Any], path: Path) -> str | None:
     """What the result at `path` measured, if it is of another checkpoint, suite or amount of text; None otherwise."""
-    if is_stream(path) or not path.exists():
+    if not path.exists():
         return None
     try:
         old = dict(json.loads(path.read_text(encoding="utf-8")))
@@ -66,14 +57,14 @@ def replaced_result(result: EvalResult, path: Path) -> str | None:
     return f"{old.get('checkpoint') or old.get('model')} (suite {old.get('suite')}, {old.get('bytes')} bytes)"
 
 
-def write_result(result: EvalResult, path: Path) -> None:
+def write_result(result: Mapping[str, Any], path: Path) -> None:
     """Write the result as JSON, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def print_result(result: EvalResult, console: Console) -> None:
-    """Tables of bits per byte and of tasks."""
+def print_bits(result: Mapping[str, Any], console: Console) -> None:
+    """The table of bits per byte."""
     title = f"{result['model']}: {result['parameters']:,} parameters, {result['bytes']:,} held-out bytes"
     table = Table(title=title, title_justify="left")
     table.add_column("bits per byte (lower is better)")
@@ -87,24 +78,3 @@ def print_result(result: EvalResult, console: Console) -> None:
         for source in (s for s in columns[0]["sources"] if domain_of(s) == domain and s != domain):
             table.add_row(f"  {source}", *(f"{column['sources'][source]:.3f}" for column in columns))
     console.print(table)
-    if result["tasks"]:
-        console.print(_task_table(result["tasks"]))
-
-
-def _task_table(tasks: dict[str, dict[str, float | None]]) -> Table:
-    table = Table()
-    for name in ("task", "metric", "value", "stderr", "chance", "items"):
-        table.add_column(name, justify="left" if name in ("task", "metric") else "right")
-    for task, values in tasks.items():
-        for metric, value in values.items():
-            if metric in ("chance", "num_items") or "_stderr" in metric:
-                continue
-            name, comma, filter_name = metric.partition(",")
-            stderr = values.get(f"{name}_stderr{comma}{filter_name}")
-            chance = values.get("chance")
-            table.add_row(task, metric, _figure(value), _figure(stderr), _figure(chance), str(values["num_items"]))
-    return table
-
-
-def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"

@@ -28,7 +28,9 @@ class TaskResult(TypedDict):
     failed_items: int
     """Items whose request failed, scored as wrong."""
     samples: str
-    """File of per-item records, relative to eval.json."""
+    """File of per-item records, relative to eval.json; empty if none were kept."""
+    chance: NotRequired[float]
+    """What guessing gives."""
 
 
 class CellResult(TypedDict):
@@ -59,7 +61,7 @@ class Missing(TypedDict):
     task: str
     tables: list[int]
     kind: str
-    """data, context, toolchain, tokenizer, sandbox."""
+    """data, context, toolchain, tokenizer, sandbox; fault, if the task stopped while it ran."""
     message: str
     """One line: what is missing."""
     command: str

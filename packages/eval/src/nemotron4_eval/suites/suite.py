@@ -2,6 +2,7 @@
 
 Each folder of `tasks/` has a `benchmark.yaml`, which this module reads. An entry with `for: {COLUMN: WORD}` stands for
 one entry a word: `{}` in its texts becomes the word, and a cell's column is COLUMN. So a language is a word of a list.
+`for: [WORD, ...]` does so without columns, and so do lists of words in it; the tasks of a cell may be such an entry.
 Source: arXiv 2402.16819, section 4.
 """
 
@@ -41,13 +42,13 @@ class Cell:
     table: int
     """3 to 11."""
     column: str
-    """The column's printed head, e.g. ARC-c."""
+    """The column's printed head, e.g. ARC-c. AVG: in place of the mean of the row's cells."""
     tasks: tuple[str, ...]
     """Names of tasks."""
     metric: str
     """A metric as the harness names it, with its filter unless that is none: acc_norm, or exact_match,strict."""
     mode: str = ""
-    """Which row of the table, where it has several for a model: 0-shot, 4-shot."""
+    """Which row of the table, where it has several for a model: 0-shot, 4-shot. Empty: it stands in every row."""
     average: Literal["mean", "items"] = "mean"
     """Over several tasks: their plain mean, or the mean over all items."""
     in_average: bool = True
@@ -70,6 +71,11 @@ class Benchmark:
     """Whether item i of all tasks is one question in several languages: standard errors are then clustered by it."""
 
 
+def benchmark_names(directory: Path = TASKS_DIR) -> list[str]:
+    """Names of all benchmarks, sorted."""
+    return sorted(path.parent.name for path in directory.glob("*/benchmark.yaml"))
+
+
 def load_benchmark(name: str, directory: Path = TASKS_DIR) -> Benchmark:
     """The benchmark of a folder of `tasks/`."""
     content = yaml.safe_load((directory / name / "benchmark.yaml").read_text(encoding="utf-8"))
@@ -78,14 +84,23 @@ def load_benchmark(name: str, directory: Path = TASKS_DIR) -> Benchmark:
     for entry in content.pop("cells"):
         for column, each in _expanded(entry):
             each = {"column": column} | each
-            cells.append(Cell(**each | {"tasks": tuple(each["tasks"])}))
+            cells.append(Cell(**each | {"tasks": tuple(_task_names(each["tasks"]))}))
     return Benchmark(name=name, tasks=tuple(tasks), cells=tuple(cells), **content)
 
 
+def _task_names(tasks: list[str] | dict[str, Any]) -> list[str]:
+    return tasks if isinstance(tasks, list) else [each["name"] for _, each in _expanded(tasks)]
+
+
 def _expanded(entry: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    words: dict[str, str] = entry.get("for", {"": ""})
+    words: dict[str, str] | list[Any] = entry.get("for", {"": ""})
+    pairs = words.items() if isinstance(words, dict) else [(word, word) for word in _flat(words)]
     rest = {key: value for key, value in entry.items() if key != "for"}
-    return [(column, _filled(rest, str(word))) for column, word in words.items()]
+    return [(column, _filled(rest, str(word))) for column, word in pairs]
+
+
+def _flat(words: list[Any]) -> list[str]:
+    return [word for each in words for word in (_flat(each) if isinstance(each, list) else [each])]
 
 
 def _filled(value: Any, word: str) -> Any:

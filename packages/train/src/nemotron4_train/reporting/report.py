@@ -305,14 +305,13 @@ def _bits_table(figures: Figures) -> str:
 
 
 def _task_table(tasks: dict[str, dict[str, Any]]) -> str:
-    rows = [
-        (
-            name,
-            f"{task['acc']:.3f} ± {task['acc_stderr']:.3f}",
-            f"{task.get('chance', float('nan')):.2f}",
-            str(task.get("num_items", "")),
-        )
-        for name, task in tasks.items()
-        if task.get("acc") is not None
-    ]
-    return table(("task", "accuracy", "chance", "items"), rows)
+    rows = []
+    for name, task in tasks.items():
+        # Older versions wrote each metric as a key of its own.
+        value, stderr = task.get("value", task.get("acc")), task.get("stderr", task.get("acc_stderr"))
+        if value is not None:
+            error = f" ± {stderr:.3f}" if stderr is not None else ""
+            chance = f"{task['chance']:.2f}" if "chance" in task else ""
+            items = str(task.get("items", task.get("num_items", "")))
+            rows.append((name, task.get("metric", "acc"), f"{value:.3f}{error}", chance, items))
+    return table(("task", "metric", "value", "chance", "items"), rows)

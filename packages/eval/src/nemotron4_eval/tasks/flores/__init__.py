@@ -1,0 +1,1 @@
+"""FLORES-101 (Goyal et al. 2022) out of Chinese."""

@@ -1,0 +1,1 @@
+"""TyDi QA, gold passage task (Clark et al. 2020)."""

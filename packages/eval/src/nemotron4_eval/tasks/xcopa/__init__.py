@@ -1,0 +1,1 @@
+"""XCOPA (Ponti et al. 2020) in mGPT's template."""
