@@ -42,6 +42,7 @@ GROUPS = {
 REQUIRED = {
     "generate": ["model_dir=m", "prompt=p"],
     "eval": ["model_dir=m"],
+    "eval_report": ["evaluations=[a,b]"],
     "serve": ["model_dir=m"],
     "export": ["run=r"],
     "report": ["run=r"],

@@ -60,7 +60,7 @@ def test_a_required_key(capsys, tmp_path, monkeypatch):
 def test_an_unknown_verb(capsys):
     assert main(["trane"]) == 2
     assert capsys.readouterr().err.startswith(
-        "nemotron4: 'trane' is not a verb; choose one of: cancel, data adopt, data verify, eval, export"
+        "nemotron4: 'trane' is not a verb; choose one of: cancel, data adopt, data verify, eval, eval report, export"
     )
 
 

@@ -1,6 +1,6 @@
 """An evaluation with made-up numbers, in the shape of eval.json, for tests and pictures of its report.
 
-`python tests/support/made_up_evaluation.py OUT` writes it and its report into OUT.
+`python tests/support/made_up_evaluation.py OUT` writes it, its report and a comparison of checkpoints into OUT.
 """
 
 import hashlib
@@ -8,29 +8,48 @@ import json
 import math
 import random
 import sys
+from functools import cache
 from pathlib import Path
 
+from nemotron4_eval.report.comparison import write_comparison
 from nemotron4_eval.report.write import write_report
 from nemotron4_eval.suites.paper import load_paper
 from nemotron4_eval.suites.suite import Benchmark, Cell, TaskSpec
 
 ITEMS = {3: 1_800, 4: 14_042, 5: 400, 6: 160, 7: 500, 8: 560, 9: 250, 10: 1_012, 11: 3_000}
-MODES = {4: ("chain of thought", "direct"), 7: ("0-shot", "4-shot"), 9: ("English CoT",)}
+MODES = {
+    4: ("chain of thought", "direct", ""),
+    5: ("strict", "flexible", ""),
+    7: ("0-shot", "4-shot"),
+    9: ("English CoT",),
+    11: ("", "means over subjects", "means over questions"),
+}
+COLUMNS = {
+    (4, "chain of thought"): ("BBH",),
+    (4, "direct"): ("BBH",),
+    (4, ""): ("MMLU",),
+    (5, "strict"): ("GSM8K",),
+    (5, "flexible"): ("GSM8K",),
+    (5, ""): ("HumanEval", "MBPP"),
+    (11, ""): ("AVG",),
+}
+"""Of the rows that do not fill their table's columns."""
 NO_TOOLCHAIN, NO_DATA = ("Julia", "TS"), ("FR", "ES", "AR", "RU", "JA")
 HOSTILE = "</pre><script>document.title='owned'</script><img src=x onerror=alert(1)>\x1b[31m\u202egnp.exe\x00\ud800"
 
 
 def task_name(table, column, mode):
     """Name of the made-up task of a cell."""
-    mode = mode if table == 7 or column == "BBH" else ""
+    mode = mode if table == 7 or column == "BBH" or mode == "means over questions" else ""
     return "_".join(word for word in (f"t{table}", column, mode) if word).lower().replace(" ", "_").replace("+", "p")
 
 
 def columns(table, mode):
     """The columns of the model's row of that mode."""
-    return ("BBH",) if mode == "direct" else load_paper().tables[table].columns
+    return COLUMNS.get((table, mode), load_paper().tables[table].columns)
 
 
+@cache
 def benchmarks():
     """A benchmark for each table, with a task for each column."""
     made = []
@@ -39,7 +58,11 @@ def benchmarks():
         for mode in MODES.get(number, ("",)):
             for column in columns(number, mode):
                 name = task_name(number, column, mode)
-                cells.append(Cell(table=number, column=column, tasks=(name,), metric=metric(number), mode=mode))
+                scored = metric(number, column, mode)
+                averaged = column != "AVG"
+                cells.append(
+                    Cell(table=number, column=column, tasks=(name,), metric=scored, mode=mode, in_average=averaged)
+                )
                 tasks[name] = TaskSpec(name=name, yaml="", dataset=name, shots=shots(number, mode))
         made.append(
             Benchmark(name=f"t{number}", title=table.title, area="", tasks=tuple(tasks.values()), cells=tuple(cells))
@@ -47,8 +70,11 @@ def benchmarks():
     return made
 
 
-def metric(table):
-    return {3: "acc_norm", 5: "exact_match,strict", 6: "pass@1", 7: "acc", 10: "spbleu"}.get(table, "exact_match")
+def metric(table, column="", mode=""):
+    """The headline metric of a cell."""
+    if column == "GSM8K":
+        return f"exact_match,{mode}"
+    return {3: "acc_norm", 5: "pass@1", 6: "pass@1", 7: "acc", 10: "spbleu", 11: "acc"}.get(table, "exact_match")
 
 
 def shots(table, mode):
@@ -70,8 +96,9 @@ def evaluation(*, strength=0.7, limit=None, tokens=8_000_000_000_000, checkpoint
                     missing.append(reason(number, column, name))
                     cells[column] = {"value": None, "stderr": None, "items": 0, "missing": missing[-1]["message"]}
                     continue
-                tasks[name] = task_result(number, column, mode, strength, limit)
-                cells[column] = {key: tasks[name][key] for key in ("value", "stderr", "items")}
+                found = task_result(number, column, mode, strength, limit)
+                tasks.setdefault(name, found)["metrics"] |= found["metrics"]
+                cells[column] = {key: found[key] for key in ("value", "stderr", "items")}
             tables.setdefault(str(number), []).append(row(mode, cells))
     return {
         "tasks": tasks,
@@ -106,6 +133,9 @@ def lack(table, task, kind, message, command):
 
 
 def row(mode, cells):
+    if "AVG" in cells:
+        nothing = {"value": None, "stderr": None, "items": 0, "missing": "the table has no average"}
+        return {"mode": mode, "cells": cells, "average": nothing, "coverage": ""}
     values = [cell["value"] for cell in cells.values()]
     known = [value for value in values if value is not None]
     whole = len(known) == len(values)
@@ -121,21 +151,21 @@ def row(mode, cells):
 
 def task_result(number, column, mode, strength, limit):
     table = load_paper().tables[number]
-    printed = next(r for r in reversed(table.rows) if not r.later and (r.mode == mode or not r.mode)).cells[column]
+    printed = next(r for r in reversed(table.rows) if not r.later and r.mode in (mode, "")).cells[column]
     chance, draw = table.chance.get(column, 0), random.Random(f"{number} {column} {mode}").uniform(-4, 4)
     points = max(chance - 3, min(97.0, chance + (printed - chance) * strength + draw))
     points = max(0.0, points - 12 * (mode == "direct"))
     items = min(ITEMS[number], limit or ITEMS[number])
     share = points if number == 10 else round(points / 100 * items) / items
     stderr = 0.6 if number == 10 else math.sqrt(share * (1 - share) / max(1, items - 1))
-    name = task_name(number, column, mode)
+    name, scored = task_name(number, column, mode), metric(number, column, mode)
     return {
-        "metric": metric(number),
+        "metric": scored,
         "value": share,
         "stderr": stderr,
         "items": items,
         "shots": shots(number, mode),
-        "metrics": {metric(number): share, "gold_bits_per_byte": round(1.9 - share / (200 if number == 10 else 2), 4)},
+        "metrics": {scored: share, "gold_bits_per_byte": round(1.9 - share / (200 if number == 10 else 2), 4)},
         "version": "1.0",
         "dataset": name,
         "dataset_digest": hashlib.sha256(name.encode()).hexdigest(),
@@ -218,15 +248,46 @@ def generated(i, name):
     }
 
 
-def write(out, made, records=None):
-    """Write eval.json, samples and the report into `out`; returns the page."""
+def save(out, made, records):
+    """Write eval.json and samples into `out`."""
     (out / "samples").mkdir(parents=True, exist_ok=True)
     (out / "eval.json").write_text(json.dumps(made))
-    for name, lines in (samples() if records is None else records).items():
+    for name, lines in records.items():
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (out / "samples" / f"{name}.jsonl").write_text(text)
+
+
+def write(out, made, records=None):
+    """Write eval.json, samples and the report into `out`; returns the page."""
+    save(out, made, samples() if records is None else records)
     return write_report(out, made, benchmarks())
+
+
+def write_run(root, strengths=(0.3, 0.45, 0.55, 0.7), items=40):
+    """Evaluations of several checkpoints of one run, each with scores of some items; their directories."""
+    directories = []
+    for index, strength in enumerate(strengths, 1):
+        tokens, name = index * 2_000_000_000_000, f"step-{index * 40_000:08}"
+        made = evaluation(strength=strength, tokens=tokens, checkpoint=name)
+        records = {name: scored(name, task, strength, items) for name, task in made["tasks"].items()}
+        save(root / name, made, records)
+        directories.append(root / name)
+    return directories
+
+
+def scored(name, task, strength, items):
+    """Records with nothing but a score: an item that a weaker model solves, a stronger one mostly does too."""
+    metric, _, filtered = task["metric"].partition(",")
+    if metric == "spbleu":
+        return [{"doc_id": i, "filter": "none", "metrics": [metric], metric: ["gold", "answer"]} for i in range(items)]
+    draw, own = random.Random(name), random.Random(f"{name} {strength}")
+    scores = [float(draw.random() < strength + own.uniform(-0.1, 0.1)) for _ in range(items)]
+    return [
+        {"doc_id": i, "filter": filtered or "none", "metrics": [metric], metric: score}
+        for i, score in enumerate(scores)
+    ]
 
 
 if __name__ == "__main__":
     print(write(Path(sys.argv[1]), evaluation()))
+    print(write_comparison(Path(sys.argv[1]) / "compared", write_run(Path(sys.argv[1]) / "run"), benchmarks()))

@@ -64,10 +64,19 @@ def test_what_was_not_asked_for_is_no_missing_cell(tables):
     assert tables[4].missing == {}
 
 
-def test_an_average_given_as_a_cell_is_taken_before_that_of_the_row(evaluation):
-    changed = copy.deepcopy(evaluation)
-    changed["tables"]["11"][0]["cells"]["AVG"] = {"value": 0.5, "stderr": 0.01, "items": 9}
-    assert own(tables_of(changed)[11]).cells["AVG"].value == 50
+def test_ways_to_prompt_that_fill_different_columns_share_a_row(tables):
+    rows = [row for row in tables[4].rows if row.own]
+    assert [row.mode for row in rows] == ["chain of thought", "direct"]
+    assert [rows[0].cells[column].value is None for column in ("BBH", "MMLU")] == [False, False]
+    assert [row.mode for row in tables[5].rows if row.own] == ["strict", "flexible"]
+
+
+def test_an_average_that_is_not_the_mean_of_its_row_comes_as_a_cell(tables, evaluation):
+    subjects, questions = (row for row in tables[11].rows if row.own)
+    assert subjects.cells["AVG"].value == 100 * evaluation["tables"]["11"][0]["cells"]["AVG"]["value"]
+    assert (subjects.mode, subjects.cells["AVG"].coverage) == ("means over subjects", "4 of 4 columns")
+    assert (questions.cells["AVG"].value, questions.cells["AVG"].missing) == (None, NOT_ASKED)
+    assert all(questions.cells[column].value is not None for column in tables[11].published.columns)
 
 
 @pytest.mark.parametrize(

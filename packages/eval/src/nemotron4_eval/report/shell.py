@@ -53,6 +53,11 @@ def scroll(label: str, content: str, card: bool = False) -> str:
     return f"<div class=card>{inner}</div>" if card else inner
 
 
+def absent(why: str) -> str:
+    """A dash that says why there is no number, to the pointer and to a screen reader."""
+    return f'<span class=why title="{escape(why)}">–<span class=hidden>missing: {escape(why)}</span></span>'
+
+
 def count(number: Any, unit: str) -> str:
     """1 task, 2,000 tasks, 8 T tokens; empty for what is no number."""
     if not isinstance(number, int | float):

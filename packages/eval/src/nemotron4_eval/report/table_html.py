@@ -5,7 +5,7 @@ Invariant: a cell of the model without a value says why, to the pointer, to a sc
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from nemotron4_eval.report.shell import count, escape, scroll
+from nemotron4_eval.report.shell import absent, count, escape, scroll
 from nemotron4_eval.report.tables import ShownCell, ShownRow, ShownTable
 from nemotron4_eval.suites.paper import AVERAGE
 from nemotron4_eval.suites.results import TaskResult
@@ -80,8 +80,7 @@ def _cell(cell: ShownCell, notes: _Notes) -> str:
         error = f"<small>± {cell.stderr:.1f}</small>" if cell.stderr is not None else ""
         return f"{cell.value:.1f}{notes.sign(cell)}{error}{coverage}"
     if cell.missing:
-        why = escape(cell.missing)
-        return f'<span class=why title="{why}">–<span class=hidden>missing: {why}</span></span>{coverage}'
+        return f"{absent(cell.missing)}{coverage}"
     return "–"
 
 
@@ -135,7 +134,7 @@ def _task_row(name: str, task: TaskResult, records: Mapping[str, str], before: t
     link = f'<a href="{escape(records[name])}">{escape(name)}</a>' if name in records else escape(name)
     digest = task["dataset_digest"]
     numbers = (
-        str(task["shots"]),
+        escape(" from ".join([str(task["shots"]), *filter(None, [task.get("shots_from")])])),
         f"{task['items']:,}",
         figure,
         "" if bits is None else f"{bits:.3f}",

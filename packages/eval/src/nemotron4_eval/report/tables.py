@@ -109,9 +109,10 @@ def shown_tables(evaluation: Mapping[str, Any], benchmarks: Sequence[Benchmark] 
 
 
 def _shown(published: PublishedTable, evaluation: Mapping[str, Any], benchmarks: Sequence[Benchmark]) -> ShownTable:
-    own = [
-        _own_row(published, row, model_name(evaluation)) for row in evaluation["tables"].get(str(published.number), ())
-    ]
+    given = evaluation["tables"].get(str(published.number), ())
+    if all(not row.mode for row in published.rows if not row.later):
+        given = _joined(given)
+    own = [_own_row(published, row, model_name(evaluation)) for row in given]
     further = tuple(
         column for row in own for column in row.cells if column not in published.all_columns
     )  # columns of ours that the paper does not have
@@ -135,16 +136,33 @@ def _shown(published: PublishedTable, evaluation: Mapping[str, Any], benchmarks:
     )
 
 
+def _joined(rows: Sequence[Row]) -> list[Row]:
+    """Rows of a table that has one row for a model: ways to prompt that fill different columns share a row."""
+    joined: list[Row] = []
+    for row in rows:
+        free = next((i for i, other in enumerate(joined) if not other["cells"].keys() & row["cells"].keys()), None)
+        if free is None:
+            joined.append(row)
+            continue
+        other = joined[free]
+        joined[free] = {
+            "mode": ", ".join(filter(None, (other["mode"], row["mode"]))),
+            "cells": other["cells"] | row["cells"],
+            "average": row["average"],
+            "coverage": other["coverage"] or row["coverage"],
+        }
+    return joined
+
+
 def _own_row(table: PublishedTable, row: Row, model: str) -> ShownRow:
     cells = {column: _own_cell(table, row["cells"].get(column)) for column in table.columns}
     cells |= {column: _own_cell(table, cell) for column, cell in row["cells"].items() if column not in cells}
     if table.average:
-        complete = all(cells[column].value is not None for column in table.columns)
-        # A table whose AVG is another mean than that of its row has it as a cell.
-        average = row["cells"].get(AVERAGE, row["average"])
-        mean = _own_cell(table, average) if complete else ShownCell(value=None)
-        if mean.value is None:
-            mean = replace(mean, missing="no mean over missing cells")
+        # An AVG that is not the plain mean of its row comes as a cell.
+        average = row["cells"].get(AVERAGE, None if table.weights else row["average"])
+        mean = _own_cell(table, average)
+        if average is not None and (mean.value is None or any(cells[column].value is None for column in table.columns)):
+            mean = ShownCell(value=None, missing="no mean over missing cells")
         cells[AVERAGE] = replace(mean, coverage=row["coverage"])
     return ShownRow(model=model, mode=row["mode"], own=True, cells=cells)
 

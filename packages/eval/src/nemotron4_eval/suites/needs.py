@@ -3,22 +3,24 @@
 Invariant: a task is either ready, or in the list of what is missing with its reason and the command that brings it.
 """
 
+import logging
 import os
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemotron4_data import Tokenizer
+from nemotron4_eval.data.flores_tokenizer import FILE
 from nemotron4_eval.data.locate import DATA_VARIABLE, DataSource, MissingDataError, load
 from nemotron4_eval.suites.results import Missing
 from nemotron4_eval.suites.selection import SuiteTask
 
 if TYPE_CHECKING:
-    from nemotron4_eval.code.sandbox import Sandbox
+    from nemotron4_eval.code.program import Sandbox
 
 DEFAULT_GENERATED_TOKENS = 256
 """What a task without `max_gen_toks` generates."""
@@ -91,25 +93,35 @@ class Needs:
 
         try:
             sandbox = make_sandbox(weakest=self.weakest)
-        except (ValueError, NotImplementedError) as error:
-            return str(error) or "there is no sandbox"
+        except ValueError as error:
+            return str(error)
         use_sandbox(sandbox)
         return sandbox
 
     def _check(self, task: SuiteTask) -> ReadyTask | None:
-        if task.spec.toolchain is not None and not self._can_run_programs(task):
+        if task.spec.toolchain is not None and not self._can_run_programs(task, task.spec.toolchain):
             return None
         if task.spec.needs_flores_tokenizer and self.flores_tokenizer is None:
-            message = "the SentencePiece model of FLORES-101 was not found, so there is no spBLEU, but chrF++ and BLEU"
+            message = (
+                f"spBLEU needs the SentencePiece model of FLORES-101, {FILE}; chrF++ and BLEU are given without it"
+            )
             self.add(task, "tokenizer", message, "suite.flores_tokenizer=PATH")
         ready = self._with_data(task)
         if ready is None or not self._fits(ready):
             return None
         return ready
 
-    def _can_run_programs(self, task: SuiteTask) -> bool:
+    def _can_run_programs(self, task: SuiteTask, language: str) -> bool:
         if isinstance(self.sandbox, str):
             self.add(task, "sandbox", self.sandbox, "suite.sandbox.weakest=true")
+            return False
+        from nemotron4_eval.code.toolchains import MissingToolchainError
+        from nemotron4_eval.code.verdict import tried_toolchain
+
+        try:
+            tried_toolchain(language, self.sandbox)
+        except MissingToolchainError as error:
+            self.add(task, "toolchain", str(error), error.command)
             return False
         return True
 
@@ -123,6 +135,8 @@ class Needs:
                 for key in ("dataset_path", "dataset_name", "dataset_kwargs"):
                     config.pop(key, None)
                 config["custom_dataset"] = lambda **_: items
+                if (process := config.get("process_docs")) is not None:
+                    config["process_docs"] = cache(process)  # the harness asks for the same items four times
         except MissingDataError as error:
             self.add(task, "data", str(error), error.command)
             return None
@@ -173,14 +187,20 @@ def sampled(config: Mapping[str, Any], samples: int) -> dict[str, Any]:
     return {**config, "repeats": samples, "generation_kwargs": {**(config.get("generation_kwargs") or {}), **sampling}}
 
 
-def allow_network(*, hub: bool, directory: Path | None) -> None:
-    """Tell Hugging Face's libraries, before they are imported, whether they may use the network, and our YAMLs where
-    the items are."""
-    os.environ.update(HF_DATASETS_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1")
+def set_up_libraries(*, hub: bool, directory: Path | None) -> None:
+    """Before the harness is imported: whether it may use the network, and where our YAMLs find the items.
+
+    Its progress bars and warnings, which would stand between the lines of ours, are turned off.
+    """
+    os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
     if not hub:
         os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
     if directory is not None:
         os.environ[DATA_VARIABLE] = str(directory)
+    import lm_eval.api.task
+
+    lm_eval.api.task.tqdm = lambda items, **_: items
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
 
 def typical_tokens(config: Mapping[str, Any], tokenizer: Tokenizer) -> int:

@@ -93,7 +93,9 @@ def _task_names(tasks: list[str] | dict[str, Any]) -> list[str]:
 
 
 def _expanded(entry: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    words: dict[str, str] | list[Any] = entry.get("for", {"": ""})
+    if "for" not in entry:
+        return [("", dict(entry))]
+    words: dict[str, str] | list[Any] = entry["for"]
     pairs = words.items() if isinstance(words, dict) else [(word, word) for word in _flat(words)]
     rest = {key: value for key, value in entry.items() if key != "for"}
     return [(column, _filled(rest, str(word))) for column, word in pairs]
