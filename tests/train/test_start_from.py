@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from composed import composed, status_of
 from distributed import run_distributed
 from messages import message_of
+from own_tasks import write_tasks
 from smoke import run, smoke_job
 from start_worker import fit_all
 from tiny_tokenizer import train_tiny_tokenizer
@@ -25,10 +27,12 @@ from nemotron4_data.manifest import TOKENIZER_FILE, Manifest
 from nemotron4_model import load_config
 from nemotron4_train.checkpoints import reading
 from nemotron4_train.checkpoints.export import ExportJob, export_checkpoint
+from nemotron4_train.evaluation import EvaluationConfig
 from nemotron4_train.job import RunConfig, TrainerConfig
 from nemotron4_train.launching.launch import launch
 from nemotron4_train.lightning.data import StepDataset
 from nemotron4_train.lightning.fit import token_stream
+from nemotron4_train.reporting.metrics import read_rows
 from nemotron4_train.run_directory import create, read_record
 from nemotron4_train.schedule import LearningRate, Schedule, Shape
 from nemotron4_train.topology import TopologyConfig
@@ -78,18 +82,29 @@ def loss_of_transformers(directory, job):
     return float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["targets_BT"].long().flatten()))
 
 
+# lm-eval and the libraries below it warn about themselves; nothing here can act on that.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_the_first_loss_is_that_of_transformers_in_one_process_and_in_two(published, prepared, tmp_path):
-    job = job_from(published, prepared, tmp_path)
-    theirs = loss_of_transformers(published, job)
-    assert first_loss(run(job)) == pytest.approx(theirs, abs=1e-5)
+    """So are evaluations during training, whose windows the ranks share out."""
+    tasks = write_tasks(tmp_path / "tasks") if find_spec("lm_eval") else []
+    job = job_from(published, prepared, tmp_path, evaluation=EvaluationConfig(tasks=tasks))
+    theirs, alone = loss_of_transformers(published, job), run(job)
+    assert first_loss(alone) == pytest.approx(theirs, abs=1e-5)
     runs = []
     for name, mesh in (("shard", {"shard": 2}), ("tensor", {"tensor": 2})):
         on_two = replace(job, topology=TopologyConfig(**mesh, micro_batch_size=2))
         create(tmp_path / name, on_two, "# job\n", 1)
         runs.append((on_two, tmp_path / name))
-    assert run_distributed(fit_all, 2, runs) == [[1, 1], [1, 1]]
+    assert run_distributed(fit_all, 2, runs, timeout_seconds=240) == [[1, 1], [1, 1]]
     for _, directory in runs:
         assert first_loss(directory) == pytest.approx(theirs, abs=1e-5)
+        assert evaluations(directory) == pytest.approx(evaluations(alone), abs=1e-4)
+    assert not tasks or len(evaluations(alone)) == 3
+
+
+def evaluations(run_directory):
+    rows = read_rows(run_directory / "evaluations.csv")
+    return {(row["task"], row["metric"]): float(row["value"]) for row in rows}
 
 
 def test_a_run_records_its_parent_and_resumes_without_it(published, prepared, tmp_path):

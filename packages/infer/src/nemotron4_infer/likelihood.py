@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nemotron4_infer.windows import batch_windows, document_windows, window_arrays
+from nemotron4_infer.windows import Window, batch_windows, document_windows, window_arrays
 from nemotron4_model import Transformer
 
 TOKENS_PER_BATCH = 8_192
@@ -41,7 +41,33 @@ def document_nll(
     equally many forward passes, as the ranks of a sharded model must: some repeat the last batch, which is not counted.
     """
     windows = [w for i, tokens in enumerate(documents) for w in document_windows(i, len(tokens), window, stride)]
-    total, done = sum(len(tokens) for tokens in documents), 0
+    return window_nll(
+        model,
+        documents,
+        windows,
+        eos_id,
+        device=device,
+        length_multiple=length_multiple,
+        tokens_per_batch=tokens_per_batch,
+        part=part,
+        progress=progress,
+    )
+
+
+def window_nll(
+    model: Transformer,
+    documents: Sequence[NDArray[np.integer]],
+    windows: Sequence[Window],
+    eos_id: int,
+    *,
+    device: torch.device | str,
+    length_multiple: int = 1,
+    tokens_per_batch: int | None = None,
+    part: tuple[int, int] = (0, 1),
+    progress: Progress | None = None,
+) -> NDArray[np.float64]:
+    """Summed negative log-likelihood, in nats, of each document's tokens that the windows score; see `document_nll`."""
+    total, done = sum(window.end - window.scored_from for window in windows), 0
     nll_nats = np.zeros(len(documents))
     was_training = model.training
     model.eval()

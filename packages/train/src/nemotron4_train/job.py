@@ -18,6 +18,7 @@ from nemotron4_data.data_config import DataDirConfig
 from nemotron4_model.config import ModelConfig
 from nemotron4_model.dtype import DType
 from nemotron4_train.budget import fit_to_budget
+from nemotron4_train.evaluation import EvaluationConfig
 from nemotron4_train.launcher_config import LauncherConfig
 from nemotron4_train.schedule import Phase, Schedule, Timeline
 from nemotron4_train.topology import Device, TopologyConfig
@@ -261,6 +262,8 @@ class TrainJob:
     """Number formats of the arithmetic."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     """How often a run logs, saves and validates, and which steps it skips."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """Benchmarks during training: multiple choice in full, of others the bits per byte of the right answers."""
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     """Where metrics go besides metrics.csv and the terminal."""
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
@@ -358,7 +361,7 @@ class TrainJob:
         The topology is not one: batches and their order do not depend on it, and weights only by the order of sums.
         """
         described = asdict(self)
-        for group in ("run", "resume", "topology", "logger", "launcher", "afterwards"):
+        for group in ("run", "resume", "topology", "evaluation", "logger", "launcher", "afterwards"):
             del described[group]
         for key in ("num_workers", "verify"):
             del described["data"][key]

@@ -17,6 +17,8 @@ from lm_eval.api.task import Task
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager, get_task_dict
 
+from nemotron4_eval.harness.gold import METRIC as GOLD_METRIC
+from nemotron4_eval.harness.gold import GoldBits, gold_bits_per_byte
 from nemotron4_eval.harness.model import EngineLM, request_name
 from nemotron4_infer import LoadedModel
 from nemotron4_infer.likelihood import Progress
@@ -44,7 +46,7 @@ class TaskRun:
     """What the harness gave for one task, or for one group of tasks, which has no samples."""
 
     metrics: dict[str, float | None]
-    """By metric, with its filter unless that is none: acc, `exact_match,strict`."""
+    """By metric, with its filter unless that is none: acc, `exact_match,strict`; and `gold_bits_per_byte`."""
     stderrs: dict[str, float | None]
     """Standard errors of the same names."""
     items: int
@@ -70,13 +72,14 @@ def run_tasks(
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     lm.cuts.clear()
     lm.failures.clear()
-    with _seeds():
+    with shuffle_seeds():
         loaded = TaskManager(include_defaults=False).load(list(tasks))
         for task in loaded["tasks"].values():
-            _prepare(task, seed)
+            prepare(task, seed)
         results = evaluate(lm, loaded, limit=limit, bootstrap_iters=1_000, log_samples=True)
+        gold = gold_bits_per_byte(lm, loaded["tasks"])
     assert results is not None
-    return {name: _task_run(name, results, lm) for name in results["results"]}
+    return {name: _task_run(name, results, lm, gold.get(name)) for name in results["results"]}
 
 
 def run_harness(
@@ -93,7 +96,7 @@ def run_harness(
 
 
 @contextmanager
-def _seeds() -> Iterator[None]:
+def shuffle_seeds() -> Iterator[None]:
     """The generators that tasks may shuffle by, seeded; they are the caller's again after."""
     python, legacy = random.getstate(), np.random.get_state()
     random.seed(_SHUFFLE_SEEDS[0])
@@ -105,7 +108,7 @@ def _seeds() -> Iterator[None]:
         np.random.set_state(legacy)
 
 
-def _prepare(task: Task, seed: int) -> None:
+def prepare(task: Task, seed: int) -> None:
     """As `simple_evaluate` does, and let an item count as wrong if a request of it failed."""
     if task.get_config("num_fewshot") is None:
         task.set_config(key="num_fewshot", value=0)
@@ -123,7 +126,7 @@ def _prepare(task: Task, seed: int) -> None:
     task.process_results = process
 
 
-def _task_run(name: str, results: dict[str, Any], lm: EngineLM) -> TaskRun:
+def _task_run(name: str, results: dict[str, Any], lm: EngineLM, gold: GoldBits | None) -> TaskRun:
     values, samples = results["results"][name], results["samples"].get(name, [])
     metrics: dict[str, float | None] = {}
     stderrs: dict[str, float | None] = {}
@@ -134,6 +137,8 @@ def _task_run(name: str, results: dict[str, Any], lm: EngineLM) -> TaskRun:
         of, is_stderr = metric.removesuffix("_stderr"), metric.endswith("_stderr")
         number = float(value) if isinstance(value, int | float) and math.isfinite(value) else None
         (stderrs if is_stderr else metrics)[of if filter_name == "none" else f"{of},{filter_name}"] = number
+    if gold is not None:
+        metrics[GOLD_METRIC], stderrs[GOLD_METRIC] = gold.bits_per_byte, gold.stderr
     cut, failed = set(), set()
     for sample in samples:
         names = [request_name(arguments) for arguments in sample["arguments"]]

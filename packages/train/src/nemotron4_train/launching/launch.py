@@ -18,7 +18,13 @@ from nemotron4_train.launcher_config import LauncherKind
 from nemotron4_train.launching.afterwards import check_afterwards, run_afterwards
 from nemotron4_train.launching.elastic import launch_workers
 from nemotron4_train.launching.legs import leg_job, legs, legs_left
-from nemotron4_train.launching.preflight import check_checkpoint, check_corpus, check_machine, num_threads
+from nemotron4_train.launching.preflight import (
+    check_checkpoint,
+    check_corpus,
+    check_evaluation,
+    check_machine,
+    num_threads,
+)
 from nemotron4_train.launching.slurm import client
 from nemotron4_train.launching.slurm.submit import check_not_queued, submit_chain, write_scripts
 from nemotron4_train.launching.worker import WAY_OUT, run_worker
@@ -52,6 +58,7 @@ def launch(job: TrainJob, job_yaml: str) -> float | None:
     directory = choose_directory(job, timeline.num_steps)
     corpus = check_corpus(job, directory)
     done_steps = check_checkpoint(job, corpus, directory, timeline)
+    check_evaluation(job, corpus)
     on_slurm, elsewhere = job.launcher.kind is LauncherKind.slurm, job.launcher.dry_run
     # `status` may hold the lock for a moment.
     with naming_place(directory, WAY_OUT), exclusive(directory, wait_seconds=1.0):

@@ -14,6 +14,7 @@ from nemotron4_data import Corpus
 from nemotron4_data.blend import phase_weights
 from nemotron4_eval.heldout.text import check_domains
 from nemotron4_train.checkpoints import reading, start_from
+from nemotron4_train.evaluation import open_tasks
 from nemotron4_train.job import Precision, TrainJob
 from nemotron4_train.launcher_config import MAX_THREADS, LauncherKind
 from nemotron4_train.launching.gpu_limits import check_gpu_here, state_bytes
@@ -131,6 +132,19 @@ def check_corpus(job: TrainJob, directory: Path) -> Corpus:
     check_domains(corpus)
     phase_weights(job.blend, Timeline(job.schedule).blend_phases, corpus.num_train_tokens)
     return corpus
+
+
+def check_evaluation(job: TrainJob, corpus: Corpus) -> None:
+    """Check that evaluations during training have their items, and that these fit; say what they leave out."""
+    if not job.evaluation.is_on:
+        return
+    tasks = open_tasks(job.evaluation, corpus.tokenizer, job.model.max_sequence_length)
+    if unread := tasks.only_gold:
+        print(
+            f"evaluation: no text is generated during training, so {', '.join(unread)}: only the bits per byte of the"
+            " right answers",
+            file=sys.stderr,
+        )
 
 
 def check_checkpoint(job: TrainJob, corpus: Corpus, directory: Path, timeline: Timeline) -> int:

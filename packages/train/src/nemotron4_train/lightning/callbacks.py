@@ -88,7 +88,8 @@ class Validator(AfterStep):
                 part=(data_rank(module.device_mesh), topology.num_data_ranks),
             )
         module.model.train()
-        found = replace(found, nll_nats=_sums_over_ranks(found.nll_nats, topology.tensor, module.device))
+        sums = sums_over_ranks(list(found.nll_nats.values()), topology.tensor, module.device)
+        found = replace(found, nll_nats=dict(zip(found.nll_nats, sums, strict=True)))
         row = self._estimate(found.sources)
         self.overall = row["overall"]
         if self.metrics is None or self.progress is None:
@@ -113,13 +114,13 @@ class Validator(AfterStep):
         return {name: total / num_bytes[name] for name, total in bits.items()}
 
 
-def _sums_over_ranks(addends: dict[str, float], tensor: int, device: torch.device) -> dict[str, float]:
+def sums_over_ranks(addends: list[float], tensor: int, device: torch.device) -> list[float]:
     """Sums, in fp64, over the data ranks; equal on every rank. The `tensor` ranks of a group hold the same addends."""
     if num_ranks() == 1:
         return addends
-    sums = torch.tensor(list(addends.values()), dtype=torch.float64, device=device)
+    sums = torch.tensor(addends, dtype=torch.float64, device=device)
     dist.all_reduce(sums)
-    return dict(zip(addends, (sums / tensor).tolist(), strict=True))
+    return (sums / tensor).tolist()
 
 
 class Checkpointer(AfterStep):

@@ -26,11 +26,13 @@ from nemotron4_eval.heldout.text import domain_of
 from nemotron4_train.checkpoints import reading
 from nemotron4_train.checkpoints.start_from import Parent
 from nemotron4_train.cuda_settings import sum_in_fp32
+from nemotron4_train.evaluation import open_tasks
 from nemotron4_train.health_check import check_health
 from nemotron4_train.host_memory import keep_freed_memory
 from nemotron4_train.job import TrainJob
 from nemotron4_train.lightning.callbacks import Checkpointer, StopOnSignal, Validator
 from nemotron4_train.lightning.data import StepDataModule
+from nemotron4_train.lightning.evaluator import Evaluator
 from nemotron4_train.lightning.garbage import GarbageCollection
 from nemotron4_train.lightning.loggers import finish, make_loggers
 from nemotron4_train.lightning.module import PretrainingModule
@@ -38,6 +40,7 @@ from nemotron4_train.lightning.profiler import StepProfiler
 from nemotron4_train.lightning.recorder import ReportRefresher, StepRecorder
 from nemotron4_train.lightning.strategy import MeshStrategy, process_group, uses_mesh
 from nemotron4_train.ranks import rank
+from nemotron4_train.reporting import evaluations
 from nemotron4_train.reporting.metrics import MetricsFile
 from nemotron4_train.reporting.mfu import PEAK_TERAFLOPS, Utilisation
 from nemotron4_train.reporting.progress import TrainingProgress
@@ -151,20 +154,32 @@ def _callbacks(
     first_step: int,
     stopper: StopOnSignal,
 ) -> tuple[Validator, list[pl.Callback], list[Any]]:
-    """In order: record, validate, check for a signal, save, report, profile; only rank 0 has files and progress."""
+    """In order: record, validate, evaluate, check for a signal, save, report, profile.
+
+    Only rank 0 has files and progress.
+    """
+    tasks = None
+    if job.evaluation.is_on:  # before the clock of the progress starts
+        tasks = open_tasks(job.evaluation, corpus.tokenizer, job.model.max_sequence_length)
     if rank() != 0:
         validator = Validator(job.trainer, corpus, timeline, None, None)
-        return validator, [validator, stopper, saver, *_profiler(job, run_directory, None)], []
+        evaluator = [Evaluator(job.evaluation, tasks, corpus.tokenizer.eos_id, timeline, None, None)] if tasks else []
+        return validator, [validator, *evaluator, stopper, saver, *_profiler(job, run_directory, None)], []
     interval = job.trainer.log_interval_steps
     progress = TrainingProgress(timeline, first_step, interval, _utilisation(job))
     columns = ("step", "tokens", "overall", *sorted(set(map(domain_of, corpus.heldout_names))))
     validation = MetricsFile(run_directory / "validation.csv", columns, first_step)
     validator = Validator(job.trainer, corpus, timeline, validation, progress)
     recorder = StepRecorder(run_directory, first_step, progress, SourceMetrics(corpus, saver.stream), interval)
-    saver.metrics = [*recorder.files, validation]
+    place, evaluator, evaluated = run_directory / evaluations.FILE, [], []
+    if tasks or place.is_file():  # which may have rows of steps that are now trained again
+        evaluated.append(MetricsFile(place, evaluations.COLUMNS, first_step))
+    if tasks:
+        evaluator.append(Evaluator(job.evaluation, tasks, corpus.tokenizer.eos_id, timeline, evaluated[0], progress))
+    saver.metrics = [*recorder.files, validation, *evaluated]
     report = ReportRefresher(job, run_directory, timeline.num_steps, progress)
-    callbacks = [recorder, validator, stopper, saver, report, *_profiler(job, run_directory, progress)]
-    return validator, callbacks, [progress, recorder, validation]
+    callbacks = [recorder, validator, *evaluator, stopper, saver, report, *_profiler(job, run_directory, progress)]
+    return validator, callbacks, [progress, recorder, validation, *evaluated]
 
 
 def _profiler(job: TrainJob, run_directory: Path, progress: TrainingProgress | None) -> list[pl.Callback]:

@@ -17,8 +17,8 @@ STEP_COLUMNS = (
     *("step", "tokens", "loss", "lr", "global_batch_size", "phase", "grad_norm", "skipped"),
     *("tokens_per_second", "mfu"),
 )
-_TEXTS = ("phase", "domain", "source")
-_COUNTS = ("step", "tokens", "drawn_tokens")
+_TEXTS = ("phase", "domain", "source", "benchmark", "task", "metric")
+_COUNTS = ("step", "tokens", "drawn_tokens", "items")
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -26,6 +26,8 @@ from nemotron4_train.reporting.comparison import (
     source_rows,
 )
 from nemotron4_train.reporting.domains import ordered_domains
+from nemotron4_train.reporting.evaluations import FILE as EVALUATIONS_FILE
+from nemotron4_train.reporting.evaluations import last_evaluation
 from nemotron4_train.reporting.metrics import Rows, accepted, read_rows
 from nemotron4_train.reporting.mfu import NAME as MFU_NAME
 from nemotron4_train.run_directory import read_record
@@ -99,12 +101,14 @@ def write_report(run_directory: Path, job: TrainJob, compare: Mapping[Path, Trai
         steps=steps,
         validation=run.validation,
         domains=read_rows(run_directory / "domains.csv"),
+        evaluations=read_rows(run_directory / EVALUATIONS_FILE),
         baselines=_baselines(figures),
         compared={other.label: other.validation for other in others},
     )
     picture = as_data_uri(run_figure(job, timeline, measured))
     path = run_directory / "report.html"
-    write_file(path, _page(job, timeline, figures, run.evaluation, picture, sources, run_directory).encode())
+    page_text = _page(job, timeline, figures, run.evaluation, picture, measured.evaluations, sources, run_directory)
+    write_file(path, page_text.encode())
     return path
 
 
@@ -203,6 +207,7 @@ def _page(
     figures: Figures,
     evaluation: Mapping[str, Any],
     picture: str,
+    evaluations: Rows,
     sources: Rows,
     run_directory: Path,
 ) -> str:
@@ -220,6 +225,9 @@ def _page(
     ]
     if figures["tasks"]:
         sections += ["<h2>Tasks</h2>", _task_table(figures["tasks"])]
+    if evaluations:
+        summary = f"Benchmarks after step {evaluations[-1]['step']}, during training"
+        sections.append(details(summary, table(*last_evaluation(evaluations))))
     heldout = evaluation.get("bits_per_byte", {}).get("sources", {})
     if sources:
         sections.append(details("Sources: tokens read, and losses", _source_table(sources, heldout)))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from nemotron4_train.job import TrainJob
 from nemotron4_train.reporting.domains import INK, PALETTE, domain_colours, ordered_domains
+from nemotron4_train.reporting.evaluations import Curve, accuracy_curves, gold_curves
 from nemotron4_train.reporting.metrics import Rows, accepted
 from nemotron4_train.reporting.mfu import NAME as MFU_NAME
 from nemotron4_train.reporting.timeline_plots import Panel, figure_over_tokens, plan_panels
@@ -34,6 +36,8 @@ class Measured:
     """validation.csv."""
     domains: Rows = ()
     """domains.csv."""
+    evaluations: Rows = ()
+    """evaluations.csv."""
     baselines: Mapping[str, float] = field(default_factory=dict)
     """Bits per byte of compressors on the same held-out text."""
     compared: Mapping[str, Rows] = field(default_factory=dict)
@@ -52,6 +56,7 @@ def run_figure(job: TrainJob, timeline: Timeline, measured: Measured) -> Figure:
     panels.append((3.0, lambda axis, scale: _draw_validation(axis, measured, colours, scale)))
     if measured.compared:
         panels.append((2.2, lambda axis, scale: _draw_differences(axis, measured, colours, scale)))
+    panels += _evaluation_panels(measured.evaluations)
     panels.append((1.6, lambda axis, scale: _draw_grad_norm(axis, steps, job.optimizer.clip_norm, scale)))
     panels.append((1.6, lambda axis, scale: _draw_speed(axis, steps, scale)))
     return figure_over_tokens(timeline, [*panels, *plan_panels(job, timeline)])
@@ -122,6 +127,32 @@ def _draw_validation(axis: Axes, measured: Measured, colours: Mapping[str, str],
         axis.axhline(value, color=_BASELINE_COLOURS[name], linestyle=":", linewidth=1.2, label=f"{name} {value:.2f}")
     _legend(axis, 2)
     axis.set_ylabel("held-out\nbits per byte")
+
+
+def _evaluation_panels(rows: Rows) -> list[Panel]:
+    """Accuracies, and bits per byte of right answers; a task or benchmark has one colour in both."""
+    accuracies, bits = accuracy_curves(rows), gold_curves(rows)
+    colours = {name: PALETTE[index % len(PALETTE)] for index, name in enumerate({**accuracies, **bits})}
+    labels = "benchmarks:\naccuracy", "benchmarks:\nright answers,\nbits per byte"
+    return [
+        (2.6, partial(_draw_evaluations, curves=curves, colours=colours, label=label))
+        for curves, label in zip((accuracies, bits), labels, strict=True)
+        if curves
+    ]
+
+
+def _draw_evaluations(
+    axis: Axes, scale: float, *, curves: Mapping[str, Curve], colours: Mapping[str, str], label: str
+) -> None:
+    for name, curve in curves.items():
+        tokens = [each / scale for each in curve.tokens]
+        axis.plot(tokens, curve.values, "o-", markersize=3, linewidth=1.4, color=colours[name], label=name)
+        if curve.chance is not None:
+            axis.axhline(curve.chance, color=colours[name], linestyle=":", linewidth=1.1)
+    if any(curve.chance is not None for curve in curves.values()):
+        axis.plot([], [], color="#666666", linestyle=":", linewidth=1.1, label="chance, in the task's colour")
+    _legend(axis, 2)
+    axis.set_ylabel(label)
 
 
 def _draw_differences(axis: Axes, measured: Measured, colours: Mapping[str, str], scale: float) -> None:
