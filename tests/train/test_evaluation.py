@@ -76,7 +76,7 @@ def test_it_is_measured_at_multiples_of_tokens_and_at_the_end(evaluated):
     assert [timeline.tokens_before(step) for step in steps] == [768, 1_280, 2_048, 2_560]
     note = re.compile(r"^step (\d+): evaluation  colours 0\.\d{3}, \d+\.\d{3} bits per byte  sums ", re.MULTILINE)
     assert [int(step) for step in note.findall(printed)] == steps
-    left_out = "evaluation: no text is generated during training, so sums: only the bits per byte of the right answers"
+    left_out = "evaluation: no text is generated during training; of sums: only the bits per byte of the right answers"
     assert printed.count(left_out) == 1
 
 

@@ -85,13 +85,11 @@ def test_options_in_the_context_are_scored_by_what_follows():
     assert asked == [("The dog", " barked.")]
 
 
-def test_the_metadata_name_an_answer_where_the_target_is_none():
-    docs = [{"prompt": "def f():\n", "solution": "    return 1\n", "test": "assert f() == 1"}]
-    kind = GENERATES | {"doc_to_text": "{{prompt}}", "doc_to_target": "{{test}}"}
-    continuation = ("def f():\n", "    return 1\n")
-    found, _ = gold_of(built(docs, metadata={"gold": "solution"}, **kind), {continuation: 28})
-    # The harness scores the line's end, which the prompt ends with, as a part of the continuation: 14 bytes.
-    assert found.bits_per_byte == pytest.approx(2)
+def test_white_space_that_the_harness_moves_to_the_answer_counts():
+    docs = [{"prompt": "def f():\n", "solution": "    return 1\n"}]
+    kind = GENERATES | {"doc_to_text": "prompt", "doc_to_target": "solution", "target_delimiter": ""}
+    found, _ = gold_of(built(docs, **kind), {("def f():\n", "    return 1\n"): 28})
+    assert found.bits_per_byte == pytest.approx(2), "13 bytes of the answer, and the end of the prompt's line"
 
 
 def test_of_several_answers_the_first_counts_and_items_without_any_do_not():

@@ -70,10 +70,10 @@ def open_tasks(config: EvaluationConfig, tokenizer: Tokenizer, context_tokens: i
     """The tasks, with their items. ValueError, one line, for what is unknown, missing or too long for the model."""
     named = ", ".join([*config.benchmarks, *config.tasks])
     check_installed(f"evaluation ({named}): needs the LM Evaluation Harness", ("lm_eval",), "nemotron4-eval[harness]")
-    from nemotron4_eval.suites.needs import allow_network
+    from nemotron4_eval.suites.needs import set_up_libraries
 
     directory = Path(config.data) if config.data is not None else None
-    allow_network(hub=config.hub, directory=directory)  # before Hugging Face's libraries are imported
+    set_up_libraries(hub=config.hub, directory=directory)
     from nemotron4_eval.data.locate import DataSource
     from nemotron4_eval.harness import in_training
 

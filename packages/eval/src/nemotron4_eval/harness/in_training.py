@@ -6,9 +6,6 @@ Invariant: prompts are made and tokenised once, so that every measurement, also 
 is computed is a list of windows of tokens, which ranks can share out.
 """
 
-import contextlib
-import io
-import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -77,7 +74,7 @@ class TrainingTasks:
         self._texts, self._windows, self._fits = encoder.texts, [], np.ones(len(self._requests), dtype=np.bool_)
         for index, (text, scored_from) in enumerate(zip(encoder.texts, encoder.scored_from, strict=True)):
             window = Window(index, max(0, len(text) - context_tokens), scored_from, len(text))
-            self._fits[index] = window.begin <= window.scored_from
+            self._fits[index] = window.begin <= window.scored_from < window.end
             if self._fits[index]:
                 self._windows.append(window)
         lengths = iter(len(text) for text in encoder.texts)
@@ -88,10 +85,15 @@ class TrainingTasks:
     @property
     def only_gold(self) -> list[str]:
         """Tasks that are not multiple choice, so that only the bits per byte of their right answers are measured."""
-        return [name for name, task in self.tasks.items() if not is_choice(task)]
+        return [name for name, task in self.tasks.items() if not is_choice(task) and self._gold[name]]
+
+    @property
+    def not_measured(self) -> list[str]:
+        """Tasks of which there is nothing to measure: they generate, and have no right answers."""
+        return [name for name, task in self.tasks.items() if not is_choice(task) and not self._gold[name]]
 
     def measure(self, nll_of_windows: NllOfWindows) -> dict[str, Measured]:
-        """Results by task. An answer that is longer than the context counts as infinitely unlikely."""
+        """Results by task. An answer without a token of its own, or longer than the context, is infinitely unlikely."""
         nll = np.where(self._fits, nll_of_windows(self._texts, self._windows), math.inf)
         for request, nats in zip(self._requests, nll, strict=True):
             request.resps = [(-float(nats), False)]
@@ -155,9 +157,8 @@ class _Encoder(TemplateLM):  # type: ignore[misc]  # lm-eval has no annotations
         for _, context, continuation in requests:
             # Windows begin with the end-of-sequence token, which the harness puts in front of an empty context.
             context = [] if context == [self.eot_token_id] else context
-            text = [*context, *continuation]
-            self.texts.append(np.array(text, dtype=np.int32))
-            self.scored_from.append(min(len(context), len(text) - 1))  # a piece may span all of the border
+            self.texts.append(np.array([*context, *continuation], dtype=np.int32))
+            self.scored_from.append(len(context))
         return [(0.0, False)] * len(requests)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
@@ -180,13 +181,12 @@ def open_tasks(
 
     ValueError, one line with a key of `suite`, for the first that is not known, lacks data or does not fit.
     """
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     selected = select_tasks([load_benchmark(name) for name in benchmarks], tasks)
     # Nothing is generated, so no program is run, no text compared, and no room needed for an answer.
     plain = [replace(each, spec=replace(each.spec, toolchain=None, needs_flores_tokenizer=False)) for each in selected]
     needs = Needs(source=source, tokenizer=tokenizer, context_tokens=2**31, flores_tokenizer=None, weakest=False)
     names = {task.spec.name: task.benchmark.name if task.benchmark else task.spec.name for task in selected}
-    with contextlib.redirect_stderr(io.StringIO()), shuffle_seeds():  # it shows bars of progress
+    with shuffle_seeds():
         ready = needs.check(plain)
         _check_whole(needs)
         configs = [dict(each.config) for each in ready]

@@ -139,12 +139,14 @@ def check_evaluation(job: TrainJob, corpus: Corpus) -> None:
     if not job.evaluation.is_on:
         return
     tasks = open_tasks(job.evaluation, corpus.tokenizer, job.model.max_sequence_length)
-    if unread := tasks.only_gold:
-        print(
-            f"evaluation: no text is generated during training, so {', '.join(unread)}: only the bits per byte of the"
-            " right answers",
-            file=sys.stderr,
-        )
+    for names, measured in (
+        (tasks.only_gold, "only the bits per byte of the right answers"),
+        (tasks.not_measured, "nothing, since they come without right answers"),
+    ):
+        if names:
+            print(
+                f"evaluation: no text is generated during training; of {', '.join(names)}: {measured}", file=sys.stderr
+            )
 
 
 def check_checkpoint(job: TrainJob, corpus: Corpus, directory: Path, timeline: Timeline) -> int:
