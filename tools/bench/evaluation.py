@@ -92,7 +92,10 @@ def measure(lm: Any, config: dict[str, Any], limit: int) -> tuple[float, dict[st
 def compare(ours: list[Any], theirs: list[Any]) -> dict[str, Any]:
     """How far two lists of responses are apart."""
     pairs = [
-        (a, b) for x, y in zip(ours, theirs, strict=True) for p, q in zip(x, y, strict=True) for a, b in zip(p, q, strict=True)
+        (a, b)
+        for x, y in zip(ours, theirs, strict=True)
+        for p, q in zip(x, y, strict=True)
+        for a, b in zip(p, q, strict=True)
     ]
     if isinstance(pairs[0][0], str):
         return {"texts": len(pairs), "equal_texts": sum(a == b for a, b in pairs)}
