@@ -113,6 +113,38 @@ def test_missing_items_are_one_line_with_the_command_that_brings_them(tmp_path):
     )
 
 
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A folder where the hub's client looks for OWNER/NAME before it asks the hub, and an empty cache; no network."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return tmp_path
+
+
+def test_the_hub_is_asked_last_and_only_if_allowed(files, hub):
+    given = load("piqa", source(files))
+    (hub / "baber" / "piqa").mkdir(parents=True)
+    pq.write_table(given["validation"].data.table, hub / "baber" / "piqa" / "validation.parquet")
+    empty = hub / "empty"
+    empty.mkdir()
+    with pytest.raises(MissingDataError, match="has no items of piqa"):
+        load("piqa", source(empty))
+    found = load("piqa", DataSource(directory=empty, hub=True))
+    assert found.digest == given.digest
+    assert found.origins == {"validation": "baber/piqa"}
+    assert not list(empty.iterdir())
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(hub):
+    with pytest.raises(MissingDataError) as caught:
+        load("piqa", DataSource(hub=True))
+    assert str(caught.value).startswith("suite.hub (true): baber/piqa could not be loaded (")
+    assert str(caught.value).endswith("); give its files in suite.data")
+    assert "\n" not in str(caught.value)
+
+
 def test_our_task_files_read_the_directory_of_the_environment(files, monkeypatch):
     monkeypatch.setenv("NEMOTRON4_EVAL_DATA", str(files))
     assert load_from_environment("piqa", version=1.0).digest == load("piqa", source(files)).digest

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -24,8 +24,9 @@ from nemotron4_eval.eval_job import EvalJob
 from nemotron4_eval.heldout.heldout_continuation import NUM_CHOICES
 from nemotron4_eval.heldout.measure import HELDOUT_CONTINUATION, measure, named_tasks, open_heldout
 from nemotron4_eval.heldout.result import check_output, print_bits, replaced_result, write_result
-from nemotron4_eval.provenance import IDENTITY_KEYS, find_run, model_digest, read_provenance
-from nemotron4_eval.suites.config import SuiteConfig
+from nemotron4_eval.provenance import IDENTITY_KEYS, find_run, read_provenance
+from nemotron4_eval.report.write import write_report
+from nemotron4_eval.suites.config import DocumentStart, SuiteConfig
 from nemotron4_eval.suites.contamination import contamination
 from nemotron4_eval.suites.evaluate import PreparedSuite, prepare_suite
 from nemotron4_eval.suites.needs import FAULT
@@ -35,6 +36,11 @@ from nemotron4_infer.likelihood import Progress as ProgressCallback
 from nemotron4_infer.model_directory import check_model_directory, load_tokenizer
 from nemotron4_model.hugging_face import load_config
 
+if TYPE_CHECKING:
+    from nemotron4_eval.harness.model import EngineLM
+
+REQUESTS_FILE = "requests.db"
+"""Results of single requests, from which a stopped evaluation continues."""
 LOCK_FILE = "eval.lock"
 """Marks a directory of results as ours, and is held while they are made."""
 
@@ -61,6 +67,8 @@ def run_eval(job: EvalJob) -> float | None:
             console.print(f"replaces the evaluation of {replaced} that was there; out=DIR keeps both")
         with naming_place(path, "make room, or give another out"):
             write_result(result, path)
+            if not suite.is_heldout:
+                console.print(f"report: {write_report(out, result)}")
     console.print(f"written to {path} after {result['seconds']} s")
     if job.out is None and "run_id" in provenance and out.is_relative_to(job.model_dir):
         console.print(
@@ -109,12 +117,12 @@ def _measure(job: EvalJob, provenance: dict[str, Any]) -> dict[str, Any]:
         prepared = None
         if names or suite.benchmarks:
             prepared = _prepared(suite, names, config.max_sequence_length, tokenizer)
-        loaded = load_model_directory(job.model_dir, job.dtype)
-        if suite.heldout and heldout is not None:
+        loaded = load_model_directory(job.model_dir, job.dtype) if suite.heldout else None
+        if loaded is not None and heldout is not None:
             with _progress_bar("held-out tokens") as (progress, _):
                 result.update(measure(job, loaded, heldout, progress))
         result |= {
-            "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
+            "parameters": config.num_parameters,
             "tasks": {},
             "model": job.model_dir,
             "suite": suite.name,
@@ -140,23 +148,55 @@ def _prepared(suite: SuiteConfig, names: Sequence[str], context_tokens: int, tok
 
 
 def _run_tasks(
-    job: EvalJob, prepared: PreparedSuite, loaded: LoadedModel, provenance: Mapping[str, Any]
+    job: EvalJob, prepared: PreparedSuite, loaded: LoadedModel | None, provenance: Mapping[str, Any]
 ) -> dict[str, Any]:
-    directory = None if job.suite.is_heldout else job.out_path
-    model = {"digest": model_digest(Path(job.model_dir)), "dtype": str(next(loaded.model.parameters()).dtype)}
+    directory, model_dir = None if job.suite.is_heldout else job.out_path, Path(job.model_dir)
+    model = _identity(job)
     with _progress_bar("requests") as (progress, say):
-        evaluation = prepared.run(loaded, directory, model, progress, say)
+        evaluation = prepared.run(_harness_model(job, loaded, directory, progress), directory, model, say)
     if HELDOUT_CONTINUATION in evaluation["tasks"]:
         evaluation["tasks"][HELDOUT_CONTINUATION]["chance"] = 1 / NUM_CHOICES
     if job.suite.is_heldout:
-        return {key: evaluation[key] for key in ("tasks", "missing") if evaluation[key]}
-    model_dir = Path(job.model_dir)
+        return {"tasks": evaluation["tasks"]} | ({"missing": found} if (found := evaluation["missing"]) else {})
     evaluation["settings"] |= {
-        "seed": job.suite.seed,
         "model": model,
         "contamination": contamination(provenance, find_run(model_dir, provenance), [job.data.dir]),
     }
     return dict(evaluation)
+
+
+def _identity(job: EvalJob) -> dict[str, Any]:
+    """What tells the model and the format of its computation from others."""
+    from nemotron4_eval.harness.workers import ModelSource
+    from nemotron4_infer.weights.load import fingerprint
+
+    source = ModelSource.check(job.model_dir, job.dtype, None, job.suite.processes)
+    return {
+        "fingerprint": fingerprint(job.model_dir, source.dtype, source.quantization),
+        "dtype": source.dtype.value,
+        "quantization": source.quantization.value if source.quantization else None,
+    }
+
+
+def _harness_model(
+    job: EvalJob, loaded: LoadedModel | None, directory: Path | None, progress: ProgressCallback
+) -> "EngineLM":
+    from nemotron4_eval.harness.model import EngineLM
+
+    suite = job.suite
+    start: Literal["eos", "none"] = "eos" if suite.document_start is DocumentStart.eos else "none"
+    cache = directory / REQUESTS_FILE if directory else None
+    if loaded is not None and suite.processes == 1:
+        return EngineLM(loaded, progress, document_start=start, cache=cache, seed=suite.seed)
+    return EngineLM.from_directory(
+        job.model_dir,
+        progress,
+        dtype=job.dtype,
+        processes=suite.processes,
+        document_start=start,
+        cache=cache,
+        seed=suite.seed,
+    )
 
 
 def _print(result: Mapping[str, Any], console: Console) -> None:

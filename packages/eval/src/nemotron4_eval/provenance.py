@@ -4,7 +4,6 @@ Invariant: a run is identified by the id in its run.json, not by the name of a f
 version, which has no id, is assumed to come from the run that contains it.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,17 +34,6 @@ def find_run(model_dir: Path, provenance: Mapping[str, Any]) -> Path | None:
         return model_dir.parent if model_dir.name == "export" else None
     places = (model_dir.parent, model_dir.resolve().parent, Path(str(provenance.get("run_directory"))))
     return next((place for place in places if _id_of(place) == run_id), None)
-
-
-def model_digest(model_dir: Path) -> str:
-    """SHA-256 that tells models apart: config.json, the tokenizer, and the name, size and time of each weight file."""
-    digest = hashlib.sha256()
-    for name in ("config.json", "tokenizer.model"):
-        digest.update((model_dir / name).read_bytes())
-    for path in sorted(model_dir.glob("*.safetensors")):
-        status = path.stat()
-        digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
 
 
 def _id_of(directory: Path) -> Any:

@@ -26,7 +26,7 @@ WORK_BYTES = 64 * 2**20
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 DEVICES = ("/dev/null", "/dev/full", "/dev/random", "/dev/urandom")
 _TOOLCHAINS = (
-    *("alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime"),
+    *("alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "ssl/openssl.cnf"),
     *("java*", "R", "mono", "php", "scala", "julia", "lua"),
 )
 """What compilers and interpreters read in /etc."""
@@ -121,7 +121,7 @@ def _run(make: Callable[[], Box], program: Program) -> Outcome:
     status, reason = run.judge(code)
     return Outcome(
         status=status,
-        exit_code=code if run.status is None and 0 <= code <= 128 else None,
+        exit_code=code if run.status is None and not _signal(code) else None,
         stdout=bytes(run.stdout),
         stderr=bytes(run.stderr),
         seconds=time.monotonic() - begin,
@@ -219,7 +219,7 @@ class _Run:
             return Status.sandbox_failed, first_line or self.reason or f"the sandbox ended with {code}"
         if self.status:
             return self.status, self.reason
-        number = -code if code < 0 else max(code - 128, 0)
+        number = _signal(code)
         if number == signal.SIGXCPU:
             return Status.timeout, f"used more than {self.limits.cpu_seconds} s of a processor"
         if code and _MEMORY_WORDS.search(self.stderr):
@@ -231,7 +231,13 @@ class _Run:
         return (Status.wrong if code else Status.ok), _exit_reason(code, 0) if code else ""
 
 
+def _signal(code: int) -> int:
+    """The signal that this code tells of, or 0: PHP ends with 255 by itself."""
+    number = -code if code < 0 else code - 128
+    return number if number in set(signal.Signals) else 0
+
+
 def _exit_reason(code: int, number: int) -> str:
-    if number in set(signal.Signals):
+    if number:
         return f"killed ({signal.Signals(number).name})"
     return f"exit status {code}"

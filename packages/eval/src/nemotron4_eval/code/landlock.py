@@ -29,6 +29,15 @@ from nemotron4_eval.code.processes import descendants, num_threads
 from nemotron4_eval.code.program import Level, Outcome, Program, Sandbox
 from nemotron4_eval.code.seccomp import filter_program
 
+_READABLE = (
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/proc",
+)  # of others' /proc Landlock keeps the secrets
 _BLOCK = 512  # bytes, of st_blocks
 _SPARE_TASKS = 512  # the limit on a user's processes is shared with other programs; the watch holds ours
 
@@ -43,20 +52,20 @@ class LauncherSandbox(Sandbox):
         self.cannot_hold = tuple(self._weaknesses())
 
     def _weaknesses(self) -> Iterator[str]:
-        owner = "a user that other programs may share" if self._drop else "yours"
+        owner = f"of user {NOBODY}" if self._drop else "of yours"
         if not self._abi:
-            yield f"files that all may read, or that are {owner}: it can read and change them"
-            yield "the network"
-            yield f"processes that are {owner}: it can end and read them"
+            yield from (f"files {owner} or open to all: it can read and change them", "the network: it can connect")
+            yield f"processes {owner}: it can read and end them"
             return
-        yield f"permissions, owners and times of files that are {owner}"
+        yield "the names and commands of all processes: it can read them"
+        yield f"files {owner}: it can change their permissions and times"
         if self._abi < 3:
-            yield f"the content of files that are {owner}: it can truncate them (Landlock's ABI is {self._abi}, not 3)"
+            yield f"files {owner}: it can empty them (held from version 3 of Landlock on; this is {self._abi})"
         if self._abi < 6:
-            yield f"processes that are {owner}: it can end them by tgkill (Landlock's ABI is {self._abi}, not 6)"
+            yield f"processes {owner}: it can end them by tgkill (held from version 6 on; this is {self._abi})"
         if not self._filter:
             yield "sockets and rare system calls: this processor's numbers are not known"
-        yield "memory, processes and files between two looks, 20 ms apart"
+        yield "memory, processes and files: they can pass their limits for 20 ms"
 
     def run(self, program: Program) -> Outcome:
         """Run a program; never raises for what the program does."""
@@ -71,7 +80,7 @@ class LauncherSandbox(Sandbox):
             "filter": self._filter.hex() if self._filter else None,
             "uid": NOBODY if self._drop else None,
             "directory": work,
-            "readable": ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", *toolchain_paths(), *program.read_only],
+            "readable": [*_READABLE, *toolchain_paths(), *program.read_only],
             "writable": [str(root), *DEVICES],
             "script": script(program, tasks=_num_tasks(user) + _SPARE_TASKS),
             "environment": {**ENVIRONMENT, "HOME": work, "TMPDIR": str(root / "tmp"), **program.environment},

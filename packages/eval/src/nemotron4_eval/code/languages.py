@@ -16,8 +16,16 @@ class Tool:
 
     names: tuple[str, ...]
     """Names of the program, looked for on the PATH; or patterns of the file's absolute path."""
-    brought_by: str
-    """What to do to have it."""
+    debian: str = ""
+    """Debian's packages that bring it."""
+    otherwise: str = ""
+    """Another way to it."""
+
+    @property
+    def brought_by(self) -> str:
+        """What to do to have it, in one line."""
+        ways = [self.otherwise, f"apt-get install {self.debian}" if self.debian else ""]
+        return ", or ".join(way for way in ways if way)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +60,9 @@ class Language:
     """A right program, before and from its tests on: what a toolchain must be able to judge."""
 
 
-def _debian(package: str) -> str:
-    return f"apt-get install {package}"
-
-
-_JDK = _debian("openjdk-17-jdk-headless")
-_JAVA = Tool(names=("java",), brought_by=_JDK)
-_NODE = Tool(names=("node", "nodejs"), brought_by=_debian("nodejs"))
+_JDK = "openjdk-17-jdk-headless"
+_JAVA = Tool(names=("java",), debian=_JDK)
+_NODE = Tool(names=("node", "nodejs"), debian="nodejs")
 # A JVM that lives for a second: little memory is reserved, no thread compiles or collects beside it.
 _JVM = "-Xmx512m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:-UsePerfData"
 _JVM_OF_COMPILER = " ".join(f"-J{option}" for option in _JVM.split())
@@ -74,7 +78,7 @@ PYTHON = Language(
     title="Python",
     source="main.py",
     run="{python} -I main.py",
-    tools={"python": Tool(names=("python3",), brought_by=_debian("python3"))},
+    tools={"python": Tool(names=("python3",), debian="python3")},
     ending='\ntry:\n    assert False\nexcept AssertionError:\n    print("\\n" + "{0}" + "{1}", flush=True)\n',
     trial=("def twice(n):\n    return 2 * n\n", "\nassert twice(2) == 4\n"),
 )
@@ -85,7 +89,7 @@ MULTIPL_E = (
         title="Shell",
         source="main.sh",
         run="{bash} main.sh",
-        tools={"bash": Tool(names=("bash",), brought_by=_debian("bash"))},
+        tools={"bash": Tool(names=("bash",), debian="bash")},
         ending="\n[[ $- == *e* ]] && builtin printf '\\n%s%s\\n' {0} {1}\n",
         trial=(
             '#!/bin/bash\ntwice() {\n    echo $((2 * $1))\n}\n\ncandidate() {\n    twice "$@"\n}\n',
@@ -99,11 +103,14 @@ MULTIPL_E = (
         run="{julia} --startup-file=no main.jl",
         tools={
             "julia": Tool(
-                names=("julia",), brought_by="unpack an archive of https://julialang.org/downloads, bin/ on PATH"
+                names=("julia",),
+                otherwise="unpack an archive of https://julialang.org/downloads and put its bin/ on PATH",
             )
         },
         seconds=5,
-        ending='\ntry\n    @testset begin\n        @test(1 == 2)\n    end\ncatch\n    println("\\n", "{0}", "{1}")\nend\n',
+        ending=(
+            '\ntry\n    @testset begin\n        @test(1 == 2)\n    end\ncatch\n    println("\\n", "{0}", "{1}")\nend\n'
+        ),
         trial=(
             "function twice(n::Int64)::Int64\n    2 * n\nend\n",
             "\nusing Test\n\n@testset begin\n\ncandidate = twice;\n\t@test(candidate(2) == 4)\nend\n",
@@ -116,11 +123,11 @@ MULTIPL_E = (
         compile="{javac} " + _JVM_OF_COMPILER + " -encoding UTF8 -cp {javatuples} -d . Problem.java",
         run="{java} " + _JVM + " -ea -cp .:{javatuples} Problem",
         tools={
-            "javac": Tool(names=("javac",), brought_by=_JDK),
+            "javac": Tool(names=("javac",), debian=_JDK),
             "java": _JAVA,
             "javatuples": Tool(
                 names=("/usr/share/java/javatuples.jar", "/usr/share/java/javatuples-*.jar"),
-                brought_by=_debian("libjavatuples-java"),
+                debian="libjavatuples-java",
             ),
         },
         ending_at=_BEFORE_TWO_BRACES,
@@ -129,7 +136,8 @@ MULTIPL_E = (
             ' catch (java.lang.AssertionError error) { System.out.println("\\n" + "{0}" + "{1}"); }\n    '
         ),
         trial=(
-            "import org.javatuples.*;\nclass Problem {\n    public static long twice(long n) {\n        return 2 * n;\n",
+            "import org.javatuples.*;\nclass Problem {\n"
+            "    public static long twice(long n) {\n        return 2 * n;\n",
             "    }\n    public static void main(String[] args) {\n    assert(twice((2l)) == (4l));\n    }\n\n}\n",
         ),
     ),
@@ -139,8 +147,8 @@ MULTIPL_E = (
         source="main.lua",
         run="{lua} main.lua",
         tools={
-            "lua": Tool(names=("lua5.4", "lua", "lua5.3"), brought_by=_debian("lua5.4")),
-            "luaunit": Tool(names=("/usr/share/lua/5.*/luaunit.lua",), brought_by=_debian("lua-unit")),
+            "lua": Tool(names=("lua5.4", "lua", "lua5.3"), debian="lua5.4"),
+            "luaunit": Tool(names=("/usr/share/lua/5.*/luaunit.lua",), debian="lua-unit"),
         },
         ending_at=r"os\.exit\(lu\.LuaUnit\.run\(\)\)\s*$",
         ending=(
@@ -160,7 +168,7 @@ MULTIPL_E = (
         source="main.cpp",
         compile="{g++} -std=c++17 -I{headers} -include bits/stdc++.h -o main main.cpp",
         run="./main",
-        tools={"g++": Tool(names=("g++",), brought_by=_debian("g++"))},
+        tools={"g++": Tool(names=("g++",), debian="g++")},
         precompiled_header="bits/stdc++.h",
         before_tests=("int main() {", "#undef NDEBUG\n#include <assert.h>\n"),
         ending_at=r"(?=\}\s*$)",
@@ -175,7 +183,7 @@ MULTIPL_E = (
         title="PHP",
         source="main.php",
         run="{php} main.php",
-        tools={"php": Tool(names=("php",), brought_by=_debian("php-cli"))},
+        tools={"php": Tool(names=("php",), debian="php-cli")},
         ending="\necho \"\\n\" . '{0}' . '{1}' . \"\\n\";\n",
         trial=(
             "<?php\nfunction twice($n) {\n    return 2 * $n;\n}\n",
@@ -201,7 +209,7 @@ MULTIPL_E = (
         run="{node} main.js",
         tools={
             "node": _NODE,
-            "tsc": Tool(names=("tsc",), brought_by="npm install -g typescript@5.9.3, or " + _debian("node-typescript")),
+            "tsc": Tool(names=("tsc",), otherwise="npm install -g typescript@5.9.3", debian="node-typescript"),
         },
         ending=_NODE_ENDING,
         trial=(
@@ -214,7 +222,7 @@ MULTIPL_E = (
         title="R",
         source="main.r",
         run="{Rscript} --vanilla main.r",
-        tools={"Rscript": Tool(names=("Rscript",), brought_by=_debian("r-base-core"))},
+        tools={"Rscript": Tool(names=("Rscript",), debian="r-base-core")},
         environment={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         seconds=5,
         ending=(
@@ -236,9 +244,9 @@ MULTIPL_E = (
         tools={
             "mcs": Tool(
                 names=("mcs",),
-                brought_by=_debian("mono-mcs libmono-system-core4.0-cil libmono-system-numerics4.0-cil"),
+                debian="mono-mcs libmono-system-core4.0-cil libmono-system-numerics4.0-cil",
             ),
-            "mono": Tool(names=("mono",), brought_by=_debian("mono-runtime")),
+            "mono": Tool(names=("mono",), debian="mono-runtime"),
         },
         # A failed Debug.Assert is text on stderr and nothing else: the false one of `ending` shows that it is heard.
         environment={"MONO_TRACE_LISTENER": "Console.Error"},
@@ -261,8 +269,8 @@ MULTIPL_E = (
         run="{java} " + _JVM + " -cp .:{library} Problem",
         tools={
             "java": _JAVA,
-            "scalac": Tool(names=("scalac",), brought_by=_debian("scala")),
-            "library": Tool(names=("/usr/share/java/scala-library.jar",), brought_by=_debian("scala-library")),
+            "scalac": Tool(names=("scalac",), debian="scala"),
+            "library": Tool(names=("/usr/share/java/scala-library.jar",), debian="scala-library"),
         },
         ending_at=_BEFORE_TWO_BRACES,
         ending=(

@@ -9,7 +9,7 @@ from nemotron4_common.rules import require
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """The estimate for a problem of whose n programs c passed; ValueError if n < k, which would estimate a smaller k."""
+    """The estimate for a problem, c of whose n programs passed; ValueError if n < k, which tells nothing of k."""
     require(0 <= c <= n, "passed", c, f"of {n} programs")
     require(1 <= k <= n, f"pass@{k}", k, f"cannot be estimated from {n} programs a problem; sample {k} or more")
     # A product of ratios stays finite where binomials of hundreds would not.

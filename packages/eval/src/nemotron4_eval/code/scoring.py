@@ -1,4 +1,4 @@
-"""What the tasks whose answers are programs have in common: a filter that runs them and a metric that reads its records.
+"""What tasks whose answers are programs have in common: a filter that runs them, a metric that reads its records.
 
 The filter gets the answers of all items at once, so that programs run several at a time. A record is what the harness
 writes beside the answer: passed (null if the sandbox failed), status, reason, stderr.
@@ -24,7 +24,8 @@ def run_programs(
     language: str, answers: Answers, items: Sequence[Mapping[str, Any]], build: Callable[[Any, str], Candidate]
 ) -> list[list[Record]]:
     """Records of all answers; `build` makes a program of an item and an answer."""
-    from tqdm import tqdm  # the harness's own way to show progress
+    # What the harness shows progress with.
+    from tqdm import tqdm  # type: ignore[import-untyped]  # it has no types
 
     candidates = [[build(item, answer) for answer in each] for item, each in zip(items, answers, strict=True)]
     with tqdm(desc=f"{language} programs", total=len(set(chain.from_iterable(candidates))), disable=None) as bar:
@@ -39,7 +40,7 @@ def run_programs(
 
 
 def score(item: Mapping[str, Any], results: Sequence[Sequence[Record]]) -> dict[str, float]:
-    """pass@k of one item, from the programs that have a verdict; empty if none has, and the item then does not count."""
+    """pass@k of an item, from its programs that have a verdict; empty if none has: the item then does not count."""
     passed = [record["passed"] for record in results[0] if record["passed"] is not None]
     return {f"pass@{k}": pass_at_k(len(passed), sum(passed), k) for k in REPORTED_K if k <= len(passed)}
 

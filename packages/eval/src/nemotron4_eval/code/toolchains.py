@@ -6,7 +6,6 @@ Invariant: a language whose toolchain cannot judge its trial is missing; it neve
 import atexit
 import functools
 import glob
-import os
 import re
 import shutil
 import subprocess
@@ -18,7 +17,8 @@ from pathlib import Path
 
 from nemotron4_common.rules import require
 from nemotron4_eval.code.languages import LANGUAGES, Language, Tool
-from nemotron4_eval.code.sandbox import Limits, Program
+from nemotron4_eval.code.program import Limits, Program
+from nemotron4_eval.code.sandbox import can_become_nobody
 
 _SYSTEM = (Path("/usr"), Path("/bin"), Path("/lib"))
 """What every sandbox shows to programs."""
@@ -68,8 +68,18 @@ def find_toolchain(name: str) -> Toolchain:
         message = f"{language.title}: {', '.join(absent)} not found; {'; '.join(ways)}"
         raise MissingToolchainError(message, "; ".join(ways))
     paths = {key: path for key, path in found.items() if path is not None}
+    _check_readable(language, paths)
     shown = dict.fromkeys(place for path in paths.values() if (place := _installed_in(Path(path))))
     return Toolchain(language=language, paths={"headers": "."} | paths, read_only=tuple(shown))
+
+
+def _check_readable(language: Language, paths: Mapping[str, str]) -> None:
+    """Raise MissingToolchainError for a tool in a directory of root's: programs run as another user."""
+    for path in paths.values() if _becomes_nobody() else ():
+        if not _others_may_read(Path(path)):
+            raise MissingToolchainError(
+                f"{language.title}: {path} cannot be read by the user that programs run as; install it elsewhere"
+            )
 
 
 def with_precompiled_header(toolchain: Toolchain) -> Toolchain:
@@ -109,7 +119,7 @@ def _find(tool: Tool) -> str | None:
                 return found[-1]
         elif path := shutil.which(name):
             real = Path(path).resolve()
-            # Inside /usr the name stays, which some programs go by; a link from elsewhere may lead out of what is shown.
+            # Inside /usr the name stays, as some programs go by theirs; other links may lead out of what is shown.
             return path if _in_system(Path(path)) and _in_system(real) else str(real)
     return None
 
@@ -117,9 +127,13 @@ def _find(tool: Tool) -> str | None:
 def _find_python() -> str | None:
     """The Python that runs this, without its virtual environment; the system's where another user may not read it."""
     own = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
-    if _in_system(own) or os.geteuid() != 0 or _others_may_read(own):
+    if _in_system(own) or not _becomes_nobody() or _others_may_read(own):
         return str(own)
     return shutil.which("python3", path="/usr/local/bin:/usr/bin") or str(own)
+
+
+_becomes_nobody = functools.cache(can_become_nobody)
+"""Whether programs run as another user than this process."""
 
 
 def _others_may_read(path: Path) -> bool:

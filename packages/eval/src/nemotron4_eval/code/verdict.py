@@ -84,7 +84,7 @@ _tried: set[tuple[str, int]] = set()
 
 
 def tried_toolchain(name: str, sandbox: Sandbox) -> Toolchain:
-    """A language's toolchain, which told a right program from a wrong one in this sandbox; else MissingToolchainError."""
+    """A language's toolchain that tells right from wrong programs in this sandbox, else MissingToolchainError."""
     toolchain = find_toolchain(name)
     key = (name, id(sandbox))
     if key not in _tried:

@@ -50,24 +50,23 @@ class MissingDataError(ValueError):
 class Splits(dict[str, "Dataset"]):
     """Splits by name. One that was not found is empty: the harness opens a train split even for 0-shot tasks."""
 
-    def __init__(self, columns: tuple[str, ...]) -> None:
+    def __init__(self, form: Format) -> None:
         super().__init__()
-        self.columns = columns
-        """What tasks read."""
+        self.form = form
         self.origins: dict[str, str] = {}
         """Split to the first file that it was read from, or the name on the hub."""
 
     def __missing__(self, split: str) -> "Dataset":
         from datasets import Dataset
 
-        return Dataset.from_dict({column: [] for column in self.columns})
+        return Dataset.from_dict({column: [] for column in self.form.columns})
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the items of all splits, of the columns that tasks read, whatever file they came from."""
+        """SHA-256 over the splits and columns that tasks need: the same whatever file the items came from."""
         digest = hashlib.sha256()
-        for split in sorted(self):
-            for item in self[split].select_columns(list(self.columns)):
+        for split in self.form.splits:
+            for item in self[split].select_columns(list(self.form.columns)):
                 digest.update(json.dumps([split, item], sort_keys=True, ensure_ascii=False).encode())
         return digest.hexdigest()
 
@@ -78,7 +77,7 @@ def load(dataset: str, source: DataSource, **_: Any) -> Splits:
     The rest is what the harness passes on from a task's metadata.
     """
     form, word = find_format(dataset)
-    splits = Splits(form.columns)
+    splits = Splits(form)
     with ExitStack() as opened:
         for root in _roots(form, source, opened):
             _read_place(splits, form, word, root)
@@ -215,6 +214,13 @@ def _read_hub(splits: Splits, form: Format, word: str) -> None:
     from datasets.config import HF_DATASETS_CACHE  # where a machine without a network may have them already
 
     config = form.hub_config.replace("{}", word) if form.hub_config else None
-    for split, items in load_dataset(form.hub, config, cache_dir=str(HF_DATASETS_CACHE)).items():
+    try:
+        found = load_dataset(form.hub, config, cache_dir=str(HF_DATASETS_CACHE))
+    except (OSError, ValueError) as error:  # no network, no such configuration
+        reason = " ".join(str(error).split())
+        raise MissingDataError(
+            f"suite.hub (true): {form.hub} could not be loaded ({reason}); give its files in suite.data", form.command
+        ) from error
+    for split, items in found.items():
         _check_columns(form, items.column_names, f"{form.hub}, {split}")
         _add(splits, form, word, split, items, form.hub)

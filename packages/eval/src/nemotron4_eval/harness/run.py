@@ -56,6 +56,8 @@ class TaskRun:
     failed_items: int = 0
     shots: int | None = None
     """Examples in the prompt; None for a group whose tasks differ."""
+    shots_from: str = ""
+    """The split that they were drawn from, where the task looks for one; empty where its YAML fixes it."""
 
 
 def run_tasks(
@@ -150,7 +152,13 @@ def _task_run(name: str, results: dict[str, Any], lm: EngineLM) -> TaskRun:
         cut_items=len(cut),
         failed_items=len(failed),
         shots=results["n-shot"].get(name),
+        shots_from=_metadata(name, results).get("shots_from", ""),
     )
+
+
+def _metadata(name: str, results: dict[str, Any]) -> dict[str, Any]:
+    config = results["configs"].get(name) or {}
+    return config.get("metadata") or {}
 
 
 def _items(name: str, results: dict[str, Any]) -> int:

@@ -134,7 +134,7 @@ def _task_row(name: str, task: TaskResult, records: Mapping[str, str], before: t
     link = f'<a href="{escape(records[name])}">{escape(name)}</a>' if name in records else escape(name)
     digest = task["dataset_digest"]
     numbers = (
-        str(task["shots"]),
+        escape(" from ".join([str(task["shots"]), *filter(None, [task.get("shots_from")])])),
         f"{task['items']:,}",
         figure,
         "" if bits is None else f"{bits:.3f}",

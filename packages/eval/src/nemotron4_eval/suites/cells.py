@@ -5,9 +5,10 @@ Source: arXiv 2402.16819, section 4; averages are plain means of a row's cells.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from nemotron4_eval.suites.errors import clustered_stderr, independent_stderr, mean
 from nemotron4_eval.suites.results import CellResult, Missing, Row
 from nemotron4_eval.suites.suite import Benchmark, Cell
 
@@ -52,6 +53,8 @@ def _row(
     unit = "languages" if table in LANGUAGE_TABLES else "columns"
     coverage = f"{len(found)} of {len(averaged)} {unit}" if averaged else ""
     average = printed or _average([results[cell.column] for cell in averaged], coverage)
+    if printed is None and average["value"] is not None and all(benchmark.shared_items for benchmark, _ in cells):
+        average["stderr"] = clustered_stderr([_scores(runs[cell.tasks[0]], cell.metric) for cell in averaged])
     return {"mode": mode, "cells": results, "average": average, "coverage": coverage}
 
 
@@ -64,7 +67,7 @@ def _cell(cell: Cell, runs: Mapping[str, "TaskRun"], reasons: Mapping[str, str])
     items = sum(part.items for part in parts)
     weights = [part.items / items if cell.average == "items" else 1 / len(parts) for part in parts]
     values = [part.metrics[cell.metric] or 0.0 for part in parts]
-    stderr = _combined(weights, [part.stderrs.get(cell.metric) for part in parts])
+    stderr = independent_stderr([part.stderrs.get(cell.metric) for part in parts], weights)
     return {"value": math.fsum(w * v for w, v in zip(weights, values, strict=True)), "stderr": stderr, "items": items}
 
 
@@ -79,20 +82,18 @@ def _average(cells: Sequence[CellResult], coverage: str) -> CellResult:
     known = [value for value in values if value is not None]
     if not cells or len(known) < len(cells):
         return _nothing(coverage or "the table has no average")
-    share = 1 / len(cells)
     return {
-        "value": math.fsum(known) * share,
-        "stderr": _combined([share] * len(cells), [cell["stderr"] for cell in cells]),
+        "value": mean(known),
+        "stderr": independent_stderr([cell["stderr"] for cell in cells]),
         "items": sum(cell["items"] for cell in cells),
     }
 
 
-def _combined(weights: Sequence[float], stderrs: Sequence[float | None]) -> float | None:
-    """The standard error of a weighted mean of independent parts; None if that of a part is unknown."""
-    known = [stderr for stderr in stderrs if stderr is not None]
-    if len(known) < len(stderrs):
-        return None
-    return math.sqrt(math.fsum((w * s) ** 2 for w, s in zip(weights, known, strict=True)))
+def _scores(run: "TaskRun", metric: str) -> dict[Hashable, float]:
+    """The score of each item by its number, which is that of the question in all languages."""
+    name, _, filter_name = metric.partition(",")
+    found = [sample for sample in run.samples if sample.get("filter", "none") == (filter_name or "none")]
+    return {sample["doc_id"]: float(sample[name]) for sample in found}
 
 
 def _nothing(reason: str) -> CellResult:

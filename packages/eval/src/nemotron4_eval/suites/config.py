@@ -65,6 +65,9 @@ class SuiteConfig:
     """The SentencePiece model of FLORES-101, by which spBLEU is counted; null looks in `suite.data` and in sacreBLEU's
     folder."""
 
+    processes: int = 1
+    """Processes that compute, each with the whole model, on GPUs of their own if there are any."""
+
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     """Where programs that the model wrote are run."""
 
@@ -84,7 +87,15 @@ class SuiteConfig:
     """Seed of the choice of heldout_continuation's passages and distractors, and of sampled programs."""
 
     def __post_init__(self) -> None:
-        for name in ("window_tokens", "stride_tokens", "max_bytes_per_source", "num_items", "limit", "samples"):
+        for name in (
+            "window_tokens",
+            "stride_tokens",
+            "max_bytes_per_source",
+            "num_items",
+            "limit",
+            "samples",
+            "processes",
+        ):
             value = getattr(self, name)
             require(value is None or value >= 1, f"suite.{name}", value, "must be at least 1")
         window, stride = self.window_tokens, self.stride_tokens

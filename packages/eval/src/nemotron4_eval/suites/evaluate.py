@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nemotron4_common.staging import file_sha256
 from nemotron4_data import Tokenizer
+from nemotron4_eval.data.flores_tokenizer import find_flores_tokenizer, use_flores_tokenizer
 from nemotron4_eval.data.locate import DataSource
 from nemotron4_eval.suites.cells import table_rows
 from nemotron4_eval.suites.config import SuiteConfig
@@ -20,13 +21,11 @@ from nemotron4_eval.suites.selection import select_tasks
 from nemotron4_eval.suites.suite import Benchmark, load_benchmark
 
 if TYPE_CHECKING:
-    from nemotron4_infer import LoadedModel
+    from nemotron4_eval.harness.model import EngineLM
     from nemotron4_infer.likelihood import Progress
 
 LIBRARIES = ("nemotron4-eval", "lm_eval", "datasets", "torch", "sacrebleu")
 """Whose versions are part of the settings."""
-REQUESTS_FILE = "requests.db"
-"""Results of single requests, from which a stopped evaluation continues."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,20 +38,12 @@ class PreparedSuite:
     needs: Needs
 
     def run(
-        self,
-        loaded: "LoadedModel",
-        directory: Path | None,
-        model: Mapping[str, Any],
-        progress: "Progress",
-        say: Callable[[str], None],
+        self, lm: "EngineLM", directory: Path | None, model: Mapping[str, Any], say: Callable[[str], None]
     ) -> Evaluation:
         """Run what can run; with None as `directory`, nothing is kept beside the result. `model` identifies it."""
-        from nemotron4_eval.harness.model import EngineLM
         from nemotron4_eval.suites.run import Records, run_ready, task_result
 
         suite, settings = self.suite, self._settings()
-        cache = directory / REQUESTS_FILE if directory else None
-        lm = EngineLM(loaded, progress, document_start=suite.document_start.value, cache=cache)
         records = Records(directory=directory, identity={"model": model, "settings": settings})
         runs = run_ready(self.ready, lm, self.needs, records, limit=suite.limit, seed=suite.few_shot_seed, say=say)
         tasks = {
@@ -77,6 +68,7 @@ class PreparedSuite:
             "few_shot_seed": suite.few_shot_seed,
             "limit": suite.limit,
             "samples": suite.samples,
+            "seed": suite.seed,
             "sandbox": sandbox,
             "flores_tokenizer_sha256": file_sha256(tokenizer) if tokenizer else None,
             "context_tokens": self.needs.context_tokens,
@@ -100,21 +92,23 @@ def prepare_suite(
     directory = Path(suite.data) if suite.data is not None else None
     allow_network(hub=suite.hub, directory=directory)
     benchmarks = [load_benchmark(name) for name in suite.benchmarks]
+    selected = select_tasks(benchmarks, names)
+    flores_tokenizer = None
+    if any(task.spec.needs_flores_tokenizer for task in selected):
+        given = Path(suite.flores_tokenizer) if suite.flores_tokenizer else None
+        flores_tokenizer = find_flores_tokenizer(given, directory, download=suite.hub)
+        use_flores_tokenizer(flores_tokenizer)
     needs = Needs(
         source=DataSource(directory=directory, fetch=suite.fetch, hub=suite.hub),
         tokenizer=tokenizer,
         context_tokens=context_tokens,
-        flores_tokenizer=_flores_tokenizer(suite),
+        flores_tokenizer=flores_tokenizer,
         weakest=suite.sandbox.weakest,
         samples=suite.samples,
         may_be_cut=may_be_cut,
     )
-    ready = needs.check(select_tasks(benchmarks, names), progress)
+    ready = needs.check(selected, progress)
     return PreparedSuite(suite=suite, benchmarks=benchmarks, ready=ready, needs=needs)
-
-
-def _flores_tokenizer(suite: SuiteConfig) -> Path | None:
-    return Path(suite.flores_tokenizer) if suite.flores_tokenizer else None
 
 
 def _version(name: str) -> str | None:

@@ -8,17 +8,18 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemotron4_data import Tokenizer
+from nemotron4_eval.data.flores_tokenizer import FILE
 from nemotron4_eval.data.locate import DATA_VARIABLE, DataSource, MissingDataError, load
 from nemotron4_eval.suites.results import Missing
 from nemotron4_eval.suites.selection import SuiteTask
 
 if TYPE_CHECKING:
-    from nemotron4_eval.code.sandbox import Sandbox
+    from nemotron4_eval.code.program import Sandbox
 
 DEFAULT_GENERATED_TOKENS = 256
 """What a task without `max_gen_toks` generates."""
@@ -91,25 +92,35 @@ class Needs:
 
         try:
             sandbox = make_sandbox(weakest=self.weakest)
-        except (ValueError, NotImplementedError) as error:
-            return str(error) or "there is no sandbox"
+        except ValueError as error:
+            return str(error)
         use_sandbox(sandbox)
         return sandbox
 
     def _check(self, task: SuiteTask) -> ReadyTask | None:
-        if task.spec.toolchain is not None and not self._can_run_programs(task):
+        if task.spec.toolchain is not None and not self._can_run_programs(task, task.spec.toolchain):
             return None
         if task.spec.needs_flores_tokenizer and self.flores_tokenizer is None:
-            message = "the SentencePiece model of FLORES-101 was not found, so there is no spBLEU, but chrF++ and BLEU"
+            message = (
+                f"spBLEU needs the SentencePiece model of FLORES-101, {FILE}; chrF++ and BLEU are given without it"
+            )
             self.add(task, "tokenizer", message, "suite.flores_tokenizer=PATH")
         ready = self._with_data(task)
         if ready is None or not self._fits(ready):
             return None
         return ready
 
-    def _can_run_programs(self, task: SuiteTask) -> bool:
+    def _can_run_programs(self, task: SuiteTask, language: str) -> bool:
         if isinstance(self.sandbox, str):
             self.add(task, "sandbox", self.sandbox, "suite.sandbox.weakest=true")
+            return False
+        from nemotron4_eval.code.toolchains import MissingToolchainError
+        from nemotron4_eval.code.verdict import tried_toolchain
+
+        try:
+            tried_toolchain(language, self.sandbox)
+        except MissingToolchainError as error:
+            self.add(task, "toolchain", str(error), error.command)
             return False
         return True
 
@@ -123,6 +134,8 @@ class Needs:
                 for key in ("dataset_path", "dataset_name", "dataset_kwargs"):
                     config.pop(key, None)
                 config["custom_dataset"] = lambda **_: items
+                if (process := config.get("process_docs")) is not None:
+                    config["process_docs"] = cache(process)  # the harness asks for the same items four times
         except MissingDataError as error:
             self.add(task, "data", str(error), error.command)
             return None

@@ -50,17 +50,16 @@ def print_tables(tables: Mapping[str, Sequence[Row]], console: Console) -> None:
         for name in ("", *columns, "AVG", "coverage"):
             table.add_column(name, justify="right")
         for row in rows:
-            cells = [_percent(number, row["cells"].get(column)) for column in columns]
-            table.add_row(row["mode"], *cells, _percent(number, row["average"]), row["coverage"])
+            cells = [_percent(row["cells"].get(column)) for column in columns]
+            table.add_row(row["mode"], *cells, _percent(row["average"]), row["coverage"])
         console.print(table)
 
 
-def _percent(table: str, cell: CellResult | None) -> str:
+def _percent(cell: CellResult | None) -> str:
     if cell is None or cell["value"] is None:
         return "-"
-    scale = 1 if table == "10" else 100  # BLEU is in points
-    stderr = f" ± {cell['stderr'] * scale:.1f}" if cell["stderr"] is not None else ""
-    return f"{cell['value'] * scale:.1f}{stderr}"
+    stderr = f" ± {cell['stderr'] * 100:.1f}" if cell["stderr"] is not None else ""
+    return f"{cell['value'] * 100:.1f}{stderr}"
 
 
 def _figure(value: Any) -> str:

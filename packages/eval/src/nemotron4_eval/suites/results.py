@@ -16,6 +16,9 @@ class TaskResult(TypedDict):
     items: int
     """Items scored."""
     shots: int
+    shots_from: str
+    """The split that examples were drawn from, where it depends on the data found, as for TyDiQA and FLORES; if that is
+    the scored one, no item was an example of its own. Empty otherwise."""
     metrics: dict[str, float | None]
     """Every metric that the harness gave, and `gold_bits_per_byte`."""
     version: str

@@ -149,6 +149,7 @@ def task_result(ready: ReadyTask, run: TaskRun, *, has_samples: bool) -> TaskRes
         "stderr": run.stderrs.get(metric),
         "items": run.items,
         "shots": ready.shots,
+        "shots_from": run.shots_from if ready.shots else "",
         "metrics": run.metrics,
         "version": run.version,
         "dataset": ready.task.spec.dataset,

@@ -1,13 +1,13 @@
 """FLORES-101: scores of translations, each of all lines together.
 
-Invariant: spBLEU is of the FLORES-101 SentencePiece model, or it is no number. All are shares of one, as sacreBLEU's
-score over 100.
+Invariant: spBLEU is of the FLORES-101 SentencePiece model, or it is no number. All are shares of one: sacreBLEU's score
+over 100. The harness has no standard errors for such scores, so they are metrics whose names it gives to those.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nemotron4_eval.data.flores_tokenizer import current_flores_tokenizer, spbleu
+from nemotron4_eval.data.flores_tokenizer import bootstrap_stderr, current_flores_tokenizer, spbleu, spbleu_stderr
 from nemotron4_eval.data.locate import load_from_environment as load
 
 __all__ = ["load"]
@@ -19,7 +19,7 @@ Pair = tuple[str, str]
 def pairs(item: Mapping[str, Any], results: Sequence[str]) -> dict[str, Pair]:
     """What each metric is made of."""
     pair = (results[0].strip(), item["target"])
-    return dict.fromkeys(("spbleu", "chrf++", "bleu_13a", "bleu_char"), pair)
+    return dict.fromkeys(("spbleu", "spbleu_stderr", "chrf++", "chrf++_stderr", "bleu_13a", "bleu_char"), pair)
 
 
 def corpus_spbleu(lines: Sequence[Pair]) -> float:
@@ -28,11 +28,24 @@ def corpus_spbleu(lines: Sequence[Pair]) -> float:
     return spbleu(lines, model) / 100 if model else float("nan")
 
 
+def corpus_spbleu_stderr(lines: Sequence[Pair]) -> float:
+    """Standard error of spBLEU."""
+    model = current_flores_tokenizer()
+    return spbleu_stderr(lines, model) / 100 if model else float("nan")
+
+
 def corpus_chrf(lines: Sequence[Pair]) -> float:
     """chrF++."""
     from sacrebleu.metrics.chrf import CHRF
 
     return float(CHRF(word_order=2).corpus_score(*_apart(lines)).score) / 100
+
+
+def corpus_chrf_stderr(lines: Sequence[Pair]) -> float:
+    """Standard error of chrF++."""
+    from sacrebleu.metrics.chrf import CHRF
+
+    return bootstrap_stderr(CHRF(word_order=2), lines) / 100
 
 
 def corpus_bleu_13a(lines: Sequence[Pair]) -> float:

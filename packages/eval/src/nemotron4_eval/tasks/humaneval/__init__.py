@@ -1,0 +1,1 @@
+"""HumanEval, as tasks of the harness."""

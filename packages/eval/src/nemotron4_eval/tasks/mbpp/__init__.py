@@ -1,0 +1,1 @@
+"""MBPP, as tasks of the harness."""

@@ -1,0 +1,1 @@
+"""MultiPL-E, as tasks of the harness."""

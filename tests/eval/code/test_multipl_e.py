@@ -1,0 +1,99 @@
+"""Our solutions of three MultiPL-E problems in each language, right, wrong and cheating, on the published items."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from evalsets import evalsets
+from programs import shared_sandbox
+
+from nemotron4_eval.code import verdict
+from nemotron4_eval.code.languages import LANGUAGES, MULTIPL_E
+from nemotron4_eval.code.toolchains import MissingToolchainError
+from nemotron4_eval.code.verdict import judge, tried_toolchain
+from nemotron4_eval.suites.suite import TASKS_DIR
+from nemotron4_eval.tasks.multipl_e.utils import UNSOLVABLE, execute, program
+
+SOLUTIONS = Path(__file__).parent / "solutions"
+COMPILED = ("cpp", "java")
+"""A second a program: here one problem, and in `nox -s code` all."""
+SLOW = ("ts", "scala")
+"""Several seconds a program: in `nox -s code` alone."""
+NAMES = [language.name for language in MULTIPL_E]
+
+
+def items(language):
+    lines = evalsets("multipl-e", f"humaneval-{language}.jsonl").read_text(encoding="utf-8").splitlines()
+    return {item["name"]: item for item in map(json.loads, lines)}
+
+
+def solutions(language):
+    """(problem, what it is, completion); only what is called good may pass."""
+    text = (SOLUTIONS / f"{language}.txt").read_text(encoding="utf-8")
+    return re.findall(r"^==== (\S+) (.*)\n([\s\S]*?)(?=^====|\Z)", text, re.MULTILINE)
+
+
+def check(language, chosen):
+    published = items(language)
+    try:
+        tried_toolchain(language, shared_sandbox())
+    except MissingToolchainError as error:
+        pytest.skip(str(error))
+    verdicts = judge(language, [program(published[name], text) for name, _, text in chosen], shared_sandbox())
+    found = {(name, kind): (each.passed, each) for (name, kind, _), each in zip(chosen, verdicts, strict=True)}
+    wrong = {key: each for key, (passed, each) in found.items() if passed is not (key[1] == "good")}
+    assert not wrong
+
+
+@pytest.mark.parametrize("language", [name for name in NAMES if name not in (*COMPILED, *SLOW)])
+def test_solutions_are_told_apart(language):
+    check(language, solutions(language))
+
+
+@pytest.mark.parametrize("language", COMPILED)
+def test_a_compiled_solution_is_told_from_a_wrong_one(language):
+    check(language, solutions(language)[:2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("language", [*COMPILED, *SLOW])
+def test_all_compiled_solutions_are_told_apart(language):
+    check(language, solutions(language))
+
+
+@pytest.mark.slow
+def test_a_header_compiled_once_changes_no_verdict():
+    check("cpp", solutions("cpp") * 2 + [(*each[:2], f"{each[2]}\n// again") for each in solutions("cpp")])
+
+
+@pytest.mark.parametrize("language", NAMES)
+def test_every_language_has_three_problems_solved_and_not(language):
+    kinds = [(name, kind) for name, kind, _ in solutions(language)]
+    problems = {name for name, _ in kinds}
+    assert len(problems) == 3
+    assert {(name, kind) for name in problems for kind in ("good", "bad")} <= set(kinds)
+
+
+@pytest.mark.parametrize("language", NAMES)
+def test_published_items_end_and_stop_as_the_task_says(language):
+    published = items(language).values()
+    until = yaml.safe_load((TASKS_DIR / "multipl_e" / f"multipl_e_{language}.yaml").read_text())["generation_kwargs"][
+        "until"
+    ]
+    for item in published:
+        assert item["language"] == language
+        assert item["stop_tokens"] == until
+        text = verdict._with_ending(LANGUAGES[language], item["tests"], ("first", "second"))
+        assert len(re.findall(r"first\W+second", text)) == 1
+        assert "firstsecond" not in text
+    numbers = {int(item["name"].split("_")[1]) for item in published}
+    assert set(UNSOLVABLE.get(language, {})) <= numbers
+
+
+def test_a_problem_that_cannot_be_solved_is_noted():
+    published = items("js")["HumanEval_51_remove_vowels"]
+    ((record,),) = execute([["  return text.replace(/[aeiou]/gi, '');\n}"]], [published])
+    assert record["passed"] is False
+    assert record["note"] == "no answer can pass: a string of its tests is broken by a line end"
