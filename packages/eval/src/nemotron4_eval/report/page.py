@@ -33,13 +33,14 @@ def sections(evaluation: Mapping[str, Any], tables: Sequence[ShownTable], record
             " are the model's, ± one standard error.</p>"
         )
         yield f"<div class=card>{chart(bars, model_name(evaluation))}</div>"
-    yield "<h2 id=tables>The paper's tables</h2>"
-    yield (
-        "<p class=lead>Printed rows as in the paper; the model's row is tinted, with its standard error. Bold: the best"
-        f" of a column, where it is ahead of every other by more than {INTERVAL} standard errors.</p>"
-    )
-    for table in tables:
-        yield table_section(table, records)
+    if tables:
+        yield "<h2 id=tables>The paper's tables</h2>"
+        yield (
+            "<p class=lead>Printed rows as in the paper; the model's row is tinted, with its standard error. Bold: the"
+            f" best of a column, where it is ahead of every other by more than {INTERVAL} standard errors.</p>"
+        )
+        for table in tables:
+            yield table_section(table, records)
     yield from all_tasks(evaluation["tasks"], records)
     yield from _settings(evaluation)
 
