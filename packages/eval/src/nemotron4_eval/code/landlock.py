@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from nemotron4_eval.code.box import (
+    BETWEEN_LOOKS,
     DEVICES,
     ENVIRONMENT,
     MAX_FILES,
@@ -65,7 +66,7 @@ class LauncherSandbox(Sandbox):
             yield f"processes {owner}: it can end them by tgkill (held from version 6 on; this is {self._abi})"
         if not self._filter:
             yield "sockets and rare system calls: this processor's numbers are not known"
-        yield "memory, processes and files: they can pass their limits for 20 ms"
+        yield BETWEEN_LOOKS
 
     def run(self, program: Program) -> Outcome:
         """Run a program; never raises for what the program does."""
