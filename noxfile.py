@@ -44,7 +44,7 @@ LONG_TESTS = (
         "test_parallel",
         "test_parallel_generation",
     ),
-    *("test_report", "test_resume", "test_sample", "test_sweeps", "test_training"),
+    *("test_report", "test_resume", "test_sample", "test_sandbox", "test_sweeps", "test_training"),
 )
 """Files that `quick` leaves out beside e2e and slurm: those with the longest tests, by `pytest --durations`."""
 TRY_NEXT = (

@@ -24,7 +24,7 @@ def test_every_package_is_installed_from_the_tree():
     extras = {requirement.name: requirement.extras for requirement in map(Requirement, others)}
     assert extras == {
         "nemotron4-data": {"curate"},
-        "nemotron4-eval": {"harness"},
+        "nemotron4-eval": {"harness", "sandbox"},
         "nemotron4-infer": {"schema", "serve"},
     }
     assert all(PROJECTS[name]["optional-dependencies"].keys() >= asked for name, asked in extras.items())

@@ -1,4 +1,4 @@
-"""Forks without end: each process forks, up to 512 of them and for 3 s. Prints a dot for each."""
+"""Forks without end: each process forks, up to 512 of them and for a second. Prints a dot for each."""
 
 import os
 import time
@@ -9,4 +9,4 @@ for _ in range(9):
     except OSError:
         break
 os.write(1, b".")
-time.sleep(3)
+time.sleep(1)

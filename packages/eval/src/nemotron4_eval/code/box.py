@@ -33,6 +33,10 @@ _TOOLCHAINS = (
 _TICK = 0.02  # s between two looks at a box
 _START_SECONDS = 60.0  # for a box to begin its first command, on a busy machine
 END_SECONDS = 5.0  # for a killed box to be gone
+NOT_COUNTED = (
+    f"memory, processes and files: their sums can pass a limit for about {_TICK * 1000:g} ms",
+    "what the kernel keeps in pipes and pairs of sockets: it does not count as memory",
+)
 _NO_START = 97
 _OWN_TASKS = 2  # the box's first process, and one that waits for the others
 _MEMORY_WORDS = re.compile(

@@ -19,6 +19,7 @@ from nemotron4_eval.code.box import (
     ENVIRONMENT,
     MAX_FILES,
     NOBODY,
+    NOT_COUNTED,
     Box,
     is_inside,
     run_in_box,
@@ -29,15 +30,8 @@ from nemotron4_eval.code.processes import descendants, num_threads
 from nemotron4_eval.code.program import Level, Outcome, Program, Sandbox
 from nemotron4_eval.code.seccomp import filter_program
 
-_READABLE = (
-    "/usr",
-    "/bin",
-    "/sbin",
-    "/lib",
-    "/lib32",
-    "/lib64",
-    "/proc",
-)  # of others' /proc Landlock keeps the secrets
+# Of /proc, where mono and Rscript look for themselves, Landlock keeps others' memory and environment.
+_READABLE = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/proc")
 _BLOCK = 512  # bytes, of st_blocks
 _SPARE_TASKS = 512  # the limit on a user's processes is shared with other programs; the watch holds ours
 
@@ -65,7 +59,7 @@ class LauncherSandbox(Sandbox):
             yield f"processes {owner}: it can end them by tgkill (held from version 6 on; this is {self._abi})"
         if not self._filter:
             yield "sockets and rare system calls: this processor's numbers are not known"
-        yield "memory, processes and files: they can pass their limits for 20 ms"
+        yield from NOT_COUNTED
 
     def run(self, program: Program) -> Outcome:
         """Run a program; never raises for what the program does."""

@@ -19,7 +19,7 @@ from nemotron4_eval.code.program import Level, Limits, Outcome, Program, Sandbox
 
 RUNNING = "running"
 _MIB = 2**20
-_LIMITS = Limits(seconds=2, memory_bytes=64 * _MIB, tasks=8, file_bytes=_MIB, output_bytes=2**14)
+_LIMITS = Limits(seconds=10, memory_bytes=64 * _MIB, tasks=8, file_bytes=_MIB, output_bytes=2**14)
 
 
 def failed_probes(sandbox: Sandbox, *, drop: bool) -> dict[str, str]:
