@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from nemotron4_common.terminal import plain_console
 from nemotron4_eval import EvalJob, SuiteConfig, run_eval
+from nemotron4_eval.suites.printing import print_missing
 from nemotron4_model import ModelConfig, Transformer, initialise, save_pretrained
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
@@ -222,3 +224,12 @@ def test_a_directory_with_files_of_others_is_refused(places, tmp_path):
     with pytest.raises(ValueError) as error:
         run_eval(job_of(places, tmp_path))
     assert str(error.value).startswith(f"out ({tmp_path}): contains notes.txt, which this program did not create")
+
+
+def test_the_list_of_what_is_missing_says_once_what_one_command_brings(whole, capsys):
+    print_missing(whole["missing"], plain_console())
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"missing, for {len(whole['missing'])} tasks:\n")
+    assert shown.count("git clone ") == 2  # in the message and by itself
+    assert "  data: xcopa_mgpt_et_0shot, xcopa_mgpt_id_0shot and 14 more\n" in shown
+    assert f"the model has {CONTEXT}" in shown

@@ -157,7 +157,8 @@ class Needs:
         if needed <= self.context_tokens or ready.task.spec.name in self.may_be_cut:
             return True
         message = f"needs {needed:,} tokens for a typical item and its answer, the model has {self.context_tokens:,}"
-        self.add(ready.task, "context", message, "")
+        self.add(ready.task, "context", message)
+        self.missing[-1]["tokens"] = needed
         return False
 
     def _refuse(self, task: SuiteTask, error: Exception) -> None:

@@ -69,6 +69,8 @@ class Missing(TypedDict):
     """One line: what is missing."""
     command: str
     """What brings it; empty if nothing on this machine can."""
+    tokens: NotRequired[int]
+    """Of kind context: what a typical item and its answer take."""
 
 
 class Evaluation(TypedDict):
