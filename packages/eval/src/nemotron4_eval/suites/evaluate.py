@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from nemotron4_common.staging import file_sha256
 from nemotron4_data import Tokenizer
-from nemotron4_eval.data.flores_tokenizer import find_flores_tokenizer, use_flores_tokenizer
+from nemotron4_eval.data.flores_tokenizer import find_flores_tokenizer, spbleu_signature, use_flores_tokenizer
 from nemotron4_eval.data.locate import DataSource
 from nemotron4_eval.suites.cells import table_rows
 from nemotron4_eval.suites.config import SuiteConfig
-from nemotron4_eval.suites.needs import Needs, ReadyTask, allow_network
+from nemotron4_eval.suites.needs import Needs, ReadyTask, set_up_libraries
 from nemotron4_eval.suites.results import Evaluation
 from nemotron4_eval.suites.selection import select_tasks
 from nemotron4_eval.suites.suite import Benchmark, load_benchmark
@@ -71,6 +71,7 @@ class PreparedSuite:
             "seed": suite.seed,
             "sandbox": sandbox,
             "flores_tokenizer_sha256": file_sha256(tokenizer) if tokenizer else None,
+            "spbleu_signature": spbleu_signature(tokenizer) if tokenizer else None,
             "context_tokens": self.needs.context_tokens,
             "versions": {name: found for name in LIBRARIES if (found := _version(name)) is not None},
         }
@@ -90,7 +91,7 @@ def prepare_suite(
     Tasks of `may_be_cut` run however little of their prompts fits in the context.
     """
     directory = Path(suite.data) if suite.data is not None else None
-    allow_network(hub=suite.hub, directory=directory)
+    set_up_libraries(hub=suite.hub, directory=directory)
     benchmarks = [load_benchmark(name) for name in suite.benchmarks]
     selected = select_tasks(benchmarks, names)
     flores_tokenizer = None

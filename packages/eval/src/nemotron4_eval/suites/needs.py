@@ -3,6 +3,7 @@
 Invariant: a task is either ready, or in the list of what is missing with its reason and the command that brings it.
 """
 
+import logging
 import os
 import statistics
 from collections import defaultdict
@@ -186,14 +187,20 @@ def sampled(config: Mapping[str, Any], samples: int) -> dict[str, Any]:
     return {**config, "repeats": samples, "generation_kwargs": {**(config.get("generation_kwargs") or {}), **sampling}}
 
 
-def allow_network(*, hub: bool, directory: Path | None) -> None:
-    """Tell Hugging Face's libraries, before they are imported, whether they may use the network, and our YAMLs where
-    the items are."""
-    os.environ.update(HF_DATASETS_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1")
+def set_up_libraries(*, hub: bool, directory: Path | None) -> None:
+    """Before the harness is imported: whether it may use the network, and where our YAMLs find the items.
+
+    Its progress bars and warnings, which would stand between the lines of ours, are turned off.
+    """
+    os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
     if not hub:
         os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
     if directory is not None:
         os.environ[DATA_VARIABLE] = str(directory)
+    import lm_eval.api.task
+
+    lm_eval.api.task.tqdm = lambda items, **_: items
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
 
 def typical_tokens(config: Mapping[str, Any], tokenizer: Tokenizer) -> int:

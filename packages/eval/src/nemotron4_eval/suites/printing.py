@@ -10,20 +10,20 @@ from nemotron4_eval.suites.results import CellResult, Missing, Row, TaskResult
 
 
 def print_missing(missing: Sequence[Missing], console: Console) -> None:
-    """What tasks need and did not find: tasks that lack the same thing share a line."""
-    grouped: dict[tuple[str, str, str], list[str]] = {}
+    """What tasks need and did not find: what one command brings for several tasks is said once."""
+    grouped: dict[tuple[str, str], list[Missing]] = {}
     for entry in missing:
-        grouped.setdefault((entry["kind"], entry["message"], entry["command"]), []).append(entry["task"])
-    table = Table(title=f"missing for {len({entry['task'] for entry in missing})} tasks", title_justify="left")
-    for name in ("task", "needs", "what is missing", "what brings it"):
-        table.add_column(name, overflow="fold")
-    for (kind, message, command), tasks in grouped.items():
-        table.add_row(_some(tasks), kind, message, command)
-    console.print(table)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:2])} and {len(names) - 2} more"
+        # Without a command, tasks share a paragraph if they lack the very same.
+        grouped.setdefault((entry["kind"], entry["command"] or entry["message"]), []).append(entry)
+    console.print(f"missing, for {len({entry['task'] for entry in missing})} tasks:")
+    for (kind, _), entries in grouped.items():
+        tasks = list(dict.fromkeys(entry["task"] for entry in entries))
+        shown = ", ".join(tasks) if len(tasks) <= 3 else f"{', '.join(tasks[:2])} and {len(tasks) - 2} more"
+        others = len({entry["message"] for entry in entries}) - 1
+        more = f" (and {others} like it)" if others else ""
+        console.print(f"  {kind}: {shown}\n    {entries[0]['message']}{more}", soft_wrap=True)
+        if command := entries[0]["command"]:
+            console.print(f"    {command}", soft_wrap=True)
 
 
 def print_tasks(tasks: Mapping[str, TaskResult], console: Console) -> None:
@@ -43,15 +43,17 @@ def print_tasks(tasks: Mapping[str, TaskResult], console: Console) -> None:
 
 
 def print_tables(tables: Mapping[str, Sequence[Row]], console: Console) -> None:
-    """The model's rows; shares in percent."""
+    """The model's rows of the paper's tables, one below the other, in percent."""
     for number, rows in tables.items():
-        columns = list(rows[0]["cells"])
         table = Table(title=f"Table {number}", title_justify="left")
-        for name in ("", *columns, "AVG", "coverage"):
-            table.add_column(name, justify="right")
+        table.add_column("")
         for row in rows:
-            cells = [_percent(row["cells"].get(column)) for column in columns]
-            table.add_row(row["mode"], *cells, _percent(row["average"]), row["coverage"])
+            table.add_column(row["mode"], justify="right")
+        for column in dict.fromkeys(column for row in rows for column in row["cells"]):
+            table.add_row(column, *(_percent(row["cells"].get(column)) for row in rows))
+        if any(row["coverage"] for row in rows):
+            table.add_row("AVG", *(_percent(row["average"]) for row in rows), style="bold")
+            table.add_row("of", *(row["coverage"] for row in rows))
         console.print(table)
 
 
