@@ -146,6 +146,11 @@ def _add(splits: Splits, form: Format, word: str, split: str, items: "Dataset", 
     """Add a split's items of this word, if it has any."""
     if form.belongs is not None:
         items = items.select([number for number, item in enumerate(items) if form.belongs(item, word)])
+    for column, allowed in form.values.items() if split in form.splits else ():
+        for number, value in enumerate(items[column], 1):
+            if value not in allowed:
+                rule = f"{column} is {value!r}, not one of {', '.join(map(repr, allowed))}"
+                raise ValueError(f"suite.data ({origin}, item {number}): {rule}; give the published file")
     if len(items):
         splits[split] = items
         splits.origins[split] = origin
@@ -154,7 +159,7 @@ def _add(splits: Splits, form: Format, word: str, split: str, items: "Dataset", 
 def _hub_like(form: Format, word: str, root: Place, split: str) -> list[Place]:
     """Files of a split in a folder named as the dataset is: by us, or on the hub, with or without its owner."""
     config = (form.hub_config or "").replace("{}", word)
-    names = [name for name in (form.name.removesuffix("/{}"), form.hub, form.hub.rpartition("/")[2]) if name]
+    names = [name for name in (form.name.removesuffix(f"/{word}"), form.hub, form.hub.rpartition("/")[2]) if name]
     parts = [config or word] if word else ["", *([config] if config else [])]
     for name, part in product(names, dict.fromkeys([*parts, *([word] if word else [])])):
         folder = "/".join(filter(None, (name, part)))
