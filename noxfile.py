@@ -189,6 +189,39 @@ def install_slurm(session: nox.Session) -> str | None:
     return f"apt-get could not install {', '.join(absent)}" if absent else None
 
 
+@nox.session
+def code(session: nox.Session) -> None:
+    """Programs of every language, and each reference of HumanEval and MBPP, in the sandbox: some 10 minutes.
+
+    As root on Debian it installs absent toolchains; TypeScript's comes from npm, and Julia's must be there already.
+    """
+    install(session, *packages_to_test("eval"), tools=TEST_TOOLS)
+    with TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)  # programs run as another user
+        install_toolchains(session, directory)
+        path = os.pathsep.join((os.environ["PATH"], f"{directory}/node_modules/.bin"))
+        environment = {"OMP_NUM_THREADS": "1", "PATH": path, "NEMOTRON4_TEST_FETCH": "true"}
+        session.run("pytest", "-q", "tests/eval/code", *session.posargs, env=environment)
+
+
+def install_toolchains(session: nox.Session, directory: str) -> None:
+    """Bring what `nemotron4_eval.code.languages` names; the tests of a language that stays without are skipped."""
+    script = (
+        "from nemotron4_eval.code.languages import LANGUAGES as all\n"
+        "print(*{tool.debian for each in all.values() for tool in each.tools.values()})"
+    )
+    packages = set(str(session.run("python", "-c", script, silent=True, log=False)).split())
+    if shutil.which("npm"):
+        packages.remove("node-typescript")
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        for words in (("update", "-q"), ("install", "-q", "-y", "--no-install-recommends", *sorted(packages))):
+            session.run("apt-get", *words, external=True, silent=True, env={"DEBIAN_FRONTEND": "noninteractive"})
+    else:
+        session.warn(f"toolchains are not installed: that needs root and apt-get (it would be {sorted(packages)})")
+    if shutil.which("tsc") is None and shutil.which("npm"):
+        session.run("npm", "install", "--silent", "--prefix", directory, "typescript@5.9.3", external=True)
+
+
 @nox.session(python=False)
 def gpu(session: nox.Session) -> None:
     """Check and measure this machine's GPU, in under 8 minutes; skipped without one, or without torch. Nothing is

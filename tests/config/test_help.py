@@ -90,7 +90,7 @@ def test_a_verb_shows_the_groups_that_it_uses(capsys, monkeypatch):
         "Measure a trained model: held-out text, the paper's benchmarks and harness tasks.\n\nnemotron4 eval "
     )
     groups, keys = text.split("Groups and their options:\n")[1].split("\n\nKeys and their values:\n")
-    assert groups.startswith("  suite=demo                                bits_per_byte, ")
+    assert groups.startswith("  suite=demo                                bbh, bits_per_byte, code, ")
     assert keys.startswith("  model_dir                                 (text, required) ")
     assert "\n  suite.window_tokens=256                   (whole number or null) " in keys
     assert "Groups" not in shown(capsys, monkeypatch, "data", "adopt", "--help")

@@ -86,7 +86,7 @@ def test_it_changes_nothing_of_training(evaluated, undisturbed):
 
 
 def test_a_resumed_run_measures_the_same_and_its_speed_is_that_of_training(evaluated, tmp_path, monkeypatch):
-    from nemotron4_eval.harness.in_training import TrainingTasks
+    from nemotron4_eval.suites.in_training import TrainingTasks
 
     job, whole, _ = evaluated
     asleep, clock, measure = [0.0], progress.time.perf_counter, TrainingTasks.measure

@@ -91,9 +91,10 @@ def measure(lm: Any, config: dict[str, Any], limit: int) -> tuple[float, dict[st
 
 def compare(ours: list[Any], theirs: list[Any]) -> dict[str, Any]:
     """How far two lists of responses are apart."""
-    pairs = [
-        (a, b) for x, y in zip(ours, theirs, strict=True) for p, q in zip(x, y, strict=True) for a, b in zip(p, q, strict=True)
-    ]
+    # Items, their requests, and the responses to each.
+    items = zip(ours, theirs, strict=True)
+    requests = [pair for a, b in items for pair in zip(a, b, strict=True)]
+    pairs = [pair for a, b in requests for pair in zip(a, b, strict=True)]
     if isinstance(pairs[0][0], str):
         return {"texts": len(pairs), "equal_texts": sum(a == b for a, b in pairs)}
     nats = [(a[0], b[0]) if isinstance(a, tuple) else (a, b) for a, b in pairs]

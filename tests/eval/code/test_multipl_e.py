@@ -2,7 +2,9 @@
 
 import json
 import re
+import subprocess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import yaml
@@ -11,7 +13,7 @@ from programs import shared_sandbox
 
 from nemotron4_eval.code import verdict
 from nemotron4_eval.code.languages import LANGUAGES, MULTIPL_E
-from nemotron4_eval.code.toolchains import MissingToolchainError
+from nemotron4_eval.code.toolchains import MissingToolchainError, find_toolchain, with_precompiled_header
 from nemotron4_eval.code.verdict import judge, tried_toolchain
 from nemotron4_eval.suites.suite import TASKS_DIR
 from nemotron4_eval.tasks.multipl_e.utils import UNSOLVABLE, execute, program
@@ -64,8 +66,16 @@ def test_all_compiled_solutions_are_told_apart(language):
 
 
 @pytest.mark.slow
-def test_a_header_compiled_once_changes_no_verdict():
-    check("cpp", solutions("cpp") * 2 + [(*each[:2], f"{each[2]}\n// again") for each in solutions("cpp")])
+def test_a_header_compiled_once_is_used_and_changes_no_verdict():
+    again = [(name, kind, f"    // again\n{text}") for name, kind, text in solutions("cpp")]
+    check("cpp", solutions("cpp") + again)
+    toolchain = with_precompiled_header(find_toolchain("cpp"))
+    assert Path(toolchain.paths["headers"], "bits", "stdc++.h.gch").stat().st_size > 1_000_000
+    (*command, _) = toolchain.program("#include <bits/stdc++.h>\nint main() {}\n").commands
+    with TemporaryDirectory() as directory:
+        Path(directory, "main.cpp").write_text("#include <bits/stdc++.h>\nint main() {}\n")
+        read = subprocess.run([*command[0], "-H"], cwd=directory, capture_output=True, text=True, check=True).stderr
+    assert read.startswith(f"! {toolchain.paths['headers']}/bits/stdc++.h.gch")  # gcc's mark of one that it uses
 
 
 @pytest.mark.parametrize("language", NAMES)

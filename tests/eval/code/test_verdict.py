@@ -1,6 +1,7 @@
 """Verdicts on Python programs, and toolchains that are absent, broken or fail at times."""
 
 import os
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -8,6 +9,7 @@ import pytest
 from programs import shared_sandbox
 
 from nemotron4_eval.code import scoring, verdict
+from nemotron4_eval.code.current import use_sandbox
 from nemotron4_eval.code.languages import LANGUAGES
 from nemotron4_eval.code.sandbox import Outcome, Sandbox, Status
 from nemotron4_eval.code.toolchains import MissingToolchainError, find_toolchain
@@ -75,6 +77,15 @@ def test_a_sandbox_that_fails_is_asked_again_and_never_counts_against_a_program(
     assert verdict.passed is True
     (verdict,) = judged(["    return n + n"], Failing(10))
     assert (verdict.passed, verdict.status, verdict.reason) == (None, Status.sandbox_failed, "no memory")
+
+
+def test_programs_without_a_verdict_do_not_count_and_are_told_of(caplog):
+    use_sandbox(Failing(10))
+    records = scoring.run_programs(
+        "python", [["    return n + n"]], [{}], lambda _, body: Candidate(HEAD + body, TESTS)
+    )
+    assert records == [[{"passed": None, "status": "sandbox failed", "reason": "no memory", "stderr": ""}]]
+    assert "python: the sandbox failed at 1 of 1 programs, which do not count (no memory)" in caplog.text
     record = {"passed": True}
     assert scoring.score({}, [[{"passed": None}, record]]) == {"pass@1": 1.0}
     assert scoring.score({}, [[{"passed": None}]]) == {}
@@ -127,3 +138,14 @@ def test_tests_of_another_form_are_refused():
         ValueError, match=r"tests \('int main\(\);'\): C\+\+'s tests end otherwise in the published data"
     ):
         verdict._with_ending(LANGUAGES["cpp"], "int main();", ("a", "b"))
+
+
+def test_the_documentation_names_each_tool_and_time_limit():
+    page = (Path(__file__).parents[3] / "docs" / "programs.md").read_text(encoding="utf-8")
+    for language in LANGUAGES.values():
+        (row,) = (line for line in page.splitlines() if line.startswith(f"| {language.title} |"))
+        assert row.endswith(f" {language.seconds} |")
+        if language.name == "python":
+            continue
+        packages = {package for tool in language.tools.values() for package in tool.debian.split()}
+        assert packages - {"scala-library"} <= set(re.findall(r"`([\w.+-]+)`", row))  # scala brings it

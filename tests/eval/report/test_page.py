@@ -93,6 +93,29 @@ def test_bars_tell_their_numbers_and_absent_ones_their_reason(report):
     assert "FLORES (spBLEU) – no mean over missing cells, 2 of 7 columns" in text
 
 
+def test_what_one_command_brings_is_one_row(tmp_path):
+    whole = made.evaluation()
+    commands = ["fetch all", "fetch all", ""]
+    missing = [
+        made.lack(7, f"task_{i}", "data", f"no items of {i}; `{command}`, or elsewhere" if command else "no", command)
+        for i, command in enumerate(commands)
+    ]
+    _, text = read(made.write(tmp_path, whole | {"missing": missing}, {}).parent)
+    assert "task_0, task_1 7 no items of 0; 1 more like this fetch all task_2 7 no nothing on this machine" in text
+
+
+def test_verdicts_of_programs_are_readable(tmp_path):
+    task = made.evaluation()["tasks"]["t6_js"]
+    found = {"passed": False, "status": "compile error", "stderr": "line 1\n  <oops>"}
+    record = made.generated(0, "none") | {"filtered_resps": [[found, found]], "metrics": ["pass@1"], "pass@1": 0.0}
+    made.save(tmp_path, {}, {"t6_js": [record | {"target": ""}]})
+    records.write_records(tmp_path, "t6_js", task, "m")
+    content = (tmp_path / "samples/t6_js.html").read_text()
+    assert "passed: false\nstatus: compile error\nstderr: line 1\n  &lt;oops&gt;\n\npassed" in content
+    assert "What was judged</h4>" in content
+    assert "Gold answer" not in content
+
+
 def test_a_limited_run_says_that_it_is_no_score(tmp_path):
     _, text = read(made.write(tmp_path, made.evaluation(limit=5), {}).parent)
     assert "A quick look: at most 5 items of each task were run" in text

@@ -87,6 +87,7 @@ def test_an_average_that_is_not_the_mean_of_its_row_comes_as_a_cell(tables, eval
         (0.820, 0.02, []),  # behind, within the error
         (0.700, 0.02, ["Mistral 7B"]),
         (0.900, None, []),  # an unknown error
+        (1.000, 0.0, []),  # two of two items
     ],
 )
 def test_the_best_is_marked_only_beyond_the_error(evaluation, value, stderr, best):

@@ -143,6 +143,9 @@ def test_mgsm_of_held_back_languages(manager, items, language):
     assert shots[0] == first
     assert shots[8] == question + text.format(0, 3) + "\nStep-by-Step Answer:"
 
+    task = manager.load([f"mgsm_cot_english_{language}"])["tasks"][f"mgsm_cot_english_{language}"]
+    assert task.resolve_field(task.eval_docs[0], task.config.metadata["gold"]) == " The answer is 2,120."
+
     native, asked, _ = evaluated(manager, f"mgsm_cot_native_{language}", lambda *_: f" 1 + 1. {end.format('1234')}")
     shots = asked[0][0].split("\n\n")
     assert shots[0] == question + text.format(1, 2) + "\n" + answer + f"1 + 2 = 3. {end.format(3)}"
@@ -176,7 +179,8 @@ def test_tydiqa(manager, items, language):
 def test_tydiqa_without_an_example_to_show(manager, items):
     write_json_lines(items / "tydiqa" / "goldp_dev.jsonl", [tydiqa_item("bengali", number) for number in range(2)])
     with pytest.raises(
-        ValueError, match=r"^its prompts need 1 example, and among 2 items 0 can be one; give the split"
+        ValueError,
+        match=r"^its prompts need 1 example, and among 2 items 0 can be one; give the split train of the data too$",
     ):
         prompts(manager, "tydiqa_bn")
 

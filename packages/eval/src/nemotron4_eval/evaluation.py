@@ -60,6 +60,8 @@ def run_eval(job: EvalJob) -> float | None:
             stack.enter_context(_held(out))
         result = _measure(job, provenance)
         result.update({key: provenance[key] for key in IDENTITY_KEYS if key in provenance})
+        if "tokens" in provenance:
+            result["trained_tokens"] = provenance["tokens"]
         result["seconds"] = round(time.perf_counter() - started, 1)
         _print(result, console)  # first, so that it is shown even if the disk is full
         path = job.result_path

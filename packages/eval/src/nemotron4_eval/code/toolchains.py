@@ -97,16 +97,19 @@ def with_precompiled_header(toolchain: Toolchain) -> Toolchain:
 
 @functools.cache
 def _header_directory(compiler: str, header: str) -> str:
-    """A new directory with `header` compiled, removed when the process ends. It may be read by the sandbox's user."""
+    """A new directory that hides `header` behind a compiled one, removed when the process ends.
+
+    Where the compiled one is absent or does not fit, the compiler reads the plain one instead.
+    """
     directory = tempfile.mkdtemp(prefix="nemotron4-headers-")
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    target = Path(directory, f"{header}.gch")
-    target.parent.mkdir(parents=True)
-    command = [compiler, "-std=c++17", "-x", "c++-header", "-o", str(target), "-"]
-    # A compiler that fails here leaves the directory empty, and programs read the plain header.
-    subprocess.run(command, input=f"#include <{header}>\n".encode(), capture_output=True, timeout=120, check=False)
+    own = Path(directory, header)
+    own.parent.mkdir(parents=True)
+    own.write_text(f"#include_next <{header}>\n")
+    command = [compiler, "-std=c++17", "-w", "-x", "c++-header", "-o", f"{own}.gch", str(own)]
+    subprocess.run(command, capture_output=True, timeout=120, check=False)
     for path in (Path(directory), *Path(directory).rglob("*")):
-        path.chmod(0o755)
+        path.chmod(0o755)  # programs run as another user
     return directory
 
 

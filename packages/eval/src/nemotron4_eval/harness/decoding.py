@@ -4,9 +4,14 @@ Invariant: a text is what the engine generates for its prompt and settings alone
 request that fails leaves the others as they are.
 """
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Self
 
+from nemotron4_common.rules import require
 from nemotron4_data import Tokenizer
 from nemotron4_infer.engine.core import Engine
 from nemotron4_infer.engine.request import Request
@@ -18,6 +23,59 @@ from nemotron4_infer.weights.engine_weights import EngineWeights
 
 MAX_RUNNING = {"cpu": 64, "cuda": 256}
 """Prompts that are continued at once."""
+
+
+DEFAULT_GENERATED_TOKENS = 256
+"""Tokens to generate if a task sets no limit; lm-eval's own default."""
+
+_PASSED_ON = ("top_k", "top_p", "min_p", "repetition_penalty")
+_KNOWN = {"until", "max_gen_toks", "do_sample", "temperature", "num_beams", "seed", *_PASSED_ON}
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """A task's `generation_kwargs`."""
+
+    stops: tuple[str, ...]
+    max_tokens: int
+    temperature: float
+    """0 is greedy."""
+    seed: int | None
+    passed_on: dict[str, Any]
+    """Fields of SamplingConfig."""
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any]) -> Self:
+        """ValueError, one line, for what would give other texts than asked; what is not known is logged once."""
+        from lm_eval.models.utils import normalize_gen_kwargs  # imported here: processes that only compute do without
+
+        settings = normalize_gen_kwargs(dict(given), DEFAULT_GENERATED_TOKENS)
+        beams, rule = settings.get("num_beams"), "must be 1, since beams are not searched; leave it out"
+        require(beams in (None, 1), "generation_kwargs.num_beams", beams, rule)
+        for name in sorted(settings.keys() - _KNOWN):
+            _warn_once(f"generation_kwargs.{name} is not used")
+        passed_on = {name: settings[name] for name in _PASSED_ON if settings.get(name) is not None}
+        if passed_on.get("top_k") == 0:  # off, in Hugging Face's settings
+            del passed_on["top_k"]
+        return cls(
+            stops=tuple(stop for stop in settings["until"] if stop),
+            max_tokens=settings["max_gen_toks"],
+            temperature=float(given.get("temperature", 1.0)) if settings["do_sample"] else 0.0,
+            seed=settings.get("seed"),
+            passed_on=passed_on,
+        )
+
+    def sampling(self, max_new_tokens: int, place: str) -> SamplingConfig:
+        """For the engine. A sample is seeded by `place`, so that it does not depend on what else is asked."""
+        digest = hashlib.sha256(f"{self.seed} {place}".encode()).digest()
+        seed = int.from_bytes(digest[:8], "big") >> 1 if self.temperature else 0
+        return SamplingConfig(temperature=self.temperature, seed=seed, max_new_tokens=max_new_tokens, **self.passed_on)
+
+
+@lru_cache
+def _warn_once(message: str) -> None:
+    _log.warning(message)
 
 
 @dataclass(frozen=True)
@@ -74,12 +132,8 @@ class Generator:
                 texts[delta.request].append(delta.text)
                 if delta.finish is not None:
                     index, text = indices.pop(delta.request), "".join(texts.pop(delta.request))
-                    yield (
-                        index,
-                        Generated(cut(text, prompts[index].stops))
-                        if delta.error is None
-                        else Generated("", delta.error),
-                    )
+                    failed = delta.error is not None
+                    yield index, Generated("" if failed else cut(text, prompts[index].stops), delta.error)
 
 
 def cut(text: str, stops: Sequence[str]) -> str:

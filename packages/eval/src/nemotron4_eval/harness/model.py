@@ -8,10 +8,10 @@ Source: lm-eval's TemplateLM interface (https://github.com/EleutherAI/lm-evaluat
 
 import hashlib
 import json
-import logging
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -19,16 +19,15 @@ from typing import Any, Literal, Self
 import numpy as np
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
-from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, simple_parse_args_string
 
 from nemotron4_common.rules import require
-from nemotron4_eval.harness.decoding import Generated, Prompt
+from nemotron4_eval.harness.decoding import Generated, GenerationSettings, Prompt
 from nemotron4_eval.harness.packing import ScoredSequence, plan_batches
-from nemotron4_eval.harness.request_cache import RequestCache
+from nemotron4_eval.harness.request_cache import RequestCache, model_digest
 from nemotron4_eval.harness.scoring import BATCH_TOKENS, Score
 from nemotron4_eval.harness.workers import ModelSource, Processes, ThisProcess, Workers
-from nemotron4_infer import LoadedModel, SamplingConfig
+from nemotron4_infer import LoadedModel
 from nemotron4_infer.engine.build import default_device
 from nemotron4_infer.engine_config import Quantisation
 from nemotron4_infer.likelihood import Progress
@@ -36,16 +35,9 @@ from nemotron4_infer.weights.engine_weights import from_transformer
 from nemotron4_infer.weights.load import fingerprint
 from nemotron4_model import DType, load_config
 
-DEFAULT_GENERATED_TOKENS = 256
-"""Tokens to generate if a task sets no limit; lm-eval's own default."""
-
 FAILED: Score = (-math.inf, False)
 
 DocumentStart = Literal["eos", "none"]
-
-_SAMPLING = ("top_k", "top_p", "min_p", "repetition_penalty", "seed")
-_SPOKEN_FOR = ("until", "max_gen_toks", "do_sample", "temperature", "num_beams", *_SAMPLING)
-_log = logging.getLogger(__name__)
 
 
 class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no annotations
@@ -74,7 +66,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no annotations
             device=loaded.device.type,
             progress=progress,
             document_start=document_start,
-            cache=None if cache is None else RequestCache(cache, _digest(loaded)),
+            cache=None if cache is None else RequestCache(cache, model_digest(loaded)),
             seed=seed,
         )
 
@@ -278,14 +270,13 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no annotations
                     continue
             missing.append(index)
         batches = plan_batches([sequences[index] for index in missing], self._batch_tokens)
-        for batch, scores in zip(batches, self._workers.score(batches), strict=True):
-            for number, score in zip(batch.sequences, scores, strict=True):
-                index = missing[number]
-                if self._cache is not None and math.isfinite(score[0]):
-                    self._cache.put(keys[index], score)
-                yield index, score
-        if self._cache is not None:
-            self._cache.write()
+        with self._kept():
+            for batch, scores in zip(batches, self._workers.score(batches), strict=True):
+                for number, score in zip(batch.sequences, scores, strict=True):
+                    index = missing[number]
+                    if self._cache is not None and math.isfinite(score[0]):
+                        self._cache.put(keys[index], score)
+                    yield index, score
 
     def _generated(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Generated]]:
         """(index, text) of each, those first whose results are kept."""
@@ -298,39 +289,35 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no annotations
                     yield index, Generated(found)
                     continue
             missing.append(index)
-        for number, generated in self._workers.generate([prompts[index] for index in missing]):
-            index = missing[number]
-            if self._cache is not None and generated.failure is None:
-                self._cache.put(keys[index], generated.text)
-            yield index, generated
-        if self._cache is not None:
-            self._cache.write()
+        with self._kept():
+            for number, generated in self._workers.generate([prompts[index] for index in missing]):
+                index = missing[number]
+                if self._cache is not None and generated.failure is None:
+                    self._cache.put(keys[index], generated.text)
+                yield index, generated
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Write, at the end or after a fault, what was kept."""
+        try:
+            yield
+        finally:
+            if self._cache is not None:
+                self._cache.write()
 
     def _prompt(self, args: tuple[str, dict[str, Any]], place: str) -> Prompt:
         """A request for the engine. Samples are seeded by `place`, so that they do not depend on what else is asked."""
         context, given = args
-        settings = normalize_gen_kwargs(given, DEFAULT_GENERATED_TOKENS)
-        rule = "must be 1: beams are not searched; leave it out"
-        require(settings.get("num_beams") in (None, 1), "generation_kwargs.num_beams", settings.get("num_beams"), rule)
-        for name in settings.keys() - _SPOKEN_FOR:
-            _warn_once(f"generation_kwargs.{name} is not used")
+        settings = GenerationSettings.read(given)
         token_ids = self._begun(self.tok_encode(context))
         # A prompt that leaves too little room loses its beginning, as in every lm-eval model, but keeps half the
         # context however many tokens are wanted: most tasks stop long before their limit.
         room = max(self._window - len(token_ids), self._window // 2)
-        wanted = max(1, min(settings["max_gen_toks"], room))
+        wanted = max(1, min(settings.max_tokens, room))
         if len(token_ids) + wanted > self._window:
             self.cuts.add(request_name(args))
             token_ids = token_ids[-(self._window - wanted) :]
-        sampling: dict[str, Any] = {name: settings[name] for name in _SAMPLING if settings.get(name) is not None}
-        sampling["top_k"] = sampling.get("top_k") or None  # 0 is off in Hugging Face's settings
-        temperature = float(given.get("temperature", 1.0)) if settings["do_sample"] else 0.0
-        seed = f"{self._seed} {sampling.get('seed')} {place}"
-        sampling["seed"] = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big") >> 1 if temperature else 0
-        stops = tuple(stop for stop in settings["until"] if stop)
-        return Prompt(
-            tuple(token_ids), SamplingConfig(temperature=temperature, max_new_tokens=wanted, **sampling), stops
-        )
+        return Prompt(tuple(token_ids), settings.sampling(wanted, f"{self._seed} {place}"), settings.stops)
 
     def _fail(self, args: Sequence[Any], reason: str) -> Score:
         self.failures[request_name(args)] = reason
@@ -348,19 +335,3 @@ _NOT_FINITE = "the model gives no finite probability"
 def request_name(args: Sequence[Any]) -> str:
     """Names a request by its arguments, as the harness records them with an item."""
     return hashlib.sha256(json.dumps(args, sort_keys=True, default=str).encode()).hexdigest()
-
-
-@lru_cache
-def _warn_once(message: str) -> None:
-    _log.warning(message)
-
-
-def _digest(loaded: LoadedModel) -> str:
-    """Tells models apart: some numbers of each weight, which training changes, the configuration and the tokenizer."""
-    digest = hashlib.sha256(f"{loaded.model.config} {loaded.tokenizer.sha256}".encode())
-    for name, parameter in loaded.model.named_parameters():
-        values = parameter.detach().flatten()
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-        for begin in range(0, len(values), max(1, len(values) // 8)):
-            digest.update(values[begin : begin + 128].float().cpu().numpy().tobytes())
-    return digest.hexdigest()

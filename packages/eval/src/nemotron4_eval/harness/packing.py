@@ -14,6 +14,7 @@ of a place and a target.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +80,7 @@ def plan_batches(sequences: Sequence[ScoredSequence], batch_tokens: int) -> list
     keys = [sequence.token_ids.astype(">u4").tobytes() for sequence in sequences]
     order = sorted(range(len(sequences)), key=lambda index: (keys[index], sequences[index].target_ids.tolist()))
     questions = _questions(sequences, order)
-    shared = [_common(a.context, b.context) for a, b in zip(questions, questions[1:], strict=False)]
+    shared = [_common(a.context, b.context) for a, b in pairwise(questions)]
     batches: list[Batch] = []
     without_prefix: list[_Row] = []
     for begin, end, num_prefix in _runs(questions, shared):
@@ -190,7 +191,8 @@ def _batches(
 
 
 def _batch(rows: Sequence[_Row], sequences: Sequence[ScoredSequence], prefix_ids: Ints) -> Batch:
-    places, targets, members, indices = [], [], [], []
+    places, targets, members = [], [], []
+    indices: list[int] = []
     begin = 0
     for row in rows:
         for index, path in row.members:

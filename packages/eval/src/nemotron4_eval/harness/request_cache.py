@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nemotron4_infer import LoadedModel
+
 WRITE_SECONDS = 1.0
 """What a kill can lose."""
 
@@ -63,3 +65,14 @@ class RequestCache:
         with self._database:
             self._database.executemany("INSERT OR REPLACE INTO results VALUES (?, ?)", self._pending)
         self._pending, self._last_write = [], time.monotonic()
+
+
+def model_digest(loaded: LoadedModel) -> str:
+    """Tells models apart: some numbers of each weight, which training changes, the configuration and the tokenizer."""
+    digest = hashlib.sha256(f"{loaded.model.config} {loaded.tokenizer.sha256}".encode())
+    for name, parameter in loaded.model.named_parameters():
+        values = parameter.detach().flatten()
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+        for begin in range(0, len(values), max(1, len(values) // 8)):
+            digest.update(values[begin : begin + 128].float().cpu().numpy().tobytes())
+    return digest.hexdigest()

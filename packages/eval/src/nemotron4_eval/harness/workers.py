@@ -5,13 +5,13 @@ together when scoring, and each text is the one of its prompt alone.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache, partial
 from multiprocessing import current_process
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -27,6 +27,9 @@ from nemotron4_infer.weights.engine_weights import EngineWeights
 from nemotron4_infer.weights.load import load_engine_weights, resolve_dtype, resolve_quantization
 from nemotron4_infer.weights.packed import pack
 from nemotron4_model import DType, load_config
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 PROMPTS_PER_TASK = 256
 """Prompts that a process takes at once: the last of them run alone, so not too few; others wait, so not too many."""
@@ -47,7 +50,8 @@ class ThisProcess:
 
     def __init__(self, weights: EngineWeights, tokenizer: Tokenizer, *, processes: int = 1) -> None:
         self._weights, self._tokenizer, self._processes = weights, tokenizer, processes
-        self._scorer, self._generator = Scorer(weights), None
+        self._scorer = Scorer(weights)
+        self._generator: Generator | None = None
 
     def score(self, batches: Sequence[Batch]) -> Iterator[list[Score]]:
         """Of each batch, in order."""
@@ -111,7 +115,7 @@ class Processes:
         for part, found in zip(parts, self._map(partial(_generate, self._source), tasks), strict=True):
             yield from ((part[index], generated) for index, generated in found)
 
-    def _map(self, function, tasks):
+    def _map(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
         try:
             yield from self._executor.map(function, tasks)
         except OSError as error:

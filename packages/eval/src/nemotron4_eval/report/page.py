@@ -33,13 +33,14 @@ def sections(evaluation: Mapping[str, Any], tables: Sequence[ShownTable], record
             " are the model's, ± one standard error.</p>"
         )
         yield f"<div class=card>{chart(bars, model_name(evaluation))}</div>"
-    yield "<h2 id=tables>The paper's tables</h2>"
-    yield (
-        "<p class=lead>Printed rows as in the paper; the model's row is tinted, with its standard error. Bold: the best"
-        f" of a column, where it is ahead of every other by more than {INTERVAL} standard errors.</p>"
-    )
-    for table in tables:
-        yield table_section(table, records)
+    if tables:
+        yield "<h2 id=tables>The paper's tables</h2>"
+        yield (
+            "<p class=lead>Printed rows as in the paper; the model's row is tinted, with its standard error. Bold: the"
+            f" best of a column, where it is ahead of every other by more than {INTERVAL} standard errors.</p>"
+        )
+        for table in tables:
+            yield table_section(table, records)
     yield from all_tasks(evaluation["tasks"], records)
     yield from _settings(evaluation)
 
@@ -110,20 +111,22 @@ def _duration(seconds: Any) -> str:
 
 
 def _missing(evaluation: Mapping[str, Any]) -> Iterator[str]:
-    """What did not run: tasks that lack the same thing are one row."""
-    grouped: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    """What did not run: tasks that the same command brings, or that lack the same thing, are one row."""
+    grouped: dict[str, list[Mapping[str, Any]]] = {}
     for each in evaluation["missing"]:
-        grouped.setdefault((each["message"], each["command"]), []).append(each)
+        grouped.setdefault(each["command"] or each["message"], []).append(each)
     if not grouped:
         return
     yield "<h2 id=missing>What is missing</h2>"
     yield "<p class=lead>These tasks did not run, and no mean is taken over what is left of them.</p>"
     rows = []
-    for (message, command), each in grouped.items():
+    for each in grouped.values():
         numbers = sorted({number for one in each for number in one["tables"]})
         links = ", ".join(f"<a href='#table_{number}'>{number}</a>" for number in numbers)
-        names = [one["task"] for one in each]
+        names = list(dict.fromkeys(one["task"] for one in each))
         shown = escape(", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else ""))
+        command, texts = each[0]["command"], list(dict.fromkeys(_without_command(one) for one in each))
+        message = texts[0] + (f"; {len(texts) - 1} more like this" if len(texts) > 1 else "")
         way = f"<code>{escape(command)}</code>" if command else "nothing on this machine"
         rows.append(
             f"<tr><td class=wrap>{shown}<td data-name=Table>{links}<td class=wrap>{escape(message)}"
@@ -133,6 +136,12 @@ def _missing(evaluation: Mapping[str, Any]) -> Iterator[str]:
     yield scroll(
         "What is missing", f"<table class='plain stack'><thead>{head}</thead>{''.join(rows)}</table>", card=True
     )
+
+
+def _without_command(missing: Mapping[str, Any]) -> str:
+    """The message without the command that stands beside it."""
+    before, command, _ = str(missing["message"]).partition(missing["command"] or "\0")
+    return before.rstrip(" `;") if command else before
 
 
 def _settings(evaluation: Mapping[str, Any]) -> Iterator[str]:

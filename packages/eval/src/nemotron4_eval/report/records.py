@@ -139,7 +139,8 @@ def _item(records: Sequence[Record], metric: str, common: int) -> str:
     parts = list(
         _options(record, requests, common) if _is_choice(record, requests) else _generated(records, requests, common)
     )
-    parts.append(f"<h4>Gold answer</h4>{_text(_plain(record.get('target', '')))}")
+    if (target := record.get("target", "")) != "":
+        parts.append(f"<h4>Gold answer</h4>{_text(_plain(target))}")
     parts.append(f"<h4>Metrics</h4><p>{_metrics(records)}</p>")
     parts.append(
         f"<details><summary>The item as in the data set</summary>{_text(_plain(record.get('doc', '')))}</details>"
@@ -192,7 +193,8 @@ def _generated(records: Sequence[Record], requests: Sequence[tuple[str, Any]], c
         for record in records:
             filtered = _at(record.get("filtered_resps"), index)
             if filtered != responses and [filtered] != responses:
-                yield f"<h4>What was judged ({escape(record.get('filter', 'none'))})</h4>{_text(_plain(filtered))}"
+                name = "" if record.get("filter", "none") == "none" else f" ({record['filter']})"
+                yield f"<h4>What was judged{escape(name)}</h4>{_text(_plain(filtered))}"
         if settings is not None:
             yield f"<details><summary>Settings of the request</summary>{_text(_plain(settings))}</details>"
 
@@ -235,7 +237,16 @@ def _metrics(records: Sequence[Record]) -> str:
 
 
 def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1, default=str)
+    """A value as people read it: one line a key, with texts as they are."""
+    if isinstance(value, list) and value and all(isinstance(each, Mapping) for each in value):
+        return "\n\n".join(map(_plain, value))
+    if isinstance(value, Mapping):
+        return "\n".join(f"{key}: {_line(each)}" for key, each in value.items())
+    return _line(value)
+
+
+def _line(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _text(text: str, *, keep_end: bool = False) -> str:

@@ -15,6 +15,8 @@ from nemotron4_common.staging import write_file
 def escape(value: object) -> str:
     """Text for HTML, also inside quoted attributes; control characters are made visible."""
     text = html.escape(str(value))
+    if text.replace("\n", "").replace("\t", "").isprintable():  # nearly always, and prompts are long
+        return text
     return "".join(c if c.isprintable() or c in "\n\t" else _visible(c) for c in text)
 
 

@@ -23,13 +23,25 @@ def table_section(table: ShownTable, records: Mapping[str, str]) -> str:
     mode = "<th scope=col class=text>mode" if table.has_modes else ""
     body += _chance_row(table)
     grid = f"<table class=scores><thead><tr><th scope=col>model{mode}{head}</thead><tbody>{body}</tbody></table>"
-    why = [f"Missing {', '.join(names)}: {reason}." for reason, names in table.missing.items()]
-    lines = [*notes.lines(), *map(escape, published.notes), *map(escape, why)]
+    lines = [*notes.lines(), *map(escape, published.notes)]
     return (
         f"<section class='card table' id=table_{published.number}><div class=table-head><h3>{escape(title)}</h3>"
         f"<p>{escape(published.setting)}</p></div><p class=metric>{escape(published.metric)}</p>{scroll(title, grid)}"
-        f"<ul class=notes>{''.join(f'<li>{line}</li>' for line in lines)}</ul>{_measured(table, records)}</section>"
+        f"{_list(lines)}{_missing(table)}{_measured(table, records)}</section>"
     )
+
+
+def _list(lines: Sequence[str]) -> str:
+    return f"<ul class=notes>{''.join(f'<li>{line}</li>' for line in lines)}</ul>"
+
+
+def _missing(table: ShownTable) -> str:
+    """Why cells of the model are missing: folded where the reasons are many."""
+    why = [f"{escape(', '.join(names))}: {escape(reason)}" for reason, names in table.missing.items()]
+    if len(why) <= 2:
+        return _list([f"Missing {line}." for line in why])
+    cells = count(sum(map(len, table.missing.values())), "cells")
+    return f"<details><summary>{cells} missing, and why</summary>{_list(why)}</details>"
 
 
 class _Notes:

@@ -205,7 +205,8 @@ def _best(group: Sequence[ShownRow], column: str) -> int | None:
     for index, row in enumerate(group):
         cell = row.cells.get(column)
         if cell is not None and cell.value is not None:
-            error = 0.0 if not row.own else math.inf if cell.stderr is None else cell.stderr
+            # An estimate of 0, of a few items that are all right or all wrong, says nothing of the error.
+            error = (cell.stderr or math.inf) if row.own else 0.0
             found.append((cell.value, error, index))
     if len(found) < 2:
         return None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nemotron4_common.staging import file_sha256
 from nemotron4_data import Tokenizer
-from nemotron4_eval.data.flores_tokenizer import find_flores_tokenizer, use_flores_tokenizer
+from nemotron4_eval.data.flores_tokenizer import find_flores_tokenizer, spbleu_signature, use_flores_tokenizer
 from nemotron4_eval.data.locate import DataSource
 from nemotron4_eval.suites.cells import table_rows
 from nemotron4_eval.suites.config import SuiteConfig
@@ -71,6 +71,7 @@ class PreparedSuite:
             "seed": suite.seed,
             "sandbox": sandbox,
             "flores_tokenizer_sha256": file_sha256(tokenizer) if tokenizer else None,
+            "spbleu_signature": spbleu_signature(tokenizer) if tokenizer else None,
             "context_tokens": self.needs.context_tokens,
             "versions": {name: found for name in LIBRARIES if (found := _version(name)) is not None},
         }

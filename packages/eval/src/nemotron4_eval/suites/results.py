@@ -72,7 +72,7 @@ class Missing(TypedDict):
 
 
 class Evaluation(TypedDict):
-    """eval.json of a suite of benchmarks; evaluation.py adds model, suite, run_id and so on."""
+    """eval.json of a suite of benchmarks; evaluation.py adds model, suite, run_id, trained_tokens and so on."""
 
     tasks: dict[str, TaskResult]
     tables: dict[str, list[Row]]

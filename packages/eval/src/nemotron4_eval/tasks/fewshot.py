@@ -21,6 +21,8 @@ class DrawnExamples(ContextSampler):  # type: ignore[misc]  # the harness has no
 
     item: Item | None = None
     seed: int | None = None
+    split: str = ""
+    """What the message of an error asks for."""
 
     def set_rnd(self, rnd: int | None) -> "DrawnExamples":
         """The seed, from the harness's `fewshot_random_seed`."""
@@ -39,7 +41,7 @@ class DrawnExamples(ContextSampler):  # type: ignore[misc]  # the harness has no
         if len(drawn) < n:
             raise ValueError(
                 f"its prompts need {n} example{'s' * (n > 1)}, and among {len(order)} items {len(drawn)} can be one;"
-                " give the split for examples too"
+                f" give the split {self.split} of the data too"
             )
         return drawn
 
@@ -64,6 +66,7 @@ class ExamplesForEachItem(ConfigurableTask):  # type: ignore[misc]  # the harnes
         self.fewshot_cfg.split = split  # equal to test_split, it has the harness hand the item to the sampler
         self.config.metadata = {**(self.config.metadata or {}), "shots_from": split}
         self.sampler = DrawnExamples(list(self.fewshot_docs()))
+        self.sampler.split = self.config.fewshot_split
 
     def fewshot_docs(self) -> Sequence[Item]:
         """The examples to draw from."""

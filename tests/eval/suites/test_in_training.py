@@ -22,7 +22,7 @@ def paths(tmp_path_factory):
 
 
 def opened(paths, tokenizer, **settings):
-    from nemotron4_eval.harness.in_training import open_tasks
+    from nemotron4_eval.suites.in_training import open_tasks
 
     return open_tasks([], paths, DataSource(), tokenizer, **{"context_tokens": 64, "limit": 4} | settings)
 
@@ -53,7 +53,7 @@ def test_windows_score_the_options_of_choices_and_the_right_answers_of_the_rest(
 
 
 def test_an_answer_longer_than_the_context_is_wrong_and_has_no_bits(paths, tokenizer):
-    from nemotron4_eval.harness.in_training import TrainingTasks
+    from nemotron4_eval.suites.in_training import TrainingTasks
 
     whole, lengths = opened(paths, tokenizer), []
     whole.measure(lambda texts, windows: lengths.extend(w.end - w.scored_from for w in windows) or np.zeros(len(texts)))
