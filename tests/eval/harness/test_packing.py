@@ -53,7 +53,7 @@ def sequence_sets(draw):
     return chosen
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(sequence_sets(), st.sampled_from([1, 40, 1_000]), st.sampled_from([(8, 16, 24), (32, 512, 1_024)]))
 def test_packed_scores_are_those_of_each_sequence_alone(loaded, scorer, chosen, batch_tokens, sizes):
     with pytest.MonkeyPatch.context() as patch:

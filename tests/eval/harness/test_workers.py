@@ -26,6 +26,7 @@ def results(lm):
     )
 
 
+@pytest.mark.slow
 def test_several_processes_give_the_results_of_one(model_dir, tmp_path):
     lm = EngineLM.from_directory(str(model_dir), processes=2, cache=tmp_path / "results")
     lm._batch_tokens = 64  # a few batches for each
