@@ -170,6 +170,8 @@ def test_the_table_lists_every_hostile_program():
 
 def sandbox_of(level):
     drop = can_become_nobody()
+    if not PYTHON:
+        pytest.skip("no Python in /usr, where every box sees it")
     if level is Level.landlock:
         if not launcher.landlock_abi():
             pytest.skip("this kernel has no Landlock")
@@ -340,6 +342,21 @@ def test_how_a_program_ends(sandbox, commands, status, exit_code, reason):
     assert (outcome.status, outcome.exit_code, outcome.reason) == (status, exit_code, reason)
     if LEAVE in commands:
         assert (outcome.stdout, outcome.stderr) == (b"out\n", b"err\n")
+
+
+@pytest.mark.parametrize(("failures", "status"), [(1, Status.ok), (2, Status.sandbox_failed)])
+def test_a_failure_of_the_sandbox_is_tried_once_more(failures, status):
+    sandbox_of(Level.namespaces)
+    with public_directory() as place:
+        binary = place / "bwrap"
+        fail_once = "\n".join(
+            f"if /bin/mkdir {place}/{n} 2>&1; then echo busy >&2; exit 1; fi" for n in range(failures)
+        )
+        binary.write_text(f'#!/bin/sh\n{fail_once}\nexec {next(iter(binaries()))} "$@"\n')
+        binary.chmod(0o755)
+        outcome = NamespacesSandbox(str(binary), drop=can_become_nobody()).run(Program(files={}, commands=[["true"]]))
+    assert outcome.status is status
+    assert outcome.reason == ("" if status is Status.ok else "busy")
 
 
 def test_time_of_the_processor_is_limited(sandbox):
