@@ -156,7 +156,7 @@ def run_and_judge(sandbox, name, environment):
     faults = {
         "status": outcome.status.value not in case.statuses,
         "reached": reached > case.reached,
-        "dots": case.dots and not 0 < outcome.stdout.count(b".") <= case.dots,
+        "dots": 0 < case.dots < outcome.stdout.count(b"."),
         "secret": is_secret_out,
         "output": max(len(outcome.stdout), len(outcome.stderr)) > LIMITS.output_bytes,
     }
@@ -330,6 +330,7 @@ LEAVE = ["sh", "-c", "echo out; echo err >&2; exit 3"]
         ([["true"], ["true"]], Status.ok, 0, ""),
         ([["true"], LEAVE], Status.wrong, 3, "exit status 3"),
         ([LEAVE, ["true"]], Status.compile_error, 3, "exit status 3"),
+        ([["sh", "-c", "exit 255"]], Status.wrong, 255, "exit status 255"),
         ([["sh", "-c", "kill -SEGV $$"]], Status.killed, None, "killed (SIGSEGV)"),
         ([["sleep", "5"]], Status.timeout, None, "took longer than 0.3 s"),
         ([["sleep", "5"], ["true"]], Status.timeout, None, "compiling took longer than 0.2 s"),
@@ -368,7 +369,7 @@ def test_time_of_the_processor_is_limited(sandbox):
 def test_programs_of_several_threads_do_not_mix(sandbox):
     def run(number):
         program = Program(
-            files={"data/a.txt": f"{number}" * 10_000, "b.txt": "b"},
+            files={"data/a.txt": f"{number}" * 10_000, "b.txt": "\ud800"},  # what JSON may hold, and UTF-8 not
             commands=[["sh", "-c", "cp data/a.txt c.txt"], ["sh", "-c", "cat c.txt; echo $NUMBER >&2; ls"]],
             environment={"NUMBER": str(number)},
         )

@@ -79,6 +79,11 @@ def is_inside(name: str) -> bool:
     return not path.is_absolute() and ".." not in path.parts
 
 
+def as_bytes(text: str) -> bytes:
+    """A file's text in UTF-8; a model may write characters that have no UTF-8."""
+    return text.encode(errors="replace")
+
+
 def script(program: Program, tasks: int | None = None) -> str:
     """The shell's program. Standard input is the pipe for marks: a byte before each command, when it has begun."""
     limits = program.limits
@@ -126,7 +131,7 @@ def _run(make: Callable[[], Box], program: Program) -> Outcome:
     status, reason = run.judge(code)
     return Outcome(
         status=status,
-        exit_code=code if run.status is None and 0 <= code <= 128 else None,
+        exit_code=code if run.status is None and not _signal_of(code) else None,
         stdout=bytes(run.stdout),
         stderr=bytes(run.stderr),
         seconds=time.monotonic() - begin,
@@ -228,19 +233,17 @@ class _Run:
             return Status.sandbox_failed, first_line or self.reason or f"the sandbox ended with {code}"
         if self.status:
             return self.status, self.reason
-        number = -code if code < 0 else max(code - 128, 0)
-        if number == signal.SIGXCPU:
+        if _signal_of(code) is signal.SIGXCPU:
             return Status.timeout, f"used more than {self.limits.cpu_seconds} s of a processor"
         if code and _MEMORY_WORDS.search(self.stderr):
             return Status.memory, f"asked for more than {self.limits.memory_bytes} bytes"
+        reason = f"killed ({killer.name})" if (killer := _signal_of(code)) else f"exit status {code}" if code else ""
         if code and self.commands_begun < self.num_commands:
-            return Status.compile_error, _exit_reason(code, number)
-        if number:
-            return Status.killed, _exit_reason(code, number)
-        return (Status.wrong if code else Status.ok), _exit_reason(code, 0) if code else ""
+            return Status.compile_error, reason
+        return Status.killed if killer else Status.wrong if code else Status.ok, reason
 
 
-def _exit_reason(code: int, number: int) -> str:
-    if number in set(signal.Signals):
-        return f"killed ({signal.Signals(number).name})"
-    return f"exit status {code}"
+def _signal_of(code: int) -> signal.Signals | None:
+    """The signal that a shell or subprocess says by an exit status."""
+    number = -code if code < 0 else code - 128
+    return signal.Signals(number) if number in set(signal.Signals) else None

@@ -21,6 +21,7 @@ from nemotron4_eval.code.box import (
     NOBODY,
     NOT_COUNTED,
     Box,
+    as_bytes,
     is_inside,
     run_in_box,
     script,
@@ -97,7 +98,7 @@ class LauncherSandbox(Sandbox):
             assert is_inside(name), f"{name} is not inside the program's directory"
             path = root / "work" / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content.encode())
+            path.write_bytes(as_bytes(content))
         if self._drop:
             for path in (root, *root.rglob("*")):
                 os.chown(path, NOBODY, NOBODY)
