@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from glob import glob
+from math import ceil
 from pathlib import PurePosixPath
 from typing import Protocol
 
@@ -90,8 +91,8 @@ def script(program: Program, tasks: int | None = None) -> str:
     kib = limits.memory_bytes // 1024
     tasks = limits.tasks + _OWN_TASKS if tasks is None else tasks
     lines = [
-        f"{{ ulimit -S -t {limits.cpu_seconds} && ulimit -H -t {limits.cpu_seconds + 1} && ulimit -c 0 &&",
-        f"ulimit -f {limits.file_bytes // 512} && ulimit -d {kib} && ulimit -v {4 * kib} && ulimit -n 256 &&",
+        f"{{ ulimit -c 0 && ulimit -f {limits.file_bytes // 512} && ulimit -n 256 &&",
+        f"ulimit -d {kib} && ulimit -v {4 * kib} &&",
         # dash and busybox say -p, bash and others -u
         f"{{ ulimit -u {tasks} 2>/dev/null || ulimit -p {tasks}; }}; }} || exit {_NO_START}",
     ]
@@ -101,9 +102,16 @@ def script(program: Program, tasks: int | None = None) -> str:
             lines.append(f"command -v {name} >/dev/null || {{ echo {name}: not found >&2; exit {_NO_START}; }}")
     mark = "echo >&0 || exit"
     *before, last = [shlex.join(command) + " </dev/null" for command in program.commands]
+    if before:
+        lines.append(_cpu_limit(limits.compile_seconds))
     for command_line in before:
         lines += [mark, f"{command_line} || exit"]
-    return "\n".join([*lines, mark, f"exec {last}", ""])
+    return "\n".join([*lines, _cpu_limit(limits.cpu_seconds), mark, f"exec {last}", ""])
+
+
+def _cpu_limit(seconds: float) -> str:
+    """A line that lowers the limit of each process; one that ignores SIGXCPU is killed a second later."""
+    return f"ulimit -S -t {ceil(seconds)} && ulimit -H -t {ceil(seconds) + 1} || exit {_NO_START}"
 
 
 def run_in_box(make: Callable[[], Box], program: Program) -> Outcome:
@@ -234,7 +242,9 @@ class _Run:
         if self.status:
             return self.status, self.reason
         if _signal_of(code) is signal.SIGXCPU:
-            return Status.timeout, f"used more than {self.limits.cpu_seconds} s of a processor"
+            compiles = self.commands_begun < self.num_commands
+            seconds = self.limits.compile_seconds if compiles else self.limits.cpu_seconds
+            return Status.timeout, f"used more than {ceil(seconds)} s of a processor"
         if code and _MEMORY_WORDS.search(self.stderr):
             return Status.memory, f"asked for more than {self.limits.memory_bytes} bytes"
         reason = f"killed ({killer.name})" if (killer := _signal_of(code)) else f"exit status {code}" if code else ""

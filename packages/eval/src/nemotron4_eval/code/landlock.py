@@ -34,7 +34,7 @@ from nemotron4_eval.code.seccomp import filter_program
 # Of /proc, where mono and Rscript look for themselves, Landlock keeps others' memory and environment.
 _READABLE = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/proc")
 _BLOCK = 512  # bytes, of st_blocks
-_SPARE_TASKS = 512  # the limit on a user's processes is shared with other programs; the watch holds ours
+_SPARE_TASKS = 2048  # the limit on a user's processes is shared with other programs; the watch holds ours
 
 
 class LauncherSandbox(Sandbox):
