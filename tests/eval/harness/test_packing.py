@@ -89,8 +89,8 @@ def test_the_layout_does_not_depend_on_the_order(scorer):
     rng = random.Random(1)
     chosen = questions(rng, [], 12) + questions(rng, rng.choices(range(5, 300), k=40), 20)
     order = rng.sample(range(len(chosen)), len(chosen))
-    shuffled = scores(scorer, [chosen[index] for index in order], 200)
-    assert shuffled == [scores(scorer, chosen, 200)[index] for index in order]
+    in_order = scores(scorer, chosen, 200)
+    assert scores(scorer, [chosen[index] for index in order], 200) == [in_order[index] for index in order]
 
 
 def test_two_contexts_that_begin_alike_lie_in_one_row():
