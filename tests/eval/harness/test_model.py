@@ -223,14 +223,3 @@ def test_the_harnesss_own_cache_hears_of_each_result_but_samples(loaded):
         ("loglikelihood_rolling", "('the red fox',)"): rolling,
         ("generate_until", str(greedy)): text,
     }
-
-
-def test_messages_name_the_wrong_task():
-    from nemotron4_eval import EvalJob, SuiteConfig, run_eval
-
-    message = (
-        "suite.tasks (hellaswag): is neither heldout_continuation nor a file; give the path of an LM Evaluation "
-        "Harness task YAML"
-    )
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        run_eval(EvalJob(model_dir="nowhere", suite=SuiteConfig(tasks=["hellaswag"])))
