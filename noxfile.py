@@ -26,7 +26,15 @@ PACKAGES = re.findall(r"^-e \./packages/(\w+)$", (ROOT / "requirements-train.txt
 EXTRAS = dict(re.findall(r"^nemotron4-(\w+)(\[.+\])$", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
 TEST_TOOLS = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis")
 SERVER_TEST_TOOLS = ("openai", "schemathesis", "selenium", "tenacity")  # tenacity: lm-eval's local-completions
-ALL_TEST_TOOLS = (*TEST_TOOLS, *SERVER_TEST_TOOLS, "hydra-optuna-sweeper", "torchao", "transformers")
+HARNESS_TEST_TOOLS = ("accelerate",)  # lm-eval's hf backend
+ALL_TEST_TOOLS = (
+    *TEST_TOOLS,
+    *SERVER_TEST_TOOLS,
+    *HARNESS_TEST_TOOLS,
+    "hydra-optuna-sweeper",
+    "torchao",
+    "transformers",
+)
 CHECK_TOOLS = ("ruff", "mypy", "import-linter", "yamllint")
 COMMIT_TOOLS = ("pre-commit", "pre-commit-hooks")
 DOCS_TOOLS = ("sphinx", "myst-parser", "furo", "sphinx-copybutton")

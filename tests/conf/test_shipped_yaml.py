@@ -35,7 +35,7 @@ GROUPS = {
     "generate": ("sampling",),
     "eval": ("suite",),
     "train": (
-        *("blend", "experiment", "launcher", "logger", "model", "optimizer", "precision", "schedule"),
+        *("blend", "evaluation", "experiment", "launcher", "logger", "model", "optimizer", "precision", "schedule"),
         *("topology", "trainer"),
     ),
 }

@@ -18,7 +18,7 @@ from nemotron4_common.rules import require
 
 if TYPE_CHECKING:
     from nemotron4_data import Tokenizer
-    from nemotron4_eval.harness.in_training import TrainingTasks
+    from nemotron4_eval.suites.in_training import TrainingTasks
 
 
 @dataclass(kw_only=True)
@@ -75,7 +75,7 @@ def open_tasks(config: EvaluationConfig, tokenizer: Tokenizer, context_tokens: i
     directory = Path(config.data) if config.data is not None else None
     set_up_libraries(hub=config.hub, directory=directory)
     from nemotron4_eval.data.locate import DataSource
-    from nemotron4_eval.harness import in_training
+    from nemotron4_eval.suites import in_training
 
     source = DataSource(directory=directory, fetch=config.fetch, hub=config.hub)
     try:

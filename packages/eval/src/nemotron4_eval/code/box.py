@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from glob import glob
+from math import ceil
 from pathlib import PurePosixPath
 from typing import Protocol
 
@@ -79,14 +80,19 @@ def is_inside(name: str) -> bool:
     return not path.is_absolute() and ".." not in path.parts
 
 
+def as_bytes(text: str) -> bytes:
+    """A file's text in UTF-8; a model may write characters that have no UTF-8."""
+    return text.encode(errors="replace")
+
+
 def script(program: Program, tasks: int | None = None) -> str:
     """The shell's program. Standard input is the pipe for marks: a byte before each command, when it has begun."""
     limits = program.limits
     kib = limits.memory_bytes // 1024
     tasks = limits.tasks + _OWN_TASKS if tasks is None else tasks
     lines = [
-        f"{{ ulimit -S -t {limits.cpu_seconds} && ulimit -H -t {limits.cpu_seconds + 1} && ulimit -c 0 &&",
-        f"ulimit -f {limits.file_bytes // 512} && ulimit -d {kib} && ulimit -v {4 * kib} && ulimit -n 256 &&",
+        f"{{ ulimit -c 0 && ulimit -f {limits.file_bytes // 512} && ulimit -n 256 &&",
+        f"ulimit -d {kib} && ulimit -v {4 * kib} &&",
         # dash and busybox say -p, bash and others -u
         f"{{ ulimit -u {tasks} 2>/dev/null || ulimit -p {tasks}; }}; }} || exit {_NO_START}",
     ]
@@ -96,9 +102,16 @@ def script(program: Program, tasks: int | None = None) -> str:
             lines.append(f"command -v {name} >/dev/null || {{ echo {name}: not found >&2; exit {_NO_START}; }}")
     mark = "echo >&0 || exit"
     *before, last = [shlex.join(command) + " </dev/null" for command in program.commands]
+    if before:
+        lines.append(_cpu_limit(limits.compile_seconds))
     for command_line in before:
         lines += [mark, f"{command_line} || exit"]
-    return "\n".join([*lines, mark, f"exec {last}", ""])
+    return "\n".join([*lines, _cpu_limit(limits.cpu_seconds), mark, f"exec {last}", ""])
+
+
+def _cpu_limit(seconds: float) -> str:
+    """A line that lowers the limit of each process; one that ignores SIGXCPU is killed a second later."""
+    return f"ulimit -S -t {ceil(seconds)} && ulimit -H -t {ceil(seconds) + 1} || exit {_NO_START}"
 
 
 def run_in_box(make: Callable[[], Box], program: Program) -> Outcome:
@@ -126,7 +139,7 @@ def _run(make: Callable[[], Box], program: Program) -> Outcome:
     status, reason = run.judge(code)
     return Outcome(
         status=status,
-        exit_code=code if run.status is None and not _signal(code) else None,
+        exit_code=code if run.status is None and not _signal_of(code) else None,
         stdout=bytes(run.stdout),
         stderr=bytes(run.stderr),
         seconds=time.monotonic() - begin,
@@ -228,25 +241,19 @@ class _Run:
             return Status.sandbox_failed, first_line or self.reason or f"the sandbox ended with {code}"
         if self.status:
             return self.status, self.reason
-        number = _signal(code)
-        if number == signal.SIGXCPU:
-            return Status.timeout, f"used more than {self.limits.cpu_seconds} s of a processor"
+        if _signal_of(code) is signal.SIGXCPU:
+            compiles = self.commands_begun < self.num_commands
+            seconds = self.limits.compile_seconds if compiles else self.limits.cpu_seconds
+            return Status.timeout, f"used more than {ceil(seconds)} s of a processor"
         if code and _MEMORY_WORDS.search(self.stderr):
             return Status.memory, f"asked for more than {self.limits.memory_bytes} bytes"
+        reason = f"killed ({killer.name})" if (killer := _signal_of(code)) else f"exit status {code}" if code else ""
         if code and self.commands_begun < self.num_commands:
-            return Status.compile_error, _exit_reason(code, number)
-        if number:
-            return Status.killed, _exit_reason(code, number)
-        return (Status.wrong if code else Status.ok), _exit_reason(code, 0) if code else ""
+            return Status.compile_error, reason
+        return Status.killed if killer else Status.wrong if code else Status.ok, reason
 
 
-def _signal(code: int) -> int:
-    """The signal that this code tells of, or 0: PHP ends with 255 by itself."""
+def _signal_of(code: int) -> signal.Signals | None:
+    """The signal that a shell or subprocess says by an exit status."""
     number = -code if code < 0 else code - 128
-    return number if number in set(signal.Signals) else 0
-
-
-def _exit_reason(code: int, number: int) -> str:
-    if number:
-        return f"killed ({signal.Signals(number).name})"
-    return f"exit status {code}"
+    return signal.Signals(number) if number in set(signal.Signals) else None

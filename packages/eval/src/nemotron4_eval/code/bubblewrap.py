@@ -24,6 +24,7 @@ from nemotron4_eval.code.box import (
     NOT_COUNTED,
     WORK_BYTES,
     Box,
+    as_bytes,
     is_inside,
     run_in_box,
     script,
@@ -69,7 +70,7 @@ class NamespacesSandbox(Sandbox):
             command = [*self._command, "--info-fd", str(info), *_bind(program.read_only)]
             for name, content in program.files.items():
                 assert is_inside(name), f"{name} is not inside the program's directory"
-                command += ["--file", memory_file(content.encode()), f"{_WORK}/{name}"]
+                command += ["--file", memory_file(as_bytes(content)), f"{_WORK}/{name}"]
             for name, value in (ENVIRONMENT | {"HOME": _WORK, "TMPDIR": "/tmp", **program.environment}).items():
                 command += ["--setenv", name, value]
             if self._filter:
@@ -96,16 +97,20 @@ class _NamespacesBox(Box):
         self._handle: int | None = None
         self.marks, marks = os.pipe()
         info_read, info = os.pipe()
-        with open(info_read) as info_file:
-            try:
-                self.process = sandbox.start(program, marks, info)
-            except BaseException:
-                os.close(self.marks)
-                raise
-            finally:
-                os.close(marks)
-                os.close(info)
-            self._find_first(info_file.read())
+        try:
+            with open(info_read) as info_file:
+                try:
+                    self.process = sandbox.start(program, marks, info)
+                finally:
+                    os.close(marks)
+                    os.close(info)
+                self._find_first(info_file.read())
+        except BaseException:
+            os.close(self.marks)
+            if hasattr(self, "process"):
+                self.process.kill()
+                self.process.communicate()
+            raise
 
     def _find_first(self, info: str) -> None:
         """Keep a handle of the box's first process, with which all others end."""

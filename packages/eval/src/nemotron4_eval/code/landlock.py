@@ -21,6 +21,7 @@ from nemotron4_eval.code.box import (
     NOBODY,
     NOT_COUNTED,
     Box,
+    as_bytes,
     is_inside,
     run_in_box,
     script,
@@ -33,7 +34,7 @@ from nemotron4_eval.code.seccomp import filter_program
 # Of /proc, where mono and Rscript look for themselves, Landlock keeps others' memory and environment.
 _READABLE = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/proc")
 _BLOCK = 512  # bytes, of st_blocks
-_SPARE_TASKS = 512  # the limit on a user's processes is shared with other programs; the watch holds ours
+_SPARE_TASKS = 2048  # the limit on a user's processes is shared with other programs; the watch holds ours
 
 
 class LauncherSandbox(Sandbox):
@@ -97,7 +98,7 @@ class LauncherSandbox(Sandbox):
             assert is_inside(name), f"{name} is not inside the program's directory"
             path = root / "work" / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content.encode())
+            path.write_bytes(as_bytes(content))
         if self._drop:
             for path in (root, *root.rglob("*")):
                 os.chown(path, NOBODY, NOBODY)

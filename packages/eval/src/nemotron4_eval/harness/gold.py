@@ -16,7 +16,7 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
-from lm_eval.api.task import ConfigurableTask
+from lm_eval.api.task import ConfigurableTask, Task
 
 METRIC = "gold_bits_per_byte"
 
@@ -32,7 +32,7 @@ class GoldBits:
     """Items that have a right answer whose likelihood is finite."""
 
 
-def gold_bits_per_byte(lm: LM, tasks: Mapping[str, ConfigurableTask]) -> dict[str, GoldBits]:
+def gold_bits_per_byte(lm: LM, tasks: Mapping[str, Task]) -> dict[str, GoldBits]:
     """By name, for tasks whose requests were built; those without any right answer are left out.
 
     Requests that have been answered are not asked again; the others, of all tasks, go to `lm` together.
@@ -45,8 +45,13 @@ def gold_bits_per_byte(lm: LM, tasks: Mapping[str, ConfigurableTask]) -> dict[st
     return {name: bits for name, bits in found.items() if bits is not None}
 
 
-def gold_requests(task: ConfigurableTask) -> list[Instance]:
-    """The request for the right answer of each item that has one: the task's own, or a new one."""
+def gold_requests(task: Task) -> list[Instance]:
+    """The request for the right answer of each item that has one: the task's own, or a new one.
+
+    None for a task that is a Python class, not a YAML: it does not say what is right.
+    """
+    if not isinstance(task, ConfigurableTask):
+        return []
     options: dict[int, list[Instance]] = {}
     for instance in task.instances:
         options.setdefault(instance.doc_id, []).append(instance)

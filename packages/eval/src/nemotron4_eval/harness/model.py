@@ -139,6 +139,8 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no annotations
         unknown = next((name for name in settings if name not in known.split(", ")), None)
         require(unknown is None, f"model_args.{unknown}", settings.get(unknown or ""), f"is not one of {known}")
         require("pretrained" in settings, "model_args.pretrained", "", "must be a model directory")
+        if "document_start" in settings:  # the harness reads none as None
+            settings["document_start"] = settings["document_start"] or "none"
         for name, kind in (("dtype", DType), ("quantization", Quantisation), ("cache", Path)):
             if settings.get(name) is not None:
                 try:
@@ -269,6 +271,8 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no annotations
                     yield index, (float(found[0]), bool(found[1]))
                     continue
             missing.append(index)
+        if not missing:
+            return
         batches = plan_batches([sequences[index] for index in missing], self._batch_tokens)
         with self._kept():
             for batch, scores in zip(batches, self._workers.score(batches), strict=True):
@@ -289,6 +293,8 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no annotations
                     yield index, Generated(found)
                     continue
             missing.append(index)
+        if not missing:
+            return
         with self._kept():
             for number, generated in self._workers.generate([prompts[index] for index in missing]):
                 index = missing[number]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from lm_eval.api.group import Group
 from lm_eval.api.task import Task
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager, get_task_dict
@@ -63,11 +64,12 @@ class TaskRun:
 
 
 def run_tasks(
-    lm: EngineLM, tasks: Sequence[str | dict[str, Any]], *, limit: int | None = None, seed: int = 1234
+    lm: EngineLM, tasks: Sequence[str | dict[str, Any] | Task | Group], *, limit: int | None = None, seed: int = 1234
 ) -> dict[str, TaskRun]:
-    """Run tasks given as YAML paths or configurations of the harness (`load_yaml`'s dictionaries); results by name.
+    """Run tasks given as YAML paths, configurations (`load_yaml`'s dictionaries) or the harness's own objects.
 
-    All their requests are looked at together. `seed` draws few-shot examples.
+    Results are by name, those of groups included. All their requests are looked at together. `seed` draws few-shot
+    examples.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     lm.cuts.clear()
@@ -116,7 +118,8 @@ def prepare(task: Task, seed: int) -> None:
     process_results, higher_is_better = task.process_results, task.higher_is_better()
 
     def process(doc: Any, results: Any) -> dict[str, Any]:
-        metrics: dict[str, Any] = process_results(doc, results)
+        with np.errstate(invalid="ignore"):  # where every option failed, the harness subtracts infinities
+            metrics: dict[str, Any] = process_results(doc, results)
         if any(isinstance(each, tuple) and each[0] == -math.inf for each in results):
             for name, value in metrics.items():
                 if isinstance(value, int | float | np.number) and higher_is_better.get(name, True):

@@ -25,7 +25,7 @@ from nemotron4_train.reporting.progress import TrainingProgress
 from nemotron4_train.schedule import Timeline
 
 if TYPE_CHECKING:
-    from nemotron4_eval.harness.in_training import Measured, TrainingTasks
+    from nemotron4_eval.suites.in_training import Measured, TrainingTasks
 
 
 class Evaluator(AfterStep):
