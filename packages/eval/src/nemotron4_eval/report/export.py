@@ -32,7 +32,8 @@ def _markdown(table: ShownTable) -> Iterator[str]:
     yield _line(["---"] + ["---:"] * (len(head) - 1))
     for row in table.rows:
         name = f"**{_cell_text(row.model)}** (evaluated)" if row.own else _cell_text(row.model)
-        mode = [_cell_text(row.mode)] if table.has_modes else []
+        name += f" ({_cell_text(row.mode)})" * row.later
+        mode = [_cell_text(row.mode) * (not row.later)] if table.has_modes else []
         yield _line([name, *mode, *(_markdown_cell(row.cells.get(column)) for column in table.columns)])
     yield ""
     notes = [*published.notes, *(f"Missing {', '.join(names)}: {why}." for why, names in table.missing.items())]
@@ -191,7 +192,8 @@ def _maximum(metric: str) -> int | None:
     """The most that a metric can be; None if it has no bound."""
     if "bits_per_byte" in metric or "perplexity" in metric:
         return None
-    return 100 if "bleu" in metric.lower() or "chrf" in metric.lower() or metric == "ter" else 1
+    # The harness's own; ours, such as spbleu, are shares of one.
+    return 100 if metric.partition(",")[0] in ("bleu", "chrf", "ter") else 1
 
 
 def _texts(values: Mapping[str, Any]) -> dict[str, str]:
