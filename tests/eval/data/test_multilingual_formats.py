@@ -105,6 +105,9 @@ def test_flores_files_stand_beside_each_other(tmp_path):
     assert load("flores101/zh-fr", DataSource(directory=tmp_path / "later")).digest == lines.digest
     with pytest.raises(MissingDataError, match=r"has no items of flores101/zh-ja \(devtest\); `curl"):
         load("flores101/zh-ja", DataSource(directory=tmp_path))
+    write_flores(tmp_path / "with_dev", "devtest")
+    write_flores(tmp_path / "with_dev", "dev")
+    assert load("flores101/zh-fr", DataSource(directory=tmp_path / "with_dev")).digest != lines.digest  # other examples
     for name in ("zho_simpl", "fra"):
         text = (tmp_path / "flores101" / f"{name}.devtest").read_text().replace("\n", "\r\n")
         (tmp_path / "dos" / "flores101").mkdir(parents=True, exist_ok=True)

@@ -41,6 +41,8 @@ class Format:
     """What tasks read; a file may have more."""
     splits: tuple[str, ...]
     """What tasks cannot do without; other splits are empty where they are absent."""
+    optional_splits: tuple[str, ...] = ()
+    """Splits that examples are drawn from where they are there."""
     values: Mapping[str, tuple[str | int, ...]] = field(default_factory=dict)
     """Columns that hold one of a few values. Any other, such as -1 for a label that is kept secret, would be scored."""
     files: tuple[Files, ...] = ()
@@ -152,6 +154,7 @@ def _flores(code: str) -> Format:
         name=f"flores101/zh-{code}",
         columns=("source", "target"),
         splits=("devtest",),
+        optional_splits=("dev",),
         files=(
             files("zho_simpl", old, "flores101"),
             files("zho_simpl", old, "flores101_dataset/SPLIT"),
@@ -290,6 +293,7 @@ FORMATS = (
         name="tydiqa/{}",
         columns=("id", "context", "question", "answers"),
         splits=("validation",),
+        optional_splits=("train",),
         files=(
             *_squad("tydiqa/tydiqa-goldp-v1.1-train.json", "tydiqa/tydiqa-goldp-v1.1-dev.json"),
             *_squad("tydiqa/tydiqa-goldp-v1.0-train.json", "tydiqa/tydiqa-goldp-v1.0-dev.json"),

@@ -63,9 +63,9 @@ class Splits(dict[str, "Dataset"]):
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the splits and columns that tasks need: the same whatever file the items came from."""
+        """SHA-256 over the splits and columns that tasks read: the same whatever file the items came from."""
         digest = hashlib.sha256()
-        for split in self.form.splits:
+        for split in (*self.form.splits, *(split for split in self.form.optional_splits if split in self)):
             for item in self[split].select_columns(list(self.form.columns)):
                 digest.update(json.dumps([split, item], sort_keys=True, ensure_ascii=False).encode())
         return digest.hexdigest()
