@@ -99,6 +99,7 @@ def evaluation(*, strength=0.7, limit=None, tokens=8_000_000_000_000, checkpoint
                     continue
                 found = task_result(number, column, mode, strength, limit)
                 tasks.setdefault(name, found)["metrics"] |= found["metrics"]
+                tasks[name]["stderrs"] |= found["stderrs"]
                 run = runs.setdefault(name, SimpleNamespace(metrics={}, stderrs={}, items=found["items"]))
                 run.metrics[found["metric"]], run.stderrs[found["metric"]] = found["value"], found["stderr"]
     tables = table_rows([each for each in benchmarks() if each.name != "t8"], runs, missing)
@@ -151,6 +152,7 @@ def task_result(number, column, mode, strength, limit):
         "items": items,
         "shots": shots(number, mode),
         "metrics": {scored: share, "gold_bits_per_byte": round(1.9 - share / 2, 4)},
+        "stderrs": {scored: stderr},
         "version": "1.0",
         "dataset": name,
         "dataset_digest": hashlib.sha256(name.encode()).hexdigest(),

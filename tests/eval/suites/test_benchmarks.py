@@ -94,6 +94,8 @@ def test_the_tables_give_coverage_in_place_of_a_mean_over_what_is_left(whole):
     assert (row["mode"], row["coverage"], row["average"]["value"]) == ("0-shot", "3 of 11 languages", None)
     task = whole["tasks"]["xcopa_mgpt_ht_0shot"]
     assert row["cells"]["HT"]["value"] == task["value"] == task["metrics"]["acc"]
+    assert task["stderrs"]["acc"] == task["stderr"]
+    assert 0 < task["stderrs"]["gold_bits_per_byte"] < task["metrics"]["gold_bits_per_byte"]
     assert (task["items"], task["shots"], len(task["dataset_digest"])) == (3, 0, 64)
     assert "has no items of xcopa/et" in row["cells"]["ET"]["missing"]
 

@@ -175,8 +175,8 @@ def _result(name: str, task: TaskResult, metric: str, value: float) -> dict[str,
     if most is not None:
         config |= {"score_type": "continuous", "min_score": 0, "max_score": most}
     score: dict[str, Any] = {"score": value, "details": {"headline": str(metric == task["metric"]).lower()}}
-    if metric == task["metric"] and task["stderr"] is not None:
-        score["uncertainty"] = {"standard_error": {"value": task["stderr"]}, "num_samples": task["items"]}
+    if (stderr := task["stderrs"].get(metric)) is not None:
+        score["uncertainty"] = {"standard_error": {"value": stderr}, "num_samples": task["items"]}
     data = {"digest_sha256": task["dataset_digest"], "items": str(task["items"])}
     request = {"shots": str(task["shots"]), "task_version": task["version"], "cut_items": str(task["cut_items"])}
     return {

@@ -46,7 +46,7 @@ def print_tasks(tasks: Mapping[str, TaskResult], console: Console) -> None:
         )
         for metric, value in task["metrics"].items():
             if metric != task["metric"]:
-                table.add_row("", metric, _figure(value), "", "", "", "")
+                table.add_row("", metric, _figure(value), _figure(task["stderrs"].get(metric)), "", "", "")
     console.print(table)
 
 
