@@ -88,6 +88,18 @@ def test_languages_that_share_questions_have_a_clustered_error():
     assert row["average"]["stderr"] > apart["average"]["stderr"] * 1.1
 
 
+def test_the_error_of_a_mean_of_corpus_scores_of_the_same_lines_is_the_most_that_it_can_be():
+    samples = [{"doc_id": i, "filter": "none", "spbleu": ["Une ligne.", "La ligne."]} for i in range(4)]
+    runs = {
+        name: TaskRun(metrics={"spbleu": 0.3}, stderrs={"spbleu": error}, items=4, version="1", samples=samples)
+        for name, error in (("fr", 0.02), ("de", 0.01))
+    }
+    cells = [Cell(table=10, column=name, tasks=(name,), metric="spbleu") for name in runs]
+    [row] = table_rows([benchmark(*cells, shared_items=True)], runs, [])["10"]
+    assert row["average"]["stderr"] == pytest.approx(0.015)
+    assert load_benchmark("flores").shared_items
+
+
 def test_tasks_of_the_benchmarks_have_names_of_their_own_and_fill_the_paper_s_tables():
     found = [load_benchmark(name) for name in benchmark_names()]
     names = [spec.name for each in found for spec in each.tasks]
