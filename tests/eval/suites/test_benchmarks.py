@@ -1,6 +1,7 @@
 """A suite of benchmarks end to end: what is missing, what is written, and an evaluation that is killed and goes on."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -214,11 +215,17 @@ def test_items_with_other_columns_are_missing_with_the_reason(places, tmp_path):
     write_xcopa(tmp_path, "sw")
     path = tmp_path / "xcopa/test.sw.jsonl"
     path.write_text(path.read_text(encoding="utf-8").replace('"choice1"', '"first"'), encoding="utf-8")
+    write_xcopa(tmp_path, "ht")
+    path = tmp_path / "xcopa/test.ht.jsonl"
+    path.write_text(re.sub('"premise": ".*?"', '"premise": null', path.read_text(encoding="utf-8")), encoding="utf-8")
     job = job_of(places, tmp_path / "out", data=str(tmp_path))
     run_eval(job)
     missing = {entry["task"]: entry for entry in result_of(job)["missing"]}
     assert missing["xcopa_mgpt_sw_0shot"]["kind"] == "data"
     assert "choice1" in missing["xcopa_mgpt_sw_0shot"]["message"]
+    unsuitable = missing["xcopa_mgpt_ht_0shot"]
+    assert unsuitable["message"].startswith(f"suite.data ({tmp_path}): items of xcopa/ht do not suit its task (Attr")
+    assert unsuitable["command"].startswith("git clone ")
 
 
 def test_a_directory_with_files_of_others_is_refused(places, tmp_path):

@@ -94,11 +94,15 @@ def load(dataset: str, source: DataSource, **_: Any) -> Splits:
     return splits
 
 
-def _missing(dataset: str, form: Format, source: DataSource, absent: list[str]) -> MissingDataError:
-    place = source.directory or "null"
+def bringing(dataset: str, directory: Path | None) -> str:
+    """The command that brings a dataset's files into a directory of items; empty if there is none."""
+    form, _ = find_format(dataset)
     command = form.command or (form.package.command if form.package else "")
-    if source.directory and source.directory.is_dir():
-        command = command.replace("DIR", shlex.quote(str(source.directory)))
+    return command.replace("DIR", shlex.quote(str(directory))) if directory and directory.is_dir() else command
+
+
+def _missing(dataset: str, form: Format, source: DataSource, absent: list[str]) -> MissingDataError:
+    place, command = source.directory or "null", bringing(dataset, source.directory)
     ways = [f"`{command}`"] if command else []
     ways += ["suite.fetch=true"] if form.package and not source.fetch else []
     message = f"suite.data ({place}): has no items of {dataset} ({', '.join(absent)})"
