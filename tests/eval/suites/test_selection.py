@@ -38,6 +38,7 @@ def test_an_unknown_name_is_answered_with_the_nearest():
         r" LM Evaluation Harness \(nearest: hellaswag, .*\); give one of these, or the path of a task YAML",
         str(error.value),
     )
+    assert str(error.value).count(" hellaswag,") == 1  # ours and the harness's have one name
 
 
 @pytest.mark.parametrize("content", ["[1]", "tosk: a", "task: [a]", "task: 'cut", None])

@@ -121,7 +121,7 @@ def _of_name(name: str) -> SuiteTask:
     theirs = harness_names()
     if name in theirs:
         return _of_file(theirs[name])
-    near = difflib.get_close_matches(name, [*ours, *theirs], n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, theirs | ours, n=3, cutoff=0.5)
     nearest = f"nearest: {', '.join(near)}" if near else "none is near"
     raise ValueError(
         f"suite.tasks ({name}): is neither heldout_continuation, nor a file, nor a task of a benchmark or of the LM"
