@@ -64,7 +64,7 @@ def test_it_says_what_ran_and_what_is_missing_with_the_command(report):
     assert "67 of 82 of the tables' cells measured" in text
     assert "trained on 8 T tokens" in text
     assert "TS: its toolchain was not found apt-get install node-typescript" in text
-    assert "TyDiQA-GoldP: not in suite.data (evalsets) nothing on this machine" in text
+    assert "TyDiQA-GoldP: not in suite.data (evalsets)" in text
     assert "contamination unknown: no manifest" in text
     assert "UDP sockets" in text
     assert "A quick look" not in text
@@ -101,7 +101,7 @@ def test_what_one_command_brings_is_one_row(tmp_path):
         for i, command in enumerate(commands)
     ]
     _, text = read(made.write(tmp_path, whole | {"missing": missing}, {}).parent)
-    assert "task_0, task_1 7 no items of 0; 1 more like this fetch all task_2 7 no nothing on this machine" in text
+    assert "task_0, task_1 7 no items of 0 (and 1 like it) fetch all task_2 7 no The seven" in text
 
 
 def test_verdicts_of_programs_are_readable(tmp_path):

@@ -239,6 +239,6 @@ def test_the_list_of_what_is_missing_says_once_what_one_command_brings(whole, ca
     print_missing(whole["missing"], plain_console())
     shown = capsys.readouterr().out
     assert shown.startswith(f"missing, for {len(whole['missing'])} tasks:\n")
-    assert shown.count("git clone ") == 2  # in the message and by itself
+    assert shown.count("git clone ") == 1
     assert "  data: xcopa_mgpt_et_0shot, xcopa_mgpt_id_0shot and 14 more\n" in shown
     assert f"the model has {CONTEXT}" in shown
