@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from smoke import nemotron4
+from verb import nemotron4
 
 from nemotron4_data import Tokenizer
 from nemotron4_model import load_pretrained
