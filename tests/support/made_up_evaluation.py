@@ -10,9 +10,11 @@ import random
 import sys
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 from nemotron4_eval.report.comparison import write_comparison
 from nemotron4_eval.report.write import write_report
+from nemotron4_eval.suites.cells import table_rows
 from nemotron4_eval.suites.paper import load_paper
 from nemotron4_eval.suites.suite import Benchmark, Cell, TaskSpec
 
@@ -24,6 +26,7 @@ MODES = {
     9: ("English CoT",),
     11: ("", "means over subjects", "means over questions"),
 }
+"""Of cells; those of the mode "" stand in every row of their table."""
 COLUMNS = {
     (4, "chain of thought"): ("BBH",),
     (4, "direct"): ("BBH",),
@@ -33,7 +36,7 @@ COLUMNS = {
     (5, ""): ("HumanEval", "MBPP"),
     (11, ""): ("AVG",),
 }
-"""Of the rows that do not fill their table's columns."""
+"""Of the modes that do not fill their table's columns."""
 NO_TOOLCHAIN, NO_DATA = ("Julia", "TS"), ("FR", "ES", "AR", "RU", "JA")
 HOSTILE = "</pre><script>document.title='owned'</script><img src=x onerror=alert(1)>\x1b[31m\u202egnp.exe\x00\ud800"
 
@@ -45,7 +48,7 @@ def task_name(table, column, mode):
 
 
 def columns(table, mode):
-    """The columns of the model's row of that mode."""
+    """The columns that have a cell of that mode."""
     return COLUMNS.get((table, mode), load_paper().tables[table].columns)
 
 
@@ -59,7 +62,7 @@ def benchmarks():
             for column in columns(number, mode):
                 name = task_name(number, column, mode)
                 scored = metric(number, column, mode)
-                averaged = column != "AVG"
+                averaged = column != "AVG" and number not in (4, 5)
                 cells.append(
                     Cell(table=number, column=column, tasks=(name,), metric=scored, mode=mode, in_average=averaged)
                 )
@@ -83,23 +86,23 @@ def shots(table, mode):
 
 def evaluation(*, strength=0.7, limit=None, tokens=8_000_000_000_000, checkpoint="step-00160000"):
     """The evaluation of a model of `strength` times the paper's figures: Table 6 and 10 lack columns, Table 8 all."""
-    tasks, tables, missing = {}, {}, []
+    tasks, missing, runs = {}, [], {}
     for number in load_paper().tables:
         if number == 8:
             missing.append(lack(8, "t8", "data", "TyDiQA-GoldP: not in suite.data (evalsets)", ""))
             continue
         for mode in MODES.get(number, ("",)):
-            cells = {}
             for column in columns(number, mode):
                 name = task_name(number, column, mode)
                 if (number == 6 and column in NO_TOOLCHAIN) or (number == 10 and column in NO_DATA):
                     missing.append(reason(number, column, name))
-                    cells[column] = {"value": None, "stderr": None, "items": 0, "missing": missing[-1]["message"]}
                     continue
                 found = task_result(number, column, mode, strength, limit)
                 tasks.setdefault(name, found)["metrics"] |= found["metrics"]
-                cells[column] = {key: found[key] for key in ("value", "stderr", "items")}
-            tables.setdefault(str(number), []).append(row(mode, cells))
+                tasks[name]["stderrs"] |= found["stderrs"]
+                run = runs.setdefault(name, SimpleNamespace(metrics={}, stderrs={}, items=found["items"]))
+                run.metrics[found["metric"]], run.stderrs[found["metric"]] = found["value"], found["stderr"]
+    tables = table_rows([each for each in benchmarks() if each.name != "t8"], runs, missing)
     return {
         "tasks": tasks,
         "tables": tables,
@@ -132,23 +135,6 @@ def lack(table, task, kind, message, command):
     return {"task": task, "tables": [table], "kind": kind, "message": message, "command": command}
 
 
-def row(mode, cells):
-    if "AVG" in cells:
-        nothing = {"value": None, "stderr": None, "items": 0, "missing": "the table has no average"}
-        return {"mode": mode, "cells": cells, "average": nothing, "coverage": ""}
-    values = [cell["value"] for cell in cells.values()]
-    known = [value for value in values if value is not None]
-    whole = len(known) == len(values)
-    coverage = f"{len(known)} of {len(values)} columns"
-    errors = math.sqrt(sum((cell["stderr"] or 0) ** 2 for cell in cells.values())) / len(values)
-    average = {
-        "value": sum(known) / len(known) if whole else None,
-        "stderr": errors if whole else None,
-        "items": sum(cell["items"] for cell in cells.values()),
-    }
-    return {"mode": mode, "cells": cells, "average": average, "coverage": coverage}
-
-
 def task_result(number, column, mode, strength, limit):
     table = load_paper().tables[number]
     printed = next(r for r in reversed(table.rows) if not r.later and r.mode in (mode, "")).cells[column]
@@ -156,8 +142,8 @@ def task_result(number, column, mode, strength, limit):
     points = max(chance - 3, min(97.0, chance + (printed - chance) * strength + draw))
     points = max(0.0, points - 12 * (mode == "direct"))
     items = min(ITEMS[number], limit or ITEMS[number])
-    share = points if number == 10 else round(points / 100 * items) / items
-    stderr = 0.6 if number == 10 else math.sqrt(share * (1 - share) / max(1, items - 1))
+    share = points / 100 if number == 10 else round(points / 100 * items) / items
+    stderr = 0.006 if number == 10 else math.sqrt(share * (1 - share) / max(1, items - 1))
     name, scored = task_name(number, column, mode), metric(number, column, mode)
     return {
         "metric": scored,
@@ -165,7 +151,8 @@ def task_result(number, column, mode, strength, limit):
         "stderr": stderr,
         "items": items,
         "shots": shots(number, mode),
-        "metrics": {scored: share, "gold_bits_per_byte": round(1.9 - share / (200 if number == 10 else 2), 4)},
+        "metrics": {scored: share, "gold_bits_per_byte": round(1.9 - share / 2, 4)},
+        "stderrs": {scored: stderr},
         "version": "1.0",
         "dataset": name,
         "dataset_digest": hashlib.sha256(name.encode()).hexdigest(),

@@ -1,6 +1,7 @@
 """Published forms of XCOPA, MGSM, TyDi QA and FLORES give the same items, and what differs is one line."""
 
 import json
+from pathlib import Path
 
 import pytest
 from evalsets import evalsets
@@ -27,6 +28,34 @@ def test_xcopa_as_in_its_repository(tmp_path):
     assert (len(flat["validation"]), len(flat["test"])) == (12, 6)
     with pytest.raises(MissingDataError, match=r"has no items of xcopa/ht \(validation, test\); `git clone"):
         load("xcopa/ht", DataSource(directory=tmp_path / "flat"))
+
+
+def test_the_command_for_xcopa_clones_beside_the_items_that_are_there(tmp_path):
+    write_xcopa(tmp_path, "ta")
+    with pytest.raises(MissingDataError) as caught:
+        load("xcopa/sw", DataSource(directory=tmp_path))
+    clone = caught.value.command.rpartition(" ")[2]  # git clones into no folder that has files
+    write_xcopa(tmp_path / "more", "sw")
+    for split in ("val", "test"):
+        text = (tmp_path / "more" / "xcopa" / f"{split}.sw.jsonl").read_text().splitlines()
+        write_lines(Path(clone, "data", "sw", f"{split}.sw.jsonl"), text)
+    assert not (tmp_path / "xcopa" / "data").exists()
+    assert len(load("xcopa/sw", DataSource(directory=tmp_path))["test"]) == 6
+
+
+@pytest.mark.parametrize(("old", "new"), [('"label": 0', '"label": -1'), ('"question": "cause"', '"question": "why"')])
+def test_a_value_that_no_item_has_is_one_line(tmp_path, old, new):
+    write_xcopa(tmp_path, "ta")
+    path = tmp_path / "xcopa" / "test.ta.jsonl"
+    head, found, tail = path.read_text().rpartition(old)
+    assert found
+    path.write_text(head + new + tail)
+    number = head.count("\n") + 1
+    with pytest.raises(
+        ValueError, match=rf"test\.ta\.jsonl, item {number}\): \w+ is .*, not one of .*; give"
+    ) as caught:
+        load("xcopa/ta", DataSource(directory=tmp_path))
+    assert "\n" not in str(caught.value)
 
 
 def test_mgsm_exemplars_as_source_are_read_and_not_run(tmp_path):
@@ -76,6 +105,18 @@ def test_flores_files_stand_beside_each_other(tmp_path):
     assert load("flores101/zh-fr", DataSource(directory=tmp_path / "later")).digest == lines.digest
     with pytest.raises(MissingDataError, match=r"has no items of flores101/zh-ja \(devtest\); `curl"):
         load("flores101/zh-ja", DataSource(directory=tmp_path))
+    write_flores(tmp_path / "with_dev", "devtest")
+    write_flores(tmp_path / "with_dev", "dev")
+    assert load("flores101/zh-fr", DataSource(directory=tmp_path / "with_dev")).digest != lines.digest  # other examples
+    for name in ("zho_simpl", "fra"):
+        text = (tmp_path / "flores101" / f"{name}.devtest").read_text().replace("\n", "\r\n")
+        (tmp_path / "dos" / "flores101").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "dos" / "flores101" / f"{name}.devtest").write_bytes(f"\ufeff{text}".encode())
+        (tmp_path / "none" / "flores101").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "none" / "flores101" / f"{name}.devtest").touch()
+    assert load("flores101/zh-fr", DataSource(directory=tmp_path / "dos")).digest == lines.digest
+    with pytest.raises(ValueError, match=r"zho_simpl\.devtest\): has no items of flores101/zh-fr; give"):
+        load("flores101/zh-fr", DataSource(directory=tmp_path / "none"))
     write_lines(tmp_path / "flores101" / "fra.devtest", ["Une ligne."])
     with pytest.raises(ValueError, match=r"fra\.devtest\): has 1 lines, and .*zho_simpl\.devtest has 12 beside them"):
         load("flores101/zh-fr", DataSource(directory=tmp_path))

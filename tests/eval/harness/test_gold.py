@@ -100,6 +100,15 @@ def test_of_several_answers_the_first_counts_and_items_without_any_do_not():
     assert gold_bits_per_byte(BitsOf({}), {"t": built(docs[1:] * 2, doc_to_target="answers", **GENERATES)}) == {}
 
 
+def test_a_task_may_say_how_its_right_answer_is_written():
+    gold = {"gold": " The answer is {{number}}."}
+    task = built(
+        [{"q": "a", "number": "1,200"}], doc_to_target="{{number|replace(',', '')}}", metadata=gold, **GENERATES
+    )
+    found, asked = gold_of(task, {("Q: a\nA:", " The answer is 1,200."): 42})
+    assert (found.bits_per_byte, len(asked)) == (pytest.approx(2), 1)
+
+
 def test_a_likelihood_that_is_not_finite_is_left_out():
     task = built([{"q": "a", "answer": "yes"}, {"q": "b", "answer": "no"}], doc_to_target="answer", **GENERATES)
     found, _ = gold_of(task, {("Q: a\nA:", " yes"): math.inf, ("Q: b\nA:", " no"): 6})

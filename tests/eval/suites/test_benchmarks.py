@@ -1,6 +1,7 @@
 """A suite of benchmarks end to end: what is missing, what is written, and an evaluation that is killed and goes on."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -94,6 +95,8 @@ def test_the_tables_give_coverage_in_place_of_a_mean_over_what_is_left(whole):
     assert (row["mode"], row["coverage"], row["average"]["value"]) == ("0-shot", "3 of 11 languages", None)
     task = whole["tasks"]["xcopa_mgpt_ht_0shot"]
     assert row["cells"]["HT"]["value"] == task["value"] == task["metrics"]["acc"]
+    assert task["stderrs"]["acc"] == task["stderr"]
+    assert 0 < task["stderrs"]["gold_bits_per_byte"] < task["metrics"]["gold_bits_per_byte"]
     assert (task["items"], task["shots"], len(task["dataset_digest"])) == (3, 0, 64)
     assert "has no items of xcopa/et" in row["cells"]["ET"]["missing"]
 
@@ -212,11 +215,17 @@ def test_items_with_other_columns_are_missing_with_the_reason(places, tmp_path):
     write_xcopa(tmp_path, "sw")
     path = tmp_path / "xcopa/test.sw.jsonl"
     path.write_text(path.read_text(encoding="utf-8").replace('"choice1"', '"first"'), encoding="utf-8")
+    write_xcopa(tmp_path, "ht")
+    path = tmp_path / "xcopa/test.ht.jsonl"
+    path.write_text(re.sub('"premise": ".*?"', '"premise": null', path.read_text(encoding="utf-8")), encoding="utf-8")
     job = job_of(places, tmp_path / "out", data=str(tmp_path))
     run_eval(job)
     missing = {entry["task"]: entry for entry in result_of(job)["missing"]}
     assert missing["xcopa_mgpt_sw_0shot"]["kind"] == "data"
     assert "choice1" in missing["xcopa_mgpt_sw_0shot"]["message"]
+    unsuitable = missing["xcopa_mgpt_ht_0shot"]
+    assert unsuitable["message"].startswith(f"suite.data ({tmp_path}): items of xcopa/ht do not suit its task (Attr")
+    assert unsuitable["command"].startswith("git clone ")
 
 
 def test_a_directory_with_files_of_others_is_refused(places, tmp_path):
@@ -230,6 +239,6 @@ def test_the_list_of_what_is_missing_says_once_what_one_command_brings(whole, ca
     print_missing(whole["missing"], plain_console())
     shown = capsys.readouterr().out
     assert shown.startswith(f"missing, for {len(whole['missing'])} tasks:\n")
-    assert shown.count("git clone ") == 2  # in the message and by itself
+    assert shown.count("git clone ") == 1
     assert "  data: xcopa_mgpt_et_0shot, xcopa_mgpt_id_0shot and 14 more\n" in shown
     assert f"the model has {CONTEXT}" in shown

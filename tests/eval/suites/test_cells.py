@@ -4,9 +4,11 @@ from math import sqrt
 
 import pytest
 
+from nemotron4_eval.evaluation import _objective
 from nemotron4_eval.harness.run import TaskRun
-from nemotron4_eval.suites.cells import table_rows
+from nemotron4_eval.suites.cells import AVERAGE, table_rows
 from nemotron4_eval.suites.errors import clustered_stderr
+from nemotron4_eval.suites.paper import load_paper
 from nemotron4_eval.suites.suite import Benchmark, Cell, benchmark_names, load_benchmark
 
 pytestmark = [
@@ -86,9 +88,37 @@ def test_languages_that_share_questions_have_a_clustered_error():
     assert row["average"]["stderr"] > apart["average"]["stderr"] * 1.1
 
 
+def test_the_error_of_a_mean_of_corpus_scores_of_the_same_lines_is_the_most_that_it_can_be():
+    samples = [{"doc_id": i, "filter": "none", "spbleu": ["Une ligne.", "La ligne."]} for i in range(4)]
+    runs = {
+        name: TaskRun(metrics={"spbleu": 0.3}, stderrs={"spbleu": error}, items=4, version="1", samples=samples)
+        for name, error in (("fr", 0.02), ("de", 0.01))
+    }
+    cells = [Cell(table=10, column=name, tasks=(name,), metric="spbleu") for name in runs]
+    [row] = table_rows([benchmark(*cells, shared_items=True)], runs, [])["10"]
+    assert row["average"]["stderr"] == pytest.approx(0.015)
+    assert load_benchmark("flores").shared_items
+
+
 def test_tasks_of_the_benchmarks_have_names_of_their_own_and_fill_the_paper_s_tables():
     found = [load_benchmark(name) for name in benchmark_names()]
     names = [spec.name for each in found for spec in each.tasks]
     assert len(names) == len(set(names))
     assert {cell.table for each in found for cell in each.cells} == set(range(3, 12))
     assert {task for each in found for cell in each.cells for task in cell.tasks} <= set(names)
+
+
+def test_a_row_has_an_average_where_the_paper_s_table_has_one():
+    cells = [cell for name in benchmark_names() for cell in load_benchmark(name).cells]
+    averaged = {cell.table for cell in cells if cell.in_average or cell.column == AVERAGE}
+    assert averaged == {number for number, table in load_paper().tables.items() if table.average}
+
+
+def test_a_sweep_is_told_the_first_average_or_else_the_first_cell():
+    cells = [Cell(table=5, column=name, tasks=(name,), metric="acc", in_average=False) for name in "ab"]
+    runs = {"a": run_of([1, 0, 0, 0]), "b": run_of([1, 1]), "c": run_of([1, 1, 0, 0])}
+    assert _objective({"tables": table_rows([benchmark(*cells)], runs, [])}) == 0.25
+    whole = Cell(table=6, column="c", tasks=("c",), metric="acc")
+    assert _objective({"tables": table_rows([benchmark(whole)], runs, [])}) == 0.5
+    lacking = Cell(table=6, column="d", tasks=("d",), metric="acc")
+    assert _objective({"tables": table_rows([benchmark(whole, lacking)], runs, [])}) is None

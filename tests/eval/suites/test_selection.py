@@ -25,6 +25,17 @@ def test_a_file_is_a_task_of_nobody(tmp_path):
     assert task.digest() != before
 
 
+def test_a_file_with_the_name_of_another_task_does_not_take_its_place(tmp_path):
+    benchmark = load_benchmark("commonsense")
+    (tmp_path / "mine.yaml").write_text("task: arc_easy\ndataset_path: json\n")
+    with pytest.raises(
+        ValueError, match=r"suite\.tasks \(.*mine\.yaml\): its task has the name of another, arc_easy of"
+    ):
+        select_tasks([benchmark], [str(tmp_path / "mine.yaml")])
+    names = ["arc_easy", str(harness_tasks_dir() / "arc" / "arc_easy.yaml")]
+    assert select_tasks([benchmark], names) == select_tasks([benchmark], [])
+
+
 def test_a_name_of_the_harness_is_found():
     (copa,) = select_tasks([], ["copa"])
     assert copa.path == harness_tasks_dir() / "super_glue/copa/default.yaml"
@@ -38,6 +49,7 @@ def test_an_unknown_name_is_answered_with_the_nearest():
         r" LM Evaluation Harness \(nearest: hellaswag, .*\); give one of these, or the path of a task YAML",
         str(error.value),
     )
+    assert str(error.value).count(" hellaswag,") == 1  # ours and the harness's have one name
 
 
 @pytest.mark.parametrize("content", ["[1]", "tosk: a", "task: [a]", "task: 'cut", None])

@@ -48,7 +48,8 @@ LOCK_FILE = "eval.lock"
 def run_eval(job: EvalJob) -> float | None:
     """Measure, print tables and write the results.
 
-    Returns, for a sweep, bits per byte of all held-out text, or without held-out text the average of the first table.
+    Returns, for a sweep, bits per byte of all held-out text, or without held-out text the average of the first table,
+    of one without averages the first cell.
     """
     started = time.perf_counter()
     suite, out = job.suite, job.out_path
@@ -216,8 +217,9 @@ def _print(result: Mapping[str, Any], console: Console) -> None:
 def _objective(result: Mapping[str, Any]) -> float | None:
     if "bits_per_byte" in result:
         return float(result["bits_per_byte"]["overall"])
-    averages = [row["average"]["value"] for rows in result.get("tables", {}).values() for row in rows]
-    return next((value for value in averages if value is not None), None)
+    rows = [row for rows in result.get("tables", {}).values() for row in rows]
+    cells = [cell for row in rows for cell in ([row["average"]] if row["coverage"] else row["cells"].values())]
+    return next((cell["value"] for cell in cells if cell["value"] is not None), None)
 
 
 @contextmanager

@@ -80,7 +80,8 @@ def _read_one(name: str, content: bytes, header: Sequence[str]) -> "pa.Table | l
         case "tsv":
             return [_cells(number, line.split("\t"), header) for number, line in _lines(content)]
         case _:  # a blank line counts, since files may be aligned by lines
-            return [{header[0]: line} for line in content.decode().removesuffix("\n").split("\n")]
+            lines = content.decode("utf-8-sig").removesuffix("\n").split("\n") if content else []
+            return [{header[0]: line.removesuffix("\r")} for line in lines]
 
 
 def _lines(content: bytes) -> list[tuple[int, str]]:

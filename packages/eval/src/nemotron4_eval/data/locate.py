@@ -63,9 +63,9 @@ class Splits(dict[str, "Dataset"]):
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the splits and columns that tasks need: the same whatever file the items came from."""
+        """SHA-256 over the splits and columns that tasks read: the same whatever file the items came from."""
         digest = hashlib.sha256()
-        for split in self.form.splits:
+        for split in (*self.form.splits, *(split for split in self.form.optional_splits if split in self)):
             for item in self[split].select_columns(list(self.form.columns)):
                 digest.update(json.dumps([split, item], sort_keys=True, ensure_ascii=False).encode())
         return digest.hexdigest()
@@ -94,11 +94,15 @@ def load(dataset: str, source: DataSource, **_: Any) -> Splits:
     return splits
 
 
-def _missing(dataset: str, form: Format, source: DataSource, absent: list[str]) -> MissingDataError:
-    place = source.directory or "null"
+def bringing(dataset: str, directory: Path | None) -> str:
+    """The command that brings a dataset's files into a directory of items; empty if there is none."""
+    form, _ = find_format(dataset)
     command = form.command or (form.package.command if form.package else "")
-    if source.directory and source.directory.is_dir():
-        command = command.replace("DIR", shlex.quote(str(source.directory)))
+    return command.replace("DIR", shlex.quote(str(directory))) if directory and directory.is_dir() else command
+
+
+def _missing(dataset: str, form: Format, source: DataSource, absent: list[str]) -> MissingDataError:
+    place, command = source.directory or "null", bringing(dataset, source.directory)
     ways = [f"`{command}`"] if command else []
     ways += ["suite.fetch=true"] if form.package and not source.fetch else []
     message = f"suite.data ({place}): has no items of {dataset} ({', '.join(absent)})"
@@ -146,6 +150,11 @@ def _add(splits: Splits, form: Format, word: str, split: str, items: "Dataset", 
     """Add a split's items of this word, if it has any."""
     if form.belongs is not None:
         items = items.select([number for number, item in enumerate(items) if form.belongs(item, word)])
+    for column, allowed in form.values.items() if split in form.splits else ():
+        for number, value in enumerate(items[column], 1):
+            if value not in allowed:
+                rule = f"{column} is {value!r}, not one of {', '.join(map(repr, allowed))}"
+                raise ValueError(f"suite.data ({origin}, item {number}): {rule}; give the published file")
     if len(items):
         splits[split] = items
         splits.origins[split] = origin
@@ -154,7 +163,7 @@ def _add(splits: Splits, form: Format, word: str, split: str, items: "Dataset", 
 def _hub_like(form: Format, word: str, root: Place, split: str) -> list[Place]:
     """Files of a split in a folder named as the dataset is: by us, or on the hub, with or without its owner."""
     config = (form.hub_config or "").replace("{}", word)
-    names = [name for name in (form.name.removesuffix("/{}"), form.hub, form.hub.rpartition("/")[2]) if name]
+    names = [name for name in (form.name.removesuffix(f"/{word}"), form.hub, form.hub.rpartition("/")[2]) if name]
     parts = [config or word] if word else ["", *([config] if config else [])]
     for name, part in product(names, dict.fromkeys([*parts, *([word] if word else [])])):
         folder = "/".join(filter(None, (name, part)))

@@ -2,7 +2,8 @@
 
 The right answer is scored behind the task's own prompt. In multiple choice it is the request of the right option, which
 is scored anyway; where the options differ in the context, as in Winogrande, the continuation that they share. Of a task
-that generates it is the target: what examples in the prompt show as an answer, a reference translation or program.
+that generates it is the target, such as a reference translation or program, or what `metadata: {gold: ...}` of its YAML
+makes of the item, where the target is not how an answer is written.
 
 Invariant: a task's value is the bits of all its right answers over their UTF-8 bytes, delimiter included, as of
 held-out text, so items weigh as much as they are long. Its standard error is that of a ratio of two sums.
@@ -101,6 +102,9 @@ def _right_option(task: ConfigurableTask, doc: dict[str, Any]) -> int | None:
 
 def _answer(task: ConfigurableTask, doc: dict[str, Any]) -> str:
     """The continuation of the prompt that is right, empty if the item has none."""
+    if gold := (task.config.metadata or {}).get("gold"):
+        answer: str = task.resolve_field(doc, gold)
+        return answer
     target = task.doc_to_target(doc)
     if isinstance(target, list):
         target = target[0] if target else ""

@@ -32,7 +32,8 @@ def _markdown(table: ShownTable) -> Iterator[str]:
     yield _line(["---"] + ["---:"] * (len(head) - 1))
     for row in table.rows:
         name = f"**{_cell_text(row.model)}** (evaluated)" if row.own else _cell_text(row.model)
-        mode = [_cell_text(row.mode)] if table.has_modes else []
+        name += f" ({_cell_text(row.mode)})" * row.later
+        mode = [_cell_text(row.mode) * (not row.later)] if table.has_modes else []
         yield _line([name, *mode, *(_markdown_cell(row.cells.get(column)) for column in table.columns)])
     yield ""
     notes = [*published.notes, *(f"Missing {', '.join(names)}: {why}." for why, names in table.missing.items())]
@@ -174,8 +175,8 @@ def _result(name: str, task: TaskResult, metric: str, value: float) -> dict[str,
     if most is not None:
         config |= {"score_type": "continuous", "min_score": 0, "max_score": most}
     score: dict[str, Any] = {"score": value, "details": {"headline": str(metric == task["metric"]).lower()}}
-    if metric == task["metric"] and task["stderr"] is not None:
-        score["uncertainty"] = {"standard_error": {"value": task["stderr"]}, "num_samples": task["items"]}
+    if (stderr := task["stderrs"].get(metric)) is not None:
+        score["uncertainty"] = {"standard_error": {"value": stderr}, "num_samples": task["items"]}
     data = {"digest_sha256": task["dataset_digest"], "items": str(task["items"])}
     request = {"shots": str(task["shots"]), "task_version": task["version"], "cut_items": str(task["cut_items"])}
     return {
@@ -191,7 +192,8 @@ def _maximum(metric: str) -> int | None:
     """The most that a metric can be; None if it has no bound."""
     if "bits_per_byte" in metric or "perplexity" in metric:
         return None
-    return 100 if "bleu" in metric.lower() or "chrf" in metric.lower() or metric == "ter" else 1
+    # The harness's own; ours, such as spbleu, are shares of one.
+    return 100 if metric.partition(",")[0] in ("bleu", "chrf", "ter") else 1
 
 
 def _texts(values: Mapping[str, Any]) -> dict[str, str]:

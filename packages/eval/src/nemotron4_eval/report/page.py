@@ -10,6 +10,7 @@ from nemotron4_eval.report.chart import area_bars, chart
 from nemotron4_eval.report.shell import count, definitions, escape, scroll
 from nemotron4_eval.report.table_html import all_tasks, table_section
 from nemotron4_eval.report.tables import INTERVAL, NOT_ASKED, ShownTable, model_name
+from nemotron4_eval.suites.missing import grouped
 from nemotron4_eval.suites.paper import AVERAGE
 from nemotron4_eval.suites.results import TaskResult
 
@@ -19,6 +20,9 @@ EXPORTS = {
     "tables.json": "JSON",
     "every_eval_ever.json": "every_eval_ever",
 }
+
+WAYS = {"context": "a model with a longer context"}
+"""What helps where no command does, by kind."""
 
 
 def sections(evaluation: Mapping[str, Any], tables: Sequence[ShownTable], records: Mapping[str, str]) -> Iterator[str]:
@@ -112,36 +116,23 @@ def _duration(seconds: Any) -> str:
 
 def _missing(evaluation: Mapping[str, Any]) -> Iterator[str]:
     """What did not run: tasks that the same command brings, or that lack the same thing, are one row."""
-    grouped: dict[str, list[Mapping[str, Any]]] = {}
-    for each in evaluation["missing"]:
-        grouped.setdefault(each["command"] or each["message"], []).append(each)
-    if not grouped:
+    if not evaluation["missing"]:
         return
     yield "<h2 id=missing>What is missing</h2>"
     yield "<p class=lead>These tasks did not run, and no mean is taken over what is left of them.</p>"
     rows = []
-    for each in grouped.values():
-        numbers = sorted({number for one in each for number in one["tables"]})
-        links = ", ".join(f"<a href='#table_{number}'>{number}</a>" for number in numbers)
-        names = list(dict.fromkeys(one["task"] for one in each))
-        shown = escape(", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else ""))
-        command, texts = each[0]["command"], list(dict.fromkeys(_without_command(one) for one in each))
-        message = texts[0] + (f"; {len(texts) - 1} more like this" if len(texts) > 1 else "")
-        way = f"<code>{escape(command)}</code>" if command else "nothing on this machine"
+    for group in grouped(evaluation["missing"]):
+        links = ", ".join(f"<a href='#table_{number}'>{number}</a>" for number in group.tables)
+        way = f"<code>{escape(group.command)}</code>" if group.command else WAYS.get(group.kind, "")
+        named = " data-name='What brings it:'" if way else ""
         rows.append(
-            f"<tr><td class=wrap>{shown}<td data-name=Table>{links}<td class=wrap>{escape(message)}"
-            f"<td class=wrap data-name='What brings it:'>{way}</tr>"
+            f"<tr><td class=wrap>{escape(group.shown_tasks(4))}<td data-name=Table>{links}"
+            f"<td class=wrap>{escape(group.message)}<td class=wrap{named}>{way}</tr>"
         )
     head = "<tr><th class=text>task<th>table<th class=text>what is missing<th class=text>what brings it</tr>"
     yield scroll(
         "What is missing", f"<table class='plain stack'><thead>{head}</thead>{''.join(rows)}</table>", card=True
     )
-
-
-def _without_command(missing: Mapping[str, Any]) -> str:
-    """The message without the command that stands beside it."""
-    before, command, _ = str(missing["message"]).partition(missing["command"] or "\0")
-    return before.rstrip(" `;") if command else before
 
 
 def _settings(evaluation: Mapping[str, Any]) -> Iterator[str]:

@@ -110,8 +110,6 @@ def shown_tables(evaluation: Mapping[str, Any], benchmarks: Sequence[Benchmark] 
 
 def _shown(published: PublishedTable, evaluation: Mapping[str, Any], benchmarks: Sequence[Benchmark]) -> ShownTable:
     given = evaluation["tables"].get(str(published.number), ())
-    if all(not row.mode for row in published.rows if not row.later):
-        given = _joined(given)
     own = [_own_row(published, row, model_name(evaluation)) for row in given]
     further = tuple(
         column for row in own for column in row.cells if column not in published.all_columns
@@ -136,46 +134,25 @@ def _shown(published: PublishedTable, evaluation: Mapping[str, Any], benchmarks:
     )
 
 
-def _joined(rows: Sequence[Row]) -> list[Row]:
-    """Rows of a table that has one row for a model: ways to prompt that fill different columns share a row."""
-    joined: list[Row] = []
-    for row in rows:
-        free = next((i for i, other in enumerate(joined) if not other["cells"].keys() & row["cells"].keys()), None)
-        if free is None:
-            joined.append(row)
-            continue
-        other = joined[free]
-        joined[free] = {
-            "mode": ", ".join(filter(None, (other["mode"], row["mode"]))),
-            "cells": other["cells"] | row["cells"],
-            "average": row["average"],
-            "coverage": other["coverage"] or row["coverage"],
-        }
-    return joined
-
-
 def _own_row(table: PublishedTable, row: Row, model: str) -> ShownRow:
-    cells = {column: _own_cell(table, row["cells"].get(column)) for column in table.columns}
-    cells |= {column: _own_cell(table, cell) for column, cell in row["cells"].items() if column not in cells}
+    cells = {column: _own_cell(row["cells"].get(column)) for column in table.columns}
+    cells |= {column: _own_cell(cell) for column, cell in row["cells"].items() if column not in cells}
     if table.average:
-        # An AVG that is not the plain mean of its row comes as a cell.
-        average = row["cells"].get(AVERAGE, None if table.weights else row["average"])
-        mean = _own_cell(table, average)
-        if average is not None and (mean.value is None or any(cells[column].value is None for column in table.columns)):
+        mean = _own_cell(row["average"])
+        if mean.value is None or any(cells[column].value is None for column in table.columns):
             mean = ShownCell(value=None, missing="no mean over missing cells")
         cells[AVERAGE] = replace(mean, coverage=row["coverage"])
     return ShownRow(model=model, mode=row["mode"], own=True, cells=cells)
 
 
-def _own_cell(table: PublishedTable, cell: CellResult | None) -> ShownCell:
+def _own_cell(cell: CellResult | None) -> ShownCell:
     if cell is None:
         return ShownCell(value=None, missing=NOT_ASKED)
-    scale = 100 if table.percent else 1
     value, stderr = cell["value"], cell["stderr"]
     if value is None or not math.isfinite(value):
         return ShownCell(value=None, missing=cell.get("missing") or NOT_MEASURED)
     known = stderr is not None and math.isfinite(stderr)
-    return ShownCell(value=value * scale, stderr=stderr * scale if known and stderr is not None else None)
+    return ShownCell(value=100 * value, stderr=100 * stderr if known and stderr is not None else None)
 
 
 def _unmeasured(table: PublishedTable, evaluation: Mapping[str, Any]) -> ShownRow:

@@ -6,9 +6,10 @@ Source: arXiv 2402.16819, section 4; averages are plain means of a row's cells.
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING
 
-from nemotron4_eval.suites.errors import clustered_stderr, independent_stderr, mean
+from nemotron4_eval.suites.errors import clustered_stderr, dependent_stderr, independent_stderr, mean
 from nemotron4_eval.suites.results import CellResult, Missing, Row
 from nemotron4_eval.suites.suite import Benchmark, Cell
 
@@ -54,7 +55,9 @@ def _row(
     coverage = f"{len(found)} of {len(averaged)} {unit}" if averaged else ""
     average = printed or _average([results[cell.column] for cell in averaged], coverage)
     if printed is None and average["value"] is not None and all(benchmark.shared_items for benchmark, _ in cells):
-        average["stderr"] = clustered_stderr([_scores(runs[cell.tasks[0]], cell.metric) for cell in averaged])
+        scores = [_scores(runs[cell.tasks[0]], cell.metric) for cell in averaged]
+        errors = [results[cell.column]["stderr"] for cell in averaged]
+        average["stderr"] = clustered_stderr(scores) if all(scores) else dependent_stderr(errors)
     return {"mode": mode, "cells": results, "average": average, "coverage": coverage}
 
 
@@ -90,10 +93,10 @@ def _average(cells: Sequence[CellResult], coverage: str) -> CellResult:
 
 
 def _scores(run: "TaskRun", metric: str) -> dict[Hashable, float]:
-    """The score of each item by its number, which is that of the question in all languages."""
+    """Scores of items by their number, which is that of the question in all languages; empty if items have none."""
     name, _, filter_name = metric.partition(",")
     found = [sample for sample in run.samples if sample.get("filter", "none") == (filter_name or "none")]
-    return {sample["doc_id"]: float(sample[name]) for sample in found}
+    return {sample["doc_id"]: float(sample[name]) for sample in found if isinstance(sample[name], Real)}
 
 
 def _nothing(reason: str) -> CellResult:

@@ -68,6 +68,16 @@ def independent_stderr(stderrs: Sequence[float | None], weights: Sequence[float]
     return sqrt(fsum((w * e) ** 2 for w, e in zip(weights, known, strict=True))) / fsum(weights)
 
 
+def dependent_stderr(stderrs: Sequence[float | None]) -> float | None:
+    """The most that the standard error of a mean of scores can be, whatever they have in common.
+
+    For scores of whole corpora of the same lines, such as BLEU, which no item has a part of. None if one of the errors
+    is.
+    """
+    known = [error for error in stderrs if error is not None]
+    return mean(known) if known and len(known) == len(stderrs) else None
+
+
 def paired_difference(first: Sequence[Scores], second: Sequence[Scores]) -> Difference:
     """The mean over parts of the second evaluation minus that of the first, by the items that both scored.
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nemotron4_data import Tokenizer
 from nemotron4_eval.data.flores_tokenizer import FILE
-from nemotron4_eval.data.locate import DATA_VARIABLE, DataSource, MissingDataError, load
+from nemotron4_eval.data.locate import DATA_VARIABLE, DataSource, MissingDataError, bringing, load
 from nemotron4_eval.suites.results import Missing
 from nemotron4_eval.suites.selection import SuiteTask
 
@@ -164,7 +164,12 @@ class Needs:
     def _refuse(self, task: SuiteTask, error: Exception) -> None:
         reason = " ".join(str(error).split()) or type(error).__name__
         if task.benchmark is not None:
-            self.add(task, "data", reason)
+            dataset, directory = task.spec.dataset, self.source.directory
+            if not reason.startswith("suite."):
+                kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+                place = f"suite.data ({directory or 'null'})"
+                reason = f"{place}: items of {dataset} do not suit its task ({kind}{reason}); give the published files"
+            self.add(task, "data", reason, bringing(dataset, directory))
         elif _is_offline_fault(task, error) and not self.source.hub:
             message = f"its items are not in the cache of the Hugging Face hub ({reason})"
             self.add(task, "data", message, "suite.hub=true")

@@ -55,8 +55,6 @@ class PublishedTable:
     marks: str
     """What a mark says of a cell."""
     notes: tuple[str, ...]
-    percent: bool
-    """Whether the model's values are fractions of one, shown in percent; else they are shown as they are."""
 
     @property
     def all_columns(self) -> tuple[str, ...]:
@@ -119,7 +117,6 @@ def _table(number: int, entry: dict[str, Any]) -> PublishedTable:
         chance=entry.get("chance", {}),
         marks=entry.get("marks", ""),
         notes=tuple(" ".join(note.split()) for note in entry.get("notes", ())),
-        percent=entry.get("percent", True),
     )
 
 

@@ -6,32 +6,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from nemotron4_eval.suites.missing import grouped
 from nemotron4_eval.suites.results import CellResult, Missing, Row, TaskResult
 
 
 def print_missing(missing: Sequence[Missing], console: Console) -> None:
     """What tasks need and did not find: what one command brings for several tasks is said once."""
-    grouped: dict[tuple[str, str], list[Missing]] = {}
-    for entry in missing:
-        # Without a command, tasks share a paragraph if they lack the very same, or context for the same tables.
-        same = entry["command"] or (str(entry["tables"]) if "tokens" in entry else entry["message"])
-        grouped.setdefault((entry["kind"], same), []).append(entry)
     console.print(f"missing, for {len({entry['task'] for entry in missing})} tasks:")
-    for (kind, _), entries in grouped.items():
-        tasks = list(dict.fromkeys(entry["task"] for entry in entries))
-        shown = ", ".join(tasks) if len(tasks) <= 3 else f"{', '.join(tasks[:2])} and {len(tasks) - 2} more"
-        console.print(f"  {kind}: {shown}\n    {_lacking(entries)}", soft_wrap=True)
-        if command := entries[0]["command"]:
-            console.print(f"    {command}", soft_wrap=True)
-
-
-def _lacking(entries: Sequence[Missing]) -> str:
-    message, others = entries[0]["message"], len({entry["message"] for entry in entries}) - 1
-    if not others:
-        return message
-    if tokens := [entry["tokens"] for entry in entries if "tokens" in entry]:
-        return f"{message} ({others} others: {min(tokens):,} to {max(tokens):,})"
-    return f"{message} (and {others} like it)"
+    for group in grouped(missing):
+        console.print(f"  {group.kind}: {group.shown_tasks(2)}\n    {group.message}", soft_wrap=True)
+        if group.command:
+            console.print(f"    {group.command}", soft_wrap=True)
 
 
 def print_tasks(tasks: Mapping[str, TaskResult], console: Console) -> None:
@@ -46,7 +31,7 @@ def print_tasks(tasks: Mapping[str, TaskResult], console: Console) -> None:
         )
         for metric, value in task["metrics"].items():
             if metric != task["metric"]:
-                table.add_row("", metric, _figure(value), "", "", "", "")
+                table.add_row("", metric, _figure(value), _figure(task["stderrs"].get(metric)), "", "", "")
     console.print(table)
 
 

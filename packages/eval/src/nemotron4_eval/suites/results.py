@@ -21,6 +21,8 @@ class TaskResult(TypedDict):
     the scored one, no item was an example of its own. Empty otherwise."""
     metrics: dict[str, float | None]
     """Every metric that the harness gave, and `gold_bits_per_byte`."""
+    stderrs: dict[str, float]
+    """Of those metrics that have one."""
     version: str
     """Of the task's YAML."""
     dataset: str

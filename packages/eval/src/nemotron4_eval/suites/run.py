@@ -151,6 +151,7 @@ def task_result(ready: ReadyTask, run: TaskRun, *, has_samples: bool) -> TaskRes
         "shots": ready.shots,
         "shots_from": run.shots_from if ready.shots else "",
         "metrics": run.metrics,
+        "stderrs": {name: stderr for name, stderr in run.stderrs.items() if stderr is not None},
         "version": run.version,
         "dataset": ready.task.spec.dataset,
         "dataset_digest": ready.dataset_digest,

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from nemotron4_common.rules import require
 from nemotron4_eval.suites.suite import (
     HARNESS_PREFIX,
     TASKS_DIR,
@@ -65,11 +66,17 @@ class SuiteTask:
 
 
 def select_tasks(benchmarks: Sequence[Benchmark], names: Sequence[str]) -> list[SuiteTask]:
-    """Tasks of the benchmarks, then those of `suite.tasks`: paths of YAMLs, or names. ValueError for an unknown one."""
-    found = [_of_benchmark(benchmark, spec) for benchmark in benchmarks for spec in benchmark.tasks]
+    """Tasks of the benchmarks, then those of `suite.tasks`: paths of YAMLs, or names.
+
+    ValueError for an unknown one, and for one that has another's name, whose place in the tables it would take.
+    """
+    found = {spec.name: _of_benchmark(benchmark, spec) for benchmark in benchmarks for spec in benchmark.tasks}
     for name in names:
-        found.append(_of_file(Path(name)) if _is_file(name) else _of_name(name))
-    return list({task.spec.name: task for task in found}.values())
+        task = _of_file(Path(name)) if _is_file(name) else _of_name(name)
+        other = found.setdefault(task.spec.name, task)
+        rule = f"its task has the name of another, {task.spec.name} of {other.path}; give it a name of its own"
+        require(other.path.resolve() == task.path.resolve(), "suite.tasks", name, rule)
+    return list(found.values())
 
 
 def _is_file(name: str) -> bool:
@@ -121,7 +128,7 @@ def _of_name(name: str) -> SuiteTask:
     theirs = harness_names()
     if name in theirs:
         return _of_file(theirs[name])
-    near = difflib.get_close_matches(name, [*ours, *theirs], n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, theirs | ours, n=3, cutoff=0.5)
     nearest = f"nearest: {', '.join(near)}" if near else "none is near"
     raise ValueError(
         f"suite.tasks ({name}): is neither heldout_continuation, nor a file, nor a task of a benchmark or of the LM"

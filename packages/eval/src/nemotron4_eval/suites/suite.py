@@ -68,7 +68,8 @@ class Benchmark:
     tasks: tuple[TaskSpec, ...]
     cells: tuple[Cell, ...]
     shared_items: bool = False
-    """Whether item i of all tasks is one question in several languages: standard errors are then clustered by it."""
+    """Whether item i of all tasks is one question in several languages: standard errors are then clustered by it,
+    and that of a mean over scores of whole corpora, such as BLEU, is the most that it can be."""
 
 
 def benchmark_names(directory: Path = TASKS_DIR) -> list[str]:
