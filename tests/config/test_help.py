@@ -97,8 +97,8 @@ def test_a_verb_shows_the_groups_that_it_uses(capsys, monkeypatch):
     text = shown(capsys, monkeypatch, "plan", "--help", "optimizer=muon", "--cfg", "job")
     groups = re.findall(r"^  (\w+)(?:=\w+)? ", text.split("Groups and")[1].split("Keys and")[0], re.MULTILINE)
     assert groups == [
-        *("blend", "experiment", "launcher", "logger", "model", "optimizer", "precision", "schedule", "topology"),
-        "trainer",
+        *("blend", "evaluation", "experiment", "launcher", "logger", "model", "optimizer", "precision", "schedule"),
+        *("topology", "trainer"),
     ]
     assert "  optimizer=muon  " in text
     assert "  optimizer.kind=muon  " in text

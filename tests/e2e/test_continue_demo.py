@@ -3,7 +3,7 @@
 import csv
 
 import pytest
-from smoke import nemotron4
+from verb import nemotron4
 
 
 @pytest.mark.slow

@@ -12,8 +12,8 @@ from pathlib import Path
 import lightning
 import pytest
 import torch
-from smoke import nemotron4
 from training_process import metric_rows, read_tensors, start_training, wait_until
+from verb import nemotron4
 
 from nemotron4_model import Recompute
 from nemotron4_train.checkpoints import reading

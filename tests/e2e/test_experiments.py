@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from smoke import VOCAB_SIZE, nemotron4, prepare_tiny
+from smoke import VOCAB_SIZE, prepare_tiny
 from training_process import metric_rows
+from verb import nemotron4
 
 from nemotron4_config.main import main
 from nemotron4_model import ModelConfig, Transformer, initialise, save_pretrained

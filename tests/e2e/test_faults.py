@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from smoke import nemotron4
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from verb import nemotron4
 
 from nemotron4_data import Corpus
 
@@ -112,7 +112,10 @@ def test_sigterm_saves_and_asks_for_a_requeue(workspace, undisturbed):
     assert metrics(workspace / "runs" / "terminated" / "latest") == undisturbed
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [pytest.param(signal.SIGTERM, 75, marks=pytest.mark.slow), (signal.SIGUSR1, 75), (signal.SIGINT, 130)],
+)
 def test_a_signal_to_the_launcher_of_two_ranks_saves_and_stops_them(workspace, undisturbed, number, status):
     name = f"two_ranks_{number.name}"
     process = start_and_wait(workspace, name, 7, "topology=cpu_2x1")
@@ -147,16 +150,16 @@ def test_a_signal_before_the_first_step_stops_two_ranks_as_well(workspace, undis
 
 
 def test_a_killed_rank_ends_the_job_by_name_and_the_same_command_goes_on(workspace, undisturbed):
-    process = start_and_wait(workspace, "dead_rank", 12, "topology=cpu_2x2")
+    process = start_and_wait(workspace, "dead_rank", 12, "topology=cpu_1x2")
     ranks = children(process)
-    os.kill(ranks[2], signal.SIGKILL)
+    os.kill(ranks[1], signal.SIGKILL)
     assert process.wait(timeout=60) == 1
     assert alive(ranks) == []
     found = record(workspace, "dead_rank")
     assert found["state"] == "failed"
-    assert re.fullmatch(r"runs/dead_rank/\S+: rank 2 was killed by SIGKILL", found["error"])
+    assert re.fullmatch(r"runs/dead_rank/\S+: rank 1 was killed by SIGKILL", found["error"])
     assert (workspace / "dead_rank.log").read_text().endswith(f"RuntimeError: {found['error']}\n")
-    goes_on_like(workspace, "dead_rank", "cpu_2x2", undisturbed)
+    goes_on_like(workspace, "dead_rank", "cpu_1x2", undisturbed)
 
 
 def test_an_error_of_one_rank_ends_all_with_that_error(workspace, tmp_path):
@@ -253,24 +256,19 @@ def test_a_checkpoint_of_another_optimiser_ends_every_rank_with_one_line(workspa
     assert "Traceback" not in done.stderr
 
 
-def test_a_sweep_of_four_writes_its_table_and_survives_a_failure(workspace):
+def test_a_sweep_writes_its_table_and_survives_a_failure(workspace):
     done = nemotron4(
-        "train", "-m", "experiment=smoke", "data.dir=data/tiny", "model=nano_1m,nano_3m", "optimizer.lr=1e-3,-1",
+        "train", "-m", "experiment=smoke", "data.dir=data/tiny", "optimizer.lr=-1,1e-3",
         "trainer.max_steps=2", "trainer.validation_bytes_per_source=200", cwd=workspace, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     (table,) = (workspace / "runs" / "smoke").glob("sweep_*/sweep.csv")
     with open(table, newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["model"], row["optimizer.lr"], row["state"]) for row in rows] == [
-        ("nano_1m", "0.001", "complete"),
-        ("nano_1m", "-1", "failed"),
-        ("nano_3m", "0.001", "complete"),
-        ("nano_3m", "-1", "failed"),
-    ]
-    assert rows[1]["error"] == "optimizer.lr (-1.0): must be greater than 0"
-    assert 0 < float(rows[0]["objective"]) != float(rows[2]["objective"])
-    assert all((workspace / row["run_dir"] / "metrics.csv").is_file() for row in rows[::2])
+    assert [(row["optimizer.lr"], row["state"]) for row in rows] == [("-1", "failed"), ("0.001", "complete")]
+    assert rows[0]["error"] == "optimizer.lr (-1.0): must be greater than 0"
+    assert float(rows[1]["objective"]) > 0
+    assert (workspace / rows[1]["run_dir"] / "metrics.csv").is_file()
 
 
 @pytest.mark.slow

@@ -4,8 +4,8 @@ import random
 import time
 
 import pytest
-from smoke import nemotron4
 from training_process import metric_rows, start_training, wait_until
+from verb import nemotron4
 
 from nemotron4_common.staging import file_sha256
 from nemotron4_train.checkpoints import reading

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from smoke import nemotron4
+from verb import nemotron4
 
 from nemotron4_data import Tokenizer
 from nemotron4_model import load_pretrained
@@ -51,7 +51,9 @@ def test_the_report_has_the_measured_figures(run):
     assert report["xz_bits_per_byte"] == evaluation["xz_bits_per_byte"]["overall"]
     assert report["tokens"] == 10 * 4 * 64 + 20 * 8 * 64
     assert report["parameters"] == sum(p.numel() for p in load_pretrained(run / "export").parameters())
-    assert 0 <= report["tasks"]["heldout_continuation"]["acc"] <= 1
+    task = report["tasks"]["heldout_continuation"]
+    assert (task["metric"], task["items"]) == ("acc", 8)
+    assert 0 <= task["value"] <= 1
     page = (run / "report.html").read_text()
     assert "data:image/png;base64," in page
     assert f"{report['bits_per_byte']['overall']:.3f}" in page

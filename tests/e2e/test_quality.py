@@ -5,7 +5,7 @@ import random
 
 import numpy as np
 import pytest
-from smoke import nemotron4
+from verb import nemotron4
 
 from nemotron4_data import Corpus
 from nemotron4_data.curation.quality import QualityFilter, ShardScores, score_shards, thresholds

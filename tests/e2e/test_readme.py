@@ -4,13 +4,14 @@ They run in the order of their page, on the shipped corpus; long ones are cut sh
 """
 
 import ast
+import csv
 import re
 import shutil
 
 import pytest
 from composed import composed
 from pages import DOCS, PAGES, ROOT, block_commands, inline_commands, jobs_of, table_commands, words
-from smoke import nemotron4
+from verb import nemotron4
 
 from nemotron4_train.schedule import Timeline
 
@@ -61,7 +62,11 @@ def test_the_tour_of_the_command_line_runs_as_written(directory):
     run(RUN, directory)
     assert (directory / "runs" / "demo" / "latest" / "report.html").is_file()
     (table,) = (directory / "runs" / "demo").glob("sweep_*/sweep.csv")
-    assert len(table.read_text().splitlines()) == 5
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert [(row["model"], row["optimizer.lr"], row["state"]) for row in rows] == [
+        (model, rate, "complete") for model in ("nano_1m", "nano_3m") for rate in ("0.001", "0.003")
+    ]
+    assert len({row["objective"] for row in rows}) == 4
 
 
 def test_the_checkpoints_that_the_tutorial_resumes_from_end_their_runs():

@@ -5,8 +5,8 @@ import json
 import signal
 
 import pytest
-from smoke import nemotron4
 from training_process import metric_rows, start_training, wait_until
+from verb import nemotron4
 
 pytestmark = pytest.mark.timeout(600)
 TRAIN = (

@@ -75,14 +75,16 @@ def test_the_harness_scores_every_item_and_a_model_that_knows_the_answer_is_righ
         return [(0.0 if pair in truths else -1.0, False) for pair, _, _ in requests]
 
     monkeypatch.setattr(harness.EngineLM, "_loglikelihood_tokens", oracle)
-    result = harness.run_harness(loaded, [str(write_task(items, tmp_path))])["heldout_continuation"]
-    assert result == {"acc": 1.0, "acc_stderr": 0.0, "num_items": 40}
+    lm = harness.EngineLM(loaded)
+    run = harness.run_tasks(lm, [str(write_task(items, tmp_path))])["heldout_continuation"]
+    assert (run.metrics["acc"], run.stderrs["acc"], run.items) == (1.0, 0.0, 40)
     assert sorted(asked) == sorted((item.context, choice) for item in items for choice in item.choices)
 
 
 def test_the_harness_runs_on_a_real_model(items, loaded, tmp_path):
-    from nemotron4_eval.harness import run as harness
+    from nemotron4_eval.harness.model import EngineLM
+    from nemotron4_eval.harness.run import run_tasks
 
-    result = harness.run_harness(loaded, [str(write_task(items, tmp_path))])["heldout_continuation"]
-    assert 0 <= result["acc"] <= 1
-    assert result["num_items"] == 40
+    run = run_tasks(EngineLM(loaded), [str(write_task(items, tmp_path))])["heldout_continuation"]
+    assert 0 <= run.metrics["acc"] <= 1
+    assert run.items == 40

@@ -14,12 +14,17 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from forks import FORKS
+
 
 def run_distributed(
-    function: Callable[..., Any], world_size: int, *arguments: Any, timeout_seconds: float = 60
+    function: Callable[..., Any], world_size: int, *arguments: Any, timeout_seconds: float = 60, spawn: bool = False
 ) -> list[Any]:
-    """Results by rank. Raises AssertionError with the first failing rank's traceback, or when time is up."""
-    context = multiprocessing.get_context("spawn")
+    """Results by rank. Raises AssertionError with the first failing rank's traceback, or when time is up.
+
+    `spawn` starts new interpreters, for environment variables that libraries read when they are imported.
+    """
+    context = multiprocessing.get_context("spawn") if spawn else FORKS
     results: Any = context.Queue()
     port = _free_port()
     processes = [

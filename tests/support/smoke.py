@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from tiny_corpus import SOURCES, write_tiny_corpus
+from verb import nemotron4
 
 from nemotron4_data import CorpusConfig, ExecutorConfig, PrepareJob, TokenizerConfig, run_prepare
 from nemotron4_data.blend import BlendConfig, Distribution
@@ -107,19 +105,3 @@ def smoke_job(prepared: Path, root: Path, **changes: object) -> TrainJob:
         "trainer": TrainerConfig(save_interval_steps=4, validation_interval_steps=6, validation_bytes_per_source=300),
     }
     return TrainJob(**(fields | changes))  # type: ignore[arg-type]
-
-
-def nemotron4(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "nemotron4_config.main", *arguments],
-        cwd=cwd,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1"},
-        capture_output=True,
-        text=True,
-        timeout=1_200,
-        check=False,
-    )
-    if check and done.returncode != 0:
-        raise AssertionError(f"nemotron4 {' '.join(arguments)} exited {done.returncode}:\n{done.stdout}\n{done.stderr}")
-    return done

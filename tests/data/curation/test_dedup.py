@@ -186,8 +186,9 @@ def real_texts():
         for line in read_lines(path)
     ]
     rng = random.Random(5)
+    texts = rng.sample(texts, 800)
     copies = []
-    while len(texts) + len(copies) < 4_000:
+    while len(texts) + len(copies) < 2_000:
         words = re.split(r"(\s+)", rng.choice(texts))
         if len(words) < 120:
             continue
@@ -214,9 +215,9 @@ def test_recall_and_precision_on_real_documents(tmp_path):
                     shared[older, younger] += 1
     pairs = [pair for pair in shared if similarity(sets[pair[0]], sets[pair[1]]) >= 0.8]
     assert len(pairs) > 500
-    drops = drops_of(tmp_path, texts[:2_000], texts[2_000:])
-    dropped = {2_000 * shard + line: drop for shard, found in enumerate(drops) for line, drop in found.items()}
-    number_of = {f"{shard}/{line}": 2_000 * shard + line for shard in range(2) for line in range(2_000)}
+    drops = drops_of(tmp_path, texts[:1_000], texts[1_000:])
+    dropped = {1_000 * shard + line: drop for shard, found in enumerate(drops) for line, drop in found.items()}
+    number_of = {f"{shard}/{line}": 1_000 * shard + line for shard in range(2) for line in range(1_000)}
     # A pair is resolved when one of the two went: the younger because of the older, or either because of another.
     resolved = sum(older in dropped or younger in dropped for older, younger in pairs)
     assert resolved / len(pairs) >= 0.9

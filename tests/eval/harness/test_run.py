@@ -8,7 +8,7 @@ import pytest
 from served import tiny_chat_model
 
 from nemotron4_eval.harness.model import EngineLM
-from nemotron4_eval.harness.run import run_harness, run_tasks
+from nemotron4_eval.harness.run import run_tasks
 
 # lm-eval and the libraries below it warn about themselves; nothing here can act on that.
 pytestmark = [
@@ -28,11 +28,10 @@ def test_a_users_task_file_is_run_on_the_users_data(loaded, tmp_path, capsys):
         f"doc_to_text: question\ndoc_to_choice: answers\ndoc_to_target: right\ntarget_delimiter: ''\n",
         encoding="utf-8",
     )
-    results = run_harness(loaded, [str(task)], limit=4)
+    run = run_tasks(EngineLM(loaded), [str(task)], limit=4)["colours"]
     # The same question six times, right answers taking turns: exactly half of the first four are right.
-    assert results["colours"]["acc"] == 0.5
-    assert results["colours"]["num_items"] == 4
-    assert results["colours"]["acc_stderr"] > 0
+    assert (run.metrics["acc"], run.items) == (0.5, 4)
+    assert run.stderrs["acc"] > 0
     assert capsys.readouterr().out == ""
 
 

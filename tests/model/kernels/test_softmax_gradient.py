@@ -31,7 +31,7 @@ def test_logits_become_softmax_minus_target(dtype: torch.dtype) -> None:
 def test_triton_kernels_equal_torch_on_a_whole_and_on_a_divided_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton", reason="comes with torch for CUDA")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    for cases in run_distributed(compare, 2):
+    for cases in run_distributed(compare, 2, spawn=True):
         for name, found, expected in cases:
             rounding = 1e-6 if "float32" in name else 3e-3
             assert relative_error(found[0], expected[0]) < 1e-6, name

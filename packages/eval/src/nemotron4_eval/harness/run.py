@@ -16,30 +16,14 @@ import numpy as np
 from lm_eval.api.group import Group
 from lm_eval.api.task import Task
 from lm_eval.evaluator import evaluate
-from lm_eval.tasks import TaskManager, get_task_dict
+from lm_eval.tasks import TaskManager
 
 from nemotron4_eval.harness.gold import METRIC as GOLD_METRIC
 from nemotron4_eval.harness.gold import GoldBits, gold_bits_per_byte
 from nemotron4_eval.harness.model import EngineLM, request_name
-from nemotron4_infer import LoadedModel
-from nemotron4_infer.likelihood import Progress
 
 _SHUFFLE_SEEDS = (0, 1234)
 """Of Python's and numpy's generators, for tasks that shuffle by them: lm-eval's defaults."""
-
-
-def check_tasks(task_paths: Sequence[str]) -> None:
-    """Raise ValueError, naming the file, for a task that the harness cannot load together with its data."""
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    manager = TaskManager(include_defaults=False)
-    for path in task_paths:
-        try:
-            get_task_dict([path], manager)
-        except Exception as error:  # from YAML, the harness, or the library that reads the data
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise ValueError(
-                f"suite.tasks ({path}): the harness cannot load it ({reason}); correct that file"
-            ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,19 +66,6 @@ def run_tasks(
         gold = gold_bits_per_byte(lm, loaded["tasks"])
     assert results is not None
     return {name: _task_run(name, results, lm, gold.get(name)) for name in results["results"]}
-
-
-def run_harness(
-    loaded: LoadedModel, task_paths: Sequence[str], *, limit: int | None = None, progress: Progress | None = None
-) -> dict[str, dict[str, float | None]]:
-    """Run harness tasks given as YAML paths; returns metrics, stderrs and `num_items` of each task and group."""
-    runs = run_tasks(EngineLM(loaded, progress), task_paths, limit=limit)
-    return {
-        name: run.metrics
-        | {_stderr_name(metric): value for metric, value in run.stderrs.items()}
-        | {"num_items": run.items}
-        for name, run in runs.items()
-    }
 
 
 @contextmanager
@@ -174,8 +145,3 @@ def _items(name: str, results: dict[str, Any]) -> int:
     if name in results["n-samples"]:
         return int(results["n-samples"][name]["effective"])
     return sum(_items(child, results) for child in results["group_subtasks"].get(name, ()))
-
-
-def _stderr_name(metric: str) -> str:
-    name, comma, filter_name = metric.partition(",")
-    return f"{name}_stderr{comma}{filter_name}"

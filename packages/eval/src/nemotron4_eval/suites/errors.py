@@ -27,11 +27,6 @@ class Difference:
     lost: int
     """Items whose score fell."""
 
-    @property
-    def flipped(self) -> int:
-        """Items whose score changed."""
-        return self.gained + self.lost
-
 
 def mean(scores: Sequence[float]) -> float:
     """Of at least one score."""
