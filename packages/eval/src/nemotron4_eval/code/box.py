@@ -18,7 +18,7 @@ from math import ceil
 from pathlib import PurePosixPath
 from typing import Protocol
 
-from nemotron4_eval.code.processes import num_threads, resident_bytes
+from nemotron4_eval.code.processes import num_open_files, num_threads, resident_bytes
 from nemotron4_eval.code.program import Outcome, Program, Status
 
 NOBODY = 65534
@@ -34,9 +34,10 @@ _TOOLCHAINS = (
 _TICK = 0.02  # s between two looks at a box
 _START_SECONDS = 60.0  # for a box to begin its first command, on a busy machine
 END_SECONDS = 5.0  # for a killed box to be gone
+_MAX_OPEN = 2048  # files, pipes and sockets; a pair of sockets can hold half a megabyte
 NOT_COUNTED = (
     f"memory, processes and files: their sums can pass a limit for about {_TICK * 1000:g} ms",
-    "what the kernel keeps in pipes and pairs of sockets: it does not count as memory",
+    f"what the kernel keeps in pipes and pairs of sockets: up to {_MAX_OPEN // 4} MB that do not count as memory",
 )
 _NO_START = 97
 _OWN_TASKS = 2  # the box's first process, and one that waits for the others
@@ -139,7 +140,7 @@ def _run(make: Callable[[], Box], program: Program) -> Outcome:
     status, reason = run.judge(code)
     return Outcome(
         status=status,
-        exit_code=code if run.status is None and not _signal_of(code) else None,
+        exit_code=code if run.status is None and code >= 0 and not _signal_of(code) else None,
         stdout=bytes(run.stdout),
         stderr=bytes(run.stderr),
         seconds=time.monotonic() - begin,
@@ -229,8 +230,10 @@ class _Run:
             self._stop(Status.memory, f"held more than {limits.memory_bytes} bytes")
         elif num_threads(processes) > limits.tasks + _OWN_TASKS:
             self._stop(Status.killed, f"more than {limits.tasks} processes and threads")
+        elif num_open_files(processes) > _MAX_OPEN:
+            self._stop(Status.killed, f"more than {_MAX_OPEN} open files")
         elif files > MAX_FILES:
-            self._stop(Status.killed, f"more than {MAX_FILES} files")
+            self._stop(Status.killed, f"more than {MAX_FILES} files, or some that cannot be looked at")
         elif stored > WORK_BYTES:
             self._stop(Status.killed, f"stored more than {WORK_BYTES} bytes")
 
@@ -241,6 +244,8 @@ class _Run:
             return Status.sandbox_failed, first_line or self.reason or f"the sandbox ended with {code}"
         if self.status:
             return self.status, self.reason
+        if code < 0:  # not the program, of which a box tells by 128 + n
+            return Status.sandbox_failed, f"the sandbox itself was killed ({signal.Signals(-code).name})"
         if _signal_of(code) is signal.SIGXCPU:
             compiles = self.commands_begun < self.num_commands
             seconds = self.limits.compile_seconds if compiles else self.limits.cpu_seconds
@@ -254,6 +259,5 @@ class _Run:
 
 
 def _signal_of(code: int) -> signal.Signals | None:
-    """The signal that a shell or subprocess says by an exit status."""
-    number = -code if code < 0 else code - 128
-    return signal.Signals(number) if number in set(signal.Signals) else None
+    """The signal that a shell tells of by an exit status."""
+    return signal.Signals(code - 128) if code - 128 in set(signal.Signals) else None
