@@ -58,6 +58,14 @@ def test_right_and_wrong_programs_are_told_apart():
     assert "SyntaxError" in broken.stderr
 
 
+def test_a_right_program_may_replace_what_prints():
+    bodies = (
+        "    return n + n\ndef print(*words): pass",
+        "    return n + n\nimport io, sys\nsys.stdout = io.StringIO()",
+    )
+    assert [each.passed for each in judged(bodies)] == [True, True]
+
+
 def test_cheats_do_not_pass():
     verdicts = dict(zip(CHEATS, judged(CHEATS.values()), strict=True))
     assert {name: verdict.passed for name, verdict in verdicts.items()} == dict.fromkeys(CHEATS, False)

@@ -159,7 +159,8 @@ class _Run:
         self.status: Status | None = None  # why we killed it
         self.reason = ""
         self._first_begin = self._last_begin = 0.0  # of the first and the last command
-        self._next_look = begin + _TICK
+        self._next_look, self._next_count = begin + _TICK, begin
+        self._stored = (0, 0)  # bytes, files
         self._give_up = begin + _START_SECONDS
 
     def follow(self) -> None:
@@ -181,10 +182,9 @@ class _Run:
                     self._count(len(data))
                 else:
                     self._keep(output[file], data)
-            if (begin := time.monotonic()) >= self._next_look:
+            if time.monotonic() >= self._next_look:
                 self._look()
-                end = time.monotonic()
-                self._next_look = end + max(_TICK, 4 * (end - begin))  # a box of many files is slow to look at
+                self._next_look = time.monotonic() + _TICK
 
     def _has_ended(self) -> bool:
         with suppress(subprocess.TimeoutExpired):
@@ -224,8 +224,12 @@ class _Run:
                 self._stop(Status.timeout, f"compiling took longer than {limits.compile_seconds:g} s")
         elif now - self._last_begin > limits.seconds:
             self._stop(Status.timeout, f"took longer than {limits.seconds:g} s")
+        if now >= self._next_count:
+            self._stored = self.box.stored()
+            end = time.monotonic()
+            self._next_count = end + 4 * (end - now)  # many files take long: memory must not wait for them
         processes = self.box.processes()
-        stored, files = self.box.stored()
+        stored, files = self._stored
         if resident_bytes(processes, limits.memory_bytes - stored) + stored > limits.memory_bytes:
             self._stop(Status.memory, f"held more than {limits.memory_bytes} bytes")
         elif num_threads(processes) > limits.tasks + _OWN_TASKS:

@@ -37,6 +37,7 @@ from nemotron4_eval.code.seccomp import filter_program
 # Of /proc, where mono and Rscript look for themselves, Landlock keeps others' memory and environment.
 _READABLE = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/proc")
 _USERS = range(61184, 65520)  # nobody's for long: systemd lends them to services while they run
+_MAX_PATH = 1000  # characters
 _SPARE_TASKS = 2048  # the limit on a user's processes is shared with other programs; the watch holds ours
 
 
@@ -144,11 +145,13 @@ class _DirectoryBox(Box):
         size, number = deleted_bytes(self.processes()), 0
         directories = [str(self._root)]
         for directory in directories:  # grows while it is read
+            if len(directory) > _MAX_PATH:  # it would take long
+                return size, MAX_FILES + 1
             try:
                 entries = list(os.scandir(directory))
             except (FileNotFoundError, NotADirectoryError):
                 continue
-            except OSError:  # too deep, or closed to us
+            except OSError:  # closed to us
                 return size, MAX_FILES + 1
             number += len(entries)
             for entry in entries if number <= MAX_FILES else ():
