@@ -387,6 +387,12 @@ def test_a_sandbox_that_something_else_ends_is_no_fault_of_the_program(level, mo
     assert len(begun) == 2
 
 
+def test_root_is_given_up_whatever_is_on_the_path(monkeypatch):
+    expected = can_become_nobody()
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert can_become_nobody() is expected
+
+
 def test_a_full_disk_is_no_fault_of_the_program(monkeypatch):
     sandbox = sandbox_of(Level.landlock)
     monkeypatch.setattr(landlock, "disk_usage", lambda path: shutil._ntuple_diskusage(2**40, 2**40, 2**20))

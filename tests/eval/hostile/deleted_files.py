@@ -1,8 +1,10 @@
-"""Writes 96 MB to files that it deletes at once but keeps open, then rests for 5 s."""
+"""Hides its files, writes 96 MB to some that it deletes at once but keeps open, then rests for 5 s."""
 
+import ctypes
 import os
 import time
 
+ctypes.CDLL(None).prctl(4, 0)
 written = 0
 try:
     for number in range(4):

@@ -34,7 +34,7 @@ _TOOLCHAINS = (
 _TICK = 0.02  # s between two looks at a box
 _START_SECONDS = 60.0  # for a box to begin its first command, on a busy machine
 END_SECONDS = 5.0  # for a killed box to be gone
-_MAX_OPEN = 2048  # files, pipes and sockets; a pair of sockets can hold half a megabyte
+_MAX_OPEN_EACH, _MAX_OPEN = 256, 2048  # files, pipes and sockets; a pair of sockets can hold half a megabyte
 NOT_COUNTED = (
     f"memory, processes and files: their sums can pass a limit for about {_TICK * 1000:g} ms",
     f"what the kernel keeps in pipes and pairs of sockets: up to {_MAX_OPEN // 4} MB that do not count as memory",
@@ -92,7 +92,7 @@ def script(program: Program, tasks: int | None = None) -> str:
     kib = limits.memory_bytes // 1024
     tasks = limits.tasks + _OWN_TASKS if tasks is None else tasks
     lines = [
-        f"{{ ulimit -c 0 && ulimit -f {limits.file_bytes // 512} && ulimit -n 256 &&",
+        f"{{ ulimit -c 0 && ulimit -f {limits.file_bytes // 512} && ulimit -n {_MAX_OPEN_EACH} &&",
         f"ulimit -d {kib} && ulimit -v {4 * kib} &&",
         # dash and busybox say -p, bash and others -u
         f"{{ ulimit -u {tasks} 2>/dev/null || ulimit -p {tasks}; }}; }} || exit {_NO_START}",
@@ -230,16 +230,16 @@ class _Run:
             self._next_count = end + 4 * (end - now)  # many files take long: memory must not wait for them
         processes = self.box.processes()
         stored, files = self._stored
-        if resident_bytes(processes, limits.memory_bytes - stored) + stored > limits.memory_bytes:
+        if files > MAX_FILES:
+            self._stop(Status.killed, f"more than {MAX_FILES} files, or some that cannot be looked at")
+        elif stored > WORK_BYTES:
+            self._stop(Status.killed, f"stored more than {WORK_BYTES} bytes, or hid it")
+        elif resident_bytes(processes, limits.memory_bytes - stored) + stored > limits.memory_bytes:
             self._stop(Status.memory, f"held more than {limits.memory_bytes} bytes")
         elif num_threads(processes) > limits.tasks + _OWN_TASKS:
             self._stop(Status.killed, f"more than {limits.tasks} processes and threads")
-        elif num_open_files(processes) > _MAX_OPEN:
+        elif num_open_files(processes, _MAX_OPEN_EACH) > _MAX_OPEN:
             self._stop(Status.killed, f"more than {_MAX_OPEN} open files")
-        elif files > MAX_FILES:
-            self._stop(Status.killed, f"more than {MAX_FILES} files, or some that cannot be looked at")
-        elif stored > WORK_BYTES:
-            self._stop(Status.killed, f"stored more than {WORK_BYTES} bytes")
 
     def judge(self, code: int) -> tuple[Status, str]:
         """The status of a box that ended with this code, and a line on it."""

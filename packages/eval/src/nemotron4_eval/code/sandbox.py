@@ -42,7 +42,7 @@ def can_become_nobody() -> bool:
     if os.geteuid():
         return False
     try:
-        subprocess.run(["true"], user=NOBODY, group=NOBODY, extra_groups=[], check=True)
+        subprocess.run(["/bin/sh", "-c", ":"], user=NOBODY, group=NOBODY, extra_groups=[], check=True)
     except (OSError, subprocess.SubprocessError):  # a container that maps only one user
         return False
     return True
