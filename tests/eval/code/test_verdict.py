@@ -9,9 +9,8 @@ import pytest
 from programs import shared_sandbox
 
 from nemotron4_eval.code import scoring, verdict
-from nemotron4_eval.code.current import use_sandbox
 from nemotron4_eval.code.languages import LANGUAGES
-from nemotron4_eval.code.sandbox import Outcome, Sandbox, Status
+from nemotron4_eval.code.sandbox import Outcome, Sandbox, Status, use_sandbox
 from nemotron4_eval.code.toolchains import MissingToolchainError, find_toolchain
 from nemotron4_eval.code.verdict import Candidate, judge
 

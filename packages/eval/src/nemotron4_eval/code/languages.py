@@ -67,7 +67,9 @@ _NODE = Tool(names=("node", "nodejs"), debian="nodejs")
 _JVM = "-Xmx512m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:-UsePerfData"
 _JVM_OF_COMPILER = " ".join(f"-J{option}" for option in _JVM.split())
 _BEFORE_TWO_BRACES = r"(?=\}\s*\}\s*$)"
-_NODE_ENDING = "\ntry { assert.deepEqual(1, 2); } catch (error) { process.stdout.write('\\n' + '{0}' + '{1}'); }\n"
+_NODE_ENDING = (
+    "\ntry { assert.deepEqual(1, 2); } catch (error) { require('process').stdout.write('\\n' + '{0}' + '{1}'); }\n"
+)
 _JAVASCRIPT_TESTS = (
     "\nconst assert = require('node:assert');\n\n\nfunction test() {\n  let candidate = twice;\n"
     "  assert.deepEqual(candidate(2),4);\n}\n\ntest();"

