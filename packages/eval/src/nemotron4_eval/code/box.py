@@ -183,8 +183,11 @@ class _Run:
                 else:
                     self._keep(output[file], data)
             if time.monotonic() >= self._next_look:
+                self._count_files()
+                begin = time.monotonic()
                 self._look()
-                self._next_look = time.monotonic() + _TICK
+                end = time.monotonic()
+                self._next_look = end + max(_TICK, 4 * (end - begin))  # many processes take long
 
     def _has_ended(self) -> bool:
         with suppress(subprocess.TimeoutExpired):
@@ -214,6 +217,12 @@ class _Run:
             del kept[self.limits.output_bytes :]
             self._stop(Status.too_much_output, f"printed more than {self.limits.output_bytes} bytes")
 
+    def _count_files(self) -> None:
+        if self.commands_begun and (begin := time.monotonic()) >= self._next_count:
+            self._stored = self.box.stored()
+            end = time.monotonic()
+            self._next_count = end + 4 * (end - begin)  # many files take long: memory must not wait for them
+
     def _look(self) -> None:
         """Compare what the box uses with its limits."""
         now, limits = time.monotonic(), self.limits
@@ -224,10 +233,6 @@ class _Run:
                 self._stop(Status.timeout, f"compiling took longer than {limits.compile_seconds:g} s")
         elif now - self._last_begin > limits.seconds:
             self._stop(Status.timeout, f"took longer than {limits.seconds:g} s")
-        if now >= self._next_count:
-            self._stored = self.box.stored()
-            end = time.monotonic()
-            self._next_count = end + 4 * (end - now)  # many files take long: memory must not wait for them
         processes = self.box.processes()
         stored, files = self._stored
         if files > MAX_FILES:
