@@ -9,7 +9,7 @@ import pytest
 from evalsets import wheel_directory
 from programs import shared_sandbox
 
-from nemotron4_eval.code.current import use_sandbox
+from nemotron4_eval.code.sandbox import use_sandbox
 from nemotron4_eval.code.verdict import judge
 from nemotron4_eval.data.locate import DATA_VARIABLE, DataSource, load
 from nemotron4_eval.suites.suite import TASKS_DIR, load_benchmark

@@ -9,9 +9,8 @@ import pytest
 from programs import shared_sandbox
 
 from nemotron4_eval.code import scoring, verdict
-from nemotron4_eval.code.current import use_sandbox
 from nemotron4_eval.code.languages import LANGUAGES
-from nemotron4_eval.code.sandbox import Outcome, Sandbox, Status
+from nemotron4_eval.code.sandbox import Outcome, Sandbox, Status, use_sandbox
 from nemotron4_eval.code.toolchains import MissingToolchainError, find_toolchain
 from nemotron4_eval.code.verdict import Candidate, judge
 
@@ -56,6 +55,14 @@ def test_right_and_wrong_programs_are_told_apart():
     assert (wrong.passed, wrong.status) == (False, Status.wrong)
     assert "AssertionError" in wrong.stderr
     assert "SyntaxError" in broken.stderr
+
+
+def test_a_right_program_may_replace_what_prints():
+    bodies = (
+        "    return n + n\ndef print(*words): pass",
+        "    return n + n\nimport io, sys\nsys.stdout = io.StringIO()",
+    )
+    assert [each.passed for each in judged(bodies)] == [True, True]
 
 
 def test_cheats_do_not_pass():

@@ -4,7 +4,7 @@ import os
 
 depth = 0
 try:
-    while depth < 3000:
+    while depth < 2100:
         os.mkdir("d")
         os.chdir("d")
         depth += 1

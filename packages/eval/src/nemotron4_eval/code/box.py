@@ -18,7 +18,7 @@ from math import ceil
 from pathlib import PurePosixPath
 from typing import Protocol
 
-from nemotron4_eval.code.processes import num_threads, resident_bytes
+from nemotron4_eval.code.processes import num_open_files, num_threads, resident_bytes
 from nemotron4_eval.code.program import Outcome, Program, Status
 
 NOBODY = 65534
@@ -34,9 +34,10 @@ _TOOLCHAINS = (
 _TICK = 0.02  # s between two looks at a box
 _START_SECONDS = 60.0  # for a box to begin its first command, on a busy machine
 END_SECONDS = 5.0  # for a killed box to be gone
+_MAX_OPEN_EACH, _MAX_OPEN = 256, 2048  # files, pipes and sockets; a pair of sockets can hold half a megabyte
 NOT_COUNTED = (
     f"memory, processes and files: their sums can pass a limit for about {_TICK * 1000:g} ms",
-    "what the kernel keeps in pipes and pairs of sockets: it does not count as memory",
+    f"what the kernel keeps in pipes and pairs of sockets: up to {_MAX_OPEN // 4} MB that do not count as memory",
 )
 _NO_START = 97
 _OWN_TASKS = 2  # the box's first process, and one that waits for the others
@@ -91,7 +92,7 @@ def script(program: Program, tasks: int | None = None) -> str:
     kib = limits.memory_bytes // 1024
     tasks = limits.tasks + _OWN_TASKS if tasks is None else tasks
     lines = [
-        f"{{ ulimit -c 0 && ulimit -f {limits.file_bytes // 512} && ulimit -n 256 &&",
+        f"{{ ulimit -c 0 && ulimit -f {limits.file_bytes // 512} && ulimit -n {_MAX_OPEN_EACH} &&",
         f"ulimit -d {kib} && ulimit -v {4 * kib} &&",
         # dash and busybox say -p, bash and others -u
         f"{{ ulimit -u {tasks} 2>/dev/null || ulimit -p {tasks}; }}; }} || exit {_NO_START}",
@@ -139,7 +140,7 @@ def _run(make: Callable[[], Box], program: Program) -> Outcome:
     status, reason = run.judge(code)
     return Outcome(
         status=status,
-        exit_code=code if run.status is None and not _signal_of(code) else None,
+        exit_code=code if run.status is None and code >= 0 and not _signal_of(code) else None,
         stdout=bytes(run.stdout),
         stderr=bytes(run.stderr),
         seconds=time.monotonic() - begin,
@@ -158,7 +159,8 @@ class _Run:
         self.status: Status | None = None  # why we killed it
         self.reason = ""
         self._first_begin = self._last_begin = 0.0  # of the first and the last command
-        self._next_look = begin + _TICK
+        self._next_look, self._next_count = begin + _TICK, begin
+        self._stored = (0, 0)  # bytes, files
         self._give_up = begin + _START_SECONDS
 
     def follow(self) -> None:
@@ -180,10 +182,12 @@ class _Run:
                     self._count(len(data))
                 else:
                     self._keep(output[file], data)
-            if (begin := time.monotonic()) >= self._next_look:
+            if time.monotonic() >= self._next_look:
+                self._count_files()
+                begin = time.monotonic()
                 self._look()
                 end = time.monotonic()
-                self._next_look = end + max(_TICK, 4 * (end - begin))  # a box of many files is slow to look at
+                self._next_look = end + max(_TICK, 4 * (end - begin))  # many processes take long
 
     def _has_ended(self) -> bool:
         with suppress(subprocess.TimeoutExpired):
@@ -213,6 +217,12 @@ class _Run:
             del kept[self.limits.output_bytes :]
             self._stop(Status.too_much_output, f"printed more than {self.limits.output_bytes} bytes")
 
+    def _count_files(self) -> None:
+        if self.commands_begun and (begin := time.monotonic()) >= self._next_count:
+            self._stored = self.box.stored()
+            end = time.monotonic()
+            self._next_count = end + 4 * (end - begin)  # many files take long: memory must not wait for them
+
     def _look(self) -> None:
         """Compare what the box uses with its limits."""
         now, limits = time.monotonic(), self.limits
@@ -224,15 +234,17 @@ class _Run:
         elif now - self._last_begin > limits.seconds:
             self._stop(Status.timeout, f"took longer than {limits.seconds:g} s")
         processes = self.box.processes()
-        stored, files = self.box.stored()
-        if resident_bytes(processes, limits.memory_bytes - stored) + stored > limits.memory_bytes:
+        stored, files = self._stored
+        if files > MAX_FILES:
+            self._stop(Status.killed, f"more than {MAX_FILES} files, or some that cannot be looked at")
+        elif stored > WORK_BYTES:
+            self._stop(Status.killed, f"stored more than {WORK_BYTES} bytes, or hid it")
+        elif resident_bytes(processes, limits.memory_bytes - stored) + stored > limits.memory_bytes:
             self._stop(Status.memory, f"held more than {limits.memory_bytes} bytes")
         elif num_threads(processes) > limits.tasks + _OWN_TASKS:
             self._stop(Status.killed, f"more than {limits.tasks} processes and threads")
-        elif files > MAX_FILES:
-            self._stop(Status.killed, f"more than {MAX_FILES} files")
-        elif stored > WORK_BYTES:
-            self._stop(Status.killed, f"stored more than {WORK_BYTES} bytes")
+        elif num_open_files(processes, _MAX_OPEN_EACH) > _MAX_OPEN:
+            self._stop(Status.killed, f"more than {_MAX_OPEN} open files")
 
     def judge(self, code: int) -> tuple[Status, str]:
         """The status of a box that ended with this code, and a line on it."""
@@ -241,6 +253,8 @@ class _Run:
             return Status.sandbox_failed, first_line or self.reason or f"the sandbox ended with {code}"
         if self.status:
             return self.status, self.reason
+        if code < 0:  # not the program, of which a box tells by 128 + n
+            return Status.sandbox_failed, f"the sandbox itself was killed ({signal.Signals(-code).name})"
         if _signal_of(code) is signal.SIGXCPU:
             compiles = self.commands_begun < self.num_commands
             seconds = self.limits.compile_seconds if compiles else self.limits.cpu_seconds
@@ -254,6 +268,5 @@ class _Run:
 
 
 def _signal_of(code: int) -> signal.Signals | None:
-    """The signal that a shell or subprocess says by an exit status."""
-    number = -code if code < 0 else code - 128
-    return signal.Signals(number) if number in set(signal.Signals) else None
+    """The signal that a shell tells of by an exit status."""
+    return signal.Signals(code - 128) if code - 128 in set(signal.Signals) else None

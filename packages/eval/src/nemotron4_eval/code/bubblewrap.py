@@ -83,6 +83,7 @@ class NamespacesSandbox(Sandbox):
                 stderr=subprocess.PIPE,
                 env={},
                 cwd="/",
+                start_new_session=True,  # else it gets what a terminal or a scheduler sends to our group
                 pass_fds=passed,
                 user=self._user,
                 group=self._user,

@@ -22,6 +22,7 @@ _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIRECTORY = (1 << bit for bit in range(
 _REFER, _TRUNCATE, _DEVICE_CONTROL = 1 << 13, 1 << 14, 1 << 15
 _ALL_TCP, _ALL_SCOPES = 3, 3
 _NO_START = 97
+_ENDING = (signal.SIGTERM, signal.SIGHUP)  # what our parent sends, and what its death does
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -32,35 +33,57 @@ def landlock_abi() -> int:
 
 
 def main() -> None:
-    """Run the job of the first argument, and end with the status of its shell, 128 + n if signal n killed it."""
+    """Run the job of the first argument, and end with the status of its shell, 128 + n if signal n killed it.
+
+    A signal to this process ends it by that signal.
+    """
     job = json.loads(sys.argv[1])
-    signal.signal(signal.SIGTERM, _end)
+    for number in _ENDING:
+        signal.signal(number, _end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # our parent's affair
     _check(_libc.prctl(_SET_SUBREAPER, 1))
-    _check(_libc.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM))
+    _check(_libc.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGHUP))
+    ended_by = None
     try:
-        shell = os.fork()
-        if not shell:
-            _become(job)
-        os.close(0)  # the pipe for marks
-        while True:
-            process, status = os.wait()
-            if process == shell:
-                code = os.waitstatus_to_exitcode(status)
-                sys.exit(code if code >= 0 else 128 - code)
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        _kill_all()
+        if os.getppid() != job["parent"]:  # it ended before we asked to be told
+            raise _EndedError(signal.SIGHUP)
+        code = _wait_for_shell(job)
+    except _EndedError as ended:
+        ended_by = ended.args[0]
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    _kill_all()
+    if ended_by == signal.SIGHUP:  # our parent is gone, and cannot remove the directory
+        os.execv("/bin/sh", ["sh", "-c", 'chmod -R u+rwx -- "$0" && exec rm -rf -- "$0"', job["root"]])
+    if ended_by is not None:
+        signal.signal(ended_by, signal.SIG_DFL)
+        os.kill(os.getpid(), ended_by)
+    sys.exit(code if code >= 0 else 128 - code)
+
+
+def _wait_for_shell(job: dict[str, Any]) -> int:
+    shell = os.fork()
+    if not shell:
+        _become(job)
+    os.close(0)  # the pipe for marks
+    while True:
+        process, status = os.wait()
+        if process == shell:
+            return os.waitstatus_to_exitcode(status)
+
+
+class _EndedError(Exception):
+    """A signal of _ENDING came."""
 
 
 def _end(number: int, frame: object) -> None:
-    sys.exit(128 + number)
+    raise _EndedError(number)
 
 
 def _become(job: dict[str, Any]) -> None:
     """Turn this process into the job's shell."""
     try:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ):
+        for number in (*_ENDING, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)  # Python ignores the last two, which a program would inherit
         os.setsid()
         ruleset = _landlock_ruleset(job["landlock"], job["readable"], job["writable"]) if job["landlock"] else None

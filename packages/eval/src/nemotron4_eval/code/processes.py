@@ -4,9 +4,12 @@ Invariant: a process that ends while it is looked at counts as nothing; none of 
 """
 
 import os
+import stat
+import sys
 from contextlib import suppress
 from pathlib import Path
 
+BLOCK = 512  # bytes, of st_blocks
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -35,6 +38,36 @@ def num_threads(pids: list[int]) -> int:
         with suppress(OSError):
             total += len(os.listdir(f"/proc/{pid}/task"))
     return total
+
+
+def num_open_files(pids: list[int], hidden: int) -> int:
+    """Files, pipes and sockets that each of these processes has open; `hidden` for one that hides them."""
+    return sum(hidden if names is None else len(names) for names in map(_open_files, pids))
+
+
+def deleted_bytes(pids: list[int]) -> int:
+    """Disk that deleted files take because these processes have them open; endless if one hides its files."""
+    sizes: dict[int, int] = {}
+    for pid in pids:
+        names = _open_files(pid)
+        if names is None:
+            return sys.maxsize
+        for name in names:
+            with suppress(OSError):
+                found = os.stat(f"/proc/{pid}/fd/{name}")
+                if stat.S_ISREG(found.st_mode) and not found.st_nlink:
+                    sizes[found.st_ino] = found.st_blocks * BLOCK
+    return sum(sizes.values())
+
+
+def _open_files(pid: int) -> list[str] | None:
+    """Names of a process's descriptors; None if it hides them from us, which only works if we are not root."""
+    try:
+        return os.listdir(f"/proc/{pid}/fd")
+    except PermissionError:
+        return None if _resident(pid) else []  # one that has ended is closed, too
+    except OSError:
+        return []
 
 
 def resident_bytes(pids: list[int], enough: int) -> int:

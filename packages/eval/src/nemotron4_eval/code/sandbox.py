@@ -12,7 +12,20 @@ from nemotron4_eval.code.launcher import landlock_abi
 from nemotron4_eval.code.program import Level, Limits, Outcome, Program, Sandbox, Status
 from nemotron4_eval.code.self_test import NEEDED, failed_probes
 
-__all__ = ["Level", "Limits", "Outcome", "Program", "Sandbox", "Status", "make_sandbox"]
+__all__ = [
+    "Level",
+    "Limits",
+    "Outcome",
+    "Program",
+    "Sandbox",
+    "Status",
+    "current_sandbox",
+    "make_sandbox",
+    "use_sandbox",
+]
+
+_current: list[Sandbox] = []
+"""That of this process: the harness calls a task's functions with items and nothing else."""
 
 
 def make_sandbox(*, weakest: bool = False) -> Sandbox:
@@ -37,12 +50,24 @@ def make_sandbox(*, weakest: bool = False) -> Sandbox:
     )
 
 
+def current_sandbox() -> Sandbox:
+    """The sandbox set by `use_sandbox`, else the strongest that this machine allows."""
+    if not _current:
+        _current.append(make_sandbox())
+    return _current[0]
+
+
+def use_sandbox(sandbox: Sandbox) -> None:
+    """Have tasks of this process use this sandbox."""
+    _current[:] = [sandbox]
+
+
 def can_become_nobody() -> bool:
     """Whether this process is root, and may start others as nobody."""
     if os.geteuid():
         return False
     try:
-        subprocess.run(["true"], user=NOBODY, group=NOBODY, extra_groups=[], check=True)
+        subprocess.run(["/bin/sh", "-c", ":"], user=NOBODY, group=NOBODY, extra_groups=[], check=True)
     except (OSError, subprocess.SubprocessError):  # a container that maps only one user
         return False
     return True

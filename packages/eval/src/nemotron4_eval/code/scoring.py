@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from nemotron4_eval.code.current import current_sandbox
 from nemotron4_eval.code.pass_at_k import pass_at_k
+from nemotron4_eval.code.sandbox import current_sandbox
 from nemotron4_eval.code.verdict import Candidate, judge
 
 REPORTED_K = (1, 10, 100)

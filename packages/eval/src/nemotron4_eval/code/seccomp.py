@@ -34,6 +34,7 @@ kill 62 129  tkill 200 130  rt_sigqueueinfo 129 138  rt_tgsigqueueinfo 297 240  
 """As above: calls that reach any process of the same user. tgkill is left, by which a program aborts itself."""
 _CLONE, _CLONE3, _MMAP = (56, 220), (435, 435), (9, 222)
 _SOCKET, _SOCKETPAIR = (41, 198), (53, 199)
+_SEND = ((46, 307), (211, 269))  # sendmsg and sendmmsg, which hand over open files
 _NEW_NAMESPACES = 0x7E020000  # CLONE_NEW* of clone
 _SHARED, _ANONYMOUS = 0x01, 0x20  # of mmap; the first is set in MAP_SHARED_VALIDATE, too
 _AF_UNIX = 1
@@ -49,7 +50,8 @@ _Instruction = tuple[int, int, int, int]  # code, skipped if true, skipped if fa
 def filter_program(*, sockets: bool, signals: bool = True, machine: str | None = None) -> bytes | None:
     """An array of struct sock_filter; None on a machine whose numbers are not known.
 
-    sockets: whether sockets of the family AF_UNIX may be made; others never. Pairs of connected sockets may.
+    sockets: whether sockets of the family AF_UNIX may be made, and open files sent; other sockets never. Pairs of
+        connected sockets may.
     signals: whether processes may be sent signals.
     """
     machine = machine or platform.machine()
@@ -68,7 +70,7 @@ def filter_program(*, sockets: bool, signals: bool = True, machine: str | None =
     ]
     if machine == _X86_64:
         program += [(_AT_LEAST, 0, 1, _X32), _error(errno.ENOSYS)]
-    for number in sorted(numbers) + [_SOCKET[column]] * (not sockets):
+    for number in sorted(numbers) + [_SOCKET[column], *_SEND[column]] * (not sockets):
         program += _refuse(number, errno.EPERM)
     program += _refuse_when(_CLONE[column], 0, (_ANY_BIT, 0, 1, _NEW_NAMESPACES))
     # Pages shared with nobody outlive madvise(MADV_DONTNEED) but leave the resident memory that is watched.

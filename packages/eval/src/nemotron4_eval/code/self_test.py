@@ -147,7 +147,7 @@ _PROBES: dict[str, Callable[[Sandbox, bool], str]] = {
 }
 
 
-_ESSENTIAL = {RUNNING, "reading", "writing", "memory", "output", "files", "time"}
+_ESSENTIAL = {RUNNING, "reading", "writing", "environment", "memory", "output", "files", "time"}
 NEEDED = {
     Level.namespaces: {RUNNING, *_PROBES} - {"system calls"},  # not known for every processor
     Level.landlock: _ESSENTIAL,

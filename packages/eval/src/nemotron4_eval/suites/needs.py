@@ -88,8 +88,7 @@ class Needs:
     @cached_property
     def sandbox(self) -> "Sandbox | str":
         """The sandbox for programs, made once; or why there is none."""
-        from nemotron4_eval.code.current import use_sandbox
-        from nemotron4_eval.code.sandbox import make_sandbox
+        from nemotron4_eval.code.sandbox import make_sandbox, use_sandbox
 
         try:
             sandbox = make_sandbox(weakest=self.weakest)
