@@ -5,8 +5,14 @@ ones, without it all others.
 """
 
 import os
+from contextlib import suppress
 
 import pytest
+
+with suppress(ImportError):
+    # It puts its own distutils in the place of Python's when it is first imported, here by torch's compiler. That once
+    # failed in a process which had run many other tests; before any test it works.
+    import setuptools  # noqa: F401  # imported for its effect
 
 
 def pytest_addoption(parser):
