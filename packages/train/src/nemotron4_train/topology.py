@@ -28,6 +28,9 @@ class TopologyConfig:
     """Ranks that each layer is split over (tensor and sequence parallel)."""
     num_nodes: int = 1
     """Number of machines."""
+    machine: str | None = None
+    """Kind of machine for the planner: a file of conf/machine, such as h100_sxm, or the path of a file like them; null
+    means that it is not known."""
     device: Device = Device.cpu
     """Kind of device that each rank computes on: cpu or cuda."""
     micro_batch_size: int = 8

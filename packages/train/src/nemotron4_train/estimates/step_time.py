@@ -14,42 +14,12 @@ import math
 from dataclasses import dataclass, field
 
 from nemotron4_model.config import ModelConfig
+from nemotron4_model.dtype import DType
+from nemotron4_train.estimates.layout import Layout
+from nemotron4_train.job import Precision
 from nemotron4_train.machine import Machine
 
 _TILE_ROWS, _TILE_COLUMNS = 128, 256
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """How one step is spread over devices."""
-
-    num_devices: int
-    tensor: int
-    micro_batch_size: int
-    """Sequences that a rank computes at once."""
-    global_batch_size: int
-    """Sequences of a step."""
-    sequence_length: int
-    pipeline: int = 1
-    """Stages that the blocks are divided into; ours has one, published runs of the 340B have more."""
-    virtual_stages: int = 1
-    """Parts of a stage that take turns."""
-    is_fp8: bool = False
-    """Whether the blocks' products are in fp8; all else is bf16."""
-    reduce_bytes: int = 2
-    """Bytes of a gradient on the network."""
-    weight_gathers: int = 1
-    """Times a step that sharded weights are gathered: 1, or 2 a micro-batch with reshard_after_forward."""
-
-    @property
-    def num_data_ranks(self) -> int:
-        """Ranks, or groups of ranks, that compute different sequences."""
-        return self.num_devices // self.tensor // self.pipeline
-
-    @property
-    def num_micro_batches(self) -> int:
-        """Of a rank, in a step."""
-        return self.global_batch_size // self.num_data_ranks // self.micro_batch_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,19 +73,24 @@ def step_time(model: ModelConfig, layout: Layout, machine: Machine, reached: Rea
     parts["pipeline bubble"] = (layout.pipeline - 1) / layout.virtual_stages * of_one
     parameters = model.num_parameters / layout.tensor / layout.pipeline
     ranks = layout.num_data_ranks
-    bytes_moved = parameters * (layout.reduce_bytes + 2 * layout.weight_gathers) * (ranks - 1) / ranks
+    weight_gathers = 2 * times if layout.reshard_after_forward else 1
+    bytes_moved = parameters * (_size(layout.reduce) + 2 * weight_gathers) * (ranks - 1) / ranks
     data = bytes_moved / (machine.network_gigabytes_per_second * 1e9 * reached.network)
-    parts["data communication"] = max(data - reached.data_overlap * of_one * layout.weight_gathers, 0.0)
+    parts["data communication"] = max(data - reached.data_overlap * of_one * weight_gathers, 0.0)
     bandwidth = machine.memory_gigabytes_per_second * 1e9 * reached.memory
     parts["optimizer"] = parameters / ranks * _OPTIMIZER_BYTES / bandwidth
     parts["fixed"] = reached.fixed_seconds
-    nodes = layout.num_devices / machine.devices_per_node
+    nodes = layout.num_devices / layout.devices_per_node
     parts["scale"] = sum(parts.values()) * reached.per_doubling * max(math.log2(nodes), 0.0)
     return StepTime(parts)
 
 
 _OPTIMIZER_BYTES = 30
 """AdamW reads and writes weight, two moments (fp32) and the gradient, and writes the bf16 copy."""
+
+
+def _size(dtype: DType) -> int:
+    return {DType.fp32: 4, DType.bf16: 2}[dtype]
 
 
 def _micro_batch(model: ModelConfig, layout: Layout, machine: Machine, reached: Reached) -> dict[str, float]:
@@ -125,7 +100,7 @@ def _micro_batch(model: ModelConfig, layout: Layout, machine: Machine, reached: 
     qkv = query + 2 * model.key_value_width
     peak = machine.peak_teraflops
     bf16 = peak["bf16"] * 1e12 * reached.products
-    rate = peak["fp8"] * 1e12 * reached.fp8_products if layout.is_fp8 else bf16
+    rate = peak["fp8"] * 1e12 * reached.fp8_products if layout.compute is Precision.fp8 else bf16
     shapes = ((qkv // t, hidden), (hidden, query // t), (inner // t, hidden), (hidden, inner // t))
     products = sum(_linear(tokens, n, k, rate, machine, reached) for n, k in shapes)
     causal = 2 * layout.sequence_length * query / t * tokens
