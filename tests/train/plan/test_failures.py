@@ -16,13 +16,17 @@ from nemotron4_train.plan.failures import (
 _HOUR = 3600.0
 
 
-def _expected(interval_steps: int = 100, hours_between_failures: float = 10.0, **cost: float) -> Failures:
+def _expected(
+    interval_steps: int = 100, hours: float = 10.0, *, write_seconds: float = 60.0, is_asynchronous: bool = True
+) -> Failures:
     return expected_failures(
         num_steps=400_000,
         step_seconds=2.0,
         interval_steps=interval_steps,
-        cost=CheckpointCost(total_bytes=0, **{"copy_seconds": 1.0, "write_seconds": 60.0} | cost),
-        seconds_between_failures=hours_between_failures * _HOUR,
+        cost=CheckpointCost(
+            total_bytes=0, pause_seconds=1.0, write_seconds=write_seconds, is_asynchronous=is_asynchronous
+        ),
+        seconds_between_failures=hours * _HOUR,
         restart_seconds=600.0,
     )
 
@@ -44,19 +48,19 @@ def _simulated_days(interval: float, blocking: float, late: float, between: floa
 
 
 @pytest.mark.parametrize("interval_steps", [100, 800, 4_000])
-@pytest.mark.parametrize("copy_seconds", [1.0, 0.0])
-def test_the_expected_loss_is_that_of_simulated_runs(interval_steps, copy_seconds):
-    lost = _expected(interval_steps, copy_seconds=copy_seconds).own
-    blocking, late = (1.0, 60.0) if copy_seconds else (60.0, 0.0)
+@pytest.mark.parametrize("is_asynchronous", [True, False])
+def test_the_expected_loss_is_that_of_simulated_runs(interval_steps, is_asynchronous):
+    lost = _expected(interval_steps, is_asynchronous=is_asynchronous).own
+    blocking, late = (1.0, 60.0) if is_asynchronous else (61.0, 0.0)
     simulated = _simulated_days(lost.interval_seconds, blocking, late, 10 * _HOUR)
     assert lost.lost_days == pytest.approx(simulated - 800_000 / 86_400, rel=0.1)
     assert lost.checkpoint_days == pytest.approx(400_000 / interval_steps * blocking / 86_400)
 
 
 @pytest.mark.parametrize("hours", [0.2, 3.0, 100.0])
-@pytest.mark.parametrize("cost", [{}, {"copy_seconds": 0.0}, {"write_seconds": 0.1}, {"copy_seconds": 30.0}])
+@pytest.mark.parametrize("cost", [{}, {"is_asynchronous": False}, {"write_seconds": 0.1}, {"write_seconds": 900.0}])
 def test_no_interval_loses_less_than_the_best(hours, cost):
-    found = _expected(hours_between_failures=hours, **cost).best
+    found = _expected(hours=hours, **cost).best
     others = [_expected(round(1.05**power), hours, **cost).own.lost_days for power in range(250)]
     assert found.lost_days <= 1.002 * min(others)
 
@@ -68,7 +72,7 @@ def test_dalys_interval_is_youngs_where_failures_are_rare():
 
 
 def test_a_run_that_hardly_ever_reaches_a_checkpoint_loses_everything():
-    assert _expected(400_000, hours_between_failures=0.01).own.lost_days == math.inf
+    assert _expected(400_000, hours=0.01).own.lost_days == math.inf
 
 
 def test_an_interval_shorter_than_the_writing_waits_for_it():

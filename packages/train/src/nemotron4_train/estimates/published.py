@@ -25,6 +25,12 @@ class PublishedStep:
     seconds: float
     is_fitted: bool
     """Whether the constants of step_time.py are fitted on it."""
+    mfu: float | None = None
+    """As it was published."""
+    num_tokens: int | None = None
+    """That the published run trained on at this step."""
+    days: float | None = None
+    """As they were published, of those tokens."""
 
 
 @cache

@@ -21,21 +21,22 @@ class CheckpointCost:
 
     total_bytes: int
     """Of all ranks: weights and optimiser state, fp32."""
-    copy_seconds: float
-    """To host memory, which training waits for; 0 where a checkpoint is written without a copy."""
+    pause_seconds: float
+    """That training waits in any case: for the state to be gathered and, if asynchronous, copied to host memory."""
     write_seconds: float
-    """To storage: beside training from the copy, or, without one, while training waits."""
+    """To storage."""
+    is_asynchronous: bool
+    """Whether training goes on while the copy is written; it waits otherwise."""
 
     def blocking_seconds(self, interval_seconds: float) -> float:
-        """What training waits for: the copy, and a previous write that takes longer than the interval."""
-        if self.copy_seconds == 0:
-            return self.write_seconds
-        return self.copy_seconds + max(self.write_seconds - interval_seconds, 0.0)
+        """All that training waits for: also for the previous save, where that takes longer than the interval."""
+        writing = max(self.write_seconds - interval_seconds, 0.0) if self.is_asynchronous else self.write_seconds
+        return self.pause_seconds + writing
 
     @property
     def late_seconds(self) -> float:
         """From the end of the pause to the moment when the checkpoint can be resumed from."""
-        return self.write_seconds if self.copy_seconds > 0 else 0.0
+        return self.write_seconds if self.is_asynchronous else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
