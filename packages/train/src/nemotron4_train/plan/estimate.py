@@ -14,7 +14,8 @@ from nemotron4_model.config import ModelConfig
 from nemotron4_train.estimates.layout import Layout, layout_of
 from nemotron4_train.estimates.memory import Memory, memory
 from nemotron4_train.estimates.published import PublishedStep, published_step
-from nemotron4_train.estimates.step_time import Reached, StepTime, step_time
+from nemotron4_train.estimates.stack import Stack
+from nemotron4_train.estimates.step_time import StepTime, step_time
 from nemotron4_train.job import OptimizerKind
 from nemotron4_train.launching.legs import Leg, legs
 from nemotron4_train.machine import Machine, load_machine
@@ -28,10 +29,6 @@ _HOST_BYTES_PER_SECOND = 25e9
 """What a device's copy to pinned host memory reaches, over 16 lanes of PCIe 4 at the least; stated, not fitted."""
 _GATHERING_SECONDS = 0.3
 """To gather a state of some hundred tensors, each copied by a call of its own; 0.25 seconds were measured on a CPU."""
-
-_REACHED = Reached(
-    products=0.72, fp8_products=0.55, product_depth=150, tensor_overlap=0.2, data_overlap=0.8, per_doubling=0.005
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,10 +193,15 @@ def estimate_step(
     layout: Layout,
     machine: Machine | None,
     optimizer: OptimizerKind = OptimizerKind.adamw,
+    *,
     peak_teraflops: float | None = None,
+    stack: Stack | None = None,
 ) -> StepEstimate:
-    """Estimate one step; `peak_teraflops` replaces the machine's bf16 peak as what MFU is a fraction of."""
-    time = None if machine is None else step_time(model, layout, machine, _REACHED)
+    """Estimate one step, by the usual program of its sharding or another (`stack`).
+
+    `peak_teraflops` replaces the machine's bf16 peak as what MFU is a fraction of.
+    """
+    time = None if machine is None else step_time(model, layout, machine, stack=stack)
     mfu = None
     if machine is not None and time is not None:
         peak = peak_teraflops or machine.peak_teraflops["bf16"]
@@ -249,7 +251,7 @@ def _failures(job: PlanJob, leg: LegEstimate, step_seconds: float) -> Failures:
 
 def _phase(job: PlanJob, plan: PhasePlan, leg: Leg, machine: Machine | None) -> PhaseEstimate:
     layout = layout_of(job, plan.phase, leg.topology)
-    step = estimate_step(job.model, layout, machine, job.optimizer.kind, leg.topology.peak_teraflops)
+    step = estimate_step(job.model, layout, machine, job.optimizer.kind, peak_teraflops=leg.topology.peak_teraflops)
     end_step = min(plan.first_step + plan.num_steps, leg.end_step)
     interval, is_end_saved = job.trainer.save_interval_steps, job.trainer.keep_phase_ends or end_step == leg.end_step
     published = published_step(job.model, step.layout)
@@ -272,7 +274,9 @@ def _comparisons(job: PlanJob, done: tuple[LegEstimate, ...]) -> list[Comparison
         for phase in leg.phases:
             published = published_step(job.model, phase.layout)
             if published is not None and phase.time is not None and phase.layout not in found:
-                theirs = estimate_step(published.model, published.layout, load_machine(published.machine))
+                theirs = estimate_step(
+                    published.model, published.layout, load_machine(published.machine), stack=published.stack
+                )
                 found[phase.layout] = Comparison(published=published, theirs=theirs, ours=phase)
     return list(found.values())
 
