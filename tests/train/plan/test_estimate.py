@@ -96,7 +96,8 @@ def test_the_reports_three_rows_stand_beside_predictions_of_its_recipe_and_of_ou
         assert published_mfu == pytest.approx(row.published.mfu, abs=0.003)  # the definition of MFU is the report's
         assert row.ours == leg.phases[0]
         assert {phase.published_seconds for phase in leg.phases} == {row.published.seconds}
-        assert row.predicted_days == pytest.approx(row.published.days * row.theirs.time.total_seconds / row.published.seconds, rel=0.1)  # fmt: skip
+        of_published = row.theirs.time.total_seconds / row.published.seconds
+        assert row.days(row.theirs) == pytest.approx(row.published.days * of_published, rel=0.1)
 
 
 def test_without_a_machine_memory_alone_is_known():

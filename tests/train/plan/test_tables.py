@@ -99,8 +99,8 @@ def test_what_never_ends_is_said_and_null(tmp_path, monkeypatch, capsys):
     [
         ("plan.price_per_gpu_hour=-1", "plan.price_per_gpu_hour (-1.0): must be greater than 0, or null"),
         ("plan.storage_gigabytes_per_second=0", "plan.storage_gigabytes_per_second (0.0): must be greater than 0"),
-        ("plan.out=file", "plan.out (file): is not a directory that can be written to; give another"),
-        ("plan.out=file/plan", "plan.out (file/plan): is not a directory that can be written to; give another"),
+        ("plan.out=file", "plan.out (file/plan.json): "),
+        ("plan.out=file/plan", "plan.out (file/plan/plan.json): "),
         ("topology.tensor=3", "model.num_key_value_heads (2): must be divisible by topology.tensor = 3; nearest"),
     ],
 )
