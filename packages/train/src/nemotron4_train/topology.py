@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from nemotron4_common.rules import require
+from nemotron4_common.rules import divisors, nearest, require
 from nemotron4_model.config import Recompute
 
 
@@ -57,7 +57,8 @@ class TopologyConfig:
             self.num_ranks % self.num_nodes == 0,
             "topology.num_nodes",
             self.num_nodes,
-            f"must divide replicate x shard x tensor = {self.num_ranks}",
+            f"must divide replicate x shard x tensor = {self.num_ranks};"
+            f" nearest: {nearest(self.num_nodes, divisors(self.num_ranks))}",
         )
         if self.peak_teraflops is not None:
             require(self.peak_teraflops > 0, "topology.peak_teraflops", self.peak_teraflops, "must be above 0, or null")

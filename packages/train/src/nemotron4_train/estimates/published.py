@@ -34,6 +34,11 @@ def published_steps() -> list[PublishedStep]:
     return [_step(row, gpus, seconds) for row in rows for gpus, seconds in row["steps"].items()]
 
 
+def published_step(model: ModelConfig, layout: Layout) -> PublishedStep | None:
+    """The published step of the same model, devices, tensor size, batch and sequence length, if there is one."""
+    raise NotImplementedError
+
+
 def published_seconds(model: ModelConfig, layout: Layout) -> float | None:
     """The published time of the same model, devices, tensor size, batch and sequence length, if there is one."""
     raise NotImplementedError
