@@ -13,6 +13,7 @@ from nemotron4_train.estimates.step_time import Reached, StepTime, step_time
 from nemotron4_train.launching.legs import legs
 from nemotron4_train.machine import load_machine
 from nemotron4_train.plan.estimate import Estimate, LegEstimate, PhaseEstimate
+from nemotron4_train.plan.failures import CheckpointCost
 from nemotron4_train.plan.pictures import memory_bars, plan_picture, time_bars
 
 GB = 1_000_000_000
@@ -21,6 +22,8 @@ MEMORY = Memory(
     host=4 * GB,
 )  # fmt: skip
 TIME = StepTime({"matrix products": 0.3, "attention": 0.05, "tensor communication": 0.2, "fixed": 0.001, "scale": 0.03})
+
+CHECKPOINT = CheckpointCost(total_bytes=GB, copy_seconds=1, write_seconds=1)
 
 
 def estimate_of(job, machine="h100_sxm", memory=MEMORY, time=TIME, published=0.6):
@@ -32,13 +35,18 @@ def estimate_of(job, machine="h100_sxm", memory=MEMORY, time=TIME, published=0.6
         phases = tuple(
             PhaseEstimate(
                 name=name, layout=layout_of(job, plans[name].phase, leg.topology), num_steps=plans[name].num_steps,
-                memory=of_leg, time=time, mfu=0.4 if time else None, published_seconds=published,
+                num_tokens=plans[name].num_tokens, num_checkpoints=1, memory=of_leg, time=time,
+                mfu=0.4 if time else None, published_seconds=published,
             )
             for name in leg.phases
         )  # fmt: skip
         known = load_machine(machine) if machine else None
-        found.append(LegEstimate(name=leg.name, topology=leg.topology, machine=known, phases=phases))
-    return Estimate(legs=tuple(found))
+        found.append(
+            LegEstimate(
+                name=leg.name, topology=leg.topology, machine=known, phases=phases, checkpoint=CHECKPOINT, failures=None
+            )
+        )
+    return Estimate(legs=tuple(found), comparisons=(), price_per_gpu_hour=None)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +86,7 @@ def test_every_part_of_a_step_has_a_colour():
         shard=4, tensor=2, devices_per_node=8, micro_batch_size=1, global_batch_size=8, sequence_length=4_096
     )
     time = step_time(ModelConfig.preset("nemotron4_15b"), layout, load_machine("h100_sxm"), reached)
-    assert time.seconds.keys() <= time_bars(Estimate(legs=())).colours.keys()
+    assert time.seconds.keys() <= time_bars(Estimate(legs=(), comparisons=(), price_per_gpu_hour=None)).colours.keys()
 
 
 def test_what_does_not_fit_is_said(campaign):

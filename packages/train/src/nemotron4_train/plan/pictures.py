@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    _Handle = Artist | tuple[Artist, ...]
+
 # Blue is what stays or computes, orange what comes and goes or communicates, grey the rest; each from dark to light.
 _BLUES = ("#2a6fbb", "#6fa3d9", "#a9c8ea", "#d3e4f6")
 _ORANGES = ("#d1701f", "#eba465", "#f8d8b6")
@@ -102,7 +104,7 @@ def plan_picture(job: TrainJob, timeline: Timeline, estimate: Estimate) -> Figur
     inches = [panel.height for panel in found]
     heights = sum(inches), height_over_tokens(panels)
     figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=heights, hspace=0.03)
+    above, below = figure.subfigures(2, 1, height_ratios=heights, hspace=0.03, squeeze=False)[:, 0]
     axes = above.subplots(len(found), 1, height_ratios=inches, squeeze=False, gridspec_kw={"hspace": 0.02})[:, 0]
     for axis, panel in zip(axes, found, strict=True):
         _draw_bars(axis, panel)
@@ -144,12 +146,10 @@ def time_bars(estimate: Estimate) -> Bars:
         for name, seconds in time.seconds.items():
             parts[name if name in large & _PARTS.keys() else "other"] += seconds / scale
         note = f"{time.total_seconds / scale:.3g} {unit}"
-        note += "" if mfu is None else f", {mfu:.1%} MFU"
-        note += (
-            ""
-            if published is None
-            else f"\npublished: {published / scale:.3g} {unit} ({time.total_seconds / published - 1:+.1%})"
-        )
+        if mfu is not None:
+            note += f", {mfu:.1%} MFU"
+        if published is not None:
+            note += f"\npublished: {published / scale:.3g} {unit} ({time.total_seconds / published - 1:+.1%})"
         mark = None if published is None else published / scale
         bars.append(Bar(name=_name(leg, phases), parts=parts, mark=mark, note=note))
     title = f"Time of a step, predicted{_on_machines(estimate)} ({unit})"
@@ -179,20 +179,18 @@ def _on_machines(estimate: Estimate) -> str:
 
 
 def _draw_bars(axis: Axes, panel: Bars) -> None:
-    marks = [(row, bar.mark) for row, bar in enumerate(panel.bars) if bar.mark is not None]
     longest = max(bar.length for bar in panel.bars)
     # What is so far off that the bars would vanish beside it is in the notes alone.
-    end = 1.02 * max([longest, *(mark for _, mark in marks if mark <= _FAR * longest)])
+    near = {row: bar.mark for row, bar in enumerate(panel.bars) if bar.mark and bar.mark <= _FAR * longest}
+    end = 1.02 * max(longest, *near.values()) if near else 1.02 * longest
     handles = _draw_parts(axis, panel, end)
-    near = [(row, mark) for row, mark in marks if mark <= end]
     if near:
-        rows, ends = [row for row, _ in near], [mark for _, mark in near]
-        low, high = [row - 0.42 for row in rows], [row + 0.42 for row in rows]
-        handles.append(axis.vlines(ends, low, high, color=INK, linewidth=2, label=panel.mark))
+        low, high = [row - 0.42 for row in near], [row + 0.42 for row in near]
+        handles.append(axis.vlines(list(near.values()), low, high, color=INK, linewidth=2, label=panel.mark))
     for row, bar in enumerate(panel.bars):
-        if bar.is_fault and bar.mark is not None:
-            excess = bar.length - bar.mark
-            axis.barh(row, excess, left=bar.mark, height=_THICK, fill=False, hatch="////", edgecolor=_FAULT)
+        if bar.is_fault and bar.mark:
+            beyond = bar.length - bar.mark
+            axis.barh(row, beyond, left=bar.mark, height=_THICK, fill=False, hatch="////", edgecolor=_FAULT)
         colour = _FAULT if bar.is_fault else INK
         axis.text(1.01, row, bar.note, transform=axis.get_yaxis_transform(), fontsize=8, color=colour, va="center")
     axis.set_xlim(0, end)
@@ -203,21 +201,26 @@ def _draw_bars(axis: Axes, panel: Bars) -> None:
     axis.grid(axis="x", color="#dddddd", linewidth=0.6)
     axis.set_axisbelow(True)
     axis.spines[["top", "right", "left"]].set_visible(False)
-    rows = 1 if len(handles) <= _LEGEND_COLUMNS else 2
-    columns = math.ceil(len(handles) / rows)
-    handles = [
+    _head(axis, panel.title, handles)
+
+
+def _head(axis: Axes, title: str, handles: Sequence[_Handle]) -> None:
+    """The title, and the legend below it."""
+    lines = math.ceil(len(handles) / _LEGEND_COLUMNS)
+    columns = math.ceil(len(handles) / lines)
+    by_lines = [
         handle for column in range(columns) for handle in handles[column::columns]
-    ]  # a legend is filled by columns
+    ]  # matplotlib goes by columns
     axis.legend(
-        handles=handles, ncols=columns, fontsize=8, frameon=False, borderaxespad=0.2, borderpad=0.2, handlelength=1.1,
+        handles=by_lines, ncols=columns, fontsize=8, frameon=False, borderaxespad=0.2, borderpad=0.2, handlelength=1.1,
         columnspacing=1.2, handletextpad=0.5, loc="lower left", bbox_to_anchor=(0, 1),
     )  # fmt: skip
-    axis.set_title(panel.title, loc="left", fontsize=10, pad=8 + 12.5 * rows)
+    axis.set_title(title, loc="left", fontsize=10, pad=8 + 12.5 * lines)
 
 
-def _draw_parts(axis: Axes, panel: Bars, end: float) -> list[Artist | tuple[Artist, ...]]:
+def _draw_parts(axis: Axes, panel: Bars, end: float) -> list[_Handle]:
     """Draw the parts of all bars; returns what the legend shows of those that are anywhere."""
-    handles: list[Artist | tuple[Artist, ...]] = []
+    handles: list[_Handle] = []
     floors = [0.0 for _ in panel.bars]
     for part, colour in panel.colours.items():
         lengths = [bar.parts[part] for bar in panel.bars]
