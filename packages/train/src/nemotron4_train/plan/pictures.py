@@ -102,9 +102,10 @@ def plan_picture(job: TrainJob, timeline: Timeline, estimate: Estimate) -> Figur
     found = [panel for panel in (memory_bars(estimate), time_bars(estimate)) if panel.bars]
     panels = plan_panels(job, timeline)
     inches = [panel.height for panel in found]
-    heights = sum(inches), height_over_tokens(panels)
+    heights = 0.3 + sum(inches), height_over_tokens(panels)
     figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=heights, hspace=0.03, squeeze=False)[:, 0]
+    above.suptitle(_heading(job, timeline, estimate), x=0.006, ha="left", fontsize=11, fontweight="bold")
     axes = above.subplots(len(found), 1, height_ratios=inches, squeeze=False, gridspec_kw={"hspace": 0.02})[:, 0]
     for axis, panel in zip(axes, found, strict=True):
         _draw_bars(axis, panel)
@@ -156,6 +157,21 @@ def time_bars(estimate: Estimate) -> Bars:
     return Bars(title=title, mark="published", colours=_PARTS, bars=bars)
 
 
+def _heading(job: TrainJob, timeline: Timeline, estimate: Estimate) -> str:
+    parameters, tokens = _count(job.model.num_parameters), _count(timeline.num_tokens)
+    said = f"{_shortened(job.run.name)}: {parameters} parameters, {tokens} tokens"
+    days, gpu_hours = estimate.days, estimate.gpu_hours
+    if days is None or gpu_hours is None:
+        return said
+    time = f"{days:,.3g} days" if days >= 1 else f"{24 * days:.2g} hours"
+    return f"{said}, {time}, {_count(gpu_hours)} device-hours"
+
+
+def _count(number: float) -> str:
+    scales = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
+    return next((f"{number / scale:.3g}{unit}" for scale, unit in scales if number >= scale), f"{number:.3g}")
+
+
 def _stretches(
     estimate: Estimate, drawn: Callable[[PhaseEstimate], Hashable]
 ) -> Iterator[tuple[LegEstimate, list[PhaseEstimate]]]:
@@ -165,12 +181,15 @@ def _stretches(
 
 
 def _name(leg: LegEstimate, phases: Sequence[PhaseEstimate]) -> str:
-    name = "-".join(dict.fromkeys((phases[0].name, phases[-1].name)))
-    if len(name) > _NAME_LENGTH:
-        name = f"{name[: _NAME_LENGTH // 2]}...{name[-_NAME_LENGTH // 2 :]}"
+    name = _shortened("-".join(dict.fromkeys((phases[0].name, phases[-1].name))))
     topology = leg.topology
     ranks = "1 rank" if topology.num_ranks == 1 else f"{topology.num_ranks:,} ranks"
     return f"{name}\n{ranks}: {topology.replicate} x {topology.shard} x {topology.tensor}"
+
+
+def _shortened(name: str) -> str:
+    half = _NAME_LENGTH // 2
+    return name if len(name) <= _NAME_LENGTH else f"{name[:half]}...{name[-half:]}"
 
 
 def _on_machines(estimate: Estimate) -> str:
