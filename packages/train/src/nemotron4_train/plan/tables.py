@@ -17,11 +17,13 @@ from nemotron4_common.terminal import plain_console
 from nemotron4_train.budget import training_flops
 from nemotron4_train.job import TrainJob
 from nemotron4_train.launching.legs import legs
+from nemotron4_train.plan.on_request import print_on_request
+from nemotron4_train.plan.plan_job import PlanJob
 from nemotron4_train.reporting.report import timeline_rows
 from nemotron4_train.schedule import Timeline
 
 
-def show(job: TrainJob) -> None:
+def show(job: PlanJob) -> None:
     """Print the job's tables, and draw learning rate, batch and blend over tokens."""
     console = plain_console()
     if not console.is_terminal:
@@ -33,6 +35,7 @@ def show(job: TrainJob) -> None:
     console.print(_mesh(job))
     console.print(_timeline(job, timeline))
     console.print(f"learning rate, batch and blend over tokens: {_draw(job, timeline)}", soft_wrap=True)
+    print_on_request(console, job)
     if Path(job.data.dir).is_dir():
         _print_epochs(console, job, timeline)
     else:
