@@ -20,6 +20,7 @@ from nemotron4_train.job import TrainJob
 from nemotron4_train.launching.legs import legs
 from nemotron4_train.plan.estimate import Estimate, estimate
 from nemotron4_train.plan.estimate_tables import print_estimate
+from nemotron4_train.plan.on_request import json_on_request, print_on_request
 from nemotron4_train.plan.plan_job import PlanJob
 from nemotron4_train.plan.record import RECORD_FILE, plan_record, render_record
 from nemotron4_train.reporting.report import timeline_rows
@@ -43,8 +44,10 @@ def show(job: PlanJob) -> None:
     console.print(_mesh(job))
     console.print(_timeline(job, timeline))
     print_estimate(console, job, found)
+    print_on_request(console, job)
     directory.mkdir(parents=True, exist_ok=True)
-    write_file(directory / RECORD_FILE, render_record(plan_record(job, timeline, found)))
+    record = plan_record(job, timeline, found) | json_on_request(job)
+    write_file(directory / RECORD_FILE, render_record(record))
     _draw(job, timeline, found, directory / "plan.png")
     console.print(f"all of it as data, and as a picture: {directory / RECORD_FILE}, plan.png", soft_wrap=True)
     if Path(job.data.dir).is_dir():
