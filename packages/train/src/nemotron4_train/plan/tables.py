@@ -17,12 +17,16 @@ from nemotron4_common.terminal import plain_console
 from nemotron4_train.budget import training_flops
 from nemotron4_train.job import TrainJob
 from nemotron4_train.launching.legs import legs
+from nemotron4_train.plan.plan_job import PlanJob
+from nemotron4_train.plan.search import search
+from nemotron4_train.plan.search_tables import print_search
 from nemotron4_train.reporting.report import timeline_rows
 from nemotron4_train.schedule import Timeline
 
 
 def show(job: TrainJob) -> None:
     """Print the job's tables, and draw learning rate, batch and blend over tokens."""
+    found = search(job) if isinstance(job, PlanJob) and job.plan.search else None
     console = plain_console()
     if not console.is_terminal:
         console.width = max(console.width, 130)
@@ -37,6 +41,8 @@ def show(job: TrainJob) -> None:
         _print_epochs(console, job, timeline)
     else:
         console.print(f"{job.data.dir}: not prepared, so epochs are not known")
+    if found is not None:
+        print_search(console, found)
 
 
 def _check_start(console: Console, job: TrainJob, directory: str) -> None:
