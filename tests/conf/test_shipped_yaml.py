@@ -25,6 +25,7 @@ from nemotron4_train.budget import training_flops
 from nemotron4_train.job import OptimizerConfig
 from nemotron4_train.launcher_config import LauncherConfig
 from nemotron4_train.launching.legs import legs
+from nemotron4_train.machine import load_machine, machine_names
 from nemotron4_train.schedule import Timeline
 from nemotron4_train.topology import TopologyConfig
 
@@ -105,13 +106,24 @@ def test_every_option_makes_a_valid_job(verb, option, tmp_path):
     job = job_of(verb, option, *overrides)
     if option.startswith("topology="):
         assert job.topology.num_ranks >= 1
+        assert job.topology.machine in machine_names()
+        assert job.topology.machine.split("_")[0] in option
 
 
 def test_no_yaml_is_left_out():
     found = {path.relative_to(CONF).parts[0] for path in CONF.rglob("*.yaml")}
     groups = {group for names in GROUPS.values() for group in names}
-    assert found - groups - {"local"} == {f"{verb}.yaml" for verb in VERBS} | {"common.yaml"}
+    assert found - groups - {"local", "machine"} == {f"{verb}.yaml" for verb in VERBS} | {"common.yaml"}
     assert set(VERBS) == set(command_loaders())
+
+
+def test_every_machine_loads_and_a_gpu_is_of_one_machine():
+    names = sorted(path.stem for path in (CONF / "machine").glob("*.yaml"))
+    assert machine_names() == names
+    machines = [load_machine(name) for name in names]
+    assert [machine.name for machine in machines] == names
+    cuda_names = [cuda_name for machine in machines for cuda_name in machine.cuda_names]
+    assert len(set(cuda_names)) == len(cuda_names) > 0
 
 
 @pytest.mark.parametrize("verb", VERBS)

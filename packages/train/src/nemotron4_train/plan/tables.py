@@ -1,6 +1,6 @@
-"""Show a training job before anything runs: parameters, mesh, timeline, epochs if the corpus exists, and a plot.
+"""Show a training job before anything runs: parameters, mesh, timeline, what a step and the whole run take, epochs.
 
-The plot is <run.root>/<run.name>/plan.png, in the directory of the job's runs.
+What was shown is also in <plan.out>/plan.json, and drawn in plan.png beside it.
 """
 
 from __future__ import annotations
@@ -13,36 +13,49 @@ from rich.console import Console
 from rich.table import Table
 
 from nemotron4_common.staging import write_file
+from nemotron4_common.system_errors import check_can_write
 from nemotron4_common.terminal import plain_console
 from nemotron4_train.budget import training_flops
 from nemotron4_train.job import TrainJob
 from nemotron4_train.launching.legs import legs
+from nemotron4_train.plan.estimate import Estimate, estimate
+from nemotron4_train.plan.estimate_tables import print_estimate
 from nemotron4_train.plan.plan_job import PlanJob
+from nemotron4_train.plan.record import RECORD_FILE, plan_record, render_record
 from nemotron4_train.plan.search import search
-from nemotron4_train.plan.search_tables import print_search
+from nemotron4_train.plan.search_tables import print_search, search_json
 from nemotron4_train.reporting.report import timeline_rows
 from nemotron4_train.schedule import Timeline
 
+_WIDTH = 130
 
-def show(job: TrainJob) -> None:
-    """Print the job's tables, and draw learning rate, batch and blend over tokens."""
-    found = search(job) if isinstance(job, PlanJob) and job.plan.search else None
+
+def show(job: PlanJob) -> None:
+    """Print the job's tables, and write plan.json and plan.png."""
+    directory = Path(job.plan.out or Path(job.run.root) / job.run.name)
+    check_can_write(directory / RECORD_FILE, "run.root" if job.plan.out is None else "plan.out")
     console = plain_console()
     if not console.is_terminal:
-        console.width = max(console.width, 130)
+        console.width = max(console.width, _WIDTH)
     timeline = job.timeline()
     if job.start_from is not None:
         _check_start(console, job, job.start_from)
+    found, ranked = estimate(job), search(job) if job.plan.search else None
     console.print(_parameters(job))
     console.print(_mesh(job))
     console.print(_timeline(job, timeline))
-    console.print(f"learning rate, batch and blend over tokens: {_draw(job, timeline)}", soft_wrap=True)
+    print_estimate(console, job, found)
+    record = plan_record(job, timeline, found) | ({} if ranked is None else {"search": search_json(ranked)})
+    directory.mkdir(parents=True, exist_ok=True)
+    write_file(directory / RECORD_FILE, render_record(record))
+    _draw(job, timeline, found, directory / "plan.png")
+    console.print(f"all of it as data, and as a picture: {directory / RECORD_FILE}, plan.png", soft_wrap=True)
     if Path(job.data.dir).is_dir():
         _print_epochs(console, job, timeline)
     else:
         console.print(f"{job.data.dir}: not prepared, so epochs are not known")
-    if found is not None:
-        print_search(console, found)
+    if ranked is not None:
+        print_search(console, ranked)
 
 
 def _check_start(console: Console, job: TrainJob, directory: str) -> None:
@@ -57,13 +70,10 @@ def _check_start(console: Console, job: TrainJob, directory: str) -> None:
         Pieces.of(job, Corpus.open(job.data.dir))
 
 
-def _draw(job: TrainJob, timeline: Timeline) -> Path:
+def _draw(job: TrainJob, timeline: Timeline, found: Estimate, path: Path) -> None:
     from nemotron4_train.reporting.timeline_plots import as_png, plan_figure
 
-    path = Path(job.run.root) / job.run.name / "plan.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, as_png(plan_figure(job, timeline)))
-    return path
 
 
 def _parameters(job: TrainJob) -> Table:
@@ -79,12 +89,19 @@ def _parameters(job: TrainJob) -> Table:
 
 
 def _mesh(job: TrainJob) -> Table:
-    table = Table("phases", "replicate x shard x tensor", "ranks", "nodes", "device", "micro-batch", title="Mesh")
+    table = Table("phases", "replicate x shard x tensor", "ranks", "nodes", "machine", "micro-batch", title="Mesh")
     for leg in legs(job):
         topology = leg.topology
         mesh = f"{topology.replicate} x {topology.shard} x {topology.tensor}"
         ranks, nodes = f"{topology.num_ranks:,}", f"{topology.num_nodes:,}"
-        table.add_row(leg.name, mesh, ranks, nodes, topology.device.name, f"{topology.micro_batch_size} sequences")
+        table.add_row(
+            leg.name,
+            mesh,
+            ranks,
+            nodes,
+            topology.machine or topology.device.name,
+            f"{topology.micro_batch_size} sequences",
+        )
     return table
 
 

@@ -1,0 +1,199 @@
+"""Tables of an estimate: a step of each leg, its memory, published steps of the same shape, and the whole run.
+
+Invariant: nothing is computed here but sums, shares and units; all figures are those of `Estimate`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import groupby
+
+from rich.console import Console
+from rich.table import Table
+
+from nemotron4_train.estimates.memory import Memory
+from nemotron4_train.estimates.published import published_steps
+from nemotron4_train.plan.estimate import Comparison, Estimate, LegEstimate, PhaseEstimate
+from nemotron4_train.plan.failures import Loss
+from nemotron4_train.plan.plan_job import PlanJob
+
+_MEMORY_KINDS = ("parameters", "gradients", "optimizer", "activations", "logits", "gathered", "allowance")
+
+
+def print_estimate(console: Console, job: PlanJob, found: Estimate) -> None:
+    """Print all that is known: without a machine, memory alone."""
+    if found.days is not None:
+        console.print(_steps(found))
+    console.print(_memory(found))
+    for run, of_run in groupby(found.comparisons, key=lambda each: each.published.run):
+        console.print(_published(run, list(of_run)))
+    if found.days is not None:
+        console.print(_whole(found))
+    for line in _lines(job, found):
+        console.print(line, soft_wrap=True)
+
+
+def shapes(leg: LegEstimate) -> Iterator[tuple[str, PhaseEstimate]]:
+    """Consecutive phases of a leg with one layout, by the names of the first and the last, and the first."""
+    for _, same in groupby(leg.phases, key=lambda phase: phase.layout):
+        phases = list(same)
+        yield "-".join(dict.fromkeys((phases[0].name, phases[-1].name))), phases[0]
+
+
+def _steps(found: Estimate) -> Table:
+    table = Table("phases", "GPUs", "batch x sequence", "micro-batches", "step", "MFU", "tokens/s a GPU")
+    table.title = "Predicted step"
+    for leg in found.legs:
+        for name, phase in shapes(leg):
+            if phase.time is None:
+                continue
+            layout, seconds = phase.layout, phase.time.total_seconds
+            table.add_row(
+                name,
+                f"{layout.num_devices:,}",
+                f"{layout.global_batch_size:,} x {layout.sequence_length:,}",
+                f"{layout.num_micro_batches} x {layout.micro_batch_size}",
+                f"{seconds:.3g} s",
+                _percent(phase.mfu),
+                f"{layout.tokens_per_step / seconds / layout.num_devices:,.0f}",
+            )
+    table.caption = "MFU (full attention), of the bf16 peak; micro-batches: their number and size, a rank"
+    return table
+
+
+def _memory(found: Estimate) -> Table:
+    table = Table("phases", *_MEMORY_KINDS, "total", "of", "host", title="Predicted memory of a rank, GB")
+    for leg in found.legs:
+        capacity = None if leg.machine is None else leg.machine.memory_gigabytes
+        kinds = (f"{getattr(leg.memory, kind) / 1e9:.2f}" for kind in _MEMORY_KINDS)
+        total = leg.memory.total / 1e9
+        of = "" if capacity is None else f"{capacity:g}" + (" (too much)" if total > capacity else "")
+        table.add_row(leg.name, *kinds, f"{total:.2f}", of, f"{leg.memory.host / 1e9:.2f}")
+    table.caption = (
+        "allowance: context, NCCL and fragmentation, which are stated and not computed; host: the copy of a checkpoint"
+    )
+    return table
+
+
+def _published(run: str, of_run: list[Comparison]) -> Table:
+    table = Table("GPUs", "batch", "published", "MFU", "days", title=f"{run}: published, and predicted")
+    for name in ("its recipe", "MFU", "GB", "days", "this job", "MFU", "GB"):
+        table.add_column(name)
+    for comparison in of_run:
+        table.add_row(*_published_row(comparison))
+    days = [_total(of_run, lambda each: each.published.days), _total(of_run, lambda each: each.predicted_days)]
+    if days[0] is not None:
+        table.add_row("", "", "", "", f"{days[0]:.1f}", "", "", "", "" if days[1] is None else f"{days[1]:.1f}")
+    table.caption = "its recipe: the published layout in Megatron-LM's way; this job: the topologies above, by FSDP2"
+    if len(of_run) > 1:
+        table.caption += f"\n{_constant_guess([each.published.seconds for each in of_run])}"
+    return table
+
+
+def _published_row(comparison: Comparison) -> list[str]:
+    published = comparison.published
+    layout = published.layout
+    row = [f"{layout.num_devices:,}", f"{layout.global_batch_size:,}", f"{published.seconds:g} s"]
+    row += [_percent(published.mfu), _days(published.days)]
+    for step in (comparison.theirs, comparison.ours):
+        assert step.time is not None
+        seconds = step.time.total_seconds
+        row += [f"{seconds:.3g} s ({_error(seconds, published.seconds)})", _percent(step.mfu), _gigabytes(step.memory)]
+        if step is comparison.theirs:
+            row.append(_days(comparison.predicted_days))
+    return row
+
+
+def _constant_guess(seconds: list[float]) -> str:
+    guess = round(sum(seconds) / len(seconds), 3)
+    errors = ", ".join(_error(guess, each) for each in seconds)
+    return f"a guess of {guess:g} s for every row, which predicts nothing, is off by {errors}"
+
+
+def _whole(found: Estimate) -> Table:
+    has_price = found.price_per_gpu_hour is not None
+    table = Table("phases", "days", "GPU-hours", *["cost"] * has_price, "checkpoints", "failures", title="Whole run")
+    for name in ("lost", "best interval", "lost then"):
+        table.add_column(name)
+    for leg in found.legs:
+        cost = [_whole_number(found.cost(leg.gpu_hours))] * has_price
+        row = [leg.name, _days(leg.days), _whole_number(leg.gpu_hours), *cost, f"{leg.num_checkpoints:,}"]
+        if leg.failures is not None and leg.days is not None:
+            own, best = leg.failures.own, leg.failures.best
+            interval = f"{best.interval_steps:,} steps"
+            row += [f"{own.num_failures:,.2g}", _lost(own, leg.days), interval, _lost(best, leg.days)]
+        table.add_row(*row)
+    if len(found.legs) > 1:
+        cost = [_whole_number(found.cost(found.gpu_hours))] * has_price
+        saves = sum(leg.num_checkpoints for leg in found.legs)
+        lost = "" if found.lost_days is None else f"{24 * found.lost_days:.2g} h"
+        table.add_row("all", _days(found.days), _whole_number(found.gpu_hours), *cost, f"{saves:,}", "", lost)
+    return table
+
+
+def _lines(job: PlanJob, found: Estimate) -> Iterator[str]:
+    """What the tables leave out, a line each."""
+    checkpoint = found.legs[0].checkpoint
+    beside = "beside training" if checkpoint.is_asynchronous else "while training waits"
+    yield (
+        f"checkpoint: {checkpoint.total_bytes / 1e9:,.4g} GB, written in {checkpoint.write_seconds:.3g} s at"
+        f" plan.storage_gigabytes_per_second={job.plan.storage_gigabytes_per_second:g}, {beside},"
+        f" after a pause of {max(leg.checkpoint.pause_seconds for leg in found.legs):.2g} s"
+    )
+    if found.days is None:
+        yield "topology.machine is null, so neither step time nor memory of a device is known; name one of conf/machine"
+        return
+    machines = {leg.machine.name for leg in found.legs if leg.machine is not None}
+    calibrated = {step.machine for step in published_steps() if step.is_fitted}
+    if machines - calibrated:
+        yield (
+            f"{', '.join(sorted(machines - calibrated))}: not calibrated: its stated rates, of which the shares that"
+            f" {', '.join(sorted(calibrated))} reaches are assumed"
+        )
+    failures = [leg.failures.hours_between_failures for leg in found.legs if leg.failures is not None]
+    yield (
+        f"failures: one in {_range(failures)} hours, at plan.hours_between_failures={job.plan.hours_between_failures:g}"
+        f" of one GPU and plan.restart_minutes={job.plan.restart_minutes:g}"
+    )
+    yield (
+        f"lost: to failures and pauses, expected at trainer.save_interval_steps={job.trainer.save_interval_steps}, and at"
+        " the interval that loses least (Daly 2006)"
+    )
+    yield "days: of training steps, without what is lost; validation, evaluation and waiting in a queue are left out"
+
+
+def _range(values: list[float]) -> str:
+    return " to ".join(dict.fromkeys(f"{value:,.3g}" for value in (min(values), max(values))))
+
+
+def _lost(loss: Loss, days: float) -> str:
+    """Hours, and their share of the elapsed time."""
+    if math.isinf(loss.lost_days):
+        return "never ends"
+    return f"{24 * loss.lost_days:.2g} h ({loss.lost_days / (loss.lost_days + days):.2%})"
+
+
+def _total(of_run: list[Comparison], value: Callable[[Comparison], float | None]) -> float | None:
+    values = [value(each) for each in of_run]
+    return None if None in values else sum(each for each in values if each is not None)
+
+
+def _error(predicted: float, published: float) -> str:
+    return f"{predicted / published - 1:+.1%}"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"
+
+
+def _days(days: float | None) -> str:
+    return "" if days is None else f"{days:,.3g}"
+
+
+def _gigabytes(memory: Memory) -> str:
+    return f"{memory.total / 1e9:.1f}"
+
+
+def _whole_number(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}"

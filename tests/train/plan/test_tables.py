@@ -1,0 +1,113 @@
+"""What `nemotron4 plan` prints and writes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nemotron4_config.main import main
+
+CAMPAIGN = "experiment=nemotron4_15b_campaign"
+
+
+def refuse(name: str) -> None:
+    raise AssertionError(f"{name} is not JSON")
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """(what is printed, plan.json) of the campaign, in a process that must not import torch."""
+    directory = tmp_path_factory.mktemp("plan")
+    code = (
+        "import sys; from nemotron4_config.main import main;"
+        f" status = main(['plan', '{CAMPAIGN}', 'plan.out=out', 'plan.price_per_gpu_hour=2.5']);"
+        " sys.exit(status or 10 * bool({'torch', 'lightning'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=directory, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (directory / "out").iterdir()) == ["plan.json", "plan.png"]
+    return done.stdout, json.loads((directory / "out/plan.json").read_text(), parse_constant=refuse)
+
+
+def test_the_reports_table_is_shown_beside_the_predictions(shown):
+    said, record = shown
+    rows = [line.split("│") for line in said.splitlines()]
+    for gpus, seconds, mfu, days in (("768", 0.57, "34.3%", "0.8"), ("2,304", 0.64, "30.5%", "11.9")):
+        (row,) = [row for row in rows if len(row) == 14 and row[1].strip() == gpus]
+        assert [cell.strip() for cell in row[3:6]] == [f"{seconds:g} s", mfu, days]
+        (theirs,) = [each for each in record["published"] if each["step_seconds"] == seconds]
+        predicted = theirs["predicted_of_its_recipe"]["step_seconds"]
+        assert row[6].strip() == f"{predicted:.3g} s ({predicted / seconds - 1:+.1%})"
+    assert "a guess of 0.597 s for every row, which predicts nothing, is off by +4.7%, +2.9%, -6.7%" in said
+
+
+def test_nothing_shown_is_cut_or_wraps(shown):
+    said, _ = shown
+    assert "…" not in said
+    tables = [line for line in said.splitlines() if line.startswith(("┃", "│", "┏"))]
+    assert max(map(len, tables)) <= 130
+
+
+def test_the_record_has_its_units_in_its_names_and_adds_up(shown):
+    _, record = shown
+    memory = record["memory_bytes"]
+    kinds = ("parameters", "gradients", "optimizer", "activations", "logits", "gathered", "allowance")
+    assert memory["total"] == sum(memory[kind] for kind in kinds)
+    assert record["days"] == pytest.approx(sum(leg["days"] for leg in record["legs"]))
+    assert record["cost"] == pytest.approx(2.5 * record["gpu_hours"])
+    assert record["checkpoint"]["bytes"] == 12 * 15_628_775_424
+    for leg in record["legs"]:
+        assert leg["gpus"] == leg["replicate"] * leg["shard"] * leg["tensor"]
+        assert memory["total"] >= leg["memory_bytes"]["total"]
+        for phase in leg["phases"]:
+            assert sum(phase["step_seconds_by_part"].values()) == pytest.approx(phase["step_seconds"])
+
+
+def planned(tmp_path, monkeypatch, capsys, *overrides):
+    monkeypatch.chdir(tmp_path)
+    status = main(["plan", "experiment=smoke", *overrides])
+    return status, capsys.readouterr()
+
+
+def test_a_run_without_a_machine_is_planned_by_its_memory(tmp_path, monkeypatch, capsys):
+    status, said = planned(tmp_path, monkeypatch, capsys, "topology.machine=null")
+    assert status == 0
+    assert "topology.machine is null, so neither step time nor" in said.out
+    record = json.loads(Path("runs/smoke/plan.json").read_text(), parse_constant=refuse)
+    assert (record["days"], record["legs"][0]["step_seconds"], record["published"]) == (None, None, [])
+    assert record["memory_bytes"]["total"] > 0
+
+
+def test_a_machine_that_nothing_was_fitted_on_is_said_to_be_uncalibrated(tmp_path, monkeypatch, capsys):
+    assert planned(tmp_path, monkeypatch, capsys, "topology.machine=b200")[1].out.count("b200: not calibrated: ") == 1
+    assert "not calibrated" not in planned(tmp_path, monkeypatch, capsys, "topology.machine=h100_sxm")[1].out
+
+
+def test_what_never_ends_is_said_and_null(tmp_path, monkeypatch, capsys):
+    overrides = ("topology.machine=h100_sxm", "plan.hours_between_failures=1e-5")
+    status, said = planned(tmp_path, monkeypatch, capsys, *overrides)
+    assert status == 0
+    assert "never ends" in said.out
+    record = json.loads(Path("runs/smoke/plan.json").read_text(), parse_constant=refuse)
+    assert record["failures"]["lost_days"] is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("plan.price_per_gpu_hour=-1", "plan.price_per_gpu_hour (-1.0): must be greater than 0, or null"),
+        ("plan.storage_gigabytes_per_second=0", "plan.storage_gigabytes_per_second (0.0): must be greater than 0"),
+        ("plan.out=file", "plan.out (file): is not a directory that can be written to; give another"),
+        ("plan.out=file/plan", "plan.out (file/plan): is not a directory that can be written to; give another"),
+        ("topology.tensor=3", "model.num_key_value_heads (2): must be divisible by topology.tensor = 3; nearest"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_written(tmp_path, monkeypatch, capsys, override, message):
+    (tmp_path / "file").touch()
+    status, said = planned(tmp_path, monkeypatch, capsys, override)
+    assert (status, said.out) == (2, "")
+    assert said.err.startswith(f"nemotron4 plan: {message}")
+    assert said.err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
