@@ -18,7 +18,13 @@ class PlanConfig:
     """Run a step of the real model, recipe and optimiser on fake tensors, as one rank of the whole topology, and count
     its memory and its collectives; minutes at 15B."""
     search: bool = False
-    """Rank the layouts of the topology's devices that fit, by predicted step time."""
+    """Rank the layouts that fit by predicted time, for the phases that take longest; print the best as overrides."""
+    gpus: int | None = None
+    """Devices that plan.search lays out; null means those of the phases' topology."""
+    machine: str | None = None
+    """Kind of machine that plan.search lays out, as topology.machine; null means that of the phases' topology."""
+    global_batch_size: int | None = None
+    """Sequences of a step that plan.search lays out; null means what the phases have."""
     published: bool = False
     """Print every published step beside its prediction instead of a plan."""
     price_per_gpu_hour: float | None = None
@@ -43,6 +49,12 @@ class PlanConfig:
         require(self.out != "", "plan.out", "''", "must name a directory; leave it out for <run.root>/<run.name>")
         price = self.price_per_gpu_hour
         require(price is None or price > 0, "plan.price_per_gpu_hour", price, "must be greater than 0, or null")
+        for key in ("gpus", "machine", "global_batch_size"):
+            value, rule = getattr(self, key), "is for plan.search alone; add plan.search=true"
+            require(value is None or self.search, f"plan.{key}", value, rule)
+        for key in ("gpus", "global_batch_size"):
+            value = getattr(self, key)
+            require(value is None or value >= 1, f"plan.{key}", value, "must be at least 1, or null")
         for key in ("storage_gigabytes_per_second", "hours_between_failures"):
             require(getattr(self, key) > 0, f"plan.{key}", getattr(self, key), "must be greater than 0")
         require(self.restart_minutes >= 0, "plan.restart_minutes", self.restart_minutes, "must be at least 0")

@@ -23,6 +23,8 @@ from nemotron4_train.plan.estimate_tables import print_estimate
 from nemotron4_train.plan.on_request import json_on_request, print_on_request
 from nemotron4_train.plan.plan_job import PlanJob
 from nemotron4_train.plan.record import RECORD_FILE, plan_record, render_record
+from nemotron4_train.plan.search import search
+from nemotron4_train.plan.search_tables import print_search, search_json
 from nemotron4_train.reporting.report import timeline_rows
 from nemotron4_train.schedule import Timeline
 
@@ -39,14 +41,15 @@ def show(job: PlanJob) -> None:
     timeline = job.timeline()
     if job.start_from is not None:
         _check_start(console, job, job.start_from)
-    found = estimate(job)
+    found, ranked = estimate(job), search(job) if job.plan.search else None
     console.print(_parameters(job))
     console.print(_mesh(job))
     console.print(_timeline(job, timeline))
     print_estimate(console, job, found)
     print_on_request(console, job)
-    directory.mkdir(parents=True, exist_ok=True)
     record = plan_record(job, timeline, found) | json_on_request(job)
+    record |= {} if ranked is None else {"search": search_json(ranked)}
+    directory.mkdir(parents=True, exist_ok=True)
     write_file(directory / RECORD_FILE, render_record(record))
     _draw(job, timeline, found, directory / "plan.png")
     console.print(f"all of it as data, and as a picture: {directory / RECORD_FILE}, plan.png", soft_wrap=True)
@@ -54,6 +57,8 @@ def show(job: PlanJob) -> None:
         _print_epochs(console, job, timeline)
     else:
         console.print(f"{job.data.dir}: not prepared, so epochs are not known")
+    if ranked is not None:
+        print_search(console, ranked)
 
 
 def _check_start(console: Console, job: TrainJob, directory: str) -> None:

@@ -1,0 +1,246 @@
+import json
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import product
+
+import pytest
+from composed import composed, status_of
+from rich.console import Console
+
+from nemotron4_model.config import Recompute
+from nemotron4_train.estimates.layout import layout_of
+from nemotron4_train.estimates.memory import memory
+from nemotron4_train.estimates.step_time import step_time
+from nemotron4_train.job import Precision, PrecisionConfig
+from nemotron4_train.machine import load_machine
+from nemotron4_train.plan.plan_job import PlanConfig
+from nemotron4_train.plan.search import MAX_MICRO_BATCH, search
+from nemotron4_train.plan.search_tables import lines, overrides, print_search, rows, search_json
+
+
+@pytest.fixture(scope="module")
+def paper():
+    return composed("plan", "experiment=nemotron4_15b")
+
+
+@pytest.fixture(scope="module")
+def campaign():
+    """Its longest leg has a topology of its own: 2,304 GPUs for a batch of 1,152."""
+    return asking(composed("plan", "experiment=nemotron4_15b_campaign"))
+
+
+def asking(job, gpus=None, batch=None, machine="h100_sxm"):
+    """A job that asks for layouts of a machine's GPUs and of a batch, without a topology of them."""
+    return replace(job, plan=PlanConfig(search=True, gpus=gpus, machine=machine, global_batch_size=batch))
+
+
+@pytest.fixture(scope="module")
+def on_64(paper):
+    return search(asking(paper, 64, 256))
+
+
+@pytest.fixture(scope="module")
+def small():
+    """1.75B on four GPUs, in phases of two batches; some layouts do not fit."""
+    words = ("plan.search=true", "plan.gpus=4", "plan.machine=h100_sxm")
+    return search(composed("plan", "experiment=h100_1_75b", *words))
+
+
+def printed(found):
+    console = Console(width=150)
+    with console.capture() as capture:
+        print_search(console, found)
+    return capture.get()
+
+
+def key(topology, precision):
+    mesh = topology.replicate, topology.shard, topology.tensor
+    return *mesh, topology.micro_batch_size, topology.recompute, topology.reshard_after_forward, precision
+
+
+def accepted_by_the_job(job, topology, precision):
+    try:
+        replace(job, topology=topology, precision=replace(job.precision, compute=precision))
+    except ValueError:
+        return False
+    return True
+
+
+def test_layouts_are_all_that_the_job_accepts(small):
+    job = small.question.job
+    expected = set()
+    axes = product((1, 2, 4), (1, 2, 4), (1, 2, 4), range(1, MAX_MICRO_BATCH + 1), Recompute, (False, True))
+    for replicate, shard, tensor, micro, recompute, reshard in axes:
+        # Without shards there is nothing to gather; a micro-batch larger than a rank's largest share is that share.
+        if replicate * shard * tensor != 4 or (shard == 1 and not reshard) or micro > 128 // (replicate * shard):
+            continue
+        topology = replace(
+            small.question.topology,
+            replicate=replicate,
+            shard=shard,
+            tensor=tensor,
+            micro_batch_size=micro,
+            recompute=recompute,
+            reshard_after_forward=reshard,
+            compile=True,
+        )
+        for precision in (Precision.bf16, Precision.fp8):
+            if accepted_by_the_job(job, topology, precision):
+                expected.add(key(topology, precision))
+    found = [key(one.topology, one.precision) for one in (*small.ranked, *small.too_large)]
+    assert len(found) == len(set(found))
+    assert set(found) == expected
+
+
+def test_those_that_fit_are_ranked_by_the_time_of_all_phases(small):
+    question = small.question
+    assert list(question.steps) == [(128, 4096), (64, 4096)]
+    assert small.ranked
+    assert small.too_large
+    assert all(one.memory.total <= question.machine.memory_bytes for one in small.ranked)
+    assert all(one.memory.total > question.machine.memory_bytes for one in small.too_large)
+    for found in (small.ranked, small.too_large):
+        times = [one.seconds for one in found]
+        assert times == pytest.approx(sorted(times), rel=1e-8)
+    one = small.ranked[0]
+    of_each = {phase.global_batch_size: predicted(question.job, phase, one) for phase in question.phases.values()}
+    steps = {batch: number for (batch, _), number in question.steps.items()}
+    assert one.seconds == pytest.approx(sum(steps[batch] * time for batch, (time, _) in of_each.items()))
+    assert one.memory.total == max(needed for _, needed in of_each.values())
+
+
+def predicted(job, phase, found):
+    """Seconds of a step of a phase, and bytes, by the estimates themselves."""
+    layout = replace(layout_of(job, phase, found.topology), compute=found.precision)
+    time = step_time(job.model, layout, load_machine("h100_sxm"))
+    return time.total_seconds, memory(job.model, layout, job.optimizer.kind).total
+
+
+def test_the_order_is_the_same_each_time(small):
+    assert search(small.question.job) == small
+
+
+@pytest.mark.parametrize(("gpus", "batch"), [(64, 256), (2048, 8192)])
+def test_nvidias_batch_of_4_sequences_a_gpu_wants_little_tensor_parallelism(paper, gpus, batch):
+    found = search(asking(paper, gpus, batch))
+    assert found.best().topology.tensor in (1, 2)
+    assert found.best(precision=Precision.bf16).topology.tensor in (1, 2)
+    of_8 = next(line for line in lines(found) if line.startswith("tensor 8, bf16:"))
+    assert re.search(r" more: .*tensor communication \+", of_8)
+
+
+def test_the_papers_batch_of_half_a_sequence_a_gpu_needs_tensor_parallelism(campaign):
+    found = search(campaign)
+    assert found.question.num_devices == 2304
+    assert list(found.question.steps) == [(1152, 4096)]
+    assert found.refused["1,152 sequences are no multiple of 2,304 data-parallel ranks"] == [1]
+    assert {one.topology.tensor for one in found.ranked} == {2, 4, 8}
+
+
+def check_pasted(found, precision, experiment):
+    """The printed words, composed, make the layout with its predicted figures."""
+    best = found.best(precision=precision)
+    job = composed("plan", experiment, *shlex.split(" ".join(overrides(found.question, best))))
+    phase = job.schedule.phases["batch_1152"]
+    topology = phase.topology or job.topology
+    assert (topology, job.precision.compute) == (best.topology, precision)
+    layout = layout_of(job, phase, topology)
+    assert step_time(job.model, layout, load_machine(topology.machine)) == best.step
+    assert memory(job.model, layout, job.optimizer.kind) == best.memory
+
+
+def test_pasted_overrides_make_the_layout_that_was_found(on_64, campaign):
+    check_pasted(on_64, Precision.fp8, "experiment=nemotron4_15b")
+    check_pasted(search(campaign), Precision.bf16, "experiment=nemotron4_15b_campaign")
+
+
+def test_a_job_is_searched_as_its_topology_stands(paper):
+    on_h100 = replace(paper, topology=replace(paper.topology, machine="h100_sxm"))
+    found = search(asking(on_h100, machine=None))
+    assert found.question.num_devices == 768
+    assert list(found.question.steps) == [(1152, 4096), (384, 4096), (768, 4096)]
+    assert not any("num_nodes" in word for word in overrides(found.question, found.best()))
+
+
+def test_float8_only_where_the_machine_and_the_job_have_it(on_64, paper):
+    assert {one.topology.tensor for one in on_64.ranked if one.precision is Precision.fp8} == {1}
+    a100 = search(asking(paper, 64, 256, "a100_80g"))
+    assert {one.precision for one in a100.ranked} == {Precision.bf16}
+    fp32 = search(asking(replace(paper, precision=PrecisionConfig()), 64, 256))
+    assert {one.precision for one in (*fp32.ranked, *fp32.too_large)} == {Precision.fp32}
+
+
+def test_what_is_printed(on_64):
+    text = printed(on_64)
+    assert "Layouts of 64 x h100_sxm, 256 sequences of 4,096" in text
+    assert "would cross machines of 8" in text
+    assert len(rows(on_64)) == 10
+    for precision in (Precision.bf16, Precision.fp8):
+        assert " ".join(overrides(on_64.question, on_64.best(precision=precision))) in text.replace("\n", " ")
+
+
+def test_where_nothing_fits_the_smallest_layouts_are_named_with_their_excess(paper):
+    found = search(asking(paper, 1, 256))
+    assert not found.ranked
+    first, second, *_ = lines(found)
+    assert first.startswith("no layout fits in ")
+    smallest = min(one.memory.total for one in found.too_large)
+    over = smallest - found.question.machine.memory_bytes
+    assert re.search(rf"too large: .*: {smallest / 1e9:.1f} GB, {over / 1e9:.1f} over; \w+ [\d.]+ GB", second)
+    assert "to paste" not in printed(found)
+
+
+def test_plan_json_s_block(on_64):
+    block = json.loads(json.dumps(search_json(on_64)))
+    assert block[0]["step_seconds"] == on_64.ranked[0].step.total_seconds
+    assert block[0]["memory_bytes"]["total"] == on_64.ranked[0].memory.total
+    assert {row["tensor"] for row in block} == {1, 2, 4, 8}
+    times = [row["days"] for row in block if not row["bytes_over"]]
+    assert times == pytest.approx(sorted(times), rel=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "batch", "message"),
+    [
+        (12, None, "plan.gpus (12): must be at most 8, or fill machines of 8 (h100_sxm); nearest: 8, 16"),
+        (
+            2304,
+            1000,
+            "plan.global_batch_size (1000): no layout of 2,304 devices divides it; nearest: 864, 1152;"
+            " or change plan.gpus",
+        ),
+        (
+            2304,
+            None,
+            "schedule.phases.warmup.global_batch_size (384): no layout of 2,304 devices divides it; nearest: 288, 576;"
+            " or change plan.gpus",
+        ),
+    ],
+)
+def test_a_question_without_an_answer_is_one_line(paper, gpus, batch, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        search(asking(paper, gpus, batch))
+
+
+def test_a_machine_must_be_known(paper):
+    with pytest.raises(ValueError, match=r"^plan\.machine \(h100\): .*nearest: h100_"):
+        search(asking(paper, machine="h100"))
+    unknown = replace(paper, topology=replace(paper.topology, machine=None))
+    with pytest.raises(ValueError, match=r"^plan\.machine \(null\): plan\.search needs a kind of machine; "):
+        search(asking(unknown, machine=None))
+
+
+def test_what_only_search_reads_needs_search(capsys):
+    assert status_of("plan", "experiment=demo", "plan.gpus=64") == 2
+    line = "nemotron4 plan: plan.gpus (64): is for plan.search alone; add plan.search=true\n"
+    assert capsys.readouterr().err == line
+    with pytest.raises(ValueError, match=r"^plan\.gpus \(0\): must be at least 1, or null$"):
+        PlanConfig(search=True, gpus=0)
+
+
+def test_searching_needs_no_torch():
+    code = "import sys, nemotron4_train.plan.search_tables; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
