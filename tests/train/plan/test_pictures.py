@@ -23,7 +23,7 @@ MEMORY = Memory(
 )  # fmt: skip
 TIME = StepTime({"matrix products": 0.3, "attention": 0.05, "tensor communication": 0.2, "fixed": 0.001, "scale": 0.03})
 
-CHECKPOINT = CheckpointCost(total_bytes=GB, copy_seconds=1, write_seconds=1)
+CHECKPOINT = CheckpointCost(total_bytes=GB, pause_seconds=1, write_seconds=1, is_asynchronous=True)
 
 
 def estimate_of(job, machine="h100_sxm", memory=MEMORY, time=TIME, published=0.6):

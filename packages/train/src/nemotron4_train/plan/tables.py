@@ -74,9 +74,10 @@ def _check_start(console: Console, job: TrainJob, directory: str) -> None:
 
 
 def _draw(job: TrainJob, timeline: Timeline, found: Estimate, path: Path) -> None:
-    from nemotron4_train.reporting.timeline_plots import as_png, plan_figure
+    from nemotron4_train.plan.pictures import plan_picture
+    from nemotron4_train.reporting.timeline_plots import as_png
 
-    write_file(path, as_png(plan_figure(job, timeline)))
+    write_file(path, as_png(plan_picture(job, timeline, found)))
 
 
 def _parameters(job: TrainJob) -> Table:
