@@ -52,7 +52,7 @@ def show(job: PlanJob) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     write_file(directory / RECORD_FILE, render_record(record))
     _draw(job, timeline, found, directory / "plan.png")
-    console.print(f"all of it as data, and as a picture: {directory / RECORD_FILE}, plan.png", soft_wrap=True)
+    console.print(f"as a picture: {directory / 'plan.png'}; as data: {directory / RECORD_FILE}", soft_wrap=True)
     if Path(job.data.dir).is_dir():
         _print_epochs(console, job, timeline)
     else:
