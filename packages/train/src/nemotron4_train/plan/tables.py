@@ -18,6 +18,7 @@ from nemotron4_common.terminal import plain_console
 from nemotron4_train.budget import training_flops
 from nemotron4_train.job import TrainJob
 from nemotron4_train.launching.legs import legs
+from nemotron4_train.plan.dry_run import print_dry_runs
 from nemotron4_train.plan.estimate import Estimate, estimate
 from nemotron4_train.plan.estimate_tables import print_estimate
 from nemotron4_train.plan.on_request import json_on_request, print_on_request
@@ -46,6 +47,8 @@ def show(job: PlanJob) -> None:
     console.print(_mesh(job))
     console.print(_timeline(job, timeline))
     print_estimate(console, job, found)
+    if job.plan.dry_run:
+        print_dry_runs(job, console)
     print_on_request(console, job)
     record = plan_record(job, timeline, found) | json_on_request(job)
     record |= {} if ranked is None else {"search": search_json(ranked)}
