@@ -35,6 +35,12 @@ class PublishedStep:
     seconds: float
     is_fitted: bool
     """Whether the constants of reached.py are fitted on it."""
+    mfu: float | None = None
+    """As it was published."""
+    num_tokens: int | None = None
+    """That the published run trained on with such steps."""
+    days: float | None = None
+    """That they took, as published."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +71,9 @@ def published_steps() -> tuple[PublishedStep, ...]:
             stack=_stack(content["stacks"][row["stack"]]),
             seconds=seconds,
             is_fitted=row.get("fitted", False),
+            mfu=row.get("mfu", {}).get(gpus),
+            num_tokens=row["billion_tokens"][gpus] * 10**9 if "billion_tokens" in row else None,
+            days=row.get("days", {}).get(gpus),
         )
         for row in content["steps"]
         for gpus, seconds in row["steps"].items()
@@ -88,14 +97,20 @@ def published_memory() -> tuple[PublishedMemory, ...]:
     )
 
 
-def published_seconds(model: ModelConfig, layout: Layout) -> float | None:
+def published_step(model: ModelConfig, layout: Layout) -> PublishedStep | None:
     """The published bf16 step of such a model on as many devices, with the same tensor size and batch; None if none.
 
     Micro-batch, recomputation and sharding may differ: they are the program's, not the experiment's.
     """
     wanted = _experiment(model, layout)
-    found = (step.seconds for step in published_steps() if _experiment(step.model, step.layout) == wanted)
+    found = (step for step in published_steps() if _experiment(step.model, step.layout) == wanted)
     return next(found, None) if layout.pipeline == 1 and layout.compute is Precision.bf16 else None
+
+
+def published_seconds(model: ModelConfig, layout: Layout) -> float | None:
+    """The time of that step."""
+    step = published_step(model, layout)
+    return None if step is None else step.seconds
 
 
 def _experiment(model: ModelConfig, layout: Layout) -> tuple[object, ...]:

@@ -17,15 +17,20 @@ from nemotron4_common.terminal import plain_console
 from nemotron4_train.budget import training_flops
 from nemotron4_train.job import TrainJob
 from nemotron4_train.launching.legs import legs
+from nemotron4_train.plan.plan_job import PlanJob
+from nemotron4_train.plan.validation import show_validation
 from nemotron4_train.reporting.report import timeline_rows
 from nemotron4_train.schedule import Timeline
 
 
-def show(job: TrainJob) -> None:
+def show(job: PlanJob) -> None:
     """Print the job's tables, and draw learning rate, batch and blend over tokens."""
     console = plain_console()
     if not console.is_terminal:
         console.width = max(console.width, 130)
+    if job.plan.published:
+        show_validation(console)
+        return
     timeline = job.timeline()
     if job.start_from is not None:
         _check_start(console, job, job.start_from)
