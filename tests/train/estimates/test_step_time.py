@@ -146,6 +146,24 @@ def test_a_group_in_a_node_does_not_use_the_network():
     assert seconds(grown(hybrid, replicate=2), slow) > seconds(grown(hybrid, replicate=2))
 
 
+def test_on_a_slow_network_replicas_take_as_long_as_summing_their_shards_over_it():
+    slow = replace(H100, network_gigabytes_per_second=0.01)
+    parts = step_time(MODEL, layout(replicate=4, shard=8, reshard_after_forward=True), slow).seconds
+    summed = 2 * 3 / 4 * MODEL.num_parameters / 8 * 2  # bytes of bf16 through each adapter
+    assert parts["data communication"] == pytest.approx(summed / (0.01e9 * 0.92), rel=0.01)
+
+
+@pytest.mark.parametrize("reshard", [False, True])
+def test_over_slow_links_shards_take_as_long_as_gathering_and_scattering(reshard):
+    slow = replace(H100, node_link_gigabytes_per_second=0.01)
+    chosen = layout(shard=8, num_micro_batches=3, reduce=DType.fp32, reshard_after_forward=reshard)
+    parts = step_time(MODEL, chosen, slow).seconds
+    weights, blocks = MODEL.num_parameters, MODEL.num_non_embedding_parameters  # backward needs no embedding nor head
+    gathered = 3 * (weights + blocks) if reshard else weights
+    num_bytes = 7 / 8 * (2 * gathered + 4 * weights)
+    assert parts["data communication"] == pytest.approx(num_bytes / (0.01e9 * 0.8), rel=0.01)
+
+
 def test_tensor_collectives_beside_products_cost_less():
     def exposed(stack):
         parts = step_time(MODEL, layout(shard=4, tensor=8, compute=Precision.bf16), H100, stack=stack).seconds

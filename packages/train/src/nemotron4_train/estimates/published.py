@@ -16,7 +16,9 @@ from nemotron4_model.config import ModelConfig
 from nemotron4_model.dtype import DType
 from nemotron4_train.estimates.layout import Layout
 from nemotron4_train.estimates.stack import Attention, Stack, megatron
+from nemotron4_train.estimates.step_time import Reached, step_time
 from nemotron4_train.job import Precision
+from nemotron4_train.machine import load_machine
 
 _DEVICES_PER_NODE, _SEQUENCE_LENGTH = 8, 4096
 
@@ -41,6 +43,10 @@ class PublishedStep:
     """That the published run trained on with such steps."""
     days: float | None = None
     """That they took, as published."""
+
+    def predicted_seconds(self, reached: Reached = Reached()) -> float:  # noqa: B008 (frozen)
+        """What the planner predicts for it."""
+        return step_time(self.model, self.layout, load_machine(self.machine), reached, self.stack).total_seconds
 
 
 @dataclass(frozen=True, kw_only=True)

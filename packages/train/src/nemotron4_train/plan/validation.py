@@ -19,7 +19,7 @@ from rich.table import Table
 
 from nemotron4_common.staging import write_file
 from nemotron4_train.estimates.published import PublishedStep, published_steps
-from nemotron4_train.estimates.step_time import mfu, step_time
+from nemotron4_train.estimates.step_time import mfu
 from nemotron4_train.machine import load_machine
 
 BEGIN, END = "<!-- published steps: begin -->", "<!-- published steps: end -->"
@@ -63,7 +63,8 @@ class Row:
 def rows() -> list[Row]:
     """One for each published step."""
     steps = published_steps()
-    return [Row(step, _predicted(step), _mean([other for other in steps if other.run == step.run])) for step in steps]
+    same_run = ([other for other in steps if other.run == step.run] for step in steps)
+    return [Row(step, step.predicted_seconds(), _mean(run)) for step, run in zip(steps, same_run, strict=True)]
 
 
 def groups() -> dict[str, list[Row]]:
@@ -109,10 +110,6 @@ def with_table(page: str) -> str:
     before, rest = page.split(BEGIN)
     _, after = rest.split(END)
     return f"{before}{BEGIN}\n\n{as_markdown()}\n\n{END}{after}"
-
-
-def _predicted(step: PublishedStep) -> float:
-    return step_time(step.model, step.layout, load_machine(step.machine), stack=step.stack).total_seconds
 
 
 def _mean(steps: Sequence[PublishedStep]) -> float:
