@@ -26,6 +26,7 @@ from nemotron4_train.plan.plan_job import PlanJob
 from nemotron4_train.plan.record import RECORD_FILE, plan_record, render_record
 from nemotron4_train.plan.search import search
 from nemotron4_train.plan.search_tables import print_search, search_json
+from nemotron4_train.plan.validation import show_validation
 from nemotron4_train.reporting.report import timeline_rows
 from nemotron4_train.schedule import Timeline
 
@@ -34,11 +35,14 @@ _WIDTH = 130
 
 def show(job: PlanJob) -> None:
     """Print the job's tables, and write plan.json and plan.png."""
-    directory = Path(job.plan.out or Path(job.run.root) / job.run.name)
-    check_can_write(directory / RECORD_FILE, "run.root" if job.plan.out is None else "plan.out")
     console = plain_console()
     if not console.is_terminal:
         console.width = max(console.width, _WIDTH)
+    if job.plan.published:
+        show_validation(console)
+        return
+    directory = Path(job.plan.out or Path(job.run.root) / job.run.name)
+    check_can_write(directory / RECORD_FILE, "run.root" if job.plan.out is None else "plan.out")
     timeline = job.timeline()
     if job.start_from is not None:
         _check_start(console, job, job.start_from)
