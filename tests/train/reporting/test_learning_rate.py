@@ -4,6 +4,7 @@ import pytest
 from smoke import smoke_job
 
 from nemotron4_train.job import OptimizerConfig, OptimizerKind
+from nemotron4_train.plan.plan_job import PlanJob
 from nemotron4_train.plan.tables import show
 from nemotron4_train.reporting.timeline_plots import plan_figure
 
@@ -15,7 +16,7 @@ def test_it_is_that_of_the_matrices(tmp_path, capsys, kind, peak):
     panel = plan_figure(job, job.timeline()).axes[0]
     assert panel.get_ylabel() == "learning rate\n(matrices)"
     assert max(panel.lines[0].get_ydata()) == pytest.approx(peak)
-    show(job)
+    show(PlanJob(**vars(job)))
     shown = capsys.readouterr().out
     (warmup,) = [line for line in shown.splitlines() if "warmup" in line and "pretraining" in line]
     assert [float(cell) for cell in warmup.strip("│┃ ").split("│")[-2:]] == [peak / 4, peak]
