@@ -12,7 +12,7 @@ from nemotron4_model.config import Recompute
 from nemotron4_model.dtype import DType
 from nemotron4_train.job import Precision, TrainJob
 from nemotron4_train.schedule import Phase
-from nemotron4_train.topology import TopologyConfig
+from nemotron4_train.topology import Device, TopologyConfig
 
 
 class Sharding(Enum):
@@ -48,6 +48,8 @@ class Layout:
     reshard_after_forward: bool = False
     """As topology.reshard_after_forward."""
     compile: bool = False
+    device: Device = Device.cuda
+    """Some operations need other buffers on a CPU."""
     sharding: Sharding = Sharding.distributed_optimizer
 
     def __post_init__(self) -> None:
@@ -96,5 +98,6 @@ def layout_of(job: TrainJob, phase: Phase, topology: TopologyConfig) -> Layout:
         recompute=topology.recompute,
         reshard_after_forward=topology.reshard_after_forward and topology.shard > 1,
         compile=topology.compile,
+        device=topology.device,
         sharding=Sharding.fsdp,
     )
