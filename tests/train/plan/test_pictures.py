@@ -71,7 +71,7 @@ def test_phases_that_do_not_differ_share_a_bar(campaign):
 def test_bars_add_up_to_the_estimate(campaign):
     estimate = estimate_of(campaign)
     assert [bar.length for bar in memory_bars(estimate).bars] == pytest.approx([28, 29, 30])
-    assert memory_bars(estimate).bars[2].note == "30 of 80 GB\nhost: 4 GB"
+    assert memory_bars(estimate).bars[2].note == "30 of 84.9 GB\nhost: 4 GB"
     bar = time_bars(estimate).bars[0]
     assert bar.length == pytest.approx(TIME.total_seconds)
     assert bar.parts["other"] == 0.001  # too small to be seen by itself
@@ -92,7 +92,7 @@ def test_every_part_of_a_step_has_a_colour():
 def test_what_does_not_fit_is_said(campaign):
     bar = memory_bars(estimate_of(campaign, memory=replace(MEMORY, activations=80 * GB))).bars[0]
     assert bar.is_fault
-    assert bar.note == "88 of 80 GB: too much\nhost: 4 GB"
+    assert bar.note == "88 of 84.9 GB: too much\nhost: 4 GB"
 
 
 def test_without_a_machine_there_is_no_time_and_no_capacity():
@@ -118,7 +118,7 @@ def test_a_capacity_far_beyond_the_bars_is_in_the_notes_alone(campaign):
     estimate = estimate_of(campaign, memory=small)
     axis = all_axes(plan_picture(campaign, campaign.timeline(), estimate))[0]
     assert axis.get_xlim()[1] == pytest.approx(1.02 * 6)
-    assert axis.texts[-1].get_text() == "6 of 80 GB\nhost: 4 GB"
+    assert axis.texts[-1].get_text() == "6 of 84.9 GB\nhost: 4 GB"
 
 
 def test_nothing_overlaps_with_six_legs_and_a_long_name():
@@ -131,7 +131,8 @@ def test_nothing_overlaps_with_six_legs_and_a_long_name():
         f"+schedule.phases.{long}={{tokens: 100_000_000_000, blend: pretraining, global_batch_size: 1_152,"
         " sequence_length: 4_096}",
     )  # fmt: skip
-    figure = plan_picture(job, job.timeline(), estimate_of(job))
+    parts = time_bars(Estimate(legs=(), comparisons=(), price_per_gpu_hour=None)).colours
+    figure = plan_picture(job, job.timeline(), estimate_of(job, time=StepTime(dict.fromkeys(parts, 0.1))))
     figure.draw_without_rendering()
     for axis in all_axes(figure)[:2]:
         texts = [*axis.get_yticklabels(), *axis.texts, axis.title, axis._left_title, *axis.get_legend().get_texts()]
