@@ -35,7 +35,7 @@ def test_the_reports_table_is_shown_beside_the_predictions(shown):
     said, record = shown
     rows = [line.split("│") for line in said.splitlines()]
     for gpus, seconds, mfu, days in (("768", 0.57, "34.3%", "0.8"), ("2,304", 0.64, "30.5%", "11.9")):
-        (row,) = [row for row in rows if len(row) == 14 and row[1].strip() == gpus]
+        (row,) = [row for row in rows if len(row) == 15 and row[1].strip() == gpus]
         assert [cell.strip() for cell in row[3:6]] == [f"{seconds:g} s", mfu, days]
         (theirs,) = [each for each in record["published"] if each["step_seconds"] == seconds]
         predicted = theirs["predicted_of_its_recipe"]["step_seconds"]
@@ -80,15 +80,12 @@ def test_a_run_without_a_machine_is_planned_by_its_memory(tmp_path, monkeypatch,
     assert record["memory_bytes"]["total"] > 0
 
 
-def test_a_machine_that_nothing_was_fitted_on_is_said_to_be_uncalibrated(tmp_path, monkeypatch, capsys):
-    assert planned(tmp_path, monkeypatch, capsys, "topology.machine=b200")[1].out.count("b200: not calibrated: ") == 1
-    assert "not calibrated" not in planned(tmp_path, monkeypatch, capsys, "topology.machine=h100_sxm")[1].out
-
-
-def test_what_never_ends_is_said_and_null(tmp_path, monkeypatch, capsys):
-    overrides = ("topology.machine=h100_sxm", "plan.hours_between_failures=1e-5")
+def test_what_is_not_calibrated_and_what_never_ends_are_said(shown, tmp_path, monkeypatch, capsys):
+    overrides = ("topology.machine=b200", "plan.hours_between_failures=1e-5")
     status, said = planned(tmp_path, monkeypatch, capsys, *overrides)
     assert status == 0
+    assert said.out.count("b200: not calibrated: ") == 1
+    assert "not calibrated" not in shown[0]
     assert "never ends" in said.out
     record = json.loads(Path("runs/smoke/plan.json").read_text(), parse_constant=refuse)
     assert record["failures"]["lost_days"] is None
@@ -99,14 +96,18 @@ def test_what_never_ends_is_said_and_null(tmp_path, monkeypatch, capsys):
     [
         ("plan.price_per_gpu_hour=-1", "plan.price_per_gpu_hour (-1.0): must be greater than 0, or null"),
         ("plan.storage_gigabytes_per_second=0", "plan.storage_gigabytes_per_second (0.0): must be greater than 0"),
-        ("plan.out=file", "plan.out (file): is not a directory that can be written to; give another"),
-        ("plan.out=file/plan", "plan.out (file/plan): is not a directory that can be written to; give another"),
-        ("topology.tensor=3", "model.num_key_value_heads (2): must be divisible by topology.tensor = 3; nearest"),
+        ("plan.out=file", "plan.out (file/plan.json): "),
+        ("plan.out=file/plan", "plan.out (file/plan/plan.json): "),
+        ("topology.machine=h100", "topology.machine (h100): is no file of conf/machine; nearest: "),
+        (
+            "model.vocab_size=1023 topology.tensor=2",
+            "model.vocab_size (1023): must be divisible by topology.tensor = 2",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_written(tmp_path, monkeypatch, capsys, override, message):
     (tmp_path / "file").touch()
-    status, said = planned(tmp_path, monkeypatch, capsys, override)
+    status, said = planned(tmp_path, monkeypatch, capsys, *override.split())
     assert (status, said.out) == (2, "")
     assert said.err.startswith(f"nemotron4 plan: {message}")
     assert said.err.count("\n") == 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from nemotron4_common.rules import divisors, nearest, require
 from nemotron4_model.config import ModelConfig
 from nemotron4_train.estimates.layout import Layout, layout_of
 from nemotron4_train.estimates.memory import Memory, memory
@@ -23,7 +24,7 @@ from nemotron4_train.plan.failures import CheckpointCost, Failures, expected_fai
 from nemotron4_train.plan.plan_job import PlanJob
 from nemotron4_train.reporting.mfu import Utilisation
 from nemotron4_train.schedule import PhasePlan
-from nemotron4_train.topology import TopologyConfig
+from nemotron4_train.topology import Device, TopologyConfig
 
 _HOST_BYTES_PER_SECOND = 25e9
 """What a device's copy to pinned host memory reaches, over 16 lanes of PCIe 4 at the least; stated, not fitted."""
@@ -94,25 +95,25 @@ class LegEstimate:
     @property
     def step_seconds(self) -> float | None:
         """Mean over its steps."""
-        seconds = _sum(phase.seconds for phase in self.phases)
+        seconds = sum_known(phase.seconds for phase in self.phases)
         return None if seconds is None else seconds / self.num_steps
 
     @property
     def mfu(self) -> float | None:
         """Mean over its time."""
-        seconds = _sum(phase.seconds for phase in self.phases)
-        weighted = _sum(_product(phase.mfu, phase.seconds) for phase in self.phases)
+        seconds = sum_known(phase.seconds for phase in self.phases)
+        weighted = sum_known(_product(phase.mfu, phase.seconds) for phase in self.phases)
         return None if seconds is None or weighted is None else weighted / seconds
 
     @property
     def days(self) -> float | None:
         """Of all its steps."""
-        return _sum(phase.days for phase in self.phases)
+        return sum_known(phase.days for phase in self.phases)
 
     @property
     def gpu_hours(self) -> float | None:
         """Of all its steps."""
-        return _sum(phase.gpu_hours for phase in self.phases)
+        return sum_known(phase.gpu_hours for phase in self.phases)
 
     @property
     def lost_days(self) -> float | None:
@@ -135,13 +136,12 @@ class Comparison:
     ours: StepEstimate
     """By the job's own."""
 
-    @property
-    def predicted_days(self) -> float | None:
-        """Of the published run's tokens at this step, in its recipe."""
-        published, time = self.published, self.theirs.time
-        if published.num_tokens is None or time is None:
+    def days(self, step: StepEstimate) -> float | None:
+        """Of the published run's tokens, in steps as predicted."""
+        num_tokens = self.published.num_tokens
+        if num_tokens is None or step.time is None:
             return None
-        return published.num_tokens / published.layout.tokens_per_step * time.total_seconds / 86_400
+        return num_tokens / step.layout.tokens_per_step * step.time.total_seconds / 86_400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,24 +153,29 @@ class Estimate:
     price_per_gpu_hour: float | None
 
     @property
+    def num_checkpoints(self) -> int:
+        """Of all legs."""
+        return sum(leg.num_checkpoints for leg in self.legs)
+
+    @property
     def days(self) -> float | None:
         """Of training steps."""
-        return _sum(leg.days for leg in self.legs)
+        return sum_known(leg.days for leg in self.legs)
 
     @property
     def gpu_hours(self) -> float | None:
         """Of training steps."""
-        return _sum(leg.gpu_hours for leg in self.legs)
+        return sum_known(leg.gpu_hours for leg in self.legs)
 
     @property
     def lost_days(self) -> float | None:
         """Expected, to failures and checkpoints, at the job's own interval."""
-        return _sum(leg.lost_days for leg in self.legs)
+        return sum_known(leg.lost_days for leg in self.legs)
 
     @property
     def lost_gpu_hours(self) -> float | None:
         """Of `lost_days`."""
-        return _sum(_product(leg.lost_days, leg.topology.num_ranks * 24) for leg in self.legs)
+        return sum_known(_product(leg.lost_days, leg.topology.num_ranks * 24) for leg in self.legs)
 
     def cost(self, gpu_hours: float | None) -> float | None:
         """Of these hours; None without a price."""
@@ -217,8 +222,25 @@ def checkpoint_bytes(model: ModelConfig, optimizer: OptimizerKind) -> int:
     return 12 * model.num_parameters - 4 * by_muon
 
 
+def sum_known(values: Iterable[float | None]) -> float | None:
+    """None if one of them is."""
+    known = list(values)
+    return None if None in known else sum(value for value in known if value is not None)
+
+
 def _machine(topology: TopologyConfig) -> Machine | None:
-    return None if topology.machine is None else load_machine(topology.machine)
+    if topology.machine is None:
+        return None
+    machine, ranks = load_machine(topology.machine), topology.num_ranks
+    fits = [nodes for nodes in divisors(ranks) if ranks // nodes <= machine.devices_per_node]
+    require(
+        topology.device is Device.cpu or topology.num_nodes in fits,
+        "topology.num_nodes",
+        topology.num_nodes,
+        f"gives {topology.num_ranks_per_node} ranks a node, but {machine.name} has {machine.devices_per_node} devices;"
+        f" nearest: {nearest(topology.num_nodes, fits)}",
+    )
+    return machine
 
 
 def _leg(job: PlanJob, leg: Leg, machine: Machine | None) -> LegEstimate:
@@ -254,7 +276,7 @@ def _phase(job: PlanJob, plan: PhasePlan, leg: Leg, machine: Machine | None) -> 
     step = estimate_step(job.model, layout, machine, job.optimizer.kind, peak_teraflops=leg.topology.peak_teraflops)
     end_step = min(plan.first_step + plan.num_steps, leg.end_step)
     interval, is_end_saved = job.trainer.save_interval_steps, job.trainer.keep_phase_ends or end_step == leg.end_step
-    published = published_step(job.model, step.layout)
+    published = _published(job.model, step.layout, machine)
     return PhaseEstimate(
         name=plan.name,
         layout=step.layout,
@@ -268,23 +290,23 @@ def _phase(job: PlanJob, plan: PhasePlan, leg: Leg, machine: Machine | None) -> 
     )
 
 
+def _published(model: ModelConfig, layout: Layout, machine: Machine | None) -> PublishedStep | None:
+    published = published_step(model, layout)
+    is_same = published is not None and machine is not None and published.machine == machine.name
+    return published if is_same else None
+
+
 def _comparisons(job: PlanJob, done: tuple[LegEstimate, ...]) -> list[Comparison]:
     found = {}
     for leg in done:
         for phase in leg.phases:
-            published = published_step(job.model, phase.layout)
-            if published is not None and phase.time is not None and phase.layout not in found:
+            published = _published(job.model, phase.layout, leg.machine)
+            if published is not None and phase.layout not in found:
                 theirs = estimate_step(
                     published.model, published.layout, load_machine(published.machine), stack=published.stack
                 )
                 found[phase.layout] = Comparison(published=published, theirs=theirs, ours=phase)
     return list(found.values())
-
-
-def _sum(values: Iterable[float | None]) -> float | None:
-    """None if one is not known."""
-    known = list(values)
-    return sum(value for value in known if value is not None) if None not in known else None
 
 
 def _product(one: float | None, other: float | None) -> float | None:

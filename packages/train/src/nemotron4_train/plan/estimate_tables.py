@@ -6,7 +6,7 @@ Invariant: nothing is computed here but sums, shares and units; all figures are 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import groupby
 
 from rich.console import Console
@@ -14,8 +14,7 @@ from rich.table import Table
 
 from nemotron4_train.estimates.memory import Memory
 from nemotron4_train.estimates.published import published_steps
-from nemotron4_train.plan.estimate import Comparison, Estimate, LegEstimate, PhaseEstimate
-from nemotron4_train.plan.failures import Loss
+from nemotron4_train.plan.estimate import Comparison, Estimate, LegEstimate, PhaseEstimate, StepEstimate, sum_known
 from nemotron4_train.plan.plan_job import PlanJob
 
 _MEMORY_KINDS = ("parameters", "gradients", "optimizer", "activations", "logits", "gathered", "allowance")
@@ -63,46 +62,45 @@ def _steps(found: Estimate) -> Table:
 
 
 def _memory(found: Estimate) -> Table:
-    table = Table("phases", *_MEMORY_KINDS, "total", "of", "host", title="Predicted memory of a rank, GB")
+    table = Table("phases", *_MEMORY_KINDS, "total", "of", title="Predicted memory of a rank, GB")
     for leg in found.legs:
-        capacity = None if leg.machine is None else leg.machine.memory_gigabytes
         kinds = (f"{getattr(leg.memory, kind) / 1e9:.2f}" for kind in _MEMORY_KINDS)
-        total = leg.memory.total / 1e9
-        of = "" if capacity is None else f"{capacity:g}" + (" (too much)" if total > capacity else "")
-        table.add_row(leg.name, *kinds, f"{total:.2f}", of, f"{leg.memory.host / 1e9:.2f}")
-    table.caption = (
-        "allowance: context, NCCL and fragmentation, which are stated and not computed; host: the copy of a checkpoint"
-    )
+        capacity = "" if leg.machine is None else f"{leg.machine.memory_gigabytes:g}"
+        is_too_much = leg.machine is not None and leg.memory.total > leg.machine.memory_bytes
+        table.add_row(leg.name, *kinds, _gigabytes(leg.memory), f"{capacity}!" if is_too_much else capacity)
+    table.caption = "allowance: context, NCCL and fragmentation, which are stated and not computed"
     return table
 
 
 def _published(run: str, of_run: list[Comparison]) -> Table:
     table = Table("GPUs", "batch", "published", "MFU", "days", title=f"{run}: published, and predicted")
-    for name in ("its recipe", "MFU", "GB", "days", "this job", "MFU", "GB"):
-        table.add_column(name)
+    for recipe in ("its recipe", "this job"):
+        for name in (recipe, "MFU", "GB", "days"):
+            table.add_column(name)
     for comparison in of_run:
-        table.add_row(*_published_row(comparison))
-    days = [_total(of_run, lambda each: each.published.days), _total(of_run, lambda each: each.predicted_days)]
-    if days[0] is not None:
-        table.add_row("", "", "", "", f"{days[0]:.1f}", "", "", "", "" if days[1] is None else f"{days[1]:.1f}")
+        published = comparison.published
+        layout = published.layout
+        row = [f"{layout.num_devices:,}", f"{layout.global_batch_size:,}", f"{published.seconds:g} s"]
+        row += [_percent(published.mfu), _days(published.days)]
+        for step in (comparison.theirs, comparison.ours):
+            assert step.time is not None
+            seconds = step.time.total_seconds
+            row += [f"{seconds:.3g} s ({_error(seconds, published.seconds)})", _percent(step.mfu)]
+            row += [_gigabytes(step.memory), _days(comparison.days(step))]
+        table.add_row(*row)
+    days = [sum_known(each.published.days for each in of_run)]
+    days += [sum_known(each.days(step) for each, step in steps) for steps in _by_recipe(of_run)]
+    if days[0] is not None and len(of_run) > 1:
+        table.add_row(*[""] * 4, _days(days[0]), *[""] * 3, _days(days[1]), *[""] * 3, _days(days[2]))
     table.caption = "its recipe: the published layout in Megatron-LM's way; this job: the topologies above, by FSDP2"
     if len(of_run) > 1:
         table.caption += f"\n{_constant_guess([each.published.seconds for each in of_run])}"
     return table
 
 
-def _published_row(comparison: Comparison) -> list[str]:
-    published = comparison.published
-    layout = published.layout
-    row = [f"{layout.num_devices:,}", f"{layout.global_batch_size:,}", f"{published.seconds:g} s"]
-    row += [_percent(published.mfu), _days(published.days)]
-    for step in (comparison.theirs, comparison.ours):
-        assert step.time is not None
-        seconds = step.time.total_seconds
-        row += [f"{seconds:.3g} s ({_error(seconds, published.seconds)})", _percent(step.mfu), _gigabytes(step.memory)]
-        if step is comparison.theirs:
-            row.append(_days(comparison.predicted_days))
-    return row
+def _by_recipe(of_run: list[Comparison]) -> Iterator[list[tuple[Comparison, StepEstimate]]]:
+    yield [(each, each.theirs) for each in of_run]
+    yield [(each, each.ours) for each in of_run]
 
 
 def _constant_guess(seconds: list[float]) -> str:
@@ -116,24 +114,23 @@ def _whole(found: Estimate) -> Table:
     table = Table("phases", "days", "GPU-hours", *["cost"] * has_price, "checkpoints", "failures", title="Whole run")
     for name in ("lost", "best interval", "lost then"):
         table.add_column(name)
+
+    def add(part: LegEstimate | Estimate, name: str, *rest: str) -> None:
+        cost = [_number(found.cost(part.gpu_hours))] * has_price
+        table.add_row(name, _days(part.days), _number(part.gpu_hours), *cost, f"{part.num_checkpoints:,}", *rest)
+
     for leg in found.legs:
-        cost = [_whole_number(found.cost(leg.gpu_hours))] * has_price
-        row = [leg.name, _days(leg.days), _whole_number(leg.gpu_hours), *cost, f"{leg.num_checkpoints:,}"]
-        if leg.failures is not None and leg.days is not None:
+        if leg.failures is not None:
             own, best = leg.failures.own, leg.failures.best
-            interval = f"{best.interval_steps:,} steps"
-            row += [f"{own.num_failures:,.2g}", _lost(own, leg.days), interval, _lost(best, leg.days)]
-        table.add_row(*row)
+            lost = _share(own.lost_days, leg.days), f"{best.interval_steps:,} steps", _share(best.lost_days, leg.days)
+            add(leg, leg.name, _number(own.num_failures), *lost)
     if len(found.legs) > 1:
-        cost = [_whole_number(found.cost(found.gpu_hours))] * has_price
-        saves = sum(leg.num_checkpoints for leg in found.legs)
-        lost = "" if found.lost_days is None else f"{24 * found.lost_days:.2g} h"
-        table.add_row("all", _days(found.days), _whole_number(found.gpu_hours), *cost, f"{saves:,}", "", lost)
+        add(found, "all", "", _share(found.lost_days, found.days))
     return table
 
 
 def _lines(job: PlanJob, found: Estimate) -> Iterator[str]:
-    """What the tables leave out, a line each."""
+    """What the tables rest on and leave out, a line each."""
     checkpoint = found.legs[0].checkpoint
     beside = "beside training" if checkpoint.is_asynchronous else "while training waits"
     yield (
@@ -151,32 +148,24 @@ def _lines(job: PlanJob, found: Estimate) -> Iterator[str]:
             f"{', '.join(sorted(machines - calibrated))}: not calibrated: its stated rates, of which the shares that"
             f" {', '.join(sorted(calibrated))} reaches are assumed"
         )
-    failures = [leg.failures.hours_between_failures for leg in found.legs if leg.failures is not None]
+    hours = [leg.failures.hours_between_failures for leg in found.legs if leg.failures is not None]
     yield (
-        f"failures: one in {_range(failures)} hours, at plan.hours_between_failures={job.plan.hours_between_failures:g}"
-        f" of one GPU and plan.restart_minutes={job.plan.restart_minutes:g}"
+        f"failures: one in {' to '.join(dict.fromkeys(_number(each) for each in (min(hours), max(hours))))} hours, at"
+        f" plan.hours_between_failures={job.plan.hours_between_failures:g} of one GPU and"
+        f" plan.restart_minutes={job.plan.restart_minutes:g}"
     )
     yield (
-        f"lost: to failures and pauses, expected at trainer.save_interval_steps={job.trainer.save_interval_steps}, and at"
-        " the interval that loses least (Daly 2006)"
+        f"lost: to failures and pauses, at trainer.save_interval_steps={job.trainer.save_interval_steps}, and at the"
+        " interval that loses least (Daly 2006)"
     )
     yield "days: of training steps, without what is lost; validation, evaluation and waiting in a queue are left out"
 
 
-def _range(values: list[float]) -> str:
-    return " to ".join(dict.fromkeys(f"{value:,.3g}" for value in (min(values), max(values))))
-
-
-def _lost(loss: Loss, days: float) -> str:
-    """Hours, and their share of the elapsed time."""
-    if math.isinf(loss.lost_days):
-        return "never ends"
-    return f"{24 * loss.lost_days:.2g} h ({loss.lost_days / (loss.lost_days + days):.2%})"
-
-
-def _total(of_run: list[Comparison], value: Callable[[Comparison], float | None]) -> float | None:
-    values = [value(each) for each in of_run]
-    return None if None in values else sum(each for each in values if each is not None)
+def _share(lost_days: float | None, days: float | None) -> str:
+    """What is lost of the elapsed time."""
+    if lost_days is None or days is None:
+        return ""
+    return "never ends" if math.isinf(lost_days) else f"{lost_days / (lost_days + days):.2%}"
 
 
 def _error(predicted: float, published: float) -> str:
@@ -195,5 +184,7 @@ def _gigabytes(memory: Memory) -> str:
     return f"{memory.total / 1e9:.1f}"
 
 
-def _whole_number(value: float | None) -> str:
-    return "" if value is None else f"{value:,.0f}"
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 0.01 else "< 0.01"

@@ -36,6 +36,13 @@ class PlanConfig:
     419 unexpected interruptions in 54 days on 16,384 GPUs)."""
     restart_minutes: float = 10.0
     """From a failure to the first new step, in minutes."""
+    scaling: bool = False
+    """Print the model size and the tokens that published scaling laws choose for the job's FLOPs; draw scaling.png."""
+    served_tokens: float | None = None
+    """Tokens that the trained model will read and write, in all: with plan.scaling=true, also the size and the training
+    tokens that reach the job's loss with the fewest FLOPs of training and serving."""
+    inference: bool = False
+    """Print whether the model and its cache fit one GPU, by format of the weights, and how fast it could generate."""
 
     def __post_init__(self) -> None:
         """Refuse an empty path, and rates and prices that are not positive."""
@@ -51,6 +58,10 @@ class PlanConfig:
         for key in ("storage_gigabytes_per_second", "hours_between_failures"):
             require(getattr(self, key) > 0, f"plan.{key}", getattr(self, key), "must be greater than 0")
         require(self.restart_minutes >= 0, "plan.restart_minutes", self.restart_minutes, "must be at least 0")
+        served = self.served_tokens
+        require(served is None or served >= 0, "plan.served_tokens", served, "must be at least 0, or null")
+        rule = "is used with plan.scaling=true alone; set it, or leave this out"
+        require(served is None or self.scaling, "plan.served_tokens", served, rule)
 
 
 @dataclass(kw_only=True)

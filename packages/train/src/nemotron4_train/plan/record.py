@@ -32,7 +32,7 @@ def plan_record(job: PlanJob, timeline: Timeline, found: Estimate) -> dict[str, 
         "checkpoint": {
             "bytes": found.legs[0].checkpoint.total_bytes,
             "write_seconds": found.legs[0].checkpoint.write_seconds,
-            "count": sum(leg.num_checkpoints for leg in found.legs),
+            "count": found.num_checkpoints,
             "interval_steps": job.trainer.save_interval_steps,
         },
         "failures": {
@@ -90,7 +90,7 @@ def _leg(found: Estimate, leg: LegEstimate) -> dict[str, Any]:
         "gpu_hours": leg.gpu_hours,
         "cost": found.cost(leg.gpu_hours),
         "memory_bytes": _memory(leg.memory),
-        "machine_memory_bytes": None if leg.machine is None else round(leg.machine.memory_gigabytes * 1e9),
+        "machine_memory_bytes": None if leg.machine is None else leg.machine.memory_bytes,
         "checkpoint": {
             "count": leg.num_checkpoints,
             "pause_seconds": checkpoint.pause_seconds,
@@ -148,6 +148,6 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
         "mfu": published.mfu,
         "tokens": published.num_tokens,
         "days": published.days,
-        "predicted_of_its_recipe": _step(comparison.theirs) | {"days": comparison.predicted_days},
-        "predicted_of_this_job": _step(comparison.ours),
+        "predicted_of_its_recipe": _step(comparison.theirs) | {"days": comparison.days(comparison.theirs)},
+        "predicted_of_this_job": _step(comparison.ours) | {"days": comparison.days(comparison.ours)},
     }

@@ -20,6 +20,7 @@ from nemotron4_train.job import TrainJob
 from nemotron4_train.launching.legs import legs
 from nemotron4_train.plan.estimate import Estimate, estimate
 from nemotron4_train.plan.estimate_tables import print_estimate
+from nemotron4_train.plan.on_request import json_on_request, print_on_request
 from nemotron4_train.plan.plan_job import PlanJob
 from nemotron4_train.plan.record import RECORD_FILE, plan_record, render_record
 from nemotron4_train.plan.search import search
@@ -45,7 +46,9 @@ def show(job: PlanJob) -> None:
     console.print(_mesh(job))
     console.print(_timeline(job, timeline))
     print_estimate(console, job, found)
-    record = plan_record(job, timeline, found) | ({} if ranked is None else {"search": search_json(ranked)})
+    print_on_request(console, job)
+    record = plan_record(job, timeline, found) | json_on_request(job)
+    record |= {} if ranked is None else {"search": search_json(ranked)}
     directory.mkdir(parents=True, exist_ok=True)
     write_file(directory / RECORD_FILE, render_record(record))
     _draw(job, timeline, found, directory / "plan.png")
@@ -71,9 +74,10 @@ def _check_start(console: Console, job: TrainJob, directory: str) -> None:
 
 
 def _draw(job: TrainJob, timeline: Timeline, found: Estimate, path: Path) -> None:
-    from nemotron4_train.reporting.timeline_plots import as_png, plan_figure
+    from nemotron4_train.plan.pictures import plan_picture
+    from nemotron4_train.reporting.timeline_plots import as_png
 
-    write_file(path, as_png(plan_figure(job, timeline)))
+    write_file(path, as_png(plan_picture(job, timeline, found)))
 
 
 def _parameters(job: TrainJob) -> Table:
