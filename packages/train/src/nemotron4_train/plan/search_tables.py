@@ -108,11 +108,12 @@ def _table(search: Search) -> Table:
             found.precision.value,
             f"{found.memory.total / 1e9:.1f} GB",
         )
-    first, *_, last = (*question.phases, list(question.phases)[-1])
+    names = list(question.phases)
     fit, num = len(search.ranked), len(search.ranked) + len(search.too_large)
     table.caption = (
         f"{fit:,} of {num:,} layouts fit in {question.machine.memory_gigabytes:g} GB; of each micro-batch and"
-        f" recompute, the fastest mesh; days of {' to '.join(dict.fromkeys((first, last)))}"
+        " recompute, the fastest mesh\nMFU (full attention), of the bf16 peak; days of "
+        + " to ".join(dict.fromkeys((names[0], names[-1])))
     )
     return table
 
