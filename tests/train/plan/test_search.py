@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import pytest
 from composed import composed, status_of
@@ -16,6 +17,7 @@ from nemotron4_train.estimates.memory import memory
 from nemotron4_train.estimates.step_time import step_time
 from nemotron4_train.job import Precision, PrecisionConfig
 from nemotron4_train.machine import load_machine
+from nemotron4_train.plan.estimate import estimate
 from nemotron4_train.plan.plan_job import PlanConfig
 from nemotron4_train.plan.search import MAX_MICRO_BATCH, search
 from nemotron4_train.plan.search_tables import lines, overrides, print_search, rows, search_json
@@ -38,8 +40,18 @@ def asking(job, gpus=None, batch=None, machine="h100_sxm"):
 
 
 @pytest.fixture(scope="module")
+def on_2304(campaign):
+    return search(campaign)
+
+
+@pytest.fixture(scope="module")
 def on_64(paper):
     return search(asking(paper, 64, 256))
+
+
+@pytest.fixture(scope="module")
+def on_2048(paper):
+    return search(asking(paper, 2048, 8192))
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +82,10 @@ def accepted_by_the_job(job, topology, precision):
 
 
 def test_layouts_are_all_that_the_job_accepts(small):
-    job = small.question.job
     expected = set()
-    axes = product((1, 2, 4), (1, 2, 4), (1, 2, 4), range(1, MAX_MICRO_BATCH + 1), Recompute, (False, True))
-    for replicate, shard, tensor, micro, recompute, reshard in axes:
-        # Without shards there is nothing to gather; a micro-batch larger than a rank's largest share is that share.
-        if replicate * shard * tensor != 4 or (shard == 1 and not reshard) or micro > 128 // (replicate * shard):
+    for replicate, shard, tensor, micro in product((1, 2, 4), (1, 2, 4), (1, 2, 4), range(1, MAX_MICRO_BATCH + 1)):
+        # A micro-batch larger than a rank's share of the largest batch is that share.
+        if replicate * shard * tensor != 4 or micro > 128 // (replicate * shard):
             continue
         topology = replace(
             small.question.topology,
@@ -83,13 +93,14 @@ def test_layouts_are_all_that_the_job_accepts(small):
             shard=shard,
             tensor=tensor,
             micro_batch_size=micro,
-            recompute=recompute,
-            reshard_after_forward=reshard,
             compile=True,
         )
         for precision in (Precision.bf16, Precision.fp8):
-            if accepted_by_the_job(job, topology, precision):
-                expected.add(key(topology, precision))
+            if accepted_by_the_job(small.question.job, topology, precision):
+                # Without shards there is nothing to gather.
+                for recompute, reshard in product(Recompute, (False, True) if shard > 1 else (True,)):
+                    one = replace(topology, recompute=recompute, reshard_after_forward=reshard)
+                    expected.add(key(one, precision))
     found = [key(one.topology, one.precision) for one in (*small.ranked, *small.too_large)]
     assert len(found) == len(set(found))
     assert set(found) == expected
@@ -123,21 +134,21 @@ def test_the_order_is_the_same_each_time(small):
     assert search(small.question.job) == small
 
 
-@pytest.mark.parametrize(("gpus", "batch"), [(64, 256), (2048, 8192)])
-def test_nvidias_batch_of_4_sequences_a_gpu_wants_little_tensor_parallelism(paper, gpus, batch):
-    found = search(asking(paper, gpus, batch))
+@pytest.mark.parametrize("gpus", [64, 2048])
+def test_nvidias_batch_of_4_sequences_a_gpu_wants_little_tensor_parallelism(on_64, on_2048, gpus):
+    found = {64: on_64, 2048: on_2048}[gpus]
+    assert found.question.steps.keys() == {(4 * gpus, 4096)}
     assert found.best().topology.tensor in (1, 2)
     assert found.best(precision=Precision.bf16).topology.tensor in (1, 2)
     of_8 = next(line for line in lines(found) if line.startswith("tensor 8, bf16:"))
     assert re.search(r" more: .*tensor communication \+", of_8)
 
 
-def test_the_papers_batch_of_half_a_sequence_a_gpu_needs_tensor_parallelism(campaign):
-    found = search(campaign)
-    assert found.question.num_devices == 2304
-    assert list(found.question.steps) == [(1152, 4096)]
-    assert found.refused["1,152 sequences are no multiple of 2,304 data-parallel ranks"] == [1]
-    assert {one.topology.tensor for one in found.ranked} == {2, 4, 8}
+def test_the_papers_batch_of_half_a_sequence_a_gpu_needs_tensor_parallelism(on_2304):
+    assert on_2304.question.num_devices == 2304
+    assert list(on_2304.question.steps) == [(1152, 4096)]
+    assert on_2304.refused["1,152 sequences are no multiple of 2,304 data-parallel ranks"] == [1]
+    assert {one.topology.tensor for one in on_2304.ranked} == {2, 4, 8}
 
 
 def check_pasted(found, precision, experiment):
@@ -147,29 +158,47 @@ def check_pasted(found, precision, experiment):
     phase = job.schedule.phases["batch_1152"]
     topology = phase.topology or job.topology
     assert (topology, job.precision.compute) == (best.topology, precision)
-    layout = layout_of(job, phase, topology)
-    assert step_time(job.model, layout, load_machine(topology.machine)) == best.step
-    assert memory(job.model, layout, job.optimizer.kind) == best.memory
+    shown = next(leg.phases for leg in estimate(job).legs if leg.topology == topology)[-1]
+    assert (shown.time, shown.mfu, shown.memory) == (best.step, best.mfu, best.memory)
 
 
-def test_pasted_overrides_make_the_layout_that_was_found(on_64, campaign):
+def test_pasted_overrides_make_the_layout_that_was_found(on_64, on_2304):
     check_pasted(on_64, Precision.fp8, "experiment=nemotron4_15b")
-    check_pasted(search(campaign), Precision.bf16, "experiment=nemotron4_15b_campaign")
+    check_pasted(on_2304, Precision.bf16, "experiment=nemotron4_15b_campaign")
 
 
-def test_a_job_is_searched_as_its_topology_stands(paper):
-    on_h100 = replace(paper, topology=replace(paper.topology, machine="h100_sxm"))
-    found = search(asking(on_h100, machine=None))
-    assert found.question.num_devices == 768
-    assert list(found.question.steps) == [(1152, 4096), (384, 4096), (768, 4096)]
-    assert not any("num_nodes" in word for word in overrides(found.question, found.best()))
+def page_row(found):
+    """A row of the page's table: the fastest in bf16 of each tensor size, and with float8."""
+    best = found.best(precision=Precision.bf16)
+    cells = [f"{found.question.num_devices:,}", f"{next(iter(found.question.steps))[0]:,}"]
+    for tensor in (1, 2, 4, 8):
+        one = found.best(tensor, Precision.bf16)
+        more = "" if one in (None, best) else f", +{one.seconds / best.seconds - 1:.0%}"
+        cells.append("does not divide" if one is None else f"{one.step.total_seconds:.3g} s{more}")
+    float8 = found.best(precision=Precision.fp8)
+    return "| " + " | ".join([*cells, "" if float8 is None else f"{float8.step.total_seconds:.3g} s"]) + " |"
 
 
-def test_float8_only_where_the_machine_and_the_job_have_it(on_64, paper):
+def test_the_pages_table_is_what_is_found(on_64, on_2048, on_2304):
+    page = (Path(__file__).parents[3] / "docs" / "planner.md").read_text(encoding="utf-8")
+    table = "\n".join(page_row(found) for found in (on_64, on_2048, on_2304))
+    assert table in page, table
+
+
+def test_a_job_is_searched_as_its_topology_stands(small):
+    """One H100, as the experiment has it."""
+    found = search(asking(small.question.job, machine=None))
+    assert (found.question.num_devices, found.question.machine.name) == (1, "h100_sxm")
+    changed = {word.partition("=")[0] for word in overrides(found.question, found.best())}
+    assert not changed & {"topology.num_nodes", "topology.machine", "topology.device"}
+
+
+def test_float8_only_where_the_machine_and_the_job_have_it(small, on_64):
     assert {one.topology.tensor for one in on_64.ranked if one.precision is Precision.fp8} == {1}
-    a100 = search(asking(paper, 64, 256, "a100_80g"))
+    job = small.question.job
+    a100 = search(asking(job, 2, machine="a100_80g"))
     assert {one.precision for one in a100.ranked} == {Precision.bf16}
-    fp32 = search(asking(replace(paper, precision=PrecisionConfig()), 64, 256))
+    fp32 = search(asking(replace(job, precision=PrecisionConfig()), 2))
     assert {one.precision for one in (*fp32.ranked, *fp32.too_large)} == {Precision.fp32}
 
 

@@ -18,11 +18,12 @@ from nemotron4_train.reporting.timeline_plots import WIDTH, draw_over_tokens, he
 from nemotron4_train.schedule import Timeline
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.collections import LineCollection
+    from matplotlib.container import BarContainer
     from matplotlib.figure import Figure
 
-    _Handle = Artist | tuple[Artist, ...]
+    _Handle = BarContainer | LineCollection
 
 # Blue is what stays or computes, orange what comes and goes or communicates, grey the rest; each from dark to light.
 _BLUES = ("#2a6fbb", "#6fa3d9", "#a9c8ea", "#d3e4f6")
@@ -54,7 +55,8 @@ _SMALL = 0.02
 _LABELLED = 0.06
 """Share of the axis from which a part bears its size."""
 _NAME_LENGTH = 30
-_LEGEND_COLUMNS = 8
+_LEGEND_CHARACTERS = 112
+"""What fits in a line of the legend, beside the longest names of bars; an entry's colour takes five."""
 _ROW_INCHES = 0.44
 _THICK = 0.66
 """Of a bar, in rows."""
@@ -116,7 +118,7 @@ def plan_picture(job: TrainJob, timeline: Timeline, estimate: Estimate) -> Figur
 def memory_bars(estimate: Estimate) -> Bars:
     """Memory of a rank by kind, and what its device has."""
     largest = max(phase.memory.total for leg in estimate.legs for phase in leg.phases)
-    unit, scale = ("GB", 1e9) if largest >= 1e9 else ("MB", 1e6)
+    unit, scale = _memory_unit(largest)
     bars = []
     for leg, phases in _stretches(estimate, lambda phase: phase.memory):
         memory = phases[0].memory
@@ -124,7 +126,7 @@ def memory_bars(estimate: Estimate) -> Bars:
         of = "" if capacity is None else f" of {capacity / scale:,.4g}"
         fits = capacity is None or memory.total <= capacity
         note = f"{memory.total / scale:,.3g}{of} {unit}{'' if fits else ': too much'}\n"
-        note += f"host: {memory.host / scale:,.3g} {unit}"
+        note += f"host: {_bytes(memory.host)}"
         parts = {kind: getattr(memory, kind) / scale for kind in _KINDS}
         mark = None if capacity is None else capacity / scale
         bars.append(Bar(name=_name(leg, phases), parts=parts, mark=mark, note=note, is_fault=not fits))
@@ -157,14 +159,25 @@ def time_bars(estimate: Estimate) -> Bars:
     return Bars(title=title, mark="published", colours=_PARTS, bars=bars)
 
 
+def _memory_unit(number: float) -> tuple[str, float]:
+    return ("GB", 1e9) if number >= 1e9 else ("MB", 1e6)
+
+
+def _bytes(number: float) -> str:
+    unit, scale = _memory_unit(number)
+    return f"{number / scale:,.3g} {unit}"
+
+
 def _heading(job: TrainJob, timeline: Timeline, estimate: Estimate) -> str:
     parameters, tokens = _count(job.model.num_parameters), _count(timeline.num_tokens)
     said = f"{_shortened(job.run.name)}: {parameters} parameters, {tokens} tokens"
     days, gpu_hours = estimate.days, estimate.gpu_hours
     if days is None or gpu_hours is None:
         return said
-    time = f"{days:,.3g} days" if days >= 1 else f"{24 * days:.2g} hours"
-    return f"{said}, {time}, {_count(gpu_hours)} device-hours"
+    length, unit = next(
+        (days * of, unit) for of, unit in ((1, "days"), (24, "hours"), (1440, "minutes")) if days * of >= 1
+    )
+    return f"{said}, {length:,.3g} {unit}" + (f", {_count(gpu_hours)} device-hours" if gpu_hours >= 24 else "")
 
 
 def _count(number: float) -> str:
@@ -225,11 +238,11 @@ def _draw_bars(axis: Axes, panel: Bars) -> None:
 
 def _head(axis: Axes, title: str, handles: Sequence[_Handle]) -> None:
     """The title, and the legend below it."""
-    lines = math.ceil(len(handles) / _LEGEND_COLUMNS)
+    entries = [f"{handle.get_label()}     " for handle in handles]
+    lines = math.ceil(len("".join(entries)) / _LEGEND_CHARACTERS)
     columns = math.ceil(len(handles) / lines)
-    by_lines = [
-        handle for column in range(columns) for handle in handles[column::columns]
-    ]  # matplotlib goes by columns
+    # matplotlib fills a legend by columns
+    by_lines = [handle for column in range(columns) for handle in handles[column::columns]]
     axis.legend(
         handles=by_lines, ncols=columns, fontsize=8, frameon=False, borderaxespad=0.2, borderpad=0.2, handlelength=1.1,
         columnspacing=1.2, handletextpad=0.5, loc="lower left", bbox_to_anchor=(0, 1),
@@ -248,10 +261,11 @@ def _draw_parts(axis: Axes, panel: Bars, end: float) -> list[_Handle]:
             drawn = axis.barh(rows, lengths, left=floors, height=_THICK, color=colour, edgecolor="white", linewidth=0.6)
             drawn.set_label(part)
             handles.append(drawn)
-        for row, (floor, length) in enumerate(zip(floors, lengths, strict=True)):
-            if length >= _LABELLED * end:
-                dark = colour in (_BLUES[0], _ORANGES[0], _GREYS[0])
-                ink, middle = "white" if dark else INK, floor + length / 2
-                axis.text(middle, row, f"{length:.3g}", color=ink, fontsize=8, ha="center", va="center")
+        ink = "white" if colour in (_BLUES[0], _ORANGES[0], _GREYS[0]) else INK
+        for row, (bar, floor, length) in enumerate(zip(panel.bars, floors, lengths, strict=True)):
+            mark = min(max(bar.mark or 0.0, floor), floor + length)  # a number is written on one side of it
+            low, high = max((floor, mark), (mark, floor + length), key=lambda piece: piece[1] - piece[0])
+            if high - low >= _LABELLED * end:
+                axis.text((low + high) / 2, row, f"{length:.3g}", color=ink, fontsize=8, ha="center", va="center")
         floors = [floor + length for floor, length in zip(floors, lengths, strict=True)]
     return handles

@@ -15,10 +15,11 @@ from functools import cached_property
 from nemotron4_common.rules import require
 from nemotron4_model.config import Recompute
 from nemotron4_train.estimates.layout import layout_of
-from nemotron4_train.estimates.memory import Memory, memory
-from nemotron4_train.estimates.step_time import StepTime, mfu, step_time
+from nemotron4_train.estimates.memory import Memory
+from nemotron4_train.estimates.step_time import StepTime
 from nemotron4_train.job import Precision
 from nemotron4_train.machine import Machine, load_machine
+from nemotron4_train.plan.estimate import estimate_step
 from nemotron4_train.plan.plan_job import PlanJob
 from nemotron4_train.schedule import Phase
 from nemotron4_train.topology import Device, TopologyConfig
@@ -54,11 +55,6 @@ class Question:
     def devices_per_node(self) -> int:
         """Of those that are used."""
         return self.num_devices // self.num_nodes
-
-    @property
-    def memory_bytes(self) -> int:
-        """Of one device."""
-        return round(self.machine.memory_gigabytes * 1e9)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +117,7 @@ def search(job: PlanJob) -> Search:
         else:
             refused.setdefault(rule, []).append(tensor)
     found.sort(key=lambda one: one.rank)
-    fits = [one.memory.total <= question.memory_bytes for one in found]
+    fits = [one.memory.total <= question.machine.memory_bytes for one in found]
     ranked = [one for one, it_fits in zip(found, fits, strict=True) if it_fits]
     too_large = [one for one, it_fits in zip(found, fits, strict=True) if not it_fits]
     return Search(question=question, ranked=ranked, too_large=too_large, refused=refused)
@@ -145,7 +141,7 @@ def _question(job: PlanJob) -> Question:
     else:
         num_nodes = _num_nodes(num_devices, machine)
         device = Device.cuda if machine.cuda_names else Device.cpu
-        topology = replace(topology, machine=name, device=device)
+        topology = replace(topology, machine=name, device=device, peak_teraflops=None)
     return Question(
         job=job, phases=phases, topology=topology, machine=machine, num_nodes=num_nodes, num_devices=num_devices
     )
@@ -253,21 +249,23 @@ def precisions(question: Question, tensor: int) -> list[Precision]:
 
 
 def _predict(question: Question, topology: TopologyConfig, precision: Precision) -> Found:
-    job, machine = question.job, question.machine
+    job, peak = question.job, topology.peak_teraflops
     phases = {(phase.global_batch_size, phase.sequence_length): phase for phase in question.phases.values()}
     layouts = [replace(layout_of(job, phases[shape], topology), compute=precision) for shape in question.steps]
-    times = [step_time(job.model, layout, machine) for layout in layouts]
-    of_most = max(
-        (memory(job.model, layout, job.optimizer.kind) for layout in layouts), key=lambda needed: needed.total
-    )
-    steps = question.steps.values()
+    steps = [
+        estimate_step(job.model, layout, question.machine, job.optimizer.kind, peak_teraflops=peak)
+        for layout in layouts
+    ]
+    times = [step.time for step in steps if step.time is not None]
+    mfu = steps[0].mfu
+    assert mfu is not None
     return Found(
         topology=topology,
         precision=precision,
         step=times[0],
-        seconds=sum(number * time.total_seconds for number, time in zip(steps, times, strict=True)),
-        mfu=mfu(job.model, layouts[0], machine, times[0].total_seconds),
-        memory=of_most,
+        seconds=sum(number * time.total_seconds for number, time in zip(question.steps.values(), times, strict=True)),
+        mfu=mfu,
+        memory=max((step.memory for step in steps), key=lambda needed: needed.total),
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shlex
 from typing import Any
 
 from rich.console import Console
@@ -106,18 +108,23 @@ def _table(search: Search) -> Table:
             found.precision.value,
             f"{found.memory.total / 1e9:.1f} GB",
         )
-    first, *_, last = (*question.phases, list(question.phases)[-1])
-    num = len(search.ranked) + len(search.too_large)
+    names = list(question.phases)
+    fit, num = len(search.ranked), len(search.ranked) + len(search.too_large)
     table.caption = (
-        f"{len(search.ranked):,} of {num:,} layouts fit in {question.memory_bytes / 1e9:.1f} GB; of each micro-batch"
-        f" and recompute, the fastest mesh; days of {' to '.join(dict.fromkeys((first, last)))}"
+        f"{fit:,} of {num:,} layouts fit in {question.machine.memory_gigabytes:g} GB; of each micro-batch and"
+        " recompute, the fastest mesh\nMFU (full attention), of the bf16 peak; days of "
+        + " to ".join(dict.fromkeys((names[0], names[-1])))
     )
     return table
 
 
 def lines(search: Search) -> list[str]:
     """A line for each tensor size and precision: how much slower, and why; what does not fit, and why."""
-    said = [] if search.ranked else [f"no layout fits in {search.question.memory_bytes / 1e9:.1f} GB; the smallest:"]
+    said = (
+        []
+        if search.ranked
+        else [f"no layout fits in {search.question.machine.memory_bytes / 1e9:.1f} GB; the smallest:"]
+    )
     for tensor, precision in _kinds(search):
         name = f"tensor {tensor}, {precision.value}"
         best, too_large = search.best(tensor, precision), search.nearest_too_large(tensor, precision)
@@ -169,7 +176,7 @@ def _too_large(search: Search, found: Found) -> str:
 
 
 def _over(search: Search, found: Found) -> int:
-    return found.memory.total - search.question.memory_bytes
+    return found.memory.total - search.question.machine.memory_bytes
 
 
 def _digits(number: float) -> str:
@@ -192,17 +199,19 @@ def overrides(question: Question, found: Found) -> list[str]:
         else:
             changes = _changes(phase.topology, found.topology)
             within = ",".join(f"{key}:{value}" for key, value in changes.items())
-            words.append(f"'schedule.phases.{name}.topology={{{within}}}'")
+            words.append(f"schedule.phases.{name}.topology={{{within}}}")
         if phase.global_batch_size != job.schedule.phases[name].global_batch_size:
             words.append(f"schedule.phases.{name}.global_batch_size={phase.global_batch_size}")
-    return [*dict.fromkeys(words), f"precision.compute={found.precision.value}"]
+    return [*map(shlex.quote, dict.fromkeys(words)), f"precision.compute={found.precision.value}"]
 
 
 def _changes(old: TopologyConfig, new: TopologyConfig) -> dict[str, str]:
     keys = ("replicate", "shard", "tensor", "micro_batch_size", "recompute", "reshard_after_forward", "compile")
-    places = [key for key in ("num_nodes", "device", "machine") if getattr(old, key) != getattr(new, key)]
+    places = [
+        key for key in ("num_nodes", "device", "machine", "peak_teraflops") if getattr(old, key) != getattr(new, key)
+    ]
     return {key: _word(getattr(new, key)) for key in (*keys, *places)}
 
 
 def _word(value: Any) -> str:
-    return str(getattr(value, "value", value)) if not isinstance(value, bool) else str(value).lower()
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(getattr(value, "value", value))

@@ -29,11 +29,6 @@ _PHASE_FILLS = ("#f4f6f8", "#e7edf3")
 _CURVE_POINTS = 400
 
 
-def plan_figure(job: TrainJob, timeline: Timeline) -> Figure:
-    """Learning rate, global batch and blend over tokens."""
-    return figure_over_tokens(timeline, plan_panels(job, timeline))
-
-
 def plan_panels(job: TrainJob, timeline: Timeline) -> list[Panel]:
     """Panels of what the job fixes before it runs."""
     return [
