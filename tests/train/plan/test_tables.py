@@ -80,6 +80,13 @@ def test_a_run_without_a_machine_is_planned_by_its_memory(tmp_path, monkeypatch,
     assert record["memory_bytes"]["total"] > 0
 
 
+def test_what_does_not_fit_is_said(tmp_path, monkeypatch, capsys):
+    overrides = ("topology.machine=a100_40g", "model=nemotron4_15b", "model.vocab_size=1024")
+    said = planned(tmp_path, monkeypatch, capsys, *overrides)[1].out
+    assert "warmup-continued: needs" in said
+    assert "GB and a100_40g has" in said
+
+
 def test_what_is_not_calibrated_and_what_never_ends_are_said(shown, tmp_path, monkeypatch, capsys):
     overrides = ("topology.machine=b200", "plan.hours_between_failures=1e-5")
     status, said = planned(tmp_path, monkeypatch, capsys, *overrides)
@@ -87,6 +94,7 @@ def test_what_is_not_calibrated_and_what_never_ends_are_said(shown, tmp_path, mo
     assert said.out.count("b200: not calibrated: ") == 1
     assert "not calibrated" not in shown[0]
     assert "never ends" in said.out
+    assert "inf" not in said.out
     record = json.loads(Path("runs/smoke/plan.json").read_text(), parse_constant=refuse)
     assert record["failures"]["lost_days"] is None
 
