@@ -76,6 +76,10 @@ def memory(model: ModelConfig, layout: Layout, optimizer: OptimizerKind = Optimi
     return max(_Fsdp(model, layout, optimizer).moments(), key=lambda moment: moment.allocated)
 
 
+def _allowance(layout: Layout, allocated: int) -> int:
+    return _ALLOWANCE_BYTES[layout.device] + int(_FRAGMENTATION * allocated)
+
+
 def _size(dtype: DType) -> int:
     return {DType.fp32: 4, DType.bf16: 2}[dtype]
 
@@ -129,7 +133,7 @@ class _Fsdp(_Shape):
         for number in {last, max(last - 1, 0), 0}:
             yield from self._block(number)
         yield from self._embedding()
-        yield self._moment(gradients=self._gradients(self.all, 0))
+        yield self._moment(gradients=self._gradients(self.all, 0), optimizing=self._optimizing())
 
     @cached_property
     def all(self) -> int:
@@ -151,22 +155,34 @@ class _Fsdp(_Shape):
         """Whether weights stay gathered from forward to backward."""
         return not self.layout.reshard_after_forward or not self.gathers
 
-    def _moment(self, *, gradients: int, activations: int = 0, logits: int = 0, gathered: int = 0) -> Memory:
+    def _moment(
+        self, *, gradients: int, activations: int = 0, logits: int = 0, gathered: int = 0, optimizing: int = 0
+    ) -> Memory:
         parameters = 4 * self.all // self.layout.shard + self.model.rotary_table_bytes
         by_muon = self.model.num_layers * self.block if self.optimizer is OptimizerKind.muon else 0
-        optimizer = 4 * (2 * self.all - by_muon) // self.layout.shard
-        kinds = (parameters, gradients, optimizer, activations, logits, gathered)
-        allowance = _ALLOWANCE_BYTES[self.layout.device] + int(_FRAGMENTATION * sum(kinds))
+        state = 4 * (2 * self.all - by_muon) // self.layout.shard
+        gathered *= self.is_meshed
         return Memory(
             parameters=parameters,
             gradients=gradients,
-            optimizer=optimizer,
+            optimizer=state + optimizing,
             activations=activations,
             logits=logits,
-            gathered=gathered * self.is_meshed,
-            allowance=allowance,
-            host=parameters + optimizer,
+            gathered=gathered,
+            allowance=_allowance(
+                self.layout, parameters + gradients + state + optimizing + activations + logits + gathered
+            ),
+            host=parameters + state,
         )
+
+    def _optimizing(self) -> int:
+        """What Muon needs for the largest matrix, which one rank iterates on whole: five of it, two of its square."""
+        model = self.model
+        if self.optimizer is not OptimizerKind.muon:
+            return 0
+        columns, rows = model.hidden_size, max(model.intermediate_size, model.query_width + 2 * model.key_value_width)
+        elements = 5 * rows * columns + 2 * min(rows, columns) ** 2
+        return (4 if self.layout.device is Device.cpu else 2) * elements
 
     def _gradients(self, reduced: int, waiting: int) -> int:
         """Bytes of gradients when so many elements are reduced, and so many will be after the last micro-batch."""
@@ -194,7 +210,8 @@ class _Fsdp(_Shape):
         else:
             chunk = max(TILE_TOKENS, LOGITS_BYTES // (logit * words) // TILE_TOKENS * TILE_TOKENS)
         gradient = (4 + (self.c if on_cpu and self.c < 4 else 0)) * self.words
-        gathered = self.c * self.words * (2 if self.gathers else 1)
+        has_flat = self.gathers and not (self.keeps and layout.num_micro_batches > 1)  # later ones gather nothing
+        gathered = self.c * self.words * (1 + has_flat)
         if self.keeps:
             gathered += self.c * (model.num_layers * self.block + self.words)
         return self._moment(
@@ -268,7 +285,7 @@ class _Fsdp(_Shape):
     def _kept_by_block(self, recompute: Recompute) -> int:
         """Bytes a token that a block keeps for backward, as ModelConfig.activation_bytes_per_token counts them.
 
-        Of what it names, norms compute in fp32, so their inputs are kept in fp32. The tensor axis divides all but the
+        Uncompiled, norms keep their inputs in the fp32 that they compute in. The tensor axis divides all but the
         inputs of its two column-wise products, which are gathered for them, and, selectively, the output of attention's
         last product, which is kept before it is summed over ranks.
         """
@@ -281,7 +298,8 @@ class _Fsdp(_Shape):
         if recompute is Recompute.selective:
             output = c * query if scores else 0
             return (c * (hidden + inner) + attention - output) // layout.tensor + c * hidden
-        return (8 * hidden + attention + 2 * c * inner + scores) // layout.tensor + 2 * c * hidden
+        norm_inputs = 2 * hidden * (c if layout.compile else 4)
+        return (norm_inputs + attention + 2 * c * inner + scores) // layout.tensor + 2 * c * hidden
 
     def _scores_per_token(self) -> int:
         """Bytes of attention weights that short sequences keep on a CPU: half a square, in blocks of queries."""
@@ -325,5 +343,5 @@ class _Megatron(_Shape):
             "logits": logits,
             "gathered": 0,
         }
-        allowance = _ALLOWANCE_BYTES[layout.device] + int(_FRAGMENTATION * sum(kinds.values()))
+        allowance = _allowance(layout, sum(kinds.values()))
         return Memory(**kinds, allowance=allowance, host=kinds["optimizer"], lasting_gradients=kinds["gradients"])

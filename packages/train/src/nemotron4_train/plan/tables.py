@@ -17,6 +17,8 @@ from nemotron4_common.terminal import plain_console
 from nemotron4_train.budget import training_flops
 from nemotron4_train.job import TrainJob
 from nemotron4_train.launching.legs import legs
+from nemotron4_train.plan.dry_run import print_dry_runs
+from nemotron4_train.plan.plan_job import PlanJob
 from nemotron4_train.reporting.report import timeline_rows
 from nemotron4_train.schedule import Timeline
 
@@ -32,6 +34,8 @@ def show(job: TrainJob) -> None:
     console.print(_parameters(job))
     console.print(_mesh(job))
     console.print(_timeline(job, timeline))
+    if isinstance(job, PlanJob) and job.plan.dry_run:
+        print_dry_runs(job, console)
     console.print(f"learning rate, batch and blend over tokens: {_draw(job, timeline)}", soft_wrap=True)
     if Path(job.data.dir).is_dir():
         _print_epochs(console, job, timeline)
