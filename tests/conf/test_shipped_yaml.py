@@ -25,6 +25,7 @@ from nemotron4_train.budget import training_flops
 from nemotron4_train.job import OptimizerConfig
 from nemotron4_train.launcher_config import LauncherConfig
 from nemotron4_train.launching.legs import legs
+from nemotron4_train.launching.memory_gate import shortage
 from nemotron4_train.machine import load_machine, machine_names
 from nemotron4_train.schedule import Timeline
 from nemotron4_train.topology import TopologyConfig
@@ -64,6 +65,8 @@ COMPANIONS = {
     "corpus=files": ["corpus.name=mine", "corpus.files=[a.jsonl]"],
 }
 
+ONLY_FOR = {"experiment=planner_validation": "plan"}
+
 
 def job_of(verb, *overrides):
     config = composed(verb, *REQUIRED.get(verb, []), *overrides)
@@ -89,7 +92,8 @@ def options():
     for verb, groups in GROUPS.items():
         for group in groups:
             for path in sorted((CONF / group).glob("*.yaml")):
-                yield pytest.param(verb, f"{group}={path.stem}", id=f"{group}={path.stem}")
+                option = f"{group}={path.stem}"
+                yield pytest.param(ONLY_FOR.get(option, verb), option, id=option)
 
 
 @pytest.mark.parametrize(("verb", "option"), list(options()))
@@ -108,6 +112,14 @@ def test_every_option_makes_a_valid_job(verb, option, tmp_path):
         assert job.topology.num_ranks >= 1
         assert job.topology.machine in machine_names()
         assert job.topology.machine.split("_")[0] in option
+    if option.startswith("experiment="):
+        assert [shortage(job, leg) for leg in legs(job)] == [None] * len(legs(job))
+
+
+@pytest.mark.parametrize("name", ["dgx_h100_x12_shard8", "dgx_h100_x12_shard4_tensor2", "dgx_h100_x96_shard8_tensor8"])
+def test_the_paper_s_run_fits_the_other_topologies_that_are_meant_for_it(name):
+    job = job_of("train", "experiment=nemotron4_15b", f"topology={name}")
+    assert [shortage(job, leg) for leg in legs(job)] == [None]
 
 
 def test_no_yaml_is_left_out():

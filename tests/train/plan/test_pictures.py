@@ -6,13 +6,12 @@ from itertools import combinations, pairwise
 import pytest
 from composed import composed
 
-from nemotron4_model.config import ModelConfig
-from nemotron4_train.estimates.layout import Layout, layout_of
+from nemotron4_train.estimates.layout import layout_of
 from nemotron4_train.estimates.memory import Memory
-from nemotron4_train.estimates.step_time import Reached, StepTime, step_time
+from nemotron4_train.estimates.step_time import StepTime
 from nemotron4_train.launching.legs import legs
 from nemotron4_train.machine import load_machine
-from nemotron4_train.plan.estimate import Estimate, LegEstimate, PhaseEstimate
+from nemotron4_train.plan.estimate import Estimate, LegEstimate, PhaseEstimate, estimate
 from nemotron4_train.plan.failures import CheckpointCost
 from nemotron4_train.plan.pictures import memory_bars, plan_picture, time_bars
 
@@ -56,37 +55,32 @@ def campaign():
 
 def test_phases_that_do_not_differ_share_a_bar(campaign):
     names = ["warmup-batch_384", "batch_768", "batch_1152-continued_qa"]
-    estimate = estimate_of(campaign)
-    for panel in (memory_bars(estimate), time_bars(estimate)):
+    known = estimate_of(campaign)
+    for panel in (memory_bars(known), time_bars(known)):
         assert [bar.name.splitlines()[0] for bar in panel.bars] == names
-    assert memory_bars(estimate).bars[0].name.endswith("768 ranks: 1 x 96 x 8")
-    first, *_, last = estimate.legs[-1].phases
+    assert memory_bars(known).bars[0].name.endswith("768 ranks: 1 x 96 x 8")
+    first, *_, last = known.legs[-1].phases
     changed = replace(last, time=StepTime({"matrix products": 0.9}))
-    leg = replace(estimate.legs[-1], phases=(first, changed))
-    apart = replace(estimate, legs=(leg,))
+    leg = replace(known.legs[-1], phases=(first, changed))
+    apart = replace(known, legs=(leg,))
     assert len(time_bars(apart).bars) == 2
     assert len(memory_bars(apart).bars) == 1
 
 
 def test_bars_add_up_to_the_estimate(campaign):
-    estimate = estimate_of(campaign)
-    assert [bar.length for bar in memory_bars(estimate).bars] == pytest.approx([28, 29, 30])
-    assert memory_bars(estimate).bars[2].note == "30 of 84.9 GB\nhost: 4 GB"
-    bar = time_bars(estimate).bars[0]
+    known = estimate_of(campaign)
+    assert [bar.length for bar in memory_bars(known).bars] == pytest.approx([28, 29, 30])
+    assert memory_bars(known).bars[2].note == "30 of 84.9 GB\nhost: 4 GB"
+    bar = time_bars(known).bars[0]
     assert bar.length == pytest.approx(TIME.total_seconds)
     assert bar.parts["other"] == 0.001  # too small to be seen by itself
     assert (bar.mark, bar.note) == (0.6, "0.581 s, 40.0% MFU\npublished: 0.6 s (-3.2%)")
 
 
-def test_every_part_of_a_step_has_a_colour():
-    reached = Reached(
-        products=0.7, fp8_products=0.6, product_depth=150, tensor_overlap=0.2, data_overlap=0, per_doubling=0
-    )
-    layout = Layout(
-        shard=4, tensor=2, devices_per_node=8, micro_batch_size=1, global_batch_size=8, sequence_length=4_096
-    )
-    time = step_time(ModelConfig.preset("nemotron4_15b"), layout, load_machine("h100_sxm"), reached)
-    assert time.seconds.keys() <= time_bars(Estimate(legs=(), comparisons=(), price_per_gpu_hour=None)).colours.keys()
+def test_every_part_of_a_step_has_a_colour(campaign):
+    found = estimate(campaign)
+    predicted = {part for leg in found.legs for phase in leg.phases for part in phase.time.seconds}
+    assert predicted <= time_bars(found).colours.keys()
 
 
 def test_what_does_not_fit_is_said(campaign):
@@ -101,11 +95,11 @@ def test_without_a_machine_there_is_no_time_and_no_capacity():
         parameters=10**7, gradients=10**7, optimizer=10**7, activations=10**8, logits=10**7, gathered=0, allowance=0,
         host=10**7,
     )  # fmt: skip
-    estimate = estimate_of(job, machine=None, memory=small, time=None, published=None)
-    assert time_bars(estimate).bars == []
-    (bar,) = memory_bars(estimate).bars
+    known = estimate_of(job, machine=None, memory=small, time=None, published=None)
+    assert time_bars(known).bars == []
+    (bar,) = memory_bars(known).bars
     assert (bar.mark, bar.note) == (None, "140 MB\nhost: 10 MB")
-    figure = plan_picture(job, job.timeline(), estimate)
+    figure = plan_picture(job, job.timeline(), known)
     shown = [axis.get_title(loc="left") or axis.get_ylabel() for axis in all_axes(figure)]
     assert shown == [
         "Memory of a rank at the peak of a step, predicted (MB)",
@@ -115,8 +109,8 @@ def test_without_a_machine_there_is_no_time_and_no_capacity():
 
 def test_a_capacity_far_beyond_the_bars_is_in_the_notes_alone(campaign):
     small = replace(MEMORY, activations=0, optimizer=0, allowance=0)
-    estimate = estimate_of(campaign, memory=small)
-    axis = all_axes(plan_picture(campaign, campaign.timeline(), estimate))[0]
+    known = estimate_of(campaign, memory=small)
+    axis = all_axes(plan_picture(campaign, campaign.timeline(), known))[0]
     assert axis.get_xlim()[1] == pytest.approx(1.02 * 6)
     assert axis.texts[-1].get_text() == "6 of 84.9 GB\nhost: 4 GB"
 

@@ -13,16 +13,9 @@ import numpy as np
 
 from nemotron4_train.estimates.published import PublishedStep, published_steps
 from nemotron4_train.estimates.reached import Reached
-from nemotron4_train.estimates.step_time import step_time
-from nemotron4_train.machine import load_machine
 
 FITTED = ("products", "tensor_overlap", "per_doubling")
 _STEPS, _DIFFERENCE = 8, 1e-4
-
-
-def predicted_seconds(step: PublishedStep, reached: Reached = Reached()) -> float:  # noqa: B008 (frozen)
-    """Of a published step."""
-    return step_time(step.model, step.layout, load_machine(step.machine), reached, step.stack).total_seconds
 
 
 def calibrated() -> Reached:
@@ -38,7 +31,7 @@ def calibrated() -> Reached:
 
 def _errors(values: np.ndarray, rows: list[PublishedStep]) -> np.ndarray:
     reached = _reached(values)
-    return np.array([math.log(predicted_seconds(step, reached) / step.seconds) for step in rows])
+    return np.array([math.log(step.predicted_seconds(reached) / step.seconds) for step in rows])
 
 
 def _reached(values: np.ndarray) -> Reached:

@@ -2,7 +2,8 @@
 
 What the first forward waits for and what the last backward leaves behind is bare: the embedding, or a bucket. The rest
 runs beside the forward or backward it is scheduled in, and what is longer than that is bare too.
-Invariant: with as many sequences for each rank, more ranks never take less time.
+Invariant: with as many sequences for each rank, neither more replicas nor more shards of one replica communicate for
+less time.
 Sources: FSDP, arXiv 2304.11277 sections 3.2 and 4.3; buckets, Megatron-LM's distributed_data_parallel.py (40 million
 parameters, or a million for each data rank where that is more, in order of backward; a parameter is not divided).
 """

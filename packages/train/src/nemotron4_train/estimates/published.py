@@ -16,7 +16,9 @@ from nemotron4_model.config import ModelConfig
 from nemotron4_model.dtype import DType
 from nemotron4_train.estimates.layout import Layout
 from nemotron4_train.estimates.stack import Attention, Stack, megatron
+from nemotron4_train.estimates.step_time import Reached, step_time
 from nemotron4_train.job import Precision
+from nemotron4_train.machine import load_machine
 
 _DEVICES_PER_NODE, _SEQUENCE_LENGTH = 8, 4096
 
@@ -38,9 +40,13 @@ class PublishedStep:
     mfu: float | None = None
     """As it was published."""
     num_tokens: int | None = None
-    """That the published run trained on at this step."""
+    """That the published run trained on with such steps."""
     days: float | None = None
-    """As they were published, of those tokens."""
+    """That they took, as published."""
+
+    def predicted_seconds(self, reached: Reached = Reached()) -> float:  # noqa: B008 (frozen)
+        """What the planner predicts for it."""
+        return step_time(self.model, self.layout, load_machine(self.machine), reached, self.stack).total_seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +77,9 @@ def published_steps() -> tuple[PublishedStep, ...]:
             stack=_stack(content["stacks"][row["stack"]]),
             seconds=seconds,
             is_fitted=row.get("fitted", False),
-            **row.get("published", {}).get(gpus, {}),
+            mfu=row.get("mfu", {}).get(gpus),
+            num_tokens=row["billion_tokens"][gpus] * 10**9 if "billion_tokens" in row else None,
+            days=row.get("days", {}).get(gpus),
         )
         for row in content["steps"]
         for gpus, seconds in row["steps"].items()
@@ -96,7 +104,7 @@ def published_memory() -> tuple[PublishedMemory, ...]:
 
 
 def published_step(model: ModelConfig, layout: Layout) -> PublishedStep | None:
-    """The published bf16 step of such a model on as many devices, with the same tensor size and batch, if there is one.
+    """The published bf16 step of such a model on as many devices, with the same tensor size and batch; None if none.
 
     Micro-batch, recomputation and sharding may differ: they are the program's, not the experiment's.
     """
@@ -106,9 +114,9 @@ def published_step(model: ModelConfig, layout: Layout) -> PublishedStep | None:
 
 
 def published_seconds(model: ModelConfig, layout: Layout) -> float | None:
-    """The seconds of `published_step`."""
-    found = published_step(model, layout)
-    return None if found is None else found.seconds
+    """The time of that step."""
+    step = published_step(model, layout)
+    return None if step is None else step.seconds
 
 
 def _experiment(model: ModelConfig, layout: Layout) -> tuple[object, ...]:

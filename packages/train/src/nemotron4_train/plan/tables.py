@@ -18,6 +18,7 @@ from nemotron4_common.terminal import plain_console
 from nemotron4_train.budget import training_flops
 from nemotron4_train.job import TrainJob
 from nemotron4_train.launching.legs import legs
+from nemotron4_train.plan.dry_run import print_dry_runs
 from nemotron4_train.plan.estimate import Estimate, estimate
 from nemotron4_train.plan.estimate_tables import print_estimate
 from nemotron4_train.plan.on_request import json_on_request, print_on_request
@@ -25,6 +26,7 @@ from nemotron4_train.plan.plan_job import PlanJob
 from nemotron4_train.plan.record import RECORD_FILE, plan_record, render_record
 from nemotron4_train.plan.search import search
 from nemotron4_train.plan.search_tables import print_search, search_json
+from nemotron4_train.plan.validation import show_validation
 from nemotron4_train.reporting.report import timeline_rows
 from nemotron4_train.schedule import Timeline
 
@@ -33,11 +35,14 @@ _WIDTH = 130
 
 def show(job: PlanJob) -> None:
     """Print the job's tables, and write plan.json and plan.png."""
-    directory = Path(job.plan.out or Path(job.run.root) / job.run.name)
-    check_can_write(directory / RECORD_FILE, "run.root" if job.plan.out is None else "plan.out")
     console = plain_console()
     if not console.is_terminal:
         console.width = max(console.width, _WIDTH)
+    if job.plan.published:
+        show_validation(console)
+        return
+    directory = Path(job.plan.out or Path(job.run.root) / job.run.name)
+    check_can_write(directory / RECORD_FILE, "run.root" if job.plan.out is None else "plan.out")
     timeline = job.timeline()
     if job.start_from is not None:
         _check_start(console, job, job.start_from)
@@ -46,13 +51,15 @@ def show(job: PlanJob) -> None:
     console.print(_mesh(job))
     console.print(_timeline(job, timeline))
     print_estimate(console, job, found)
+    if job.plan.dry_run:
+        print_dry_runs(job, console)
     print_on_request(console, job)
     record = plan_record(job, timeline, found) | json_on_request(job)
     record |= {} if ranked is None else {"search": search_json(ranked)}
     directory.mkdir(parents=True, exist_ok=True)
     write_file(directory / RECORD_FILE, render_record(record))
     _draw(job, timeline, found, directory / "plan.png")
-    console.print(f"all of it as data, and as a picture: {directory / RECORD_FILE}, plan.png", soft_wrap=True)
+    console.print(f"as a picture: {directory / 'plan.png'}; as data: {directory / RECORD_FILE}", soft_wrap=True)
     if Path(job.data.dir).is_dir():
         _print_epochs(console, job, timeline)
     else:
