@@ -6,7 +6,7 @@ What was shown is also in <plan.out>/plan.json, and drawn in plan.png beside it.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -51,11 +51,13 @@ def show(job: PlanJob) -> None:
     console.print(_mesh(job))
     console.print(_timeline(job, timeline))
     print_estimate(console, job, found)
+    record = plan_record(job, timeline, found)
     if job.plan.dry_run:
-        print_dry_runs(job, console)
+        record["dry_run"] = {name: asdict(run) for name, run in print_dry_runs(job, console).items()}
     print_on_request(console, job)
-    record = plan_record(job, timeline, found) | json_on_request(job)
-    record |= {} if ranked is None else {"search": search_json(ranked)}
+    record |= json_on_request(job)
+    if ranked is not None:
+        record["search"] = search_json(ranked)
     directory.mkdir(parents=True, exist_ok=True)
     write_file(directory / RECORD_FILE, render_record(record))
     _draw(job, timeline, found, directory / "plan.png")
