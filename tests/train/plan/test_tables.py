@@ -22,7 +22,7 @@ def shown(tmp_path_factory):
     directory = tmp_path_factory.mktemp("plan")
     code = (
         "import sys; from nemotron4_config.main import main;"
-        f" status = main(['plan', '{CAMPAIGN}', 'plan.out=out', 'plan.price_per_gpu_hour=2.5']);"
+        f" status = main(['plan', '{CAMPAIGN}', 'plan.out=out', 'plan.price_per_gpu_hour=2.5', 'plan.search=true']);"
         " sys.exit(status or 10 * bool({'torch', 'lightning'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=directory, timeout=60)
@@ -63,6 +63,13 @@ def test_the_record_has_its_units_in_its_names_and_adds_up(shown):
         assert memory["total"] >= leg["memory_bytes"]["total"]
         for phase in leg["phases"]:
             assert sum(phase["step_seconds_by_part"].values()) == pytest.approx(phase["step_seconds"])
+
+
+def test_a_search_is_shown_and_recorded(shown):
+    said, record = shown
+    best = record["search"][0]
+    assert best["step_seconds"] == min(each["step_seconds"] for each in record["search"] if not each["bytes_over"])
+    assert said.endswith(f"to paste:\n{' '.join(best['overrides'])}\n")
 
 
 def planned(tmp_path, monkeypatch, capsys, *overrides):
