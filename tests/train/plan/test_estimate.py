@@ -12,7 +12,8 @@ from nemotron4_train.job import OptimizerConfig, OptimizerKind
 from nemotron4_train.launching.legs import legs
 from nemotron4_train.machine import load_machine
 from nemotron4_train.optimizers import build_optimizers
-from nemotron4_train.plan.estimate import checkpoint_bytes, estimate, estimate_step
+from nemotron4_train.plan.estimate import estimate, estimate_step
+from nemotron4_train.plan.failures import checkpoint_bytes
 
 
 @pytest.fixture(scope="module")

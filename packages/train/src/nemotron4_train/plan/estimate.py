@@ -20,16 +20,11 @@ from nemotron4_train.estimates.step_time import StepTime, step_time
 from nemotron4_train.job import OptimizerKind
 from nemotron4_train.launching.legs import Leg, legs
 from nemotron4_train.machine import Machine, load_machine
-from nemotron4_train.plan.failures import CheckpointCost, Failures, expected_failures
+from nemotron4_train.plan.failures import CheckpointCost, Failures, checkpoint_cost, expected_failures
 from nemotron4_train.plan.plan_job import PlanJob
 from nemotron4_train.reporting.mfu import Utilisation
 from nemotron4_train.schedule import PhasePlan
 from nemotron4_train.topology import Device, TopologyConfig
-
-_HOST_BYTES_PER_SECOND = 25e9
-"""What a device's copy to pinned host memory reaches, over 16 lanes of PCIe 4 at the least; stated, not fitted."""
-_GATHERING_SECONDS = 0.3
-"""To gather a state of some hundred tensors, each copied by a call of its own; 0.25 seconds were measured on a CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,13 +215,6 @@ def estimate_step(
     return StepEstimate(layout=layout, memory=memory(model, layout, optimizer), time=time, mfu=mfu)
 
 
-def checkpoint_bytes(model: ModelConfig, optimizer: OptimizerKind) -> int:
-    """Bytes of a checkpoint: fp32 weights, and AdamW's two moments or, of the blocks' matrices, Muon's momentum."""
-    norms = (2 * model.num_layers + 1) * 2 * model.hidden_size
-    by_muon = model.num_non_embedding_parameters - norms if optimizer is OptimizerKind.muon else 0
-    return 12 * model.num_parameters - 4 * by_muon
-
-
 def sum_known(values: Iterable[float | None]) -> float | None:
     """None if one of them is."""
     known = list(values)
@@ -249,18 +237,13 @@ def _machine(topology: TopologyConfig) -> Machine | None:
 
 
 def _leg(job: PlanJob, leg: Leg, machine: Machine | None) -> LegEstimate:
-    topology, timeline = leg.topology, job.timeline()
-    phases = tuple(_phase(job, plan, leg, machine) for plan in timeline.phases if plan.name in leg.phases)
-    total_bytes, is_asynchronous = checkpoint_bytes(job.model, job.optimizer.kind), job.trainer.async_checkpoint
-    held = total_bytes / (topology.shard * topology.tensor)
-    checkpoint = CheckpointCost(
-        total_bytes=total_bytes,
-        pause_seconds=_GATHERING_SECONDS + is_asynchronous * held / _HOST_BYTES_PER_SECOND,
-        write_seconds=total_bytes / (job.plan.storage_gigabytes_per_second * 1e9),
-        is_asynchronous=is_asynchronous,
-    )
     known = LegEstimate(
-        name=leg.name, topology=topology, machine=machine, phases=phases, checkpoint=checkpoint, failures=None
+        name=leg.name,
+        topology=leg.topology,
+        machine=machine,
+        phases=tuple(_phase(job, plan, leg, machine) for plan in job.timeline().phases if plan.name in leg.phases),
+        checkpoint=checkpoint_cost(job, leg.topology),
+        failures=None,
     )
     return known if known.step_seconds is None else replace(known, failures=_failures(job, known, known.step_seconds))
 
