@@ -32,7 +32,7 @@ FP8 = PrecisionConfig(compute=Precision.fp8)
         (
             {"topology": TopologyConfig(shard=3)},
             "schedule.phases.warmup.global_batch_size (4): must be a multiple of topology.replicate x shard = 3 ranks,"
-            " and each rank's share a multiple of topology.micro_batch_size = 8; nearest: 3, 6",
+            " and each rank's share a multiple of topology.micro_batch_size = 8; nearest: 3, 6; or ranks: 2, 4",
         ),
         (
             {"topology": TopologyConfig(tensor=4)},
@@ -41,7 +41,7 @@ FP8 = PrecisionConfig(compute=Precision.fp8)
         (
             {"topology": TopologyConfig(micro_batch_size=3)},
             "schedule.phases.warmup.global_batch_size (4): must be a multiple of topology.replicate x shard = 1 ranks,"
-            " and each rank's share a multiple of topology.micro_batch_size = 3; nearest: 3, 6",
+            " and each rank's share a multiple of topology.micro_batch_size = 3; nearest: 3, 6; or ranks: 2",
         ),
         (
             {"precision": FP8},
@@ -67,9 +67,9 @@ def test_rules_across_groups(tmp_path, changes, message):
 @pytest.mark.parametrize(("ranks", "micro"), [(1, 3), (2, 4), (3, 1), (3, 8), (4, 2), (16, 2)])
 def test_the_nearest_batches_are_those_next_to_it_that_are_valid(tmp_path, ranks, micro):
     job = smoke_job(tmp_path, tmp_path)
-    topology = TopologyConfig(shard=ranks, micro_batch_size=micro)
 
-    def refusal(batch: int) -> str | None:
+    def refusal(batch: int, shard: int = ranks) -> str | None:
+        topology = TopologyConfig(shard=shard, micro_batch_size=micro)
         phase = dataclasses.replace(job.schedule.phases["warmup"], global_batch_size=batch, tokens=32 * batch)
         try:
             dataclasses.replace(job, topology=topology, schedule=Schedule(phases={"warmup": phase}))
@@ -81,7 +81,10 @@ def test_the_nearest_batches_are_those_next_to_it_that_are_valid(tmp_path, ranks
     for batch, message in messages.items():
         if message is not None and batch < valid[-1]:
             near = {max((v for v in valid if v < batch), default=None), min(v for v in valid if v > batch)} - {None}
-            assert message.endswith(f"; nearest: {', '.join(map(str, sorted(near)))}"), message
+            said = message.split("; nearest: ")[1].split("; or ranks: ")
+            assert said[0] == ", ".join(map(str, sorted(near)))
+            for shard in map(int, said[1].split(", ")):
+                assert refusal(batch, shard) is None
 
 
 def test_an_unknown_blend_of_a_phase(tmp_path):

@@ -318,7 +318,7 @@ class TrainJob:
             phase.global_batch_size,
             f"must be a multiple of {where}.replicate x shard = {ranks} ranks,"
             f" and each rank's share a multiple of {where}.micro_batch_size = {micro};"
-            f" nearest: {_nearest_batches(phase.global_batch_size, ranks, micro)}",
+            f" {_nearest_shares(phase.global_batch_size, ranks, micro)}",
         )
         sizes = {f"{key}.sequence_length": phase.sequence_length}
         sizes |= {f"model.{name}": getattr(self.model, name) for name in _SPLIT_OVER_TENSOR}
@@ -385,11 +385,13 @@ class TrainJob:
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
 
 
-def _nearest_batches(batch: int, ranks: int, micro: int) -> str:
-    """The nearest global batches of which every rank's share is at most a micro-batch, or a number of whole ones."""
+def _nearest_shares(batch: int, ranks: int, micro: int) -> str:
+    """The nearest global batches, and numbers of ranks, that make a share at most a micro-batch, or whole ones."""
     below, above = batch // ranks, -(-batch // ranks)
     if below > micro:
         below -= below % micro
     if above > micro:
         above += -above % micro
-    return nearest(batch, {below * ranks, above * ranks} - {0})
+    shares = ((number, batch // number) for number in divisors(batch))
+    fitting = [number for number, share in shares if share <= micro or share % micro == 0]
+    return f"nearest: {nearest(batch, {below * ranks, above * ranks} - {0})}; or ranks: {nearest(ranks, fitting)}"
