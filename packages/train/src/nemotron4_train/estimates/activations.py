@@ -12,7 +12,7 @@ from nemotron4_train.topology import Device
 
 MAX_BLOCKED_TOKENS = 1_024
 """As kernels/attention.py, which imports torch."""
-_BLOCK_QUERIES = {4: 32, 2: 64}
+BLOCK_QUERIES = {4: 32, 2: 64}
 """The same, by bytes of an element: positions of a block of queries."""
 
 
@@ -50,4 +50,4 @@ def _attention_weights(model: ModelConfig, layout: Layout) -> int:
     length, size = layout.sequence_length, layout.compute.dtype.num_bytes
     if layout.device is not Device.cpu or length > MAX_BLOCKED_TOKENS:
         return 0
-    return size * model.num_attention_heads * (length + min(length, _BLOCK_QUERIES[size])) // 2
+    return size * model.num_attention_heads * (length + min(length, BLOCK_QUERIES[size])) // 2
