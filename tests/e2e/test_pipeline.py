@@ -36,7 +36,7 @@ def test_the_run_directory_holds_what_is_promised(run):
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [
         *("step", "tokens", "loss", "lr", "global_batch_size", "phase", "grad_norm", "skipped"),
-        *("tokens_per_second", "mfu"),
+        *("tokens_per_second", "mfu", "peak_memory_bytes"),
     ]
     assert {row["phase"] for row in rows} == {"warmup", "main", "continued"}
 
