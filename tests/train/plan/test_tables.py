@@ -22,7 +22,7 @@ def shown(tmp_path_factory):
     directory = tmp_path_factory.mktemp("plan")
     code = (
         "import sys; from nemotron4_config.main import main;"
-        f" status = main(['plan', '{CAMPAIGN}', 'plan.out=out', 'plan.price_per_gpu_hour=2.5']);"
+        f" status = main(['plan', '{CAMPAIGN}', 'plan.out=out', 'plan.price_per_gpu_hour=2.5', 'plan.search=true']);"
         " sys.exit(status or 10 * bool({'torch', 'lightning'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=directory, timeout=60)
@@ -65,6 +65,13 @@ def test_the_record_has_its_units_in_its_names_and_adds_up(shown):
             assert sum(phase["step_seconds_by_part"].values()) == pytest.approx(phase["step_seconds"])
 
 
+def test_a_search_is_shown_and_recorded(shown):
+    said, record = shown
+    best = record["search"][0]
+    assert best["step_seconds"] == min(each["step_seconds"] for each in record["search"] if not each["bytes_over"])
+    assert said.endswith(f"to paste:\n{' '.join(best['overrides'])}\n")
+
+
 def planned(tmp_path, monkeypatch, capsys, *overrides):
     monkeypatch.chdir(tmp_path)
     status = main(["plan", "experiment=smoke", *overrides])
@@ -80,6 +87,13 @@ def test_a_run_without_a_machine_is_planned_by_its_memory(tmp_path, monkeypatch,
     assert record["memory_bytes"]["total"] > 0
 
 
+def test_what_does_not_fit_is_said(tmp_path, monkeypatch, capsys):
+    overrides = ("topology.machine=a100_40g", "model=nemotron4_15b", "model.vocab_size=1024")
+    said = planned(tmp_path, monkeypatch, capsys, *overrides)[1].out
+    assert "warmup-continued: needs" in said
+    assert "GB and a100_40g has" in said
+
+
 def test_what_is_not_calibrated_and_what_never_ends_are_said(shown, tmp_path, monkeypatch, capsys):
     overrides = ("topology.machine=b200", "plan.hours_between_failures=1e-5")
     status, said = planned(tmp_path, monkeypatch, capsys, *overrides)
@@ -87,6 +101,7 @@ def test_what_is_not_calibrated_and_what_never_ends_are_said(shown, tmp_path, mo
     assert said.out.count("b200: not calibrated: ") == 1
     assert "not calibrated" not in shown[0]
     assert "never ends" in said.out
+    assert "inf" not in said.out
     record = json.loads(Path("runs/smoke/plan.json").read_text(), parse_constant=refuse)
     assert record["failures"]["lost_days"] is None
 

@@ -35,15 +35,16 @@ class DataParallel:
     def communication_seconds(self, forward: float, backward: float) -> float:
         """Bare seconds of a step, beside a micro-batch's forward and backward of so many seconds."""
         layout, weight = self.layout, element_bytes(self.layout.compute.dtype)
-        gradient = element_bytes(layout.reduce)
-        first, last = self._gather(self._end, weight), self._reduce(self._end, gradient)
-        gather, reduce = self._gather(self._parameters, weight), self._reduce(self._parameters, gradient)
+        gradient, units = element_bytes(layout.reduce), self._num_units
+        first, last = self._gather(self._end, weight, 1), self._reduce(self._end, gradient, 1)
+        gather, reduce = self._gather(self._parameters, weight, units), self._reduce(self._parameters, gradient, units)
         hide = self.reached.bare_seconds
         if not layout.reshard_after_forward:
             return hide(gather, first, forward) + hide(reduce, last, backward)
         # Backward gathers the blocks again, the last of them before it can begin.
-        again = self._gather(self._parameters - 2 * self._embedding, weight)
-        block = again / self.model.num_layers
+        num_blocks = self.model.num_layers
+        again = self._gather(self._parameters - 2 * self._embedding, weight, num_blocks)
+        block = again / num_blocks
         times = layout.num_micro_batches
         seconds = times * hide(gather, first, forward) + (times - 1) * hide(again, block, backward)
         return seconds + hide(again + reduce, block + last, backward)
@@ -91,22 +92,24 @@ class DataParallel:
     def _num_shards(self) -> int:
         return self.layout.shard if self.layout.sharding is Sharding.fsdp else self.layout.num_data_ranks
 
-    def _num_collectives(self, parameters: float) -> float:
+    @property
+    def _num_units(self) -> float:
+        """Blocks, embedding and head, or buckets: what is gathered or reduced at once."""
         if self.layout.sharding is Sharding.fsdp:
-            return max(1.0, parameters / self._parameters * (self.model.num_layers + 2))
-        return max(1.0, parameters / self._bucket)
+            return self.model.num_layers + 2
+        return max(1.0, self._parameters / self._bucket)
 
     def _group(self, num_ranks: int, stride: int) -> Group:
         node = self.layout.devices_per_node
         return Group(num_ranks=num_ranks, stride=stride, devices_per_node=node, machine=self.machine)
 
-    def _gather(self, parameters: float, size: int) -> float:
-        times = self._num_collectives(parameters)
-        return times * self._group(self._num_shards, self.layout.tensor).gather_seconds(parameters * size / times)
+    def _gather(self, parameters: float, size: int, units: float) -> float:
+        group = self._group(self._num_shards, self.layout.tensor)
+        return units * group.gather_seconds(parameters * size / units)
 
-    def _reduce(self, parameters: float, size: int) -> float:
+    def _reduce(self, parameters: float, size: int, units: float) -> float:
         """Scattered over the shards, then summed over replicas of a shard."""
-        times, copies = self._num_collectives(parameters), self.layout.num_data_ranks // self._num_shards
-        of_shard = parameters * size / self._num_shards
+        copies = self.layout.num_data_ranks // self._num_shards
         group = self._group(copies, self.layout.tensor * self._num_shards)
-        return self._gather(parameters, size) + times * group.sum_seconds(of_shard / times)
+        of_shard = parameters * size / self._num_shards
+        return self._gather(parameters, size, units) + units * group.sum_seconds(of_shard / units)

@@ -168,6 +168,11 @@ class Estimate:
         return sum_known(leg.gpu_hours for leg in self.legs)
 
     @property
+    def published_days(self) -> float | None:
+        """Of all published steps that the job has; None where there is none, or one of them was published without."""
+        return sum_known(each.published.days for each in self.comparisons) if self.comparisons else None
+
+    @property
     def lost_days(self) -> float | None:
         """Expected, to failures and checkpoints, at the job's own interval."""
         return sum_known(leg.lost_days for leg in self.legs)

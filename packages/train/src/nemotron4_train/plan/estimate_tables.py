@@ -66,8 +66,7 @@ def _memory(found: Estimate) -> Table:
     for leg in found.legs:
         kinds = (f"{getattr(leg.memory, kind) / 1e9:.2f}" for kind in _MEMORY_KINDS)
         capacity = "" if leg.machine is None else f"{leg.machine.memory_gigabytes:g}"
-        is_too_much = leg.machine is not None and leg.memory.total > leg.machine.memory_bytes
-        table.add_row(leg.name, *kinds, _gigabytes(leg.memory), f"{capacity}!" if is_too_much else capacity)
+        table.add_row(leg.name, *kinds, _gigabytes(leg.memory), capacity)
     table.caption = "allowance: context, NCCL and fragmentation, which are stated and not computed"
     return table
 
@@ -122,7 +121,8 @@ def _whole(found: Estimate) -> Table:
     for leg in found.legs:
         if leg.failures is not None:
             own, best = leg.failures.own, leg.failures.best
-            lost = _share(own.lost_days, leg.days), f"{best.interval_steps:,} steps", _share(best.lost_days, leg.days)
+            interval = f"{best.interval_steps:,} steps, {_number(best.interval_seconds / 60)} min"
+            lost = _share(own.lost_days, leg.days), interval, _share(best.lost_days, leg.days)
             add(leg, leg.name, _number(own.num_failures), *lost)
     if len(found.legs) > 1:
         add(found, "all", "", _share(found.lost_days, found.days))
@@ -130,7 +130,13 @@ def _whole(found: Estimate) -> Table:
 
 
 def _lines(job: PlanJob, found: Estimate) -> Iterator[str]:
-    """What the tables rest on and leave out, a line each."""
+    """What does not fit, and what the tables rest on and leave out, a line each."""
+    for leg in found.legs:
+        if leg.machine is not None and leg.memory.total > leg.machine.memory_bytes:
+            yield (
+                f"{leg.name}: needs {_gigabytes(leg.memory)} GB and {leg.machine.name} has"
+                f" {leg.machine.memory_gigabytes:g}: it does not fit; plan.search=true looks for what does"
+            )
     checkpoint = found.legs[0].checkpoint
     beside = "beside training" if checkpoint.is_asynchronous else "while training waits"
     yield (
@@ -148,6 +154,7 @@ def _lines(job: PlanJob, found: Estimate) -> Iterator[str]:
             f"{', '.join(sorted(machines - calibrated))}: not calibrated: its stated rates, of which the shares that"
             f" {', '.join(sorted(calibrated))} reaches are assumed"
         )
+    lost = found.lost_days or 0.0
     hours = [leg.failures.hours_between_failures for leg in found.legs if leg.failures is not None]
     yield (
         f"failures: one in {' to '.join(dict.fromkeys(_number(each) for each in (min(hours), max(hours))))} hours, at"
@@ -158,7 +165,8 @@ def _lines(job: PlanJob, found: Estimate) -> Iterator[str]:
         f"lost: to failures and pauses, at trainer.save_interval_steps={job.trainer.save_interval_steps}, and at the"
         " interval that loses least (Daly 2006)"
     )
-    yield "days: of training steps, without what is lost; validation, evaluation and waiting in a queue are left out"
+    with_losses = "" if math.isinf(found.days + lost) else f", {_days(found.days + lost)} with what is lost"
+    yield f"days: of training steps{with_losses}; validation, evaluation and waiting in a queue are left out"
 
 
 def _share(lost_days: float | None, days: float | None) -> str:
@@ -185,6 +193,6 @@ def _gigabytes(memory: Memory) -> str:
 
 
 def _number(value: float | None) -> str:
-    if value is None:
+    if value is None or math.isinf(value):
         return ""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 0.01 else "< 0.01"

@@ -177,7 +177,8 @@ def _heading(job: TrainJob, timeline: Timeline, estimate: Estimate) -> str:
     if days is None or gpu_hours is None:
         return said
     length, unit = next(
-        (days * of, unit) for of, unit in ((1, "days"), (24, "hours"), (1440, "minutes")) if days * of >= 1
+        ((days * of, unit) for of, unit in ((1, "days"), (24, "hours"), (1440, "minutes")) if days * of >= 1),
+        (days * 86_400, "seconds"),
     )
     return f"{said}, {length:,.3g} {unit}" + (f", {_count(gpu_hours)} device-hours" if gpu_hours >= 24 else "")
 

@@ -29,6 +29,7 @@ def plan_record(job: PlanJob, timeline: Timeline, found: Estimate) -> dict[str, 
         "gpu_hours": found.gpu_hours,
         "cost": found.cost(found.gpu_hours),
         "published": [_comparison(comparison) for comparison in found.comparisons],
+        "published_days": found.published_days,
         "checkpoint": {
             "bytes": found.legs[0].checkpoint.total_bytes,
             "write_seconds": found.legs[0].checkpoint.write_seconds,

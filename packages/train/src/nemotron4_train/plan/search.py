@@ -1,13 +1,13 @@
 """Search: which layouts of a number of devices fit their memory, and which of them trains a job's phases fastest.
 
 A leg is searched as a whole: the phases that share a topology, on layouts that divide the batches of all of them.
-Invariant: every layout that is ranked or found too large is one that the job would accept as printed by
-`Found.overrides`, and none of the layouts that the module enumerates is left out: what is refused is refused with its
-tensor size, by a rule.
+Invariant: what is ranked or too large are all the layouts of at most MAX_MICRO_BATCH sequences that the job would
+accept, each once, but for tensor sizes that cross machines; a tensor size without one is in `refused`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,7 +25,7 @@ from nemotron4_train.schedule import Phase
 from nemotron4_train.topology import Device, TopologyConfig
 
 MAX_MICRO_BATCH = 64
-"""Sequences: beyond it a micro-batch gains no speed, and small models on few devices would have hundreds of sizes."""
+"""Sequences: a larger one gains next to nothing, and small models on few devices would have hundreds of sizes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,4 +274,5 @@ def _is_of(found: Found, tensor: int | None, precision: Precision | None) -> boo
 
 
 def _divisors(number: int) -> list[int]:
-    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+    small = [divisor for divisor in range(1, math.isqrt(number) + 1) if number % divisor == 0]
+    return sorted({*small, *(number // divisor for divisor in small)})

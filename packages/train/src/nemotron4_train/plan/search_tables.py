@@ -10,7 +10,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from nemotron4_model.config import Recompute
 from nemotron4_train.job import Precision
 from nemotron4_train.plan.search import Found, Question, Search, precisions
 from nemotron4_train.topology import TopologyConfig
@@ -78,11 +77,8 @@ def rows(search: Search) -> list[Found]:
         mesh = found.topology
         best.setdefault((found.precision, mesh.tensor, mesh.micro_batch_size, mesh.recompute), found)
     of_each = [[found for found in best.values() if found.precision is precision] for precision in _by_time(search)]
-    if len(of_each) == 1:
-        return of_each[0][:_ROWS]
-    first, second = of_each
-    first = first[: _ROWS // 2]
-    return first + second[: _ROWS - len(first)]
+    shown = [found for of_one in of_each[:-1] for found in of_one[: _ROWS // 2]]
+    return shown + [found for of_one in of_each[-1:] for found in of_one[: _ROWS - len(shown)]]
 
 
 def _table(search: Search) -> Table:
@@ -166,12 +162,13 @@ _KINDS = ("parameters", "gradients", "optimizer", "activations", "logits", "gath
 
 def _too_large(search: Search, found: Found) -> str:
     mesh, needed = found.topology, found.memory
-    kind = max(_KINDS, key=lambda name: getattr(needed, name))
-    again = "no recompute" if mesh.recompute is Recompute.none else f"recompute {mesh.recompute.value}"
+    largest = sorted(_KINDS, key=lambda name: -getattr(needed, name))[:2]
+    kinds = ", ".join(f"{kind} {getattr(needed, kind) / 1e9:.1f}" for kind in largest)
+    gathered = ", reshard false" if mesh.shard > 1 and not mesh.reshard_after_forward else ""
     return (
         f"{_digits(found.step.total_seconds)} s with {mesh.replicate:,} x {mesh.shard:,} x {mesh.tensor}, micro-batch"
-        f" {mesh.micro_batch_size}, {again}: {needed.total / 1e9:.1f} GB, {_over(search, found) / 1e9:.1f} over;"
-        f" {kind} {getattr(needed, kind) / 1e9:.1f} GB"
+        f" {mesh.micro_batch_size}, recompute {mesh.recompute.value}{gathered}: {needed.total / 1e9:.1f} GB,"
+        f" {_over(search, found) / 1e9:.1f} over; of it {kinds}"
     )
 
 
