@@ -54,6 +54,8 @@ _SMALL = 0.02
 """Share of the longest bar; a part that is nowhere longer is drawn as other."""
 _LABELLED = 0.06
 """Share of the axis from which a part bears its size."""
+_VISIBLE = 0.003
+"""Share of the axis from which a part is in the legend."""
 _NAME_LENGTH = 30
 _LEGEND_CHARACTERS = 112
 """What fits in a line of the legend, beside the longest names of bars; an entry's colour takes five."""
@@ -261,7 +263,8 @@ def _draw_parts(axis: Axes, panel: Bars, end: float) -> list[_Handle]:
             rows = range(len(lengths))
             drawn = axis.barh(rows, lengths, left=floors, height=_THICK, color=colour, edgecolor="white", linewidth=0.6)
             drawn.set_label(part)
-            handles.append(drawn)
+            if max(lengths) >= _VISIBLE * end:
+                handles.append(drawn)
         ink = "white" if colour in (_BLUES[0], _ORANGES[0], _GREYS[0]) else INK
         for row, (bar, floor, length) in enumerate(zip(panel.bars, floors, lengths, strict=True)):
             mark = min(max(bar.mark or 0.0, floor), floor + length)  # a number is written on one side of it
