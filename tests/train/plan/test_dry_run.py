@@ -1,6 +1,7 @@
 """The dry run: what a fake step counts is what a real step of four processes has."""
 
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 
 import pytest
 from composed import composed
@@ -8,6 +9,8 @@ from distributed import run_distributed
 from dry_run_worker import fake_step_of, real_steps
 from forks import FORKS
 
+from nemotron4_train.estimates.layout import layout_of
+from nemotron4_train.estimates.memory import memory
 from nemotron4_train.plan.dry_run import job_of
 
 MESHES = {  # replicate x shard x tensor: cases
@@ -22,6 +25,7 @@ CASES = [(mesh, number) for mesh, cases in MESHES.items() for number in range(le
 MODEL = ["experiment=smoke", "model=ladder_70k", "model.num_layers=2"]
 
 
+@cache
 def job_and_phase(*overrides: str):
     job = composed("plan", *MODEL, *overrides)
     phase = job.schedule.phases["main"]
@@ -50,6 +54,17 @@ def test_a_dry_run_has_the_collectives_of_a_real_step(steps, case):
     fake, ranks = steps[case]
     assert fake.num_micro_batches >= 2
     assert all(real.collectives == fake.collectives for real in ranks)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_prediction_has_the_memory_of_a_real_step(steps, case):
+    (mesh, number), (_, ranks) = case, steps[case]
+    axes = [f"topology.{axis}={size}" for axis, size in zip(("replicate", "shard", "tensor"), mesh, strict=True)]
+    job, phase = job_and_phase(*axes, *MESHES[mesh][number].split())
+    predicted = memory(job.model, layout_of(job, phase, job.topology), job.optimizer.kind)
+    for real in ranks:
+        assert predicted.allocated == pytest.approx(real.peak_bytes, rel=0.15)
+        assert predicted.resident == pytest.approx(sum(real.resting_bytes.values()), rel=0.02)
 
 
 @pytest.mark.parametrize("case", CASES)
