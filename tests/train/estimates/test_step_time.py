@@ -120,6 +120,21 @@ def test_parts_are_what_hand_arithmetic_gives():
     assert parts["tensor communication"] == parts["pipeline bubble"] == 0
 
 
+def test_recomputation_repeats_a_block_up_to_its_last_product():
+    def parts(mode):
+        return step_time(MODEL, layout(tensor=2, recompute=mode), H100, Reached(product_depth=0)).seconds
+
+    none, selective, full = (parts(mode) for mode in Recompute)
+    flops = 2 * (2 * 8192) * 32 / 2 * 6144 * (8192 + 6144 + 24_576)  # qkv, out and up of two micro-batches
+    again = full["matrix products"] - none["matrix products"]
+    assert again == pytest.approx(flops / (989.4e12 * Reached().products), rel=0.05)
+    assert selective["matrix products"] == none["matrix products"]
+    assert selective["attention"] == none["attention"] < full["attention"]
+    # 8 collectives a block, and 4 for embedding and head, as dry runs count them; 11 with recomputation.
+    repeated = selective["tensor communication"] / none["tensor communication"]
+    assert repeated == pytest.approx((11 * 32 + 4) / (8 * 32 + 4))
+
+
 def test_gathers_that_fit_behind_computation_cost_their_share_and_the_embedding():
     parts = step_time(MODEL, layout(shard=64), H100).seconds
     hop = (7 * 8 * 3.4e-6 + 7 * 14e-6) + 8.4e-6
@@ -142,6 +157,7 @@ def test_a_group_in_a_node_does_not_use_the_network():
     slow = replace(H100, network_gigabytes_per_second=1)
     hybrid = layout(replicate=1, shard=8, reshard_after_forward=True)
     assert seconds(hybrid, slow) == seconds(hybrid)
+    assert step_time(MODEL, layout(shard=2), H100).seconds["scale"] == 0
     assert seconds(grown(hybrid, replicate=2), slow) > seconds(grown(hybrid, replicate=2))
 
 
@@ -159,6 +175,9 @@ def test_over_slow_links_shards_take_as_long_as_gathering_and_scattering(reshard
     parts = step_time(MODEL, chosen, slow).seconds
     weights, blocks = MODEL.num_parameters, MODEL.num_non_embedding_parameters  # backward needs no embedding nor head
     gathered = 3 * (weights + blocks) if reshard else weights
+    once = step_time(MODEL, replace(chosen, reshard_after_forward=False), slow).seconds
+    copied = (gathered - weights) * (6 / 8 + 4)  # a shard is read in fp32 and written in bf16, the whole copied
+    assert parts["element-wise"] - once["element-wise"] == pytest.approx(copied / (3.35e12 * 0.87))
     num_bytes = 7 / 8 * (2 * gathered + 4 * weights)
     assert parts["data communication"] == pytest.approx(num_bytes / (0.01e9 * 0.8), rel=0.01)
 

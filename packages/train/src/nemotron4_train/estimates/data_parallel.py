@@ -43,7 +43,7 @@ class DataParallel:
             return hide(gather, first, forward) + hide(reduce, last, backward)
         # Backward gathers the blocks again, the last of them before it can begin.
         num_blocks = self.model.num_layers
-        again = self._gather(self._parameters - 2 * self._embedding, weight, num_blocks)
+        again = self._gather(self._blocks, weight, num_blocks)
         block = again / num_blocks
         times = layout.num_micro_batches
         seconds = times * hide(gather, first, forward) + (times - 1) * hide(again, block, backward)
@@ -56,10 +56,10 @@ class DataParallel:
             return 0.0  # the optimiser writes the weights in bf16, and products add to the gradients themselves
         times = layout.num_micro_batches
         weight, gradient = element_bytes(layout.compute.dtype), element_bytes(layout.reduce)
-        gathers = 2 * times if layout.reshard_after_forward else 1
+        gathered = times * (self._parameters + self._blocks) if layout.reshard_after_forward else self._parameters
         of_gather = (4 + weight) / layout.shard + (2 * weight if layout.shard > 1 else 0)
         of_sums = (times - 1) * (weight + 2 * gradient) + weight + gradient
-        return self._memory_seconds(self._parameters * (gathers * of_gather + of_sums))
+        return self._memory_seconds(gathered * of_gather + self._parameters * of_sums)
 
     def optimizer_seconds(self) -> float:
         """Of a step of AdamW on a rank's share of the parameters."""
@@ -76,6 +76,11 @@ class DataParallel:
     def _embedding(self) -> float:
         """The head has as many."""
         return self.model.num_embedding_parameters / 2 / self.layout.tensor
+
+    @property
+    def _blocks(self) -> float:
+        """All but embedding and head, which backward does not read."""
+        return self._parameters - 2 * self._embedding
 
     @property
     def _end(self) -> float:
