@@ -1,12 +1,12 @@
 """The memory of one rank at the peak of a step, predicted from the model's shape and the layout, in bytes by kind.
 
-A step has a few moments at which memory can be highest: the loss, the reduction of the head's gradient, the backward
-pass of the last blocks and of the first one, that of the embedding, and the optimiser. Each is added up in closed form
-from what is alive then, and the largest is the prediction, so kinds that are never alive together are not added.
+Memory can be highest at a few moments of a step: the loss, the reduction of the head's gradient, the backward pass of
+the last blocks and of the first, that of the embedding, and the optimiser. What is alive at each is added up, and the
+largest sum is the prediction, so that what is never alive at the same time is not added.
 Invariant: no torch; elements are divided over ranks without padding.
-Sources: what is alive is read off loss.py, transformer.py and FSDP2 (torch/distributed/fsdp/_fully_shard); activations
-of Megatron-LM, arXiv 2205.05198 sections 4 and 5; its distributed optimizer keeps 2 + 2 (or 4) + 12 / ranks bytes a
-parameter.
+Sources: what is alive is read off loss.py, transformer.py and FSDP2 (torch.distributed.fsdp._fully_shard); of
+Megatron-LM, activations and pipeline are those of arXiv 2205.05198 sections 4 and 5, and its documentation counts
+2 + 2 (or 4) + 12 / ranks bytes a parameter with its distributed optimizer.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from nemotron4_model.config import ModelConfig, Recompute
-from nemotron4_model.dtype import DType
+from nemotron4_train.estimates.activations import bytes_kept_per_token, bytes_of_work_per_token
 from nemotron4_train.estimates.layout import Layout, Sharding
 from nemotron4_train.job import OptimizerKind
 from nemotron4_train.topology import Device
 
 _ALLOWANCE_BYTES = {Device.cpu: 500_000_000, Device.cuda: 2_000_000_000}
-"""Not computed: on CUDA, the context, loaded kernels, NCCL's buffers and workspaces of libraries."""
+"""Not computed: the interpreter and libraries; on CUDA, the context, kernels, NCCL's buffers, workspaces of cuBLAS."""
 _FRAGMENTATION = 0.05
-"""Not computed: what the allocator holds and cannot use, a share of what is allocated."""
-CPU_LOGITS_BYTES, LOGITS_BYTES, MIN_CHUNK_TOKENS, TILE_TOKENS = 24 << 20, 1 << 31, 128, 256
-"""The sizes of a chunk in loss.py, and the next of attention.py, which import torch."""
-MAX_BLOCKED_TOKENS = 1_024
+"""Not computed: what the allocator holds and cannot use, as a share of what is allocated."""
+LOGITS_BYTES = {Device.cpu: 24 << 20, Device.cuda: 1 << 31}
+MIN_CHUNK_TOKENS, TILE_TOKENS = 128, 256
+"""The sizes of a chunk of logits, as in loss.py, which imports torch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,276 +72,205 @@ class Memory:
 def memory(model: ModelConfig, layout: Layout, optimizer: OptimizerKind = OptimizerKind.adamw) -> Memory:
     """Predict the memory of a rank."""
     if layout.sharding is Sharding.distributed_optimizer:
-        return _Megatron(model, layout).peak()
+        return _of_distributed_optimizer(_Weights(model, layout.tensor), layout)
     return max(_Fsdp(model, layout, optimizer).moments(), key=lambda moment: moment.allocated)
 
 
-def _allowance(layout: Layout, allocated: int) -> int:
-    return _ALLOWANCE_BYTES[layout.device] + int(_FRAGMENTATION * allocated)
-
-
-def _size(dtype: DType) -> int:
-    return {DType.fp32: 4, DType.bf16: 2}[dtype]
+def _with_allowance(layout: Layout, kinds: dict[str, int], **others: int) -> Memory:
+    allowance = _ALLOWANCE_BYTES[layout.device] + int(_FRAGMENTATION * sum(kinds.values()))
+    return Memory(**kinds, **others, allowance=allowance)
 
 
 @dataclass(frozen=True)
-class _Shape:
-    """What both recipes share: elements on one rank of the tensor axis, and bytes of one."""
+class _Weights:
+    """Elements of a model's weights on one rank of the tensor axis, before data-parallel ranks divide them."""
 
     model: ModelConfig
-    layout: Layout
+    tensor: int
 
     @cached_property
     def block(self) -> int:
-        """Weights of a block; each rank has its norms."""
+        """Of a block; each rank of the tensor axis has its norms."""
         model, norms = self.model, 4 * self.model.hidden_size
         matrices = (model.num_non_embedding_parameters - norms // 2) // model.num_layers - norms
-        return matrices // self.layout.tensor + norms
+        return matrices // self.tensor + norms
 
     @cached_property
     def words(self) -> int:
-        """Weights of the embedding, and as many of the head."""
-        return self.model.vocab_size // self.layout.tensor * self.model.hidden_size
+        """Of the embedding, and as many of the head."""
+        return self.model.vocab_size // self.tensor * self.model.hidden_size
 
-    @property
-    def tokens(self) -> int:
-        """Of a micro-batch."""
-        return self.layout.micro_batch_size * self.layout.sequence_length
-
-    @property
-    def c(self) -> int:
-        """Bytes of an element in the format that is computed in."""
-        return _size(self.layout.compute.dtype)
-
-    @property
-    def r(self) -> int:
-        """Bytes of an element in the format that gradients are reduced in."""
-        return _size(self.layout.reduce)
+    @cached_property
+    def total(self) -> int:
+        """Of the model."""
+        return self.model.num_layers * self.block + 2 * self.words + 2 * self.model.hidden_size
 
 
-@dataclass(frozen=True)
-class _Fsdp(_Shape):
-    """Ours. Blocks are numbered from 0; backward begins with the last."""
+class _Fsdp:
+    """The moments of a step of ours. Blocks are numbered from 0; backward begins with the last."""
 
-    optimizer: OptimizerKind
+    def __init__(self, model: ModelConfig, layout: Layout, optimizer: OptimizerKind) -> None:
+        self.model, self.layout, self.optimizer = model, layout, optimizer
+        self.weights = _Weights(model, layout.tensor)
+        self.size, self.reduced_size = layout.compute.dtype.num_bytes, layout.reduce.num_bytes
+        self.tokens = layout.micro_batch_size * layout.sequence_length
+        self.accumulates = layout.num_micro_batches > 1
+        self.is_meshed = layout.num_devices > 1 or self.size < 4  # else FSDP2 is not used (lightning/strategy.py)
+        self.gathers = layout.shard > 1
+        self.keeps_gathered = not (self.gathers and layout.reshard_after_forward)
 
     def moments(self) -> Iterator[Memory]:
-        """The step's moments at which memory can be highest."""
+        """Those at which memory can be highest."""
         yield self._loss()
-        yield self._head()
+        yield from self._head()
         last = self.model.num_layers - 1
         for number in {last, max(last - 1, 0), 0}:
             yield from self._block(number)
         yield from self._embedding()
-        yield self._moment(gradients=self._gradients(self.all, 0), optimizing=self._optimizing())
-
-    @cached_property
-    def all(self) -> int:
-        """Weights of the model on one rank of the tensor axis."""
-        return self.model.num_layers * self.block + 2 * self.words + 2 * self.model.hidden_size
-
-    @property
-    def is_meshed(self) -> bool:
-        """Whether FSDP2 is used at all, as lightning/strategy.py decides."""
-        return self.layout.num_devices > 1 or self.c < 4
-
-    @property
-    def gathers(self) -> bool:
-        """Whether weights come from other ranks, through a flat buffer of FSDP2's."""
-        return self.layout.shard > 1
-
-    @property
-    def keeps(self) -> bool:
-        """Whether weights stay gathered from forward to backward."""
-        return not self.layout.reshard_after_forward or not self.gathers
+        yield self._moment(gradients=self._gradients(self.weights.total, 0), optimizing=self._optimizing())
 
     def _moment(
         self, *, gradients: int, activations: int = 0, logits: int = 0, gathered: int = 0, optimizing: int = 0
     ) -> Memory:
-        parameters = 4 * self.all // self.layout.shard + self.model.rotary_table_bytes
-        by_muon = self.model.num_layers * self.block if self.optimizer is OptimizerKind.muon else 0
-        state = 4 * (2 * self.all - by_muon) // self.layout.shard
-        gathered *= self.is_meshed
-        return Memory(
-            parameters=parameters,
-            gradients=gradients,
-            optimizer=state + optimizing,
-            activations=activations,
-            logits=logits,
-            gathered=gathered,
-            allowance=_allowance(
-                self.layout, parameters + gradients + state + optimizing + activations + logits + gathered
-            ),
-            host=parameters + state,
-        )
-
-    def _optimizing(self) -> int:
-        """What Muon needs for the largest matrix, which one rank iterates on whole: five of it, two of its square."""
-        model = self.model
-        if self.optimizer is not OptimizerKind.muon:
-            return 0
-        columns, rows = model.hidden_size, max(model.intermediate_size, model.query_width + 2 * model.key_value_width)
-        elements = 5 * rows * columns + 2 * min(rows, columns) ** 2
-        return (4 if self.layout.device is Device.cpu else 2) * elements
+        """`optimizing` is what the optimiser's step needs beside its state; `gathered` counts on a mesh only."""
+        shard = self.layout.shard
+        parameters = 4 * self.weights.total // shard + self.model.rotary_table_bytes
+        by_muon = self.model.num_layers * self.weights.block if self.optimizer is OptimizerKind.muon else 0
+        state = 4 * (2 * self.weights.total - by_muon) // shard
+        kinds = {
+            "parameters": parameters,
+            "gradients": gradients,
+            "optimizer": state + optimizing,
+            "activations": activations,
+            "logits": logits,
+            "gathered": gathered * self.is_meshed,
+        }
+        return _with_allowance(self.layout, kinds, host=parameters + state)
 
     def _gradients(self, reduced: int, waiting: int) -> int:
-        """Bytes of gradients when so many elements are reduced, and so many will be after the last micro-batch."""
-        kept_for_all_reduce = self.r if self.layout.replicate > 1 and self.r < 4 else 0
-        accumulated = (self.r if self.is_meshed else 4) * waiting * (self.layout.num_micro_batches > 1)
-        return (4 + kept_for_all_reduce) * reduced // self.layout.shard + accumulated
+        """Bytes of gradients: of elements that are reduced, and of those that wait for the last micro-batch."""
+        held = 4
+        if self.layout.replicate > 1 and self.reduced_size < 4:
+            held += self.reduced_size  # FSDP2 holds what it has summed over replicas until backward ends
+        accumulated = (self.reduced_size if self.is_meshed else 4) * waiting * self.accumulates
+        return held * reduced // self.layout.shard + accumulated
 
     def _reducing(self, elements: int) -> int:
-        """A gradient as it was computed or accumulated, and the buffers that it is reduced in: whole, then a shard."""
+        """Bytes of a gradient while it is reduced: computed or accumulated, in the buffers, and as a shard in fp32."""
         if not self.is_meshed:
             return 4 * elements
         shard = elements // self.layout.shard
-        computed = self.r if self.layout.num_micro_batches > 1 else self.c
-        return computed * elements + self.r * (elements + shard) + 4 * shard * (self.r < 4)
+        computed = self.reduced_size if self.accumulates else self.size
+        return computed * elements + self.reduced_size * (elements + shard) + 4 * shard * (self.reduced_size < 4)
 
     def _loss(self) -> Memory:
-        """The last chunk of the loss: forward is complete, and the head's gradient is being summed in fp32."""
-        model, layout = self.model, self.layout
-        words = model.vocab_size // layout.tensor
+        """A chunk of the loss: forward is complete, and the head's gradient is being summed in fp32."""
+        layout, weights, size = self.layout, self.weights, self.size
+        words = self.model.vocab_size // layout.tensor
+        # On a CPU, bf16 logits also go through an fp32 buffer, and products of the gradient through one in bf16.
         on_cpu = layout.device is Device.cpu
-        # On a CPU, logits below fp32 go through an fp32 buffer, and products of gradients through one of their own.
-        logit = 4 + self.c if on_cpu and self.c < 4 else self.c
-        if on_cpu:
-            chunk = max(MIN_CHUNK_TOKENS, CPU_LOGITS_BYTES // (logit * words))
-        else:
-            chunk = max(TILE_TOKENS, LOGITS_BYTES // (logit * words) // TILE_TOKENS * TILE_TOKENS)
-        gradient = (4 + (self.c if on_cpu and self.c < 4 else 0)) * self.words
-        has_flat = self.gathers and not (self.keeps and layout.num_micro_batches > 1)  # later ones gather nothing
-        gathered = self.c * self.words * (1 + has_flat)
-        if self.keeps:
-            gathered += self.c * (model.num_layers * self.block + self.words)
+        beside = on_cpu and size < 4
+        logit, gradient = size + 4 * beside, 4 + size * beside
+        chunk = LOGITS_BYTES[layout.device] // (logit * words)
+        chunk = max(MIN_CHUNK_TOKENS, chunk) if on_cpu else max(TILE_TOKENS, chunk // TILE_TOKENS * TILE_TOKENS)
+        # Gathered weights are copied out of a flat buffer, which lasts as long as the head's.
+        from_buffer = self.gathers and not (self.keeps_gathered and self.accumulates)
+        gathered = weights.words * (1 + from_buffer)
+        if self.keeps_gathered:
+            gathered += self.model.num_layers * weights.block + weights.words
         return self._moment(
-            gradients=self._gradients(0, self.all),
-            activations=self._kept(model.num_layers) + self.tokens * self._around_head(2),
-            logits=min(chunk, self.tokens) * words * logit + gradient,
-            gathered=gathered,
+            gradients=self._gradients(0, weights.total),
+            activations=self._kept(self.model.num_layers) + self._around_head(2),
+            logits=min(chunk, self.tokens) * words * logit + gradient * weights.words,
+            gathered=size * gathered,
         )
 
     def _around_head(self, whole: int) -> int:
-        """Bytes a token of the final norm's input and output and, of all positions, of so many tensors more."""
-        hidden, tensor = self.model.hidden_size, self.layout.tensor
-        return (4 + self.c) * hidden // tensor + whole * self.c * hidden
+        """Bytes of the final norm's input, in both formats, and of `whole` tensors of all positions."""
+        hidden = self.model.hidden_size
+        return self.tokens * ((4 + self.size) * hidden // self.layout.tensor + whole * self.size * hidden)
 
-    def _head(self) -> Memory:
-        """The head's gradient, in fp32, is cast; then reduced, while the last block's weights are gathered."""
-        kept = self._kept(self.model.num_layers) + self.tokens * self._around_head(1)
-        blocks = self.model.num_layers if self.keeps else int(self.gathers)
-        gathered = self.c * (blocks * self.block + self.keeps * 2 * self.words)
-        cast = (4 + (self.c if self.c < 4 else 0)) * self.words
-        reducing = self._reducing(self.words)
-        others = self.all - self.words
-        if reducing >= cast + self._gradients(0, self.words):
-            return self._moment(gradients=self._gradients(0, others) + reducing, activations=kept, gathered=gathered)
-        return self._moment(gradients=self._gradients(0, self.all), activations=kept, logits=cast, gathered=gathered)
+    def _head(self) -> Iterator[Memory]:
+        """The head's gradient is cast, then reduced; the last block's weights are being gathered."""
+        weights, size = self.weights, self.size
+        activations = self._kept(self.model.num_layers) + self._around_head(1)
+        gathered = size * weights.block * self.gathers
+        if self.keeps_gathered:
+            gathered = size * (self.model.num_layers * weights.block + 2 * weights.words)
+        cast = (4 + size * (size < 4)) * weights.words
+        waiting = self._gradients(0, weights.total)
+        yield self._moment(gradients=waiting, activations=activations, logits=cast, gathered=gathered)
+        gradients = self._gradients(0, weights.total - weights.words) + self._reducing(weights.words)
+        yield self._moment(gradients=gradients, activations=activations, gathered=gathered)
 
     def _block(self, number: int) -> Iterator[Memory]:
-        """Backward of a block: while the MLP's gradients are computed, at its end, and as they are reduced."""
-        model, layout, c = self.model, self.layout, self.c
-        is_last = number == model.num_layers - 1
-        reduced = self.words + (model.num_layers - 1 - number) * self.block
-        waiting = number * self.block + self.words
-        before = (
-            self.r * (self.words if is_last else self.block) * self.is_meshed
-        )  # still in the buffer of its reduction
-        next_one = c * self.block * (number > 0 and self.gathers)
-        others = c * (number * self.block + self.words) if self.keeps else next_one
-        gradients = self._gradients(reduced, waiting + self.block)
-        hidden = model.hidden_size
-        matrix = hidden * model.intermediate_size // layout.tensor
+        """Backward of a block: in its MLP, at its end, and as its gradients are reduced."""
+        model, layout, weights, size = self.model, self.layout, self.weights, self.size
+        hidden, later = model.hidden_size, model.num_layers - 1 - number
+        reduced, waiting = weights.words + later * weights.block, number * weights.block + weights.words
+        # The buffer that the gradients before these are reduced from lasts until it is these' turn.
+        buffer = self.reduced_size * (weights.block if later else weights.words) * self.is_meshed
+        before = self._gradients(reduced, waiting + weights.block) + buffer
+        others = weights.block * (number > 0 and self.gathers)  # the next one's, gathered meanwhile
+        if self.keeps_gathered:
+            others = waiting
+        gathered = size * (others + weights.block)
+        per_token = bytes_kept_per_token(model, layout, Recompute.none) + bytes_of_work_per_token(model, layout)
         yield self._moment(
-            gradients=gradients + before + c * matrix,
-            activations=self._kept(number) + self.tokens * (self._kept_by_block(Recompute.none) + self._work()),
-            gathered=others + c * self.block,
+            gradients=before + size * hidden * model.intermediate_size // layout.tensor,
+            activations=self._kept(number) + self.tokens * per_token,
+            gathered=gathered,
         )
-        small = self._kept(number) + self.tokens * (c * hidden + 8 * hidden // layout.tensor)
-        yield self._moment(
-            gradients=gradients + before + c * self.block, activations=small, gathered=others + c * self.block
-        )
-        yield self._moment(
-            gradients=self._gradients(reduced, waiting) + self._reducing(self.block),
-            activations=small,
-            gathered=others,
-        )
+        at_end = self._kept(number) + self.tokens * (size * hidden + 8 * hidden // layout.tensor)
+        yield self._moment(gradients=before + size * weights.block, activations=at_end, gathered=gathered)
+        reducing = self._gradients(reduced, waiting) + self._reducing(weights.block)
+        yield self._moment(gradients=reducing, activations=at_end, gathered=size * others)
 
     def _embedding(self) -> Iterator[Memory]:
-        """Backward of the embedding, whose gradient is dense: computed, then reduced."""
-        before = self.r * self.block * self.is_meshed
-        gradients = self._gradients(self.all - self.words, self.words)
+        """The embedding's gradient, which is dense, is computed, then reduced."""
+        weights, size = self.weights, self.size
+        others = weights.total - weights.words
+        buffer = self.reduced_size * weights.block * self.is_meshed
         yield self._moment(
-            gradients=gradients + before + self.c * self.words,
-            activations=self.tokens * self.model.hidden_size * self.c * 2,
-            gathered=self.c * self.words * self.keeps,
+            gradients=self._gradients(others, weights.words) + buffer + size * weights.words,
+            activations=2 * size * self.model.hidden_size * self.tokens,
+            gathered=size * weights.words * self.keeps_gathered,
         )
-        yield self._moment(gradients=self._gradients(self.all - self.words, 0) + self._reducing(self.words))
+        yield self._moment(gradients=self._gradients(others, 0) + self._reducing(weights.words))
 
-    def _kept(self, blocks: int) -> int:
-        """Bytes that so many blocks keep for backward."""
-        return blocks * self._kept_by_block(self.layout.recompute) * self.tokens
-
-    def _kept_by_block(self, recompute: Recompute) -> int:
-        """Bytes a token that a block keeps for backward, as ModelConfig.activation_bytes_per_token counts them.
-
-        Uncompiled, norms keep their inputs in the fp32 that they compute in. The tensor axis divides all but the
-        inputs of its two column-wise products, which are gathered for them, and, selectively, the output of attention's
-        last product, which is kept before it is summed over ranks.
-        """
-        model, layout, c = self.model, self.layout, self.c
-        hidden, inner, query = model.hidden_size, model.intermediate_size, model.query_width
-        attention = c * (2 * query + 2 * model.key_value_width)
-        scores = self._scores_per_token()
-        if recompute is Recompute.full:
-            return c * hidden // layout.tensor
-        if recompute is Recompute.selective:
-            output = c * query if scores else 0
-            return (c * (hidden + inner) + attention - output) // layout.tensor + c * hidden
-        norm_inputs = 2 * hidden * (c if layout.compile else 4)
-        return (norm_inputs + attention + 2 * c * inner + scores) // layout.tensor + 2 * c * hidden
-
-    def _scores_per_token(self) -> int:
-        """Bytes of attention weights that short sequences keep on a CPU: half a square, in blocks of queries."""
-        length = self.layout.sequence_length
-        if self.layout.device is not Device.cpu or length > MAX_BLOCKED_TOKENS:
+    def _optimizing(self) -> int:
+        """What Muon needs for the largest matrix, which one rank iterates on whole: five of it, two of its square."""
+        if self.optimizer is not OptimizerKind.muon:
             return 0
-        queries = min(length, 32 if self.c == 4 else 64)
-        return self.c * self.model.num_attention_heads * (length + queries) // 2
+        model = self.model
+        rows, columns = max(model.intermediate_size, model.query_width + 2 * model.key_value_width), model.hidden_size
+        elements = 5 * rows * columns + 2 * min(rows, columns) ** 2
+        return (4 if self.layout.device is Device.cpu else 2) * elements
 
-    def _work(self) -> int:
-        """Bytes a token that backward of a block's MLP needs beside what the block has kept."""
-        hidden, inner, tensor = self.model.hidden_size, self.model.intermediate_size, self.layout.tensor
-        gathered = self.c * hidden * (tensor > 1)
-        # Gathered along the sequence, the gradient of several sequences is copied once more.
-        copied = gathered * (1 + (self.layout.micro_batch_size > 1))
-        return self.c * hidden // tensor + max(gathered + self.c * inner // tensor, copied)
+    def _kept(self, num_blocks: int) -> int:
+        """Bytes that so many blocks keep for backward."""
+        return num_blocks * self.tokens * bytes_kept_per_token(self.model, self.layout, self.layout.recompute)
 
 
-@dataclass(frozen=True)
-class _Megatron(_Shape):
-    """Megatron-LM: whole weights and gradients on every data-parallel rank, its optimiser's state divided."""
-
-    def peak(self) -> Memory:
-        """At the loss of the first pipeline stage, or of the only one."""
-        model, layout = self.model, self.layout
-        blocks = -(-model.num_layers // layout.pipeline)
-        weights = blocks * self.block + (2 if layout.pipeline == 1 else 1) * self.words
-        hidden, inner = model.hidden_size, model.intermediate_size
-        kept = self.c * (4 * hidden + 2 * model.query_width + 2 * model.key_value_width + 2 * inner)
-        if layout.recompute is Recompute.full:
-            kept = self.c * hidden
-        # Micro-batches that the first stage has under way, in units of its blocks.
-        under_way = layout.pipeline + (layout.pipeline - 1) / layout.virtual_stages * (layout.virtual_stages > 1)
-        activations = int(blocks * kept // layout.tensor * self.tokens * under_way)
-        logits = (self.c + 8) * self.tokens * model.vocab_size // layout.tensor * (layout.pipeline == 1)
-        kinds = {
-            "parameters": 2 * weights,
-            "gradients": self.r * weights,
-            "optimizer": 12 * weights // layout.num_data_ranks,
-            "activations": activations,
-            "logits": logits,
-            "gathered": 0,
-        }
-        allowance = _allowance(layout, sum(kinds.values()))
-        return Memory(**kinds, allowance=allowance, host=kinds["optimizer"], lasting_gradients=kinds["gradients"])
+def _of_distributed_optimizer(weights: _Weights, layout: Layout) -> Memory:
+    """Megatron-LM, at the loss of the only pipeline stage, or in the first of several."""
+    model, size, is_only = weights.model, layout.compute.dtype.num_bytes, layout.pipeline == 1
+    num_blocks = -(-model.num_layers // layout.pipeline)
+    elements = num_blocks * weights.block + (1 + is_only) * weights.words
+    hidden, tokens = model.hidden_size, layout.micro_batch_size * layout.sequence_length
+    kept = 4 * hidden + 2 * (model.query_width + model.key_value_width + model.intermediate_size)
+    if layout.recompute is Recompute.full:
+        kept = hidden
+    # As many micro-batches are under way in the first stage as there are stages, or, with virtual ones, some more.
+    under_way: float = layout.pipeline
+    if layout.virtual_stages > 1:
+        under_way += (layout.pipeline - 1) / layout.virtual_stages
+    kinds = {
+        "parameters": 2 * elements,
+        "gradients": layout.reduce.num_bytes * elements,
+        "optimizer": 12 * elements // layout.num_data_ranks,
+        "activations": int(under_way * num_blocks * tokens * size * kept / layout.tensor),
+        "logits": (size + 8) * tokens * (model.vocab_size // layout.tensor) * is_only,  # also in fp32, and softmax
+        "gathered": 0,
+    }
+    return _with_allowance(layout, kinds, host=kinds["optimizer"], lasting_gradients=kinds["gradients"])

@@ -43,10 +43,8 @@ class StepCounter(TorchDispatchMode):
         """Begin a count; `at` is the number of an allocation, and what is called right after it."""
         self._allocations, self._at = 0, at
         self.peak_bytes, self.peak_allocation = self.bytes, 0
-        self.calls: Counter[tuple[str, str]] = Counter()
-        """Of collectives, by (kind, axis)."""
-        self.sent: Counter[tuple[str, str]] = Counter()
-        """Their bytes."""
+        self.collectives: Counter[tuple[str, str, str]] = Counter()
+        """By (kind, axis, "calls" or "bytes")."""
 
     def live(self) -> Iterator[tuple[int, int]]:
         """(identity, bytes) of live storages."""
@@ -113,9 +111,9 @@ class StepCounter(TorchDispatchMode):
             return
         plain = name.replace("_", "")
         kind = next((kind for kind in _KINDS if kind.replace("_", "") in plain), name)
-        key = kind, self._axes.get(group_name(group), "other")
-        self.calls[key] += 1
-        self.sent[key] += max((_bytes(value) for value in (*given.values(), result)), default=0)
+        axis = self._axes.get(group_name(group), "other")
+        self.collectives[kind, axis, "calls"] += 1
+        self.collectives[kind, axis, "bytes"] += max(_bytes(value) for value in (*given.values(), result))
 
 
 def _axis_of_groups(mesh: DeviceMesh) -> dict[str, str]:

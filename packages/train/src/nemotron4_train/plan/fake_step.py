@@ -49,37 +49,39 @@ def fake_step(job: TrainJob, phase: Phase) -> DryRun:
 
 
 def count_step(job: TrainJob, phase: Phase, mesh: DeviceMesh | None, *, is_fake: bool) -> DryRun:
-    """Count this rank's second step; the first makes the optimiser's state."""
+    """Count this rank's second step; the first makes the optimiser's state.
+
+    A real step has no `memory_bytes`: only a fake one repeats exactly, so that its peak can be looked into.
+    """
     began = time.monotonic()
     local_batch = phase.global_batch_size // job.topology.num_data_ranks
     micro = min(job.topology.micro_batch_size, local_batch)
     num_micro_batches = local_batch // micro
+    counted = min(num_micro_batches, _MAX_MICRO_BATCHES) if is_fake else num_micro_batches
     model = parallel_model(job, mesh)
     with fake_tensors() if is_fake else nullcontext(), StepCounter(mesh, is_fake=is_fake) as counter:
         model.to_empty(device="cpu")
         if not is_fake:
             initialise(model, job.seed, job.model)
         step = _Step(job, phase, model, counter)
-        taken = min(num_micro_batches, _MAX_MICRO_BATCHES) if is_fake else num_micro_batches
-        step.take(micro * taken)
-        step.count(micro * taken)
-        calls, sent, at_peak, resting = counter.calls, counter.sent, counter.peak_allocation, step.by_kind()
-        peak_bytes = counter.peak_bytes
-        if at_peak:
-            step.count(micro * taken, at_peak)
-        if num_micro_batches > taken:
-            step.count(micro * (taken - 1))
-            more = num_micro_batches - taken
-            calls, sent = _extended(calls, counter.calls, more), _extended(sent, counter.sent, more)
-    # In a real step, tensors also wait for threads that send them, which differs from step to step.
-    assert not is_fake or sum(step.peak.values()) == peak_bytes
+        step.take(micro)
+        step.count(micro * counted)
+        collectives, peak_bytes, resting = counter.collectives, counter.peak_bytes, step.by_kind()
+        if is_fake:
+            step.count(micro * counted, counter.peak_allocation)
+            assert sum(step.at_peak.values()) == peak_bytes
+        if num_micro_batches > counted:
+            step.count(micro * (counted - 1))
+            for key, number in collectives.items():
+                collectives[key] += (num_micro_batches - counted) * (number - counter.collectives[key])
     return DryRun(
-        memory_bytes=step.peak,
+        memory_bytes=step.at_peak,
         resting_bytes=resting,
         peak_bytes=peak_bytes,
         collectives=tuple(
-            Collective(kind=kind, axis=axis, count=calls[kind, axis], bytes=sent[kind, axis])
-            for kind, axis in sorted(calls)
+            Collective(kind=kind, axis=axis, count=count, bytes=collectives[kind, axis, "bytes"])
+            for (kind, axis, unit), count in sorted(collectives.items())
+            if unit == "calls"
         ),
         num_micro_batches=num_micro_batches,
         seconds=time.monotonic() - began,
@@ -96,7 +98,7 @@ class _Step:
         self.optimizers = build_optimizers(model, job.optimizer)
         # In a forward or backward pass, FSDP gives the modules other parameters.
         self.parameters = list(model.parameters())
-        self.peak = dict.fromkeys(KINDS, 0)
+        self.at_peak: dict[str, int] = {}
 
     def take(self, num_sequences: int) -> None:
         """As PretrainingModule.training_step."""
@@ -124,7 +126,7 @@ class _Step:
         self.take(num_sequences)
 
     def _see_peak(self) -> None:
-        self.peak = self.by_kind()
+        self.at_peak = self.by_kind()
 
     def by_kind(self) -> dict[str, int]:
         """Live bytes by kind."""
@@ -142,8 +144,3 @@ class _Step:
         for identity, size in self.counter.live():
             found[kind_of.get(identity, "activations")] += size
         return {kind: found[kind] for kind in KINDS}
-
-
-def _extended(three: Counter[tuple[str, str]], two: Counter[tuple[str, str]], more: int) -> Counter[tuple[str, str]]:
-    """Counts of a step with `more` middle micro-batches than three, from those of steps of three and of two."""
-    return Counter({key: number + more * (number - two[key]) for key, number in three.items()})
