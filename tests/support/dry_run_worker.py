@@ -5,14 +5,15 @@ from nemotron4_train.plan.dry_run import DryRun
 from nemotron4_train.schedule import Phase
 
 
-def real_steps(rank: int, world_size: int, shape: tuple[int, ...], cases: list[tuple[TrainJob, Phase]]) -> list[DryRun]:
-    """Real steps of this rank on a mesh, counted as the dry run counts fake ones."""
+def real_step(rank: int, world_size: int, job: TrainJob, phase: Phase) -> DryRun:
+    """A real step of this rank, counted as the dry run counts a fake one."""
     from torch.distributed.device_mesh import init_device_mesh
 
     from nemotron4_train.plan.fake_step import count_step
 
+    shape = job.topology.replicate, job.topology.shard, job.topology.tensor
     mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard", "tensor"))
-    return [count_step(job, phase, mesh, is_fake=False) for job, phase in cases]
+    return count_step(job, phase, mesh, is_fake=False)
 
 
 def fake_step_of(case: tuple[TrainJob, Phase]) -> DryRun:

@@ -7,6 +7,7 @@ Left out: float8 and torch.compile, whose steps run as bf16 and uncompiled; on C
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 from collections.abc import Sequence
@@ -71,6 +72,7 @@ def _begin() -> None:
 
 
 def _run(job: TrainJob, phase: Phase) -> DryRun:
+    logging.getLogger("torch").setLevel(logging.ERROR)  # a plan is no place for advice on collectives
     from nemotron4_train.plan.fake_step import fake_step
 
     return fake_step(job, phase)
@@ -99,7 +101,7 @@ def left_out(job: TrainJob, topology: TopologyConfig) -> list[str]:
 
 def dry_run_tables(name: str, topology: TopologyConfig, run: DryRun, without: Sequence[str] = ()) -> list[Table]:
     """The memory and the collectives of a run."""
-    where = f"{name}, {topology.num_ranks:,} ranks"
+    where = f"{name}, {topology.num_ranks:,} rank{'s' * (topology.num_ranks > 1)}"
     memory = Table("kind", "at the peak, GB", "between steps, GB", title=f"Dry run of {where}: live tensors of a rank")
     for kind in KINDS:
         memory.add_row(kind, f"{run.memory_bytes[kind] / 1e9:.3f}", f"{run.resting_bytes[kind] / 1e9:.3f}")
@@ -111,7 +113,7 @@ def dry_run_tables(name: str, topology: TopologyConfig, run: DryRun, without: Se
     for collective in run.collectives:
         sent.add_row(collective.kind, collective.axis, f"{collective.count:,}", f"{collective.bytes / 1e9:.6g}")
     sent.caption = (
-        f"{run.num_micro_batches:,} micro-batches; the larger of what goes in and what comes out;"
+        f"micro-batches: {run.num_micro_batches:,}; the larger of what goes in and what comes out;"
         f" the dry run took {run.seconds:.0f} s"
     )
     return [memory, sent]
