@@ -1,5 +1,8 @@
 """What the processes of test_dry_run.py do; its own file so that forked processes can import it."""
 
+import os
+import signal
+
 from nemotron4_train.job import TrainJob
 from nemotron4_train.plan.dry_run import DryRun
 from nemotron4_train.schedule import Phase
@@ -21,3 +24,8 @@ def fake_step_of(case: tuple[TrainJob, Phase]) -> DryRun:
     from nemotron4_train.plan.fake_step import fake_step
 
     return fake_step(*case)
+
+
+def killed_step(job: TrainJob, phase: Phase) -> None:
+    """As the system does when memory runs out."""
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,6 +1,5 @@
 """The dry run: what a fake step counts is what a real step of four processes has."""
 
-import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
@@ -8,7 +7,7 @@ from functools import cache
 import pytest
 from composed import composed
 from distributed import run_distributed
-from dry_run_worker import fake_step_of, real_step
+from dry_run_worker import fake_step_of, killed_step, real_step
 from forks import FORKS
 
 from nemotron4_train.estimates.layout import layout_of
@@ -103,15 +102,15 @@ def test_a_plan_prints_a_dry_run_of_each_different_step(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("attribute", "function", "message"),
+    ("run", "message"),
     [
-        ("_begin", os.abort, "its process was killed, perhaps for memory"),
-        ("_run", divmod, "failed with torch .*: unsupported operand"),
+        (killed_step, "its process was killed, perhaps for memory"),
+        (divmod, "failed with torch .*: unsupported operand"),
     ],
 )
-def test_a_dry_run_that_fails_says_so_in_one_line(monkeypatch, attribute, function, message):
+def test_a_dry_run_that_fails_says_so_in_one_line(monkeypatch, run, message):
     job, phase = job_and_phase()
-    monkeypatch.setattr(f"nemotron4_train.plan.dry_run.{attribute}", function)
+    monkeypatch.setattr("nemotron4_train.plan.dry_run._run", run)
     with pytest.raises(ValueError, match=f"^plan.dry_run \\(true\\): {message}.*; leave it out.*$"):
         dry_run(job, job.topology, phase)
 
