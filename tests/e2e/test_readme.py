@@ -71,6 +71,7 @@ def test_the_tour_of_the_command_line_runs_as_written(directory):
     assert len({row["objective"] for row in rows}) == 4
 
 
+@pytest.mark.slow
 def test_the_commands_on_the_planner_s_page_plan(tmp_path, monkeypatch):
     """Without dry runs, which take minutes at the paper's size."""
     monkeypatch.chdir(tmp_path)

@@ -5,6 +5,7 @@ from itertools import combinations, pairwise
 
 import pytest
 from composed import composed
+from pages import ROOT
 
 from nemotron4_train.estimates.layout import layout_of
 from nemotron4_train.estimates.memory import Memory
@@ -81,6 +82,14 @@ def test_every_part_of_a_step_has_a_colour(campaign):
     found = estimate(campaign)
     predicted = {part for leg in found.legs for phase in leg.phases for part in phase.time.seconds}
     assert predicted <= time_bars(found).colours.keys()
+
+
+def test_the_page_of_the_planner_names_the_days_of_the_campaign(campaign):
+    found = estimate(campaign).comparisons
+    theirs, ours = (sum(each.days(getattr(each, name)) for each in found) for name in ("theirs", "ours"))
+    text = " ".join((ROOT / "docs" / "planner.md").read_text(encoding="utf-8").split())
+    assert f"is predicted at {theirs:.1f} days" in text
+    assert f"waits for their gathers, at {ours:.1f}" in text
 
 
 def test_what_does_not_fit_is_said(campaign):

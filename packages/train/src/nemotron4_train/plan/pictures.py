@@ -54,7 +54,7 @@ _SMALL = 0.02
 """Share of the longest bar; a part that is nowhere longer is drawn as other."""
 _LABELLED = 0.06
 """Share of the axis from which a part bears its size."""
-_VISIBLE = 0.003
+_VISIBLE = 0.0005
 """Share of the axis from which a part is in the legend."""
 _NAME_LENGTH = 30
 _LEGEND_CHARACTERS = 112
