@@ -7,13 +7,14 @@ Left out: float8 and torch.compile, whose steps run as bf16 and uncompiled; on C
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
+from multiprocessing.connection import Connection
 
 from rich.console import Console
 from rich.table import Table
@@ -22,6 +23,7 @@ from nemotron4_train.job import Precision, TrainJob
 from nemotron4_train.launching.legs import legs
 from nemotron4_train.plan.step_count import KINDS, Collective, DryRun
 from nemotron4_train.schedule import LearningRate, Phase, Shape
+from nemotron4_train.stop_signal import ignore_stop_signals
 from nemotron4_train.topology import Device, TopologyConfig
 
 __all__ = ["KINDS", "Collective", "DryRun", "dry_run", "dry_run_tables", "print_dry_runs"]
@@ -44,19 +46,45 @@ def dry_run(job: TrainJob, topology: TopologyConfig, phase: Phase) -> DryRun:
     ValueError when this torch cannot, or the process ends.
     """
     alone = multiprocessing.get_context("spawn")
+    results, sender = alone.Pipe(duplex=False)
+    process = alone.Process(target=_work, args=(sender, _run, job_of(job, topology, phase), phase), daemon=True)
+    process.start()
+    sender.close()  # the process has the only other copy: when it ends, so does the pipe
     try:
-        with ProcessPoolExecutor(1, mp_context=alone, initializer=_begin) as process:
-            return process.submit(_run, job_of(job, topology, phase), phase).result()
-    except (ValueError, OSError):
-        raise
-    except BrokenProcessPool as error:
+        result = results.recv()
+    except EOFError as error:
         raise _failed("its process was killed, perhaps for memory") from error
-    except Exception as error:  # torch's internals fail in many ways; the plan can do without
-        raise _failed(f"failed with torch {version('torch')}: {(str(error) or repr(error)).splitlines()[0]}") from error
+    finally:
+        process.kill()
+        process.join()
+    if isinstance(result, DryRun):
+        return result
+    if isinstance(result, ValueError | OSError):
+        raise result
+    reason = (str(result) or repr(result)).splitlines()[0]
+    raise _failed(f"failed with torch {version('torch')}: {reason}") from result
 
 
 def _failed(why: str) -> ValueError:
     return ValueError(f"plan.dry_run (true): {why}; leave it out (HYDRA_FULL_ERROR=1 shows where)")
+
+
+def _work(sender: Connection, run: Callable[[TrainJob, Phase], DryRun], job: TrainJob, phase: Phase) -> None:
+    """Send what `run` returns or raises. A stop signal is the other process's to handle: it kills this one."""
+    ignore_stop_signals(0)
+    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: tensors without values need no threads
+    try:
+        sender.send(run(job, phase))
+    except Exception as error:  # torch's internals fail in many ways; the other process says so
+        error.add_note(traceback.format_exc())
+        sender.send(error)
+
+
+def _run(job: TrainJob, phase: Phase) -> DryRun:
+    from nemotron4_train.plan.fake_step import fake_step
+
+    logging.getLogger("torch").setLevel(logging.ERROR)  # a plan is no place for advice on collectives
+    return fake_step(job, phase)
 
 
 def job_of(job: TrainJob, topology: TopologyConfig, phase: Phase) -> TrainJob:
@@ -64,16 +92,6 @@ def job_of(job: TrainJob, topology: TopologyConfig, phase: Phase) -> TrainJob:
     rate = phase.learning_rate or LearningRate(shape=Shape.constant, end_fraction=1.0)
     only = {"main": replace(phase, topology=None, learning_rate=rate)}
     return replace(job, topology=topology, schedule=replace(job.schedule, phases=only, budget_flops=None))
-
-
-def _begin() -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: tensors without values need no threads
-
-
-def _run(job: TrainJob, phase: Phase) -> DryRun:
-    from nemotron4_train.plan.fake_step import fake_step
-
-    return fake_step(job, phase)
 
 
 def phases_to_run(job: TrainJob) -> list[tuple[str, TopologyConfig, Phase]]:
@@ -99,7 +117,7 @@ def left_out(job: TrainJob, topology: TopologyConfig) -> list[str]:
 
 def dry_run_tables(name: str, topology: TopologyConfig, run: DryRun, without: Sequence[str] = ()) -> list[Table]:
     """The memory and the collectives of a run."""
-    where = f"{name}, {topology.num_ranks:,} ranks"
+    where = f"{name}, {topology.num_ranks:,} rank{'s' * (topology.num_ranks > 1)}"
     memory = Table("kind", "at the peak, GB", "between steps, GB", title=f"Dry run of {where}: live tensors of a rank")
     for kind in KINDS:
         memory.add_row(kind, f"{run.memory_bytes[kind] / 1e9:.3f}", f"{run.resting_bytes[kind] / 1e9:.3f}")
@@ -111,7 +129,7 @@ def dry_run_tables(name: str, topology: TopologyConfig, run: DryRun, without: Se
     for collective in run.collectives:
         sent.add_row(collective.kind, collective.axis, f"{collective.count:,}", f"{collective.bytes / 1e9:.6g}")
     sent.caption = (
-        f"{run.num_micro_batches:,} micro-batches; the larger of what goes in and what comes out;"
+        f"micro-batches: {run.num_micro_batches:,}; the larger of what goes in and what comes out;"
         f" the dry run took {run.seconds:.0f} s"
     )
     return [memory, sent]

@@ -16,7 +16,7 @@ class PlanConfig:
     """Directory of plan.json and plan.png; null means <run.root>/<run.name>."""
     dry_run: bool = False
     """Run a step of the real model, recipe and optimiser on fake tensors, as one rank of the whole topology, and count
-    its memory and its collectives; minutes at 15B."""
+    its memory and its collectives; less than a minute for each different step of the 15B."""
     search: bool = False
     """Rank the layouts that fit by predicted time, for the phases that take longest; print the best as overrides."""
     gpus: int | None = None

@@ -64,7 +64,8 @@ def prediction_table(found: Predictions) -> str:
         for name, predicted in found["predicted"].items()
     ]
     header = ("phase", "step, predicted", "measured", "peak memory of a rank, predicted", "measured")
-    return f"{table(header, rows)}<p class=lead>{html.escape(found['prediction_basis'])}</p>"
+    note = f"In brackets: measured against predicted. Basis: {found['prediction_basis']}."
+    return f"{table(header, rows)}<p class=lead>{html.escape(note)}</p>"
 
 
 def _predict(job: TrainJob, phase: Phase, gpu: str | None) -> tuple[StepFigures, str]:
