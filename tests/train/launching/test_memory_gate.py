@@ -84,7 +84,7 @@ def test_force_goes_on_with_a_warning(tmp_path, capsys):
     message = refused(sized(tmp_path, "nemotron4_15b", tensor=8))
     check_machine(sized(tmp_path, "nemotron4_15b", tensor=8, launcher=FORCED))
     said = message.removesuffix(", or submit it nevertheless with launcher.force=true")
-    assert capsys.readouterr().err == f"warning: {said}; submitted all the same, because of launcher.force=true\n"
+    assert capsys.readouterr().err == f"warning: {said}; going on, because of launcher.force=true\n"
 
 
 def test_the_key_is_that_of_the_phase_whose_topology_is_its_own(tmp_path):

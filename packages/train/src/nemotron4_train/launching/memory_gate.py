@@ -35,7 +35,7 @@ def check_fits(job: TrainJob) -> None:
             continue
         if not job.launcher.force:
             raise ValueError(f"{found}, or submit it nevertheless with launcher.force=true")
-        print(f"warning: {found}; submitted all the same, because of launcher.force=true", file=sys.stderr)
+        print(f"warning: {found}; going on, because of launcher.force=true", file=sys.stderr)
 
 
 def shortage(job: TrainJob, leg: Leg) -> str | None:
