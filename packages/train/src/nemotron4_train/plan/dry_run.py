@@ -62,11 +62,12 @@ def dry_run(job: TrainJob, topology: TopologyConfig, phase: Phase) -> DryRun:
     if isinstance(result, ValueError | OSError):
         raise result
     reason = (str(result) or repr(result)).splitlines()[0]
-    raise _failed(f"failed with torch {version('torch')}: {reason}") from result
+    where = "HYDRA_FULL_ERROR=1 shows where"
+    raise _failed(f"failed with torch {version('torch')}: {reason} ({where})") from result
 
 
 def _failed(why: str) -> ValueError:
-    return ValueError(f"plan.dry_run (true): {why}; leave it out (HYDRA_FULL_ERROR=1 shows where)")
+    return ValueError(f"plan.dry_run (true): {why}; leave it out")
 
 
 def _work(sender: Connection, run: Callable[[TrainJob, Phase], DryRun], job: TrainJob, phase: Phase) -> None:
