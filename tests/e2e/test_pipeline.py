@@ -99,7 +99,7 @@ def test_generate_streams_text_after_the_prompt(workspace, run):
 
 def test_plan_shows_the_timeline(workspace):
     shown = nemotron4("plan", "experiment=nemotron4_15b", cwd=workspace).stdout
-    for text in ("15,628,775,424", "1 x 96 x 8", "batch_1152", "1,610,650", "runs/nemotron4_15b/plan.png"):
+    for text in ("15,628,775,424", "12 x 8 x 8", "batch_1152", "1,610,650", "runs/nemotron4_15b/plan.png"):
         assert text in shown
     assert (workspace / "runs/nemotron4_15b/plan.png").read_bytes().startswith(b"\x89PNG")
 

@@ -60,7 +60,7 @@ def test_phases_that_do_not_differ_share_a_bar(campaign):
     known = estimate_of(campaign)
     for panel in (memory_bars(known), time_bars(known)):
         assert [bar.name.splitlines()[0] for bar in panel.bars] == names
-    assert memory_bars(known).bars[0].name.endswith("768 ranks: 1 x 96 x 8")
+    assert memory_bars(known).bars[0].name.endswith("768 ranks: 12 x 8 x 8")
     first, *_, last = known.legs[-1].phases
     changed = replace(last, time=StepTime({"matrix products": 0.9}))
     leg = replace(known.legs[-1], phases=(first, changed))
