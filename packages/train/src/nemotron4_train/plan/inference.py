@@ -124,7 +124,7 @@ def _product_rate(machine: Machine, quantization: Quantisation | None) -> float:
 
 def _service(model: ModelConfig, machine: Machine, quantization: Quantisation | None) -> Service | None:
     """None if weights, workspace and a page of cache do not fit."""
-    config, free_bytes = EngineConfig(max_running=1_024), int(machine.memory_gigabytes * 1e9)
+    config, free_bytes = EngineConfig(max_running=1_024), machine.memory_bytes
     try:
         plan = plan_memory(
             model, config, dtype=DType.bf16, quantization=quantization, device="cuda", free_bytes=free_bytes
