@@ -5,7 +5,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from composed import composed
+from composed import planned
 
 from nemotron4_train.plan.failures import (
     CheckpointCost,
@@ -101,7 +101,8 @@ def test_an_interval_shorter_than_the_writing_waits_for_it():
 
 
 def test_a_checkpoint_pauses_for_gathering_and_a_copy_of_each_ranks_share():
-    job = composed("plan", "experiment=nemotron4_15b", "plan.storage_gigabytes_per_second=5")
+    shipped = planned("nemotron4_15b")
+    job = replace(shipped, plan=replace(shipped.plan, storage_gigabytes_per_second=5))
     topology = TopologyConfig(replicate=4, shard=8, tensor=2)
     cost = checkpoint_cost(job, topology)
     assert cost.total_bytes == 12 * job.model.num_parameters

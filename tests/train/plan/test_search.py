@@ -6,14 +6,14 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from composed import composed, status_of
+from composed import composed, planned, status_of
 from rich.console import Console
 
 from nemotron4_model.config import Recompute
 from nemotron4_train.estimates.layout import layout_of
 from nemotron4_train.estimates.memory import memory
 from nemotron4_train.estimates.step_time import step_time
-from nemotron4_train.job import Precision, PrecisionConfig
+from nemotron4_train.job import OptimizerKind, Precision, PrecisionConfig
 from nemotron4_train.machine import load_machine
 from nemotron4_train.plan.estimate import estimate
 from nemotron4_train.plan.plan_job import PlanConfig
@@ -24,13 +24,13 @@ from nemotron4_train.topology import Device, TopologyConfig
 
 @pytest.fixture(scope="module")
 def paper():
-    return composed("plan", "experiment=nemotron4_15b")
+    return planned("nemotron4_15b")
 
 
 @pytest.fixture(scope="module")
 def campaign():
     """Its longest leg has a topology of its own: 2,304 GPUs for a batch of 1,152."""
-    return asking(composed("plan", "experiment=nemotron4_15b_campaign"))
+    return asking(planned("nemotron4_15b_campaign"))
 
 
 def asking(job, gpus=None, batch=None, machine="h100_sxm"):
@@ -244,6 +244,18 @@ def test_a_job_is_searched_as_its_topology_stands(small):
     assert not changed & {"topology.num_nodes", "topology.machine", "topology.device"}
 
 
+def test_the_jobs_peak_and_optimiser_are_used(small):
+    job = small.question.job
+    half = replace(job, topology=replace(job.topology, peak_teraflops=989.4 / 2))
+    muon = replace(job, optimizer=replace(job.optimizer, kind=OptimizerKind.muon))
+    usual, of_half, of_muon = (search(asking(each, machine=None)).ranked for each in (job, half, muon))
+    assert of_half[0].mfu == pytest.approx(2 * usual[0].mfu)
+    by_layout = {key(one.topology, one.precision): one for one in of_muon}
+    other = by_layout[key(usual[0].topology, usual[0].precision)]
+    assert other.memory.host < usual[0].memory.host
+    assert other.step.seconds["optimizer"] > usual[0].step.seconds["optimizer"]
+
+
 def test_float8_only_where_the_machine_and_the_job_have_it(small, on_64):
     assert {one.topology.tensor for one in on_64.ranked if one.precision is Precision.fp8} == {1}
     job = small.question.job
@@ -262,6 +274,10 @@ def test_what_is_printed(on_64):
     assert len(rows(on_64)) == 10
     for precision in (Precision.bf16, Precision.fp8):
         assert " ".join(overrides(on_64.question, on_64.best(precision=precision))) in text.replace("\n", " ")
+
+
+def test_half_of_the_table_is_for_the_other_precision(small):
+    assert [one.precision for one in rows(small)] == [Precision.fp8] * 5 + [Precision.bf16] * 5
 
 
 def test_where_nothing_fits_the_smallest_layouts_are_named_with_their_excess(paper):

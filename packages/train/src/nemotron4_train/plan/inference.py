@@ -80,7 +80,7 @@ def one_gpu(model: ModelConfig, machine: Machine, quantization: Quantisation | N
         service, problem = _service(model, machine, quantization), "does not fit"
     return OneGpu(
         machine=machine.name,
-        weights=(quantization or DType.bf16).value,
+        weights=_name(quantization),
         weights_bytes=engine_weights_bytes(model, DType.bf16, quantization),
         context_tokens=model.max_sequence_length,
         problem=None if service else problem,
@@ -115,6 +115,10 @@ def prompt_seconds(
     head = 2 * model.vocab_size * model.hidden_size  # of the last token alone
     flops = prompt_tokens * model.flops_per_token(prompt_tokens, causal=True) / 3 - (prompt_tokens - 1) * head
     return flops / _product_rate(machine, quantization)
+
+
+def _name(quantization: Quantisation | None) -> str:
+    return (quantization or DType.bf16).value
 
 
 def _product_rate(machine: Machine, quantization: Quantisation | None) -> float:
@@ -155,9 +159,10 @@ def cells(found: Sequence[OneGpu]) -> Cells:
     half = f"{max(1, context // 2):,}"
     header = ["GPU", "weights", "GB", "tokens of cache", f"contexts of {context:,}"]
     header += ["tokens/s of one", f"of {MOST_SEQUENCES} after {half}", f"ms for a prompt of {half}"]
+    of_bandwidth = ", ".join(f"{_COPY_SHARE * _SHARE[each]:.0%} in {_name(each)}" for each in FORMATS)
     caption = (
-        "Estimates, not measured on a GPU: goals of docs/performance.md on the data sheet's peaks, 81 % of bandwidth in"
-        " bf16, 75 % in fp8 and int8, 67 % in int4 (at most 76 % for many sequences), and 71 % of the products"
+        f"Estimates, not measured on a GPU: goals of docs/performance.md on the data sheet's peaks, {of_bandwidth} (at"
+        f" most {_COPY_SHARE * _SHARE_OF_MANY:.0%} for many sequences) of bandwidth, {_PRODUCT_SHARE:.0%} of products"
     )
     return Cells(title="One GPU", header=header, rows=[_row(each) for each in found], caption=caption)
 
