@@ -183,6 +183,17 @@ def test_over_slow_links_shards_take_as_long_as_gathering_and_scattering(reshard
     assert parts["data communication"] == pytest.approx(num_bytes / (0.01e9 * 0.8), rel=0.01)
 
 
+@pytest.mark.parametrize("sharding", Sharding)
+def test_tensor_ranks_divide_all_computation(sharding):
+    machine = replace(H100, multiprocessors=1)  # whose waves of tiles are always full
+    one, eight = (
+        step_time(MODEL, layout(tensor=tensor, sharding=sharding), machine, Reached(product_depth=0)).seconds
+        for tensor in (1, 8)
+    )
+    for part in ("matrix products", "attention", "element-wise", "loss", "optimizer"):
+        assert eight[part] == pytest.approx(one[part] / 8), part
+
+
 def test_tensor_collectives_beside_products_cost_less():
     def exposed(stack):
         parts = step_time(MODEL, layout(shard=4, tensor=8, compute=Precision.bf16), H100, stack=stack).seconds

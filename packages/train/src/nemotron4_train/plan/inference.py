@@ -118,7 +118,7 @@ def prompt_seconds(
 
 
 def _name(quantization: Quantisation | None) -> str:
-    return (quantization or DType.bf16).value
+    return DType.bf16.value if quantization is None else quantization.value
 
 
 def _product_rate(machine: Machine, quantization: Quantisation | None) -> float:
