@@ -121,6 +121,13 @@ def test_parts_are_what_hand_arithmetic_gives():
     assert parts["tensor communication"] == parts["pipeline bubble"] == 0
 
 
+def test_fp32_moves_twice_the_bytes_and_heads_need_not_fill_the_hidden_size():
+    fp32 = step_time(MODEL, layout(num_micro_batches=1, compute=Precision.fp32), H100).seconds
+    assert fp32["loss"] == pytest.approx((12 * 8192 + 12 * 6144) * 256_000 / (3.35e12 * 0.87))
+    narrow = step_time(replace(MODEL, head_dim=64), layout(), H100).seconds
+    assert narrow["attention"] == pytest.approx(step_time(MODEL, layout(), H100).seconds["attention"] / 2)
+
+
 def test_recomputation_repeats_a_block_up_to_its_last_product():
     def parts(mode):
         return step_time(MODEL, layout(tensor=2, recompute=mode), H100, Reached(product_depth=0)).seconds
