@@ -1,4 +1,4 @@
-"""Tables as rows of text, for the terminal and for Markdown, and large amounts in three digits."""
+"""Tables as rows of text, for the terminal and for Markdown, and amounts and durations in three digits."""
 
 from __future__ import annotations
 
@@ -41,3 +41,10 @@ def short(amount: float) -> str:
             digits = ",.0f" if amount >= 999.5 * scale else ".3g"
             return f"{amount / scale:{digits}}{unit}"
     return f"{amount:.3g}"
+
+
+def duration(days: float) -> str:
+    """18.1 days, 22.8 h, 3.86 min or 1.31 s."""
+    scales = ((1.0, "days"), (24.0, "h"), (1440.0, "min"), (86_400.0, "s"))
+    scale, unit = next((each for each in scales if days * each[0] >= 1), scales[-1])
+    return f"{days * scale:.3g} {unit}" if days * scale < 100 else f"{days * scale:,.0f} {unit}"
