@@ -1,4 +1,4 @@
-"""Scaling laws: their optima against numeric minima and against what their papers print; the tables of the page."""
+"""Scaling laws: their optima against numeric minima and against what their papers print."""
 
 import dataclasses
 import json

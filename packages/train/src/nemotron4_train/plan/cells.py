@@ -21,9 +21,7 @@ class Cells:
 
     def rich(self) -> Table:
         """For the terminal."""
-        from rich.table import Table
-
-        table = Table(*self.header, title=self.title, caption=self.caption)
+        table = folding_table(*self.header, title=self.title, caption=self.caption)
         for row in self.rows:
             table.add_row(*row)
         return table
@@ -32,6 +30,13 @@ class Cells:
         """For a page, without title and caption."""
         lines = (self.header, ["---"] * len(self.header), *self.rows)
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def folding_table(*header: str, title: str | None = None, caption: str | None = None) -> Table:
+    """A table that in a narrow terminal breaks its cells and cuts none."""
+    from rich.table import Column, Table
+
+    return Table(*(Column(name, overflow="fold") for name in header), title=title, caption=caption)
 
 
 def short(amount: float) -> str:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from nemotron4_train.estimates.memory import Memory
 from nemotron4_train.estimates.published import published_steps
-from nemotron4_train.plan.cells import duration
+from nemotron4_train.plan.cells import duration, folding_table
 from nemotron4_train.plan.estimate import Comparison, Estimate, LegEstimate, PhaseEstimate, StepEstimate, sum_known
 from nemotron4_train.plan.plan_job import PlanJob
 from nemotron4_train.topology import Device
@@ -47,9 +47,8 @@ def shapes(leg: LegEstimate) -> Iterator[tuple[str, PhaseEstimate]]:
 
 def _steps(found: Estimate) -> Table:
     of, has_time = _device(found), found.days is not None
-    table = Table("phases", f"{of}s", "nodes", "replicate x\nshard x tensor", "batch x\nsequence", "micro-\nbatches")
-    for name in ("step", "MFU", f"tokens/s\na {of}") if has_time else ():
-        table.add_column(name)
+    header = ["phases", f"{of}s", "nodes", "replicate x\nshard x tensor", "batch x\nsequence", "micro-\nbatches"]
+    table = folding_table(*header, *(("step", "MFU", f"tokens/s\na {of}") if has_time else ()))
     machines = ", ".join(dict.fromkeys(leg.machine.name for leg in found.legs if leg.machine is not None))
     table.title = f"Step, predicted for {machines}" if has_time else "Step"
     for leg in found.legs:
@@ -73,7 +72,7 @@ def _steps(found: Estimate) -> Table:
 def _memory(found: Estimate) -> Table:
     largest = max(leg.memory.total for leg in found.legs)
     unit, scale, digits = ("GB", 1e9, ".2f") if largest >= 1e9 else ("MB", 1e6, ",.1f")
-    table = Table("phases", *_MEMORY_KINDS, "total", "of", title=f"Memory of a rank, predicted, {unit}")
+    table = folding_table("phases", *_MEMORY_KINDS, "total", "of", title=f"Memory of a rank, predicted, {unit}")
     for leg in found.legs:
         kinds = (f"{getattr(leg.memory, kind) / scale:{digits}}" for kind in _MEMORY_KINDS)
         capacity = "" if leg.machine is None else f"{leg.machine.memory_gigabytes * 1e9 / scale:,g}"
@@ -93,10 +92,9 @@ def _what_does_not_fit(job: PlanJob, found: Estimate) -> Iterator[str]:
 
 
 def _published(run: str, of_run: list[Comparison]) -> Table:
-    table = Table("GPUs", "batch", "published", "MFU", "days", title=f"{run}: published, and predicted")
-    for recipe in ("its recipe", "this job"):
-        for name in (recipe, "MFU", "GB", "days"):
-            table.add_column(name)
+    predicted = (name for recipe in ("its recipe", "this job") for name in (recipe, "MFU", "GB", "days"))
+    table = folding_table("GPUs", "batch", "published", "MFU", "days", *predicted)
+    table.title = f"{run}: published, and predicted"
     for comparison in of_run:
         published = comparison.published
         layout = published.layout
@@ -131,9 +129,9 @@ def _constant_guess(seconds: list[float]) -> str:
 
 def _whole(found: Estimate) -> Table:
     has_price, has_failures = found.price_per_gpu_hour is not None, _has_failures(found)
-    table = Table("phases", "time", f"{_device(found)}-hours", *["cost"] * has_price, "checkpoints", title="Whole run")
-    for name in ("failures", "lost", "best interval", "lost then") if has_failures else ():
-        table.add_column(name)
+    header = ["phases", "time", f"{_device(found)}-hours", *["cost"] * has_price, "checkpoints"]
+    header += ["failures", "lost", "best interval", "lost then"] * has_failures
+    table = folding_table(*header, title="Whole run")
 
     def add(part: LegEstimate | Estimate, name: str, *rest: str) -> None:
         assert part.days is not None

@@ -17,6 +17,7 @@ from nemotron4_common.system_errors import check_can_write
 from nemotron4_common.terminal import plain_console
 from nemotron4_train.budget import training_flops
 from nemotron4_train.job import TrainJob
+from nemotron4_train.plan.cells import folding_table
 from nemotron4_train.plan.dry_run import print_dry_runs
 from nemotron4_train.plan.estimate import Estimate, estimate
 from nemotron4_train.plan.estimate_tables import print_estimate
@@ -46,6 +47,7 @@ def show(job: PlanJob) -> None:
     if job.start_from is not None:
         _check_start(console, job, job.start_from)
     found, ranked = estimate(job), search(job) if job.plan.search else None
+    directory.mkdir(parents=True, exist_ok=True)
     console.print(_model(job), soft_wrap=True)
     console.print(_timeline(job, timeline))
     print_estimate(console, job, found)
@@ -56,7 +58,6 @@ def show(job: PlanJob) -> None:
     record |= json_on_request(job)
     if ranked is not None:
         record["search"] = search_json(ranked)
-    directory.mkdir(parents=True, exist_ok=True)
     write_file(directory / RECORD_FILE, render_record(record))
     _draw(job, timeline, found, directory / "plan.png")
     console.print(f"as a picture: {directory / 'plan.png'}; as data: {directory / RECORD_FILE}", soft_wrap=True)
@@ -99,7 +100,9 @@ def _model(job: TrainJob) -> str:
 
 
 def _timeline(job: TrainJob, timeline: Timeline) -> Table:
-    table = Table("phase", "tokens", "steps", "global batch", "sequence", "blend", "lr from", "lr to", title="Timeline")
+    table = folding_table(
+        "phase", "tokens", "steps", "global batch", "sequence", "blend", "lr from", "lr to", title="Timeline"
+    )
     for plan, row in zip(timeline.phases, timeline_rows(timeline), strict=True):
         first, last = plan.first_token + plan.tokens_per_step, plan.first_token + plan.num_tokens
         rates = [job.optimizer.matrix_lr * timeline.learning_rate_fraction(token) for token in (first, last)]
