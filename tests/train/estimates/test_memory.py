@@ -4,7 +4,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
 import pytest
-from composed import composed
+from composed import composed, planned
 from dry_run_worker import fake_step_of
 from forks import FORKS
 from hypothesis import assume, given
@@ -18,6 +18,7 @@ from nemotron4_train.estimates import activations
 from nemotron4_train.estimates import memory as estimated
 from nemotron4_train.estimates.layout import Layout, Sharding, layout_of
 from nemotron4_train.estimates.memory import memory
+from nemotron4_train.estimates.published import published_memory
 from nemotron4_train.job import OptimizerKind, Precision, PrecisionConfig
 from nemotron4_train.launching.gpu_limits import needed_bytes
 from nemotron4_train.launching.legs import legs
@@ -27,7 +28,7 @@ from nemotron4_train.topology import Device, TopologyConfig
 MODEL = ModelConfig.preset("nemotron4_15b")
 KINDS = ("parameters", "gradients", "optimizer", "activations", "logits", "gathered")
 BYTES = (*KINDS, "allowance", "host", "lasting_gradients", "allocated", "total", "resident")
-SMALL = ModelConfig.preset("ladder_70k")
+SMALL = replace(ModelConfig.preset("ladder_70k"), num_layers=2)
 LARGE = replace(MODEL, num_layers=2)
 BLOCKS = replace(LARGE, vocab_size=512)
 CUDA = {"device": Device.cuda}
@@ -110,18 +111,10 @@ def test_more_recomputation_and_smaller_micro_batches_never_need_more(model, lay
 
 def test_published_memory():
     """NVIDIA's log of Nemotron-4 15B on 64 H100: 34.47 GB allocated between steps, 72.97 GB at the peak."""
-    layout = Layout(
-        shard=32,
-        tensor=2,
-        devices_per_node=8,
-        micro_batch_size=2,
-        global_batch_size=256,
-        sequence_length=4_096,
-        sharding=Sharding.distributed_optimizer,
-    )
-    predicted = memory(MODEL, layout)
-    assert predicted.resident == pytest.approx(34.47e9, rel=0.1)
-    assert predicted.allocated == pytest.approx(72.97e9, rel=0.1)
+    (row,) = published_memory()
+    predicted = memory(row.model, row.layout)
+    assert predicted.resident == pytest.approx(1e9 * row.allocated_gigabytes, rel=0.1)
+    assert predicted.allocated == pytest.approx(1e9 * row.peak_gigabytes, rel=0.1)
 
 
 @pytest.mark.parametrize("recompute", Recompute)
@@ -176,7 +169,7 @@ def test_the_peak_is_that_of_the_dry_run(dry_runs, case):
 
 @pytest.mark.parametrize("experiment", ["nemotron4_15b_campaign", "h100_1_75b"])
 def test_a_prediction_is_not_below_the_lower_bound(experiment):
-    job = composed("plan", f"experiment={experiment}")
+    job = planned(experiment)
     for leg in legs(job):
         layouts = [layout_of(job, job.schedule.phases[name], leg.topology) for name in leg.phases]
         predicted = max(memory(job.model, layout, job.optimizer.kind).allocated for layout in layouts)

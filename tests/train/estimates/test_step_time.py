@@ -14,8 +14,9 @@ from nemotron4_train.estimates.layout import Layout, Sharding
 from nemotron4_train.estimates.reached import Reached
 from nemotron4_train.estimates.stack import Attention, megatron, ours
 from nemotron4_train.estimates.step_time import StepTime, mfu, step_time
-from nemotron4_train.job import Precision
+from nemotron4_train.job import OptimizerKind, Precision
 from nemotron4_train.machine import load_machine
+from nemotron4_train.topology import Device
 
 H100 = load_machine("h100_sxm")
 MODEL = ModelConfig.preset("nemotron4_15b")
@@ -182,6 +183,17 @@ def test_over_slow_links_shards_take_as_long_as_gathering_and_scattering(reshard
     assert parts["data communication"] == pytest.approx(num_bytes / (0.01e9 * 0.8), rel=0.01)
 
 
+@pytest.mark.parametrize("sharding", Sharding)
+def test_tensor_ranks_divide_all_computation(sharding):
+    machine = replace(H100, multiprocessors=1)  # whose waves of tiles are always full
+    one, eight = (
+        step_time(MODEL, layout(tensor=tensor, sharding=sharding), machine, Reached(product_depth=0)).seconds
+        for tensor in (1, 8)
+    )
+    for part in ("matrix products", "attention", "element-wise", "loss", "optimizer"):
+        assert eight[part] == pytest.approx(one[part] / 8), part
+
+
 def test_tensor_collectives_beside_products_cost_less():
     def exposed(stack):
         parts = step_time(MODEL, layout(shard=4, tensor=8, compute=Precision.bf16), H100, stack=stack).seconds
@@ -189,6 +201,29 @@ def test_tensor_collectives_beside_products_cost_less():
 
     pipelined, beside = (megatron(attention=Attention.cudnn, pipelines_tensor=each) for each in (True, False))
     assert exposed(pipelined) < exposed(beside) < exposed(ours(compiled=True))
+
+
+@pytest.mark.parametrize(("ranks", "rounds"), [(1, {"qkv": 32, "out": 32, "mlp": 64}), (2, {"qkv": 32, "mlp": 32})])
+def test_muon_iterates_on_whole_matrices_that_ranks_take_in_turns(ranks, rounds):
+    def optimizer_seconds(kind):
+        return step_time(MODEL, layout(shard=ranks), H100, optimizer=kind).seconds["optimizer"]
+
+    more = optimizer_seconds(OptimizerKind.muon) - optimizer_seconds(OptimizerKind.adamw)
+    longer = {"qkv": 8_192, "out": 6_144, "mlp": 24_576}
+    # Five times: X X^T, the square of that, and the product of both with X.
+    flops = sum(times * 5 * (4 * 6144**2 * longer[name] + 2 * 6144**3) for name, times in rounds.items())
+    matrices = 2 * (MODEL.num_non_embedding_parameters - 65 * 2 * 6144)
+    traffic = 2 * (ranks - 1) / ranks * matrices / 360e9  # gathered, and sent to all
+    assert more == pytest.approx(flops / (989.4e12 * Reached().products) + traffic, rel=0.01)
+
+
+def test_muon_on_a_cpu_iterates_in_fp32():
+    cpu = load_machine("cpu")
+    alone = layout(shard=1, compute=Precision.fp32, device=Device.cpu)
+    muon, adamw = (step_time(MODEL, alone, cpu, optimizer=kind).total_seconds for kind in reversed(OptimizerKind))
+    on_gpu = replace(alone, device=Device.cuda)
+    bf16 = step_time(MODEL, on_gpu, cpu, optimizer=OptimizerKind.muon).total_seconds
+    assert (muon - adamw) / (bf16 - adamw) == pytest.approx(2.5 / 0.37)
 
 
 def test_mfu_is_that_of_the_report():

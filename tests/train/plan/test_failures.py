@@ -2,16 +2,20 @@
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
+from composed import planned
 
 from nemotron4_train.plan.failures import (
     CheckpointCost,
     Failures,
+    checkpoint_cost,
     daly_interval_seconds,
     expected_failures,
     young_interval_seconds,
 )
+from nemotron4_train.topology import TopologyConfig
 
 _HOUR = 3600.0
 
@@ -55,6 +59,20 @@ def test_the_expected_loss_is_that_of_simulated_runs(interval_steps, is_asynchro
     simulated = _simulated_days(lost.interval_seconds, blocking, late, 10 * _HOUR)
     assert lost.lost_days == pytest.approx(simulated - 800_000 / 86_400, rel=0.1)
     assert lost.checkpoint_days == pytest.approx(400_000 / interval_steps * blocking / 86_400)
+    assert lost.restart_days == pytest.approx(lost.num_failures * 600 / 86_400)
+    training = 800_000 / 86_400
+    assert lost.num_failures == pytest.approx((training + lost.lost_days) * 24 / 10)
+    assert lost.lost_days == lost.checkpoint_days + lost.restart_days + lost.repeated_days
+
+
+def test_steps_made_while_a_checkpoint_is_written_are_lost_with_it():
+    """Half an interval is repeated after a failure, and all that was made since the last complete checkpoint began."""
+    lost = _expected(800, hours=1_000.0, write_seconds=1_200.0).own
+    assert lost.repeated_days * 86_400 / lost.num_failures == pytest.approx(1_600 / 2 + 1_200, rel=0.01)
+
+
+def test_an_interval_beyond_the_end_is_the_whole_leg():
+    assert _expected(10**9, hours=1e6).own.interval_steps == 400_000
 
 
 @pytest.mark.parametrize("hours", [0.2, 3.0, 100.0])
@@ -68,6 +86,7 @@ def test_no_interval_loses_less_than_the_best(hours, cost):
 def test_dalys_interval_is_youngs_where_failures_are_rare():
     assert young_interval_seconds(2.0, 10_000.0) == 200.0
     assert daly_interval_seconds(2.0, 1e8) == pytest.approx(young_interval_seconds(2.0, 1e8), rel=1e-3)
+    assert daly_interval_seconds(800.0, 1_600.0) == pytest.approx(1_600 * (1 + 1 / 6 + 1 / 36) - 800)
     assert daly_interval_seconds(100.0, 40.0) == 40.0, "a checkpoint that takes longer than the time between failures"
 
 
@@ -79,3 +98,16 @@ def test_an_interval_shorter_than_the_writing_waits_for_it():
     shortest, longest = (_expected(steps).own.checkpoint_days for steps in (10, 30))
     assert shortest == pytest.approx(400_000 / 10 * (1 + 60 - 20) / 86_400)
     assert longest == pytest.approx(400_000 / 30 * 1 / 86_400)
+
+
+def test_a_checkpoint_pauses_for_gathering_and_a_copy_of_each_ranks_share():
+    shipped = planned("nemotron4_15b")
+    job = replace(shipped, plan=replace(shipped.plan, storage_gigabytes_per_second=5))
+    topology = TopologyConfig(replicate=4, shard=8, tensor=2)
+    cost = checkpoint_cost(job, topology)
+    assert cost.total_bytes == 12 * job.model.num_parameters
+    assert cost.write_seconds == cost.late_seconds == pytest.approx(cost.total_bytes / 5e9)
+    assert cost.pause_seconds == pytest.approx(0.3 + cost.total_bytes / 16 / 25e9)  # replicas hold whole copies
+    waits = checkpoint_cost(replace(job, trainer=replace(job.trainer, async_checkpoint=False)), topology)
+    assert (waits.pause_seconds, waits.late_seconds) == (0.3, 0.0)
+    assert waits.blocking_seconds(1e6) == pytest.approx(0.3 + cost.write_seconds)

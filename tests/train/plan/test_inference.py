@@ -59,6 +59,7 @@ def test_what_does_not_work_says_why():
     large = one_gpu(ModelConfig.preset("nemotron4_340b"), H100, None)
     assert (large.problem, large.service) == ("does not fit", None)
     assert cells([large]).rows[0][3] == "does not fit"
+    assert "81% in bf16, 75% in fp8, 75% in int8, 67% in int4" in cells([large]).caption
     small = dataclasses.replace(A100, memory_gigabytes=40)
     assert one_gpu(MODEL, small, None).service.sequences < 64
     assert "fit)" in cells([one_gpu(MODEL, small, None)]).rows[0][6]

@@ -5,30 +5,31 @@ from dataclasses import replace
 from itertools import product
 
 import pytest
-from composed import composed, status_of
+from composed import composed, planned, status_of
 from rich.console import Console
 
 from nemotron4_model.config import Recompute
 from nemotron4_train.estimates.layout import layout_of
 from nemotron4_train.estimates.memory import memory
 from nemotron4_train.estimates.step_time import step_time
-from nemotron4_train.job import Precision, PrecisionConfig
+from nemotron4_train.job import OptimizerKind, Precision, PrecisionConfig
 from nemotron4_train.machine import load_machine
 from nemotron4_train.plan.estimate import estimate
 from nemotron4_train.plan.plan_job import PlanConfig
-from nemotron4_train.plan.search import MAX_MICRO_BATCH, search
+from nemotron4_train.plan.search import MAX_MICRO_BATCH, precisions, search
 from nemotron4_train.plan.search_tables import lines, overrides, print_search, rows, search_json
+from nemotron4_train.topology import Device, TopologyConfig
 
 
 @pytest.fixture(scope="module")
 def paper():
-    return composed("plan", "experiment=nemotron4_15b")
+    return planned("nemotron4_15b")
 
 
 @pytest.fixture(scope="module")
 def campaign():
     """Its longest leg has a topology of its own: 2,304 GPUs for a batch of 1,152."""
-    return asking(composed("plan", "experiment=nemotron4_15b_campaign"))
+    return asking(planned("nemotron4_15b_campaign"))
 
 
 def asking(job, gpus=None, batch=None, machine="h100_sxm"):
@@ -120,6 +121,58 @@ def test_those_that_fit_are_ranked_by_the_time_of_all_phases(small):
     assert one.memory.total == max(needed for _, needed in of_each.values())
 
 
+def test_steps_are_those_of_the_timeline(small):
+    timeline = {plan.name: plan.num_steps for plan in small.question.job.timeline().phases}
+    assert sum(small.question.steps.values()) == sum(timeline[name] for name in small.question.phases)
+
+
+def test_the_nearest_that_is_too_large_is_faster_than_all_that_fit(small):
+    for tensor in (1, 2, 4):
+        best, found = small.best(tensor, Precision.bf16), small.nearest_too_large(tensor, Precision.bf16)
+        slower = [one for one in small.too_large if one.topology.tensor == tensor and one.seconds >= best.seconds]
+        assert found is None or (found.seconds < best.seconds and found not in slower)
+    assert small.nearest_too_large(1, Precision.bf16) is not None
+
+
+def test_the_leg_that_computes_longest_is_searched(paper):
+    """Not the one with most FLOPs: eight times the devices take less time for twice the tokens."""
+    phase = paper.schedule.phases["warmup"]
+    few, many = (TopologyConfig(shard=ranks, machine="h100_sxm", device=Device.cuda) for ranks in (8, 64))
+    phases = {
+        "few": replace(phase, topology=few, global_batch_size=64, tokens=2**30),
+        "many": replace(phase, topology=many, global_batch_size=64, tokens=2**31),
+    }
+    job = replace(paper, topology=few, schedule=replace(paper.schedule, phases=phases))
+    assert list(search(asking(job, machine=None)).question.phases) == ["few"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"vocab_size": 32_001}, "does not divide model.vocab_size = 32,001"),
+        ({"num_key_value_heads": 1}, "does not divide model.num_key_value_heads = 1"),
+    ],
+)
+def test_tensor_sizes_that_the_model_cannot_be_split_into(small, changes, rule):
+    job = small.question.job
+    found = search(asking(replace(job, model=replace(job.model, **changes)), 2, 8))
+    assert found.refused == {rule: [2]}
+
+
+def test_tensor_sizes_divide_sequences(small):
+    job = small.question.job
+    phases = {name: replace(phase, sequence_length=4_095) for name, phase in job.schedule.phases.items()}
+    assert search(asking(replace(job, schedule=replace(job.schedule, phases=phases)), 2, 8)).refused == {
+        "does not divide sequences of 4,095 tokens": [2]
+    }
+
+
+def test_another_machine_has_its_own_device_and_peak(paper):
+    job = replace(paper, topology=replace(paper.topology, peak_teraflops=500.0))
+    (topology,) = {one.topology.device: one.topology for one in search(asking(job, 1, 1, "cpu")).too_large}.values()
+    assert (topology.device, topology.machine, topology.peak_teraflops) == (Device.cpu, "cpu", None)
+
+
 def predicted(job, phase, found):
     """Seconds of a step of a phase, and bytes, by the estimates themselves."""
     layout = replace(layout_of(job, phase, found.topology), compute=found.precision)
@@ -172,11 +225,25 @@ def test_a_job_is_searched_as_its_topology_stands(small):
     assert not changed & {"topology.num_nodes", "topology.machine", "topology.device"}
 
 
+def test_the_jobs_peak_and_optimiser_are_used(small):
+    job = small.question.job
+    half = replace(job, topology=replace(job.topology, peak_teraflops=989.4 / 2))
+    muon = replace(job, optimizer=replace(job.optimizer, kind=OptimizerKind.muon))
+    usual, of_half, of_muon = (search(asking(each, machine=None)).ranked for each in (job, half, muon))
+    assert of_half[0].mfu == pytest.approx(2 * usual[0].mfu)
+    by_layout = {key(one.topology, one.precision): one for one in of_muon}
+    other = by_layout[key(usual[0].topology, usual[0].precision)]
+    assert other.memory.host < usual[0].memory.host
+    assert other.step.seconds["optimizer"] > usual[0].step.seconds["optimizer"]
+
+
 def test_float8_only_where_the_machine_and_the_job_have_it(small, on_64):
     assert {one.topology.tensor for one in on_64.ranked if one.precision is Precision.fp8} == {1}
     job = small.question.job
     a100 = search(asking(job, 2, machine="a100_80g"))
     assert {one.precision for one in a100.ranked} == {Precision.bf16}
+    odd = replace(small.question, job=replace(job, model=replace(job.model, intermediate_size=8_200)))
+    assert precisions(odd, 1) == [Precision.bf16]
     fp32 = search(asking(replace(job, precision=PrecisionConfig()), 2))
     assert {one.precision for one in (*fp32.ranked, *fp32.too_large)} == {Precision.fp32}
 
@@ -188,6 +255,10 @@ def test_what_is_printed(on_64):
     assert len(rows(on_64)) == 10
     for precision in (Precision.bf16, Precision.fp8):
         assert " ".join(overrides(on_64.question, on_64.best(precision=precision))) in text.replace("\n", " ")
+
+
+def test_half_of_the_table_is_for_the_other_precision(small):
+    assert [one.precision for one in rows(small)] == [Precision.fp8] * 5 + [Precision.bf16] * 5
 
 
 def test_where_nothing_fits_the_smallest_layouts_are_named_with_their_excess(paper):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from nemotron4_model.config import ModelConfig
 from nemotron4_train.estimates.collectives import Group
 from nemotron4_train.estimates.layout import Layout, Sharding
-from nemotron4_train.estimates.reached import Reached, element_bytes
+from nemotron4_train.estimates.reached import Reached
 from nemotron4_train.machine import Machine
 
 _BUCKET, _BUCKET_OF_RANK = 40e6, 1e6
@@ -34,8 +34,8 @@ class DataParallel:
 
     def communication_seconds(self, forward: float, backward: float) -> float:
         """Bare seconds of a step, beside a micro-batch's forward and backward of so many seconds."""
-        layout, weight = self.layout, element_bytes(self.layout.compute.dtype)
-        gradient, units = element_bytes(layout.reduce), self._num_units
+        layout, weight = self.layout, self.layout.compute.dtype.num_bytes
+        gradient, units = layout.reduce.num_bytes, self._num_units
         first, last = self._gather(self._end, weight, 1), self._reduce(self._end, gradient, 1)
         gather, reduce = self._gather(self._parameters, weight, units), self._reduce(self._parameters, gradient, units)
         hide = self.reached.bare_seconds
@@ -55,7 +55,7 @@ class DataParallel:
         if layout.sharding is not Sharding.fsdp:
             return 0.0  # the optimiser writes the weights in bf16, and products add to the gradients themselves
         times = layout.num_micro_batches
-        weight, gradient = element_bytes(layout.compute.dtype), element_bytes(layout.reduce)
+        weight, gradient = layout.compute.dtype.num_bytes, layout.reduce.num_bytes
         gathered = times * (self._parameters + self._blocks) if layout.reshard_after_forward else self._parameters
         of_gather = (4 + weight) / layout.shard + (2 * weight if layout.shard > 1 else 0)
         of_sums = (times - 1) * (weight + 2 * gradient) + weight + gradient

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from nemotron4_model.config import ModelConfig, Recompute
 from nemotron4_train.estimates.collectives import Group
 from nemotron4_train.estimates.layout import Layout
-from nemotron4_train.estimates.reached import Reached, element_bytes, peak_flops_per_second
+from nemotron4_train.estimates.reached import Reached, peak_flops_per_second
 from nemotron4_train.estimates.stack import Stack
 from nemotron4_train.job import Precision
 from nemotron4_train.machine import Machine
@@ -71,7 +71,7 @@ class MicroBatch:
 
     @property
     def _element_bytes(self) -> int:
-        return element_bytes(self.layout.compute.dtype)
+        return self.layout.compute.dtype.num_bytes
 
     @property
     def _activation_precision(self) -> Precision:

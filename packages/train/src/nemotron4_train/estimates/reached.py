@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nemotron4_common.rules import require
-from nemotron4_model.dtype import DType
 from nemotron4_train.job import Precision
 from nemotron4_train.machine import Machine
 
@@ -50,8 +49,3 @@ def peak_flops_per_second(machine: Machine, precision: Precision) -> float:
     rule = f"{machine.name} has no peak for it; choose one of: {', '.join(known)}"
     require(precision.value in known, "precision.compute", precision.value, rule)
     return known[precision.value] * 1e12
-
-
-def element_bytes(dtype: DType) -> int:
-    """Of a number."""
-    return {DType.fp32: 4, DType.bf16: 2}[dtype]

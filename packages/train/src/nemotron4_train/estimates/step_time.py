@@ -16,10 +16,11 @@ from nemotron4_model.config import ModelConfig
 from nemotron4_train.estimates.data_parallel import DataParallel
 from nemotron4_train.estimates.layout import Layout
 from nemotron4_train.estimates.micro_batch import MicroBatch
+from nemotron4_train.estimates.muon import muon_seconds
 from nemotron4_train.estimates.reached import Reached as Reached
 from nemotron4_train.estimates.reached import peak_flops_per_second
 from nemotron4_train.estimates.stack import Stack, usual_stack
-from nemotron4_train.job import Precision
+from nemotron4_train.job import OptimizerKind, Precision
 from nemotron4_train.machine import Machine
 
 
@@ -41,8 +42,9 @@ def step_time(
     machine: Machine,
     reached: Reached = Reached(),  # noqa: B008 (frozen)
     stack: Stack | None = None,
+    optimizer: OptimizerKind = OptimizerKind.adamw,
 ) -> StepTime:
-    """Predict a step of training with AdamW, by the program (`stack`) that the layout's sharding implies, or another.
+    """Predict a step of training, by the program (`stack`) that the layout's sharding implies, or another.
 
     ValueError, with the key precision.compute, where the machine does not compute in the layout's format.
     """
@@ -59,9 +61,10 @@ def step_time(
     windows = layout.pipeline * of_forward, layout.pipeline * of_backward
     parts["data communication"] = data.communication_seconds(*windows)
     parts["optimizer"] = data.optimizer_seconds()
+    if optimizer is OptimizerKind.muon:
+        parts["optimizer"] += muon_seconds(model, layout, machine, reached)
     parts["fixed"] = reached.fixed_seconds
-    nodes = layout.num_devices / layout.devices_per_node
-    parts["scale"] = sum(parts.values()) * reached.per_doubling * max(math.log2(nodes), 0.0)
+    parts["scale"] = sum(parts.values()) * reached.per_doubling * math.log2(layout.num_nodes)
     return StepTime(parts)
 
 

@@ -206,7 +206,7 @@ def estimate_step(
 
     `peak_teraflops` replaces the machine's bf16 peak as what MFU is a fraction of.
     """
-    time = None if machine is None else step_time(model, layout, machine, stack=stack)
+    time = None if machine is None else step_time(model, layout, machine, stack=stack, optimizer=optimizer)
     mfu = None
     if machine is not None and time is not None:
         peak = peak_teraflops or machine.peak_teraflops["bf16"]

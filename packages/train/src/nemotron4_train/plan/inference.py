@@ -80,7 +80,7 @@ def one_gpu(model: ModelConfig, machine: Machine, quantization: Quantisation | N
         service, problem = _service(model, machine, quantization), "does not fit"
     return OneGpu(
         machine=machine.name,
-        weights=(quantization or DType.bf16).value,
+        weights=_name(quantization),
         weights_bytes=engine_weights_bytes(model, DType.bf16, quantization),
         context_tokens=model.max_sequence_length,
         problem=None if service else problem,
@@ -117,6 +117,10 @@ def prompt_seconds(
     return flops / _product_rate(machine, quantization)
 
 
+def _name(quantization: Quantisation | None) -> str:
+    return DType.bf16.value if quantization is None else quantization.value
+
+
 def _product_rate(machine: Machine, quantization: Quantisation | None) -> float:
     peak = machine.peak_teraflops["fp8" if quantization is Quantisation.fp8 else "bf16"]
     return peak * 1e12 * _PRODUCT_SHARE
@@ -124,7 +128,7 @@ def _product_rate(machine: Machine, quantization: Quantisation | None) -> float:
 
 def _service(model: ModelConfig, machine: Machine, quantization: Quantisation | None) -> Service | None:
     """None if weights, workspace and a page of cache do not fit."""
-    config, free_bytes = EngineConfig(max_running=1_024), int(machine.memory_gigabytes * 1e9)
+    config, free_bytes = EngineConfig(max_running=1_024), machine.memory_bytes
     try:
         plan = plan_memory(
             model, config, dtype=DType.bf16, quantization=quantization, device="cuda", free_bytes=free_bytes
@@ -155,9 +159,10 @@ def cells(found: Sequence[OneGpu]) -> Cells:
     half = f"{max(1, context // 2):,}"
     header = ["GPU", "weights", "GB", "tokens of cache", f"contexts of {context:,}"]
     header += ["tokens/s of one", f"of {MOST_SEQUENCES} after {half}", f"ms for a prompt of {half}"]
+    of_bandwidth = ", ".join(f"{_COPY_SHARE * _SHARE[each]:.0%} in {_name(each)}" for each in FORMATS)
     caption = (
-        "Estimates, not measured on a GPU: goals of docs/performance.md on the data sheet's peaks, 81 % of bandwidth in"
-        " bf16, 75 % in fp8 and int8, 67 % in int4 (at most 76 % for many sequences), and 71 % of the products"
+        f"Estimates, not measured on a GPU: goals of docs/performance.md on the data sheet's peaks, {of_bandwidth} (at"
+        f" most {_COPY_SHARE * _SHARE_OF_MANY:.0%} for many sequences) of bandwidth, {_PRODUCT_SHARE:.0%} of products"
     )
     return Cells(title="One GPU", header=header, rows=[_row(each) for each in found], caption=caption)
 

@@ -75,7 +75,7 @@ def _predict(job: TrainJob, phase: Phase, gpu: str | None) -> tuple[StepFigures,
     try:
         machine = machine_in_use(topology.machine, gpu)
         if machine is not None:
-            seconds = step_time(job.model, layout, machine).total_seconds
+            seconds = step_time(job.model, layout, machine, optimizer=job.optimizer.kind).total_seconds
         note = _basis(machine, topology, gpu)
     except ValueError as error:  # its file is gone, or it has no peak for the job's precision
         note = f"step time is not predicted: {error}"
