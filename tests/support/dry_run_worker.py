@@ -2,28 +2,38 @@
 
 import os
 import signal
+from collections.abc import Sequence
 
 from nemotron4_train.job import TrainJob
 from nemotron4_train.plan.dry_run import DryRun
 from nemotron4_train.schedule import Phase
 
 
-def real_step(rank: int, world_size: int, job: TrainJob, phase: Phase) -> DryRun:
-    """A real step of this rank, counted as the dry run counts a fake one."""
+def real_steps(rank: int, world_size: int, cases: Sequence[tuple[TrainJob, Phase]]) -> list[DryRun]:
+    """A real step of this rank for each case, counted as the dry run counts a fake one."""
     from torch.distributed.device_mesh import init_device_mesh
 
     from nemotron4_train.plan.fake_step import count_step
 
-    shape = job.topology.replicate, job.topology.shard, job.topology.tensor
-    mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard", "tensor"))
-    return count_step(job, phase, mesh, is_fake=False)
+    found = []
+    for job, phase in cases:
+        shape = job.topology.replicate, job.topology.shard, job.topology.tensor
+        mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard", "tensor"))
+        found.append(count_step(job, phase, mesh, is_fake=False))
+    return found
 
 
-def fake_step_of(case: tuple[TrainJob, Phase]) -> DryRun:
-    """A fake step, in a process that may become a fake rank."""
+def fake_steps(cases: Sequence[tuple[TrainJob, Phase]]) -> list[DryRun]:
+    """A fake step for each case, in a process that may become a fake rank."""
+    from torch.distributed import destroy_process_group
+
     from nemotron4_train.plan.fake_step import fake_step
 
-    return fake_step(*case)
+    found = []
+    for case in cases:
+        found.append(fake_step(*case))
+        destroy_process_group()
+    return found
 
 
 def killed_step(job: TrainJob, phase: Phase) -> None:

@@ -130,7 +130,7 @@ def test_more_ranks_a_node_than_it_has_devices_are_refused(on_one_topology):
     with pytest.raises(ValueError) as caught:
         estimate(replace(on_one_topology, topology=topology))
     assert str(caught.value) == (
-        "topology.num_nodes (48): gives 16 ranks a node, but h100_sxm has 8 devices; nearest: 96"
+        "topology.num_nodes (48): gives 16 ranks a node, but h100_sxm has 8 devices a node; nearest: 96"
     )
 
 

@@ -1,12 +1,10 @@
 """The picture of a plan: its bars, what they are compared with, and that nothing in it overlaps."""
 
-import re
 from dataclasses import replace
 from itertools import combinations, pairwise
 
 import pytest
 from composed import composed
-from pages import ROOT
 
 from nemotron4_train.estimates.layout import layout_of
 from nemotron4_train.estimates.memory import Memory
@@ -83,14 +81,6 @@ def test_every_part_of_a_step_has_a_colour(campaign):
     found = estimate(campaign)
     predicted = {part for leg in found.legs for phase in leg.phases for part in phase.time.seconds}
     assert predicted <= time_bars(found).colours.keys()
-
-
-def test_the_page_of_the_planner_names_the_days_of_the_campaign(campaign):
-    found = estimate(campaign).comparisons
-    theirs, ours = (sum(each.days(getattr(each, name)) for each in found) for name in ("theirs", "ours"))
-    text = " ".join((ROOT / "docs" / "planner.md").read_text(encoding="utf-8").split())
-    (written,) = re.findall(r"is predicted at ([\d.]+) days.*?waits for their gathers, at ([\d.]+):", text)
-    assert [float(days) for days in written] == pytest.approx([theirs, ours], rel=0.02)
 
 
 def test_what_does_not_fit_is_said(campaign):

@@ -1,7 +1,6 @@
-"""Scaling laws: their optima against numeric minima and against what their papers print; the tables of the page."""
+"""Scaling laws: their optima against numeric minima and against what their papers print."""
 
 import dataclasses
-import importlib.util
 import json
 import math
 import re
@@ -28,10 +27,6 @@ from nemotron4_train.plan.scaling import (
 from nemotron4_train.plan.scaling_picture import scaling_figure
 
 ROOT = Path(__file__).parents[3]
-SPEC = importlib.util.spec_from_file_location("planner_page", ROOT / "tools" / "planner_page.py")
-PAGE = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(PAGE)
-
 LOSS_LAWS = st.sampled_from([APPROACH_3, CORRECTED])
 SIZES, RATIOS = st.floats(1e8, 1e12), st.floats(1, 5_000)
 PAPER = Choice(parameters=15_628_775_424, tokens=8e12)
@@ -133,11 +128,6 @@ def test_the_measured_law_is_that_of_the_study():
         assert getattr(MEASURED.best(of_paper["flops"]), key) == pytest.approx(of_paper["law"][key]["value"])
     budgets = [budget["budget_flops"] for budget in found["budgets"]]
     assert f"at {min(budgets):.1e} to {max(budgets):.0e}".replace("e+", "e") in MEASURED.source
-
-
-def test_the_tables_of_the_page_are_those_of_the_program():
-    page = (ROOT / "docs" / "planner.md").read_text(encoding="utf-8")
-    assert PAGE.filled(page) == page, "run python tools/planner_page.py"
 
 
 def test_a_model_that_is_too_large_for_its_tokens_is_best_at_no_number():

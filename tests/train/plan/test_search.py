@@ -3,7 +3,6 @@ import re
 import shlex
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 
 import pytest
 from composed import composed, planned, status_of
@@ -216,24 +215,6 @@ def check_pasted(found, precision, experiment):
 def test_pasted_overrides_make_the_layout_that_was_found(on_64, on_2304):
     check_pasted(on_64, Precision.fp8, "experiment=nemotron4_15b")
     check_pasted(on_2304, Precision.bf16, "experiment=nemotron4_15b_campaign")
-
-
-def page_row(found):
-    """A row of the page's table: the fastest in bf16 of each tensor size, and with float8."""
-    best = found.best(precision=Precision.bf16)
-    cells = [f"{found.question.num_devices:,}", f"{next(iter(found.question.steps))[0]:,}"]
-    for tensor in (1, 2, 4, 8):
-        one = found.best(tensor, Precision.bf16)
-        more = "" if one in (None, best) else f", +{one.seconds / best.seconds - 1:.0%}"
-        cells.append("does not divide" if one is None else f"{one.step.total_seconds:.3g} s{more}")
-    float8 = found.best(precision=Precision.fp8)
-    return "| " + " | ".join([*cells, "" if float8 is None else f"{float8.step.total_seconds:.3g} s"]) + " |"
-
-
-def test_the_pages_table_is_what_is_found(on_64, on_2048, on_2304):
-    page = (Path(__file__).parents[3] / "docs" / "planner.md").read_text(encoding="utf-8")
-    table = "\n".join(page_row(found) for found in (on_64, on_2048, on_2304))
-    assert table in page, table
 
 
 def test_a_job_is_searched_as_its_topology_stands(small):

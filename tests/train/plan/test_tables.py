@@ -72,6 +72,15 @@ def test_a_search_is_shown_and_recorded(shown):
     assert said.endswith(f"to paste:\n{' '.join(best['overrides'])}\n")
 
 
+def test_a_short_run_on_a_cpu_has_no_failures_and_no_gpus(tmp_path, monkeypatch, capsys):
+    status, said = planned(tmp_path, monkeypatch, capsys)
+    assert status == 0
+    assert "rank-hours" in said.out
+    assert "GPU" not in said.out
+    assert "failures" not in said.out
+    assert "time: of training steps; validation, " in said.out
+
+
 def planned(tmp_path, monkeypatch, capsys, *overrides):
     monkeypatch.chdir(tmp_path)
     status = main(["plan", "experiment=smoke", *overrides])
@@ -81,7 +90,7 @@ def planned(tmp_path, monkeypatch, capsys, *overrides):
 def test_a_run_without_a_machine_is_planned_by_its_memory(tmp_path, monkeypatch, capsys):
     status, said = planned(tmp_path, monkeypatch, capsys, "topology.machine=null")
     assert status == 0
-    assert "topology.machine is null, so neither step time nor" in said.out
+    assert "topology.machine is null, so step time and the memory of a device are not known" in said.out
     record = json.loads(Path("runs/smoke/plan.json").read_text(), parse_constant=refuse)
     assert (record["days"], record["legs"][0]["step_seconds"], record["published"]) == (None, None, [])
     assert record["memory_bytes"]["total"] > 0
@@ -90,17 +99,18 @@ def test_a_run_without_a_machine_is_planned_by_its_memory(tmp_path, monkeypatch,
 def test_what_does_not_fit_is_said(tmp_path, monkeypatch, capsys):
     overrides = ("topology.machine=a100_40g", "model=nemotron4_15b", "model.vocab_size=1024")
     said = planned(tmp_path, monkeypatch, capsys, *overrides)[1].out
-    assert "warmup-continued: needs" in said
-    assert "GB and a100_40g has" in said
+    assert "warmup-continued does not fit: a rank needs " in said
+    assert "plan.search=true looks for layouts that do" in said
 
 
 def test_what_is_not_calibrated_and_what_never_ends_are_said(shown, tmp_path, monkeypatch, capsys):
     overrides = ("topology.machine=b200", "plan.hours_between_failures=1e-5")
     status, said = planned(tmp_path, monkeypatch, capsys, *overrides)
     assert status == 0
-    assert said.out.count("b200: not calibrated: ") == 1
+    assert said.out.count("step times of b200 are not calibrated") == 1
     assert "not calibrated" not in shown[0]
     assert "never ends" in said.out
+    assert "failures: one in " in said.out
     assert "inf" not in said.out
     record = json.loads(Path("runs/smoke/plan.json").read_text(), parse_constant=refuse)
     assert record["failures"]["lost_days"] is None

@@ -1,4 +1,4 @@
-"""Tables as rows of text, for the terminal and for Markdown, and large amounts in three digits."""
+"""Tables as rows of text, for the terminal and for Markdown, and amounts and durations in three digits."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ class Cells:
 
     def rich(self) -> Table:
         """For the terminal."""
-        from rich.table import Table
-
-        table = Table(*self.header, title=self.title, caption=self.caption)
+        table = folding_table(*self.header, title=self.title, caption=self.caption)
         for row in self.rows:
             table.add_row(*row)
         return table
@@ -34,6 +32,13 @@ class Cells:
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def folding_table(*header: str, title: str | None = None, caption: str | None = None) -> Table:
+    """A table that in a narrow terminal breaks its cells and cuts none."""
+    from rich.table import Column, Table
+
+    return Table(*(Column(name, overflow="fold") for name in header), title=title, caption=caption)
+
+
 def short(amount: float) -> str:
     """15.6B for 15_628_775_424; thousands of trillions stay in T."""
     for scale, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
@@ -41,3 +46,10 @@ def short(amount: float) -> str:
             digits = ",.0f" if amount >= 999.5 * scale else ".3g"
             return f"{amount / scale:{digits}}{unit}"
     return f"{amount:.3g}"
+
+
+def duration(days: float) -> str:
+    """18.1 days, 22.8 h, 3.86 min or 1.31 s."""
+    scales = ((1.0, "days"), (24.0, "h"), (1440.0, "min"), (86_400.0, "s"))
+    scale, unit = next((each for each in scales if days * each[0] >= 1), scales[-1])
+    return f"{days * scale:.3g} {unit}" if days * scale < 100 else f"{days * scale:,.0f} {unit}"

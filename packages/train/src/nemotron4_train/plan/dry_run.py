@@ -28,6 +28,9 @@ from nemotron4_train.topology import Device, TopologyConfig
 
 __all__ = ["KINDS", "Collective", "DryRun", "dry_run", "dry_run_tables", "print_dry_runs"]
 
+_WIDTH = 80
+"""In which titles and captions do not wrap."""
+
 
 def print_dry_runs(job: TrainJob, console: Console) -> dict[str, DryRun]:
     """Run and print each step of the job that differs from those before it; the runs by phase."""
@@ -119,18 +122,26 @@ def left_out(job: TrainJob, topology: TopologyConfig) -> list[str]:
 def dry_run_tables(name: str, topology: TopologyConfig, run: DryRun, without: Sequence[str] = ()) -> list[Table]:
     """The memory and the collectives of a run."""
     where = f"{name}, {topology.num_ranks:,} rank{'s' * (topology.num_ranks > 1)}"
-    memory = Table("kind", "at the peak, GB", "between steps, GB", title=f"Dry run of {where}: live tensors of a rank")
+    unit, scale = ("GB", 1e9) if run.peak_bytes >= 1e9 else ("MB", 1e6)
+    memory = Table("kind", f"at the peak, {unit}", f"between steps, {unit}", min_width=_WIDTH)
+    memory.title = f"Dry run of {where}: live tensors of a rank"
     for kind in KINDS:
-        memory.add_row(kind, f"{run.memory_bytes[kind] / 1e9:.3f}", f"{run.resting_bytes[kind] / 1e9:.3f}")
-    memory.add_row("total", f"{run.peak_bytes / 1e9:.3f}", f"{sum(run.resting_bytes.values()) / 1e9:.3f}")
-    memory.caption = "without the allocator, NCCL and the context; in units of 1e9 bytes"
+        memory.add_row(kind, f"{run.memory_bytes[kind] / scale:.3f}", f"{run.resting_bytes[kind] / scale:.3f}")
+    memory.add_row("total", f"{run.peak_bytes / scale:.3f}", f"{sum(run.resting_bytes.values()) / scale:.3f}")
+    memory.caption = "without the allocator, NCCL and the context"
     if without:
-        memory.caption += f"; left out: {', '.join(without)}"
-    sent = Table("collective", "axis", "calls", "GB", title=f"Dry run of {where}: collectives of a rank in a step")
+        memory.caption += f"\nleft out: {', '.join(without)}"
+    sent = Table("collective", "axis", "calls", "size", min_width=_WIDTH)
+    sent.title = f"Dry run of {where}: collectives of a rank in a step"
     for collective in run.collectives:
-        sent.add_row(collective.kind, collective.axis, f"{collective.count:,}", f"{collective.bytes / 1e9:.6g}")
+        sent.add_row(collective.kind, collective.axis, f"{collective.count:,}", _size(collective.bytes))
     sent.caption = (
-        f"micro-batches: {run.num_micro_batches:,}; the larger of what goes in and what comes out;"
-        f" the dry run took {run.seconds:.0f} s"
+        f"micro-batches: {run.num_micro_batches:,}; size: of what goes in or comes out, whichever is larger"
+        f"\nthe dry run took {run.seconds:.0f} s"
     )
     return [memory, sent]
+
+
+def _size(number: int) -> str:
+    scales = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+    return next((f"{number / scale:.4g} {unit}" for scale, unit in scales if number >= scale), f"{number} bytes")

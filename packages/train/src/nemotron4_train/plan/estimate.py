@@ -230,7 +230,8 @@ def _machine(topology: TopologyConfig) -> Machine | None:
         topology.device is Device.cpu or topology.num_nodes in fits,
         "topology.num_nodes",
         topology.num_nodes,
-        f"gives {topology.num_ranks_per_node} ranks a node, but {machine.name} has {machine.devices_per_node} devices;"
+        f"gives {topology.num_ranks_per_node} ranks a node, but {machine.name} has"
+        f" {machine.devices_per_node} device{'s' * (machine.devices_per_node > 1)} a node;"
         f" nearest: {nearest(topology.num_nodes, fits)}",
     )
     return machine

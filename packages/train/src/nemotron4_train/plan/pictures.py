@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from nemotron4_train.job import TrainJob
+from nemotron4_train.plan.cells import duration
 from nemotron4_train.plan.estimate import Estimate, LegEstimate, PhaseEstimate
 from nemotron4_train.reporting.domains import INK
 from nemotron4_train.reporting.timeline_plots import WIDTH, draw_over_tokens, height_over_tokens, plan_panels
@@ -176,11 +177,7 @@ def _heading(job: TrainJob, timeline: Timeline, estimate: Estimate) -> str:
     days, gpu_hours = estimate.days, estimate.gpu_hours
     if days is None or gpu_hours is None:
         return said
-    length, unit = next(
-        ((days * of, unit) for of, unit in ((1, "days"), (24, "hours"), (1440, "minutes")) if days * of >= 1),
-        (days * 86_400, "seconds"),
-    )
-    return f"{said}, {length:,.3g} {unit}" + (f", {_count(gpu_hours)} device-hours" if gpu_hours >= 24 else "")
+    return f"{said}, {duration(days)}" + (f", {_count(gpu_hours)} device-hours" if gpu_hours >= 24 else "")
 
 
 def _count(number: float) -> str:

@@ -10,7 +10,7 @@ from nemotron4_train.job import TrainJob
 
 @dataclass(kw_only=True)
 class PlanConfig:
-    """What the planner does beside its tables, and the prices and rates that it reckons with."""
+    """What the planner does beside its tables, and the prices and rates that it uses."""
 
     out: str | None = None
     """Directory of plan.json and plan.png; null means <run.root>/<run.name>."""
@@ -69,4 +69,4 @@ class PlanJob(TrainJob):
     """A training job that is shown instead of run."""
 
     plan: PlanConfig = field(default_factory=PlanConfig)
-    """What the planner does beside its tables, and the prices and rates that it reckons with."""
+    """What the planner does beside its tables, and the prices and rates that it uses."""

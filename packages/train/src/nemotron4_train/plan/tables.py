@@ -1,4 +1,4 @@
-"""Show a training job before anything runs: parameters, mesh, timeline, what a step and the whole run take, epochs.
+"""Show a training job before anything runs: its timeline, layouts, what a step and the whole run take, and epochs.
 
 What was shown is also in <plan.out>/plan.json, and drawn in plan.png beside it.
 """
@@ -17,7 +17,7 @@ from nemotron4_common.system_errors import check_can_write
 from nemotron4_common.terminal import plain_console
 from nemotron4_train.budget import training_flops
 from nemotron4_train.job import TrainJob
-from nemotron4_train.launching.legs import legs
+from nemotron4_train.plan.cells import folding_table
 from nemotron4_train.plan.dry_run import print_dry_runs
 from nemotron4_train.plan.estimate import Estimate, estimate
 from nemotron4_train.plan.estimate_tables import print_estimate
@@ -47,8 +47,8 @@ def show(job: PlanJob) -> None:
     if job.start_from is not None:
         _check_start(console, job, job.start_from)
     found, ranked = estimate(job), search(job) if job.plan.search else None
-    console.print(_parameters(job))
-    console.print(_mesh(job))
+    directory.mkdir(parents=True, exist_ok=True)
+    console.print(_model(job), soft_wrap=True)
     console.print(_timeline(job, timeline))
     print_estimate(console, job, found)
     record = plan_record(job, timeline, found)
@@ -58,7 +58,6 @@ def show(job: PlanJob) -> None:
     record |= json_on_request(job)
     if ranked is not None:
         record["search"] = search_json(ranked)
-    directory.mkdir(parents=True, exist_ok=True)
     write_file(directory / RECORD_FILE, render_record(record))
     _draw(job, timeline, found, directory / "plan.png")
     console.print(f"as a picture: {directory / 'plan.png'}; as data: {directory / RECORD_FILE}", soft_wrap=True)
@@ -89,44 +88,28 @@ def _draw(job: TrainJob, timeline: Timeline, found: Estimate, path: Path) -> Non
     write_file(path, as_png(plan_picture(job, timeline, found)))
 
 
-def _parameters(job: TrainJob) -> Table:
+def _model(job: TrainJob) -> str:
     model = job.model
     sequence = max(phase.sequence_length for phase in job.schedule.phases.values())
     embedding = model.num_embedding_parameters
-    table = Table("model", "value", title="Parameters")
-    table.add_row("parameters", f"{model.num_parameters:,}")
-    table.add_row("without embeddings", f"{model.num_non_embedding_parameters:,}")
-    table.add_row("embedding and head", f"{embedding:,} ({embedding / model.num_parameters:.0%})")
-    table.add_row("training FLOPs per token (full attention)", f"{model.flops_per_token(sequence):.4g}")
-    return table
-
-
-def _mesh(job: TrainJob) -> Table:
-    table = Table("phases", "replicate x shard x tensor", "ranks", "nodes", "machine", "micro-batch", title="Mesh")
-    for leg in legs(job):
-        topology = leg.topology
-        mesh = f"{topology.replicate} x {topology.shard} x {topology.tensor}"
-        ranks, nodes = f"{topology.num_ranks:,}", f"{topology.num_nodes:,}"
-        table.add_row(
-            leg.name,
-            mesh,
-            ranks,
-            nodes,
-            topology.machine or topology.device.name,
-            f"{topology.micro_batch_size} sequences",
-        )
-    return table
+    return (
+        f"model: {model.num_parameters:,} parameters, {model.num_non_embedding_parameters:,} without embedding and head"
+        f" ({embedding / model.num_parameters:.0%}); {model.flops_per_token(sequence):.4g} training FLOPs a token"
+        " (full attention)"
+    )
 
 
 def _timeline(job: TrainJob, timeline: Timeline) -> Table:
-    table = Table("phase", "tokens", "steps", "global batch", "sequence", "blend", "lr from", "lr to", title="Timeline")
+    table = folding_table(
+        "phase", "tokens", "steps", "global batch", "sequence", "blend", "lr from", "lr to", title="Timeline"
+    )
     for plan, row in zip(timeline.phases, timeline_rows(timeline), strict=True):
         first, last = plan.first_token + plan.tokens_per_step, plan.first_token + plan.num_tokens
         rates = [job.optimizer.matrix_lr * timeline.learning_rate_fraction(token) for token in (first, last)]
         table.add_row(*row, *(f"{rate:.3g}" for rate in rates))
     table.caption = (
         f"{timeline.num_tokens:,} tokens in {timeline.num_steps:,} steps,"
-        f" {training_flops(timeline, job.model):.4g} FLOPs (full attention); lr is that of the blocks' matrices"
+        f" {training_flops(timeline, job.model):.4g} FLOPs (full attention)\nlr: learning rate of the blocks' matrices"
     )
     return table
 

@@ -2,27 +2,22 @@
 
 Beside the error of a prediction is that of a constant: the mean of the same run's published seconds, which knows what
 it should predict. Invariant: the page and the terminal show the same rows, to the same digits.
-
-`python -m nemotron4_train.plan.validation docs/planner.md` writes the page's table, between its two marks.
 """
 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import groupby
 
 from rich.console import Console
-from rich.table import Table
 
-from nemotron4_common.staging import write_file
 from nemotron4_train.estimates.published import PublishedStep, published_steps
 from nemotron4_train.estimates.step_time import mfu
 from nemotron4_train.machine import load_machine
+from nemotron4_train.plan.cells import Cells
 
-BEGIN, END = "<!-- published steps: begin -->", "<!-- published steps: end -->"
 _COLUMNS = ("run", "GPUs", "batch", "published s", "predicted s", "error", "a constant's", "MFU published", "predicted")
 
 
@@ -88,28 +83,32 @@ def summary(title: str, group: Sequence[Row]) -> str:
 def show_validation(console: Console) -> None:
     """Print every row, and the errors of both groups."""
     for title, group in groups().items():
-        table = Table(*_COLUMNS, title=f"Published steps, {title}")
-        for row in group:
-            table.add_row(*row.cells)
-        console.print(table)
+        console.print(_cells(title, group).rich())
         console.print(summary(title, group), soft_wrap=True)
 
 
 def as_markdown() -> str:
     """The same, for the page."""
-    parts = []
-    for title, group in groups().items():
-        lines = [" | ".join(row.cells) for row in group]
-        table = [" | ".join(_COLUMNS), " | ".join("---" for _ in _COLUMNS), *lines]
-        parts += ["\n".join(f"| {line} |" for line in table), f"{summary(title, group)}."]
-    return "\n\n".join(part[0].upper() + part[1:] for part in parts)
+    parts = ((_cells(title, group).markdown(), f"{summary(title, group)}.") for title, group in groups().items())
+    return "\n\n".join(part[0].upper() + part[1:] for both in parts for part in both)
 
 
-def with_table(page: str) -> str:
-    """The page with the present table between its two marks."""
-    before, rest = page.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n\n{as_markdown()}\n\n{END}{after}"
+def summary_cells() -> Cells:
+    """The errors of each run."""
+    header = ("run", "constants", "GPUs", "error, root mean square", "at most", "a constant's", "at most")
+    cells = []
+    for run, of_run in groupby(rows(), key=lambda row: row.step.run):
+        group = list(of_run)
+        sizes = [row.step.layout.num_devices for row in group]
+        errors = [row.error for row in group], [row.constant_error for row in group]
+        shares = (f"{of(each):.1%}" for each in errors for of in (_rms, _largest))
+        kind = "fitted" if group[0].step.is_fitted else "held out"
+        cells.append([run, kind, f"{min(sizes):,} to {max(sizes):,}", *shares])
+    return Cells(title="Published steps", header=header, rows=cells)
+
+
+def _cells(title: str, group: Sequence[Row]) -> Cells:
+    return Cells(title=f"Published steps, {title}", header=_COLUMNS, rows=[row.cells for row in group])
 
 
 def _mean(steps: Sequence[PublishedStep]) -> float:
@@ -122,8 +121,3 @@ def _rms(errors: Sequence[float]) -> float:
 
 def _largest(errors: Sequence[float]) -> float:
     return max(abs(error) for error in errors)
-
-
-if __name__ == "__main__":
-    path = Path(sys.argv[1])
-    write_file(path, with_table(path.read_text(encoding="utf-8")).encode())
