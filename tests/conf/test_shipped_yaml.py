@@ -19,7 +19,7 @@ from nemotron4_config.command import command_loaders, load_attribute
 from nemotron4_config.job_file import load_job, render_job
 from nemotron4_data import ColumnsConfig
 from nemotron4_model import ModelConfig
-from nemotron4_model.config import preset_names
+from nemotron4_model.config import Recompute, preset_names
 from nemotron4_model.hugging_face.config_json import to_json
 from nemotron4_train.budget import training_flops
 from nemotron4_train.job import OptimizerConfig
@@ -27,6 +27,7 @@ from nemotron4_train.launcher_config import LauncherConfig
 from nemotron4_train.launching.legs import legs
 from nemotron4_train.launching.memory_gate import shortage
 from nemotron4_train.machine import load_machine, machine_names
+from nemotron4_train.plan.estimate import estimate
 from nemotron4_train.schedule import Timeline
 from nemotron4_train.topology import TopologyConfig
 
@@ -116,10 +117,35 @@ def test_every_option_makes_a_valid_job(verb, option, tmp_path):
         assert [shortage(job, leg) for leg in legs(job)] == [None] * len(legs(job))
 
 
-@pytest.mark.parametrize("name", ["dgx_h100_x12_shard8", "dgx_h100_x12_shard4_tensor2"])
-def test_the_paper_s_run_fits_the_other_topologies_that_are_meant_for_it(name):
-    job = job_of("train", "experiment=nemotron4_15b", f"topology={name}")
-    assert [shortage(job, leg) for leg in legs(job)] == [None]
+MEANT_FOR = {  # GPU topologies, and the experiment that their comment names; those of the campaign are held with it
+    "nemotron4_15b": ["dgx_h100_x1", "dgx_h100_x96", "dgx_h100_x12_shard8", "dgx_h100_x12_shard4_tensor2"],
+    "nemotron4_15b_campaign": ["dgx_h100_x192", "dgx_h100_x288"],
+    "h100_1_75b": ["h100_x1", "h100_x8", "h200_x1", "h200_x8", "a100_x1", "a100_x8"],
+}
+VARIANTS = {  # that comments say fit too
+    "a100_x1": {"machine": "a100_40g", "micro_batch_size": 1, "recompute": Recompute.selective},
+    "h200_x1": {"micro_batch_size": 8},
+}
+
+
+@pytest.mark.parametrize("experiment", ["nemotron4_15b", "h100_1_75b"])
+def test_an_experiment_fits_all_topologies_that_are_meant_for_it(experiment):
+    for name in MEANT_FOR[experiment]:
+        job = job_of("plan", f"experiment={experiment}", f"topology={name}")
+        for variant in ({}, VARIANTS.get(name, {})):
+            other = replace(job, topology=replace(job.topology, **variant))
+            assert [shortage(other, leg) for leg in legs(other)] == [None]
+        text = (CONF / "topology" / f"{name}.yaml").read_text(encoding="utf-8").replace("\n#", "")
+        said = re.search(r"([\d.]+) GB and ([\d.]+) s a step of 1,152 sequences, predicted", text)
+        assert (said is None) is ("predicted" not in text)
+        if said is not None:
+            largest = estimate(job).legs[0].phases[-1]
+            assert said.groups() == (f"{largest.memory.total / 1e9:.1f}", f"{largest.time.total_seconds:.2f}")
+
+
+def test_every_topology_of_gpus_is_meant_for_an_experiment():
+    names = {path.stem for path in (CONF / "topology").glob("*.yaml")}
+    assert {name for name in names if not name.startswith("cpu")} == set(itertools.chain(*MEANT_FOR.values()))
 
 
 def test_no_yaml_is_left_out():

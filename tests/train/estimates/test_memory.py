@@ -32,10 +32,12 @@ SMALL = replace(ModelConfig.preset("ladder_70k"), num_layers=2)
 LARGE = replace(MODEL, num_layers=2)
 BLOCKS = replace(LARGE, vocab_size=512)
 CUDA = {"device": Device.cuda}
+REDUCED = CUDA | {"reduce_each_micro_batch": True, "reshard_after_forward": False}
 DRY_RUNS = {  # model, tokens of a sequence, micro-batches, precision, topology; small meshes are in test_dry_run.py
     "alone": (SMALL, 64, 1, "fp32", {"recompute": Recompute.full, "micro_batch_size": 2}),
     "logits": (LARGE, 4_096, 1, "bf16", CUDA | {"shard": 384, "tensor": 8, "micro_batch_size": 2}),
     "accumulation": (LARGE, 4_096, 2, "bf16", CUDA | {"shard": 8, "recompute": Recompute.selective}),
+    "reduced": (BLOCKS, 4_096, 3, "bf16", REDUCED | {"replicate": 2, "shard": 8, "recompute": Recompute.full}),
     "blocks": (BLOCKS, 4_096, 1, "fp32", CUDA | {"replicate": 2, "tensor": 8, "recompute": Recompute.full}),
 }
 
@@ -58,6 +60,7 @@ def layouts(draw) -> Layout:
         reduce=draw(st.sampled_from(DType)),
         recompute=draw(st.sampled_from(Recompute)),
         reshard_after_forward=draw(st.booleans()) and shard > 1,
+        reduce_each_micro_batch=draw(st.booleans()) and shard > 1,
         compile=draw(st.booleans()),
         device=draw(st.sampled_from(Device)),
         sharding=Sharding.fsdp,
@@ -107,6 +110,16 @@ def test_more_recomputation_and_smaller_micro_batches_never_need_more(model, lay
         layout, micro_batch_size=2 * layout.micro_batch_size, global_batch_size=2 * layout.global_batch_size
     )
     assert memory(model, layout, optimizer).total <= memory(model, twice, optimizer).total
+
+
+@given(layouts(), OPTIMIZERS)
+def test_a_large_model_never_needs_more_for_reducing_each_micro_batch(layout, optimizer):
+    """In a small one, the buffers of a reduction may be larger than all gradients."""
+    assume(layout.shard * layout.reduce.num_bytes > 4)  # else whole gradients are no larger than shards in fp32
+    once, each = (memory(MODEL, replace(layout, reduce_each_micro_batch=each), optimizer) for each in (False, True))
+    assert each.total <= once.total
+    if layout.num_micro_batches == 1:
+        assert each == once
 
 
 def test_published_memory():
@@ -165,6 +178,13 @@ def test_the_peak_is_that_of_the_dry_run(dry_runs, case):
     for kind in ("parameters", "optimizer"):
         assert getattr(predicted, kind) == pytest.approx(run.memory_bytes[kind], rel=0.02), kind
     assert predicted.resident == pytest.approx(sum(run.resting_bytes.values()), rel=0.02)
+
+
+def test_reductions_of_a_dry_run_are_those_of_every_micro_batch(dry_runs):
+    units = BLOCKS.num_layers + 3  # embedding, head and norm
+    found = {(sent.kind, sent.axis): sent.count for sent in dry_runs["reduced"][1].collectives}
+    assert found["reduce_scatter", "shard"] == 3 * units
+    assert found["all_reduce", "replicate"] == units, "replicas: once a step"
 
 
 @pytest.mark.parametrize("experiment", ["nemotron4_15b_campaign", "h100_1_75b"])

@@ -42,6 +42,7 @@ layouts = st.builds(
     reduce=st.sampled_from(DType),
     recompute=st.sampled_from(Recompute),
     reshard_after_forward=st.booleans(),
+    reduce_each_micro_batch=st.booleans(),
     compile=st.booleans(),
     sharding=st.sampled_from(Sharding),
 )
@@ -169,24 +170,28 @@ def test_a_group_in_a_node_does_not_use_the_network():
     assert seconds(grown(hybrid, replicate=2), slow) > seconds(grown(hybrid, replicate=2))
 
 
-def test_on_a_slow_network_replicas_take_as_long_as_summing_their_shards_over_it():
+@pytest.mark.parametrize("each", [False, True])
+def test_on_a_slow_network_replicas_take_as_long_as_summing_their_shards_over_it(each):
+    """Once a step, whether or not each micro-batch is reduced."""
     slow = replace(H100, network_gigabytes_per_second=0.01)
-    parts = step_time(MODEL, layout(replicate=4, shard=8, reshard_after_forward=True), slow).seconds
+    chosen = layout(replicate=4, shard=8, reshard_after_forward=True, reduce_each_micro_batch=each)
+    parts = step_time(MODEL, chosen, slow).seconds
     summed = 2 * 3 / 4 * MODEL.num_parameters / 8 * 2  # bytes of bf16 through each adapter
     assert parts["data communication"] == pytest.approx(summed / (0.01e9 * 0.92), rel=0.01)
 
 
-@pytest.mark.parametrize("reshard", [False, True])
-def test_over_slow_links_shards_take_as_long_as_gathering_and_scattering(reshard):
+@pytest.mark.parametrize(("reshard", "each"), [(False, False), (True, False), (False, True), (True, True)])
+def test_over_slow_links_shards_take_as_long_as_gathering_and_scattering(reshard, each):
     slow = replace(H100, node_link_gigabytes_per_second=0.01)
     chosen = layout(shard=8, num_micro_batches=3, reduce=DType.fp32, reshard_after_forward=reshard)
+    chosen = replace(chosen, reduce_each_micro_batch=each)
     parts = step_time(MODEL, chosen, slow).seconds
     weights, blocks = MODEL.num_parameters, MODEL.num_non_embedding_parameters  # backward needs no embedding nor head
     gathered = 3 * (weights + blocks) if reshard else weights
     once = step_time(MODEL, replace(chosen, reshard_after_forward=False), slow).seconds
     copied = (gathered - weights) * (6 / 8 + 4)  # a shard is read in fp32 and written in bf16, the whole copied
     assert parts["element-wise"] - once["element-wise"] == pytest.approx(copied / (3.35e12 * 0.87))
-    num_bytes = 7 / 8 * (2 * gathered + 4 * weights)
+    num_bytes = 7 / 8 * (2 * gathered + 4 * weights * (3 if each else 1))
     assert parts["data communication"] == pytest.approx(num_bytes / (0.01e9 * 0.8), rel=0.01)
 
 

@@ -107,11 +107,14 @@ def test_a_machine_s_file_that_is_not_there_is_said_wherever_the_job_is_started(
     assert refused(job).startswith(f"topology.machine ({tmp_path}/mine.yaml): cannot be read (No such file")
 
 
-@pytest.mark.parametrize("model", ["small_125m", "small_1_75b", "nemotron4_15b"])
+@pytest.mark.parametrize("model", ["small_125m", "nemotron4_15b", "nemotron4_340b"])
 def test_the_lower_bound_of_a_worker_is_not_above_the_estimate(tmp_path, model):
     one = sized(tmp_path, model, batch=64)
-    for shard, tensor, micro, recompute in itertools.product((1, 8), (1, 4), (1, 4, 64), Recompute):
+    data = ((1, 1, False), (1, 8, False), (1, 8, True), (2, 8, True))
+    options = itertools.product(data, (1, 4), (1, 4, 64), Recompute, DType)
+    for (replicate, shard, each), tensor, micro, recompute, reduce in options:
         mesh = replace(one.topology, shard=shard, tensor=tensor, micro_batch_size=micro, recompute=recompute)
-        job = replace(one, topology=mesh)
+        mesh = replace(mesh, replicate=replicate, reduce_each_micro_batch=each)
+        job = replace(one, topology=mesh, precision=replace(one.precision, reduce=reduce))
         (leg,) = legs(job)
         assert sum(needed_bytes(job, leg).values()) <= leg_memory(job, leg).allocated, mesh

@@ -18,7 +18,10 @@ from nemotron4_train.plan.step_count import KINDS
 from nemotron4_train.plan.tables import show
 
 CASES = {  # by replicate x shard x tensor
-    (1, 2, 2): ["precision=bf16", "topology.micro_batch_size=1", "model.num_layers=2"],
+    (1, 2, 2): [
+        *("precision=bf16", "model.num_layers=2"),
+        *("topology.micro_batch_size=1", "topology.reduce_each_micro_batch=true"),
+    ],
     (2, 2, 1): ["topology.micro_batch_size=1", "topology.recompute=full", "topology.reshard_after_forward=false"],
     (2, 1, 2): ["precision=bf16", "topology.micro_batch_size=2", "topology.recompute=selective"],
 }

@@ -68,7 +68,8 @@ def printed(found):
 
 def key(topology, precision):
     mesh = topology.replicate, topology.shard, topology.tensor
-    return *mesh, topology.micro_batch_size, topology.recompute, topology.reshard_after_forward, precision
+    freed = topology.reshard_after_forward, topology.reduce_each_micro_batch
+    return *mesh, topology.micro_batch_size, topology.recompute, *freed, precision
 
 
 def accepted_by_the_job(job, topology, precision):
@@ -95,10 +96,12 @@ def test_layouts_are_all_that_the_job_accepts(small):
         )
         for precision in (Precision.bf16, Precision.fp8):
             if accepted_by_the_job(small.question.job, topology, precision):
-                # Without shards there is nothing to gather.
-                for recompute, reshard in product(Recompute, (False, True) if shard > 1 else (True,)):
-                    one = replace(topology, recompute=recompute, reshard_after_forward=reshard)
-                    expected.add(key(one, precision))
+                # Without shards there is nothing to gather; in one micro-batch, nothing to sum.
+                reshards = (False, True) if shard > 1 else (True,)
+                reduces = (False, True) if shard > 1 and micro < 128 // (replicate * shard) else (False,)
+                for recompute, reshard, reduce in product(Recompute, reshards, reduces):
+                    freed = {"reshard_after_forward": reshard, "reduce_each_micro_batch": reduce}
+                    expected.add(key(replace(topology, recompute=recompute, **freed), precision))
     found = [key(one.topology, one.precision) for one in (*small.ranked, *small.too_large)]
     assert len(found) == len(set(found))
     assert set(found) == expected

@@ -47,6 +47,11 @@ class TopologyConfig:
     """Free the gathered weights of a block after its forward pass, and gather them again for backward; false keeps them
     until the step's last backward: one gather a step instead of two a micro-batch, for the memory of the weights in
     precision.compute. Used with shard > 1."""
+    reduce_each_micro_batch: bool = False
+    """Reduce gradients after each micro-batch, so that a rank keeps only its shard of their sum (as ZeRO-2 does); false
+    reduces once a step and until then keeps the whole gradients of all parameters, in precision.reduce. Replicas sum
+    theirs once a step either way. Less memory for more traffic, where a step has several micro-batches and shard > 1;
+    elsewhere no effect."""
     peak_teraflops: float | None = None
     """Dense bf16 peak of one device in TFLOP/s, which MFU is a fraction of; null looks the device up."""
 

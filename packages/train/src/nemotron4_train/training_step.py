@@ -1,6 +1,6 @@
 """What one optimiser step computes, without the loop around it: training runs it, and the planner's dry run counts it.
 
-Invariant: gradients are reduced once a step, after the last micro-batch's backward.
+Invariant: gradients are reduced once a step, after the last micro-batch's backward, unless the topology says otherwise.
 """
 
 from __future__ import annotations
@@ -40,6 +40,11 @@ def reshards(topology: TopologyConfig) -> bool:
     return topology.reshard_after_forward and topology.shard > 1
 
 
+def reduces_each_micro_batch(topology: TopologyConfig) -> bool:
+    """Whether gradients are reduced after each micro-batch; where nothing is sharded, that would free no memory."""
+    return topology.reduce_each_micro_batch and topology.shard > 1
+
+
 def micro_batches(topology: TopologyConfig, inputs_BT: Tensor, targets_BT: Tensor) -> list[tuple[Tensor, Tensor]]:
     """A rank's share of a global batch, cut into what it computes at once."""
     micro = min(topology.micro_batch_size, len(inputs_BT))
@@ -50,16 +55,16 @@ def accumulate(
     model: Transformer,
     micro_batches: Sequence[tuple[Tensor, Tensor]],
     backward: Callable[[Tensor, Tensor], Tensor],
-    *,
-    reshard: bool,
+    topology: TopologyConfig,
 ) -> Tensor:
     """Accumulate gradients of the mean loss; returns each sample's mean negative log-likelihood (B,).
 
     `backward` adds the gradients of one micro-batch's inputs_BT and targets_BT, and returns its nll_BT.
     """
     nll: list[Tensor] = []
+    reshard, reduce = reshards(topology), reduces_each_micro_batch(topology)
     for index, (inputs_BT, targets_BT) in enumerate(micro_batches):
-        begin_micro_batch(model, is_last=index == len(micro_batches) - 1, reshard=reshard)
+        begin_micro_batch(model, is_last=index == len(micro_batches) - 1, reshard=reshard, reduce=reduce)
         nll.append(backward(inputs_BT, targets_BT).mean(dim=1))
     return torch.cat(nll)
 

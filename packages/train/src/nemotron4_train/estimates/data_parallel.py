@@ -38,15 +38,18 @@ class DataParallel:
         gradient, units = layout.reduce.num_bytes, self._num_units
         first, last = self._gather(self._end, weight, 1), self._reduce(self._end, gradient, 1)
         gather, reduce = self._gather(self._parameters, weight, units), self._reduce(self._parameters, gradient, units)
-        hide = self.reached.bare_seconds
-        if not layout.reshard_after_forward:
-            return hide(gather, first, forward) + hide(reduce, last, backward)
-        # Backward gathers the blocks again, the last of them before it can begin.
-        num_blocks = self.model.num_layers
-        again = self._gather(self._blocks, weight, num_blocks)
-        block = again / num_blocks
-        times = layout.num_micro_batches
-        seconds = times * hide(gather, first, forward) + (times - 1) * hide(again, block, backward)
+        hide, times = self.reached.bare_seconds, layout.num_micro_batches
+        again = block = scatter = last_scatter = 0.0
+        if layout.reshard_after_forward:
+            # Backward gathers the blocks again, the last of them before it can begin.
+            again = self._gather(self._blocks, weight, self.model.num_layers)
+            block = again / self.model.num_layers
+        if layout.reduce_each_micro_batch:
+            # FSDP2 waits for it at the end of each backward, although the next forward does not need it.
+            scatter = self._gather(self._parameters, gradient, units)
+            last_scatter = self._gather(self._end, gradient, 1)
+        seconds = (times if layout.reshard_after_forward else 1) * hide(gather, first, forward)
+        seconds += (times - 1) * hide(again + scatter, block + last_scatter, backward)
         return seconds + hide(again + reduce, block + last, backward)
 
     def copy_seconds(self) -> float:
@@ -58,7 +61,10 @@ class DataParallel:
         weight, gradient = layout.compute.dtype.num_bytes, layout.reduce.num_bytes
         gathered = times * (self._parameters + self._blocks) if layout.reshard_after_forward else self._parameters
         of_gather = (4 + weight) / layout.shard + (2 * weight if layout.shard > 1 else 0)
-        of_sums = (times - 1) * (weight + 2 * gradient) + weight + gradient
+        of_sum: float = 2 * gradient + weight
+        if layout.reduce_each_micro_batch:
+            of_sum = weight + gradient + (gradient + 8) / layout.shard  # to the buffer; then its shard is added in fp32
+        of_sums = (times - 1) * of_sum + weight + gradient
         return self._memory_seconds(gathered * of_gather + self._parameters * of_sums)
 
     def optimizer_seconds(self) -> float:

@@ -47,6 +47,8 @@ class Layout:
     recompute: Recompute = Recompute.none
     reshard_after_forward: bool = False
     """As topology.reshard_after_forward."""
+    reduce_each_micro_batch: bool = False
+    """As topology.reduce_each_micro_batch."""
     compile: bool = False
     device: Device = Device.cuda
     """Some operations need other buffers on a CPU."""
@@ -97,6 +99,7 @@ def layout_of(job: TrainJob, phase: Phase, topology: TopologyConfig) -> Layout:
         reduce=job.precision.reduce,
         recompute=topology.recompute,
         reshard_after_forward=topology.reshard_after_forward and topology.shard > 1,
+        reduce_each_micro_batch=topology.reduce_each_micro_batch and topology.shard > 1,
         compile=topology.compile,
         device=topology.device,
         sharding=Sharding.fsdp,

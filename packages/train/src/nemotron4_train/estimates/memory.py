@@ -115,18 +115,24 @@ class _Fsdp:
         self.size, self.reduced_size = layout.compute.dtype.num_bytes, layout.reduce.num_bytes
         self.tokens = layout.micro_batch_size * layout.sequence_length
         self.accumulates = layout.num_micro_batches > 1
+        self.accumulates_whole = self.accumulates and not layout.reduce_each_micro_batch
         self.is_meshed = layout.num_devices > 1 or self.size < 4  # else FSDP2 is not used (lightning/strategy.py)
         self.gathers = layout.shard > 1
         self.keeps_gathered = not (self.gathers and layout.reshard_after_forward)
 
     def moments(self) -> Iterator[Memory]:
         """Those at which memory can be highest."""
-        yield self._loss()
+        yield self._loss(is_first=True)
+        if self.accumulates:
+            yield self._loss(is_first=False)
         yield from self._head()
         last = self.model.num_layers - 1
-        for number in {last, max(last - 1, 0), 0}:
-            yield from self._block(number)
-        yield from self._embedding()
+        # Where earlier micro-batches reduce gradients too, but free no weights, memory may be highest there.
+        is_earlier_high = self.accumulates and not self.accumulates_whole and self.keeps_gathered
+        for is_last in (True, False) if is_earlier_high else (True,):
+            for number in {last, max(last - 1, 0), min(1, last), 0}:
+                yield from self._block(number, is_last)
+            yield from self._embedding(is_last)
         yield self._moment(gradients=self._gradients(self.weights.total, 0), optimizing=self._optimizing())
 
     def _moment(
@@ -147,24 +153,37 @@ class _Fsdp:
         }
         return _with_allowance(self.layout, kinds, host=parameters + state)
 
-    def _gradients(self, reduced: int, waiting: int) -> int:
-        """Bytes of gradients: of elements that are reduced, and of those that wait for the last micro-batch."""
+    def _gradients(self, reduced: int, waiting: int, is_last: bool = True) -> int:
+        """Bytes of gradients in a micro-batch: of elements that it has reduced, and of those still to come."""
+        if not is_last:
+            return self._accumulated(reduced + waiting)
         held = 4
         if self.layout.replicate > 1 and self.reduced_size < 4:
             held += self.reduced_size  # FSDP2 holds what it has summed over replicas until backward ends
-        accumulated = (self.reduced_size if self.is_meshed else 4) * waiting * self.accumulates
-        return held * reduced // self.layout.shard + accumulated
+        return held * reduced // self.layout.shard + self._accumulated(waiting)
+
+    def _accumulated(self, elements: int) -> int:
+        """Bytes of the sum of earlier micro-batches' gradients."""
+        if not self.accumulates:
+            return 0
+        if self.accumulates_whole:
+            return (self.reduced_size if self.is_meshed else 4) * elements
+        return (4 if self.layout.replicate == 1 else self.reduced_size) * elements // self.layout.shard
 
     def _reducing(self, elements: int) -> int:
         """Bytes of a gradient while it is reduced: computed or accumulated, in the buffers, and as a shard in fp32."""
         if not self.is_meshed:
             return 4 * elements
         shard = elements // self.layout.shard
-        computed = self.reduced_size if self.accumulates else self.size
-        return computed * elements + self.reduced_size * (elements + shard) + 4 * shard * (self.reduced_size < 4)
+        gradient = self.reduced_size * elements if self.accumulates_whole else self.size * elements
+        gradient += 0 if self.accumulates_whole else self._accumulated(elements)
+        return gradient + self.reduced_size * (elements + shard) + 4 * shard * (self.reduced_size < 4)
 
-    def _loss(self) -> Memory:
-        """A chunk of the loss: forward is complete, and the head's gradient is being summed in fp32."""
+    def _loss(self, *, is_first: bool) -> Memory:
+        """A chunk of the loss: forward is complete, and the head's gradient is being summed in fp32.
+
+        The first micro-batch of a step has gathered the weights just now; the last has the gradients of those before.
+        """
         layout, weights, size = self.layout, self.weights, self.size
         words = self.model.vocab_size // layout.tensor
         # On a CPU, bf16 logits also go through an fp32 buffer, and products of the gradient through one in bf16.
@@ -174,12 +193,12 @@ class _Fsdp:
         chunk = LOGITS_BYTES[layout.device] // (logit * words)
         chunk = max(MIN_CHUNK_TOKENS, chunk) if on_cpu else max(TILE_TOKENS, chunk // TILE_TOKENS * TILE_TOKENS)
         # Gathered weights are copied out of a flat buffer, which lasts as long as the head's.
-        from_buffer = self.gathers and not (self.keeps_gathered and self.accumulates)
+        from_buffer = self.gathers and (is_first or not self.keeps_gathered)
         gathered = weights.words * (1 + from_buffer)
         if self.keeps_gathered:
             gathered += self.model.num_layers * weights.block + weights.words
         return self._moment(
-            gradients=self._gradients(0, weights.total),
+            gradients=0 if is_first else self._accumulated(weights.total),
             activations=self._kept(self.model.num_layers) + self._around_head(2),
             logits=min(chunk, self.tokens) * words * logit + gradient * weights.words,
             gathered=size * gathered,
@@ -203,17 +222,17 @@ class _Fsdp:
         gradients = self._gradients(0, weights.total - weights.words) + self._reducing(weights.words)
         yield self._moment(gradients=gradients, activations=activations, gathered=gathered)
 
-    def _block(self, number: int) -> Iterator[Memory]:
+    def _block(self, number: int, is_last: bool) -> Iterator[Memory]:
         """Backward of a block: in its MLP, at its end, and as its gradients are reduced."""
         model, layout, weights, size = self.model, self.layout, self.weights, self.size
         hidden, later = model.hidden_size, model.num_layers - 1 - number
         reduced, waiting = weights.words + later * weights.block, number * weights.block + weights.words
         # The buffer that the gradients before these are reduced from lasts until it is these' turn.
         buffer = self.reduced_size * (weights.block if later else weights.words) * self.is_meshed
-        before = self._gradients(reduced, waiting + weights.block) + buffer
+        before = self._gradients(reduced, waiting + weights.block, is_last) + buffer
         others = weights.block * (number > 0 and self.gathers)  # the next one's, gathered meanwhile
         if self.keeps_gathered:
-            others = waiting
+            others = waiting if is_last else weights.total - weights.block
         gathered = size * (others + weights.block)
         per_token = bytes_kept_per_token(model, layout, Recompute.none) + bytes_of_work_per_token(model, layout)
         yield self._moment(
@@ -223,20 +242,23 @@ class _Fsdp:
         )
         at_end = self._kept(number) + self.tokens * (size * hidden + 8 * hidden // layout.tensor)
         yield self._moment(gradients=before + size * weights.block, activations=at_end, gathered=gathered)
-        reducing = self._gradients(reduced, waiting) + self._reducing(weights.block)
-        yield self._moment(gradients=reducing, activations=at_end, gathered=size * others)
+        reducing = self._gradients(reduced, waiting, is_last) + self._reducing(weights.block)
+        gathered = size * (others if is_last else weights.total)
+        yield self._moment(gradients=reducing, activations=at_end, gathered=gathered)
 
-    def _embedding(self) -> Iterator[Memory]:
+    def _embedding(self, is_last: bool) -> Iterator[Memory]:
         """The embedding's gradient, which is dense, is computed, then reduced."""
         weights, size = self.weights, self.size
         others = weights.total - weights.words
         buffer = self.reduced_size * weights.block * self.is_meshed
+        gathered = size * weights.words * self.keeps_gathered if is_last else size * weights.total
         yield self._moment(
-            gradients=self._gradients(others, weights.words) + buffer + size * weights.words,
+            gradients=self._gradients(others, weights.words, is_last) + buffer + size * weights.words,
             activations=2 * size * self.model.hidden_size * self.tokens,
-            gathered=size * weights.words * self.keeps_gathered,
+            gathered=gathered,
         )
-        yield self._moment(gradients=self._gradients(others, 0) + self._reducing(weights.words))
+        gradients = self._gradients(others, 0, is_last) + self._reducing(weights.words)
+        yield self._moment(gradients=gradients, gathered=0 if is_last else gathered)
 
     def _optimizing(self) -> int:
         """What Muon needs for the largest matrix, which one rank iterates on whole: five of it, two of its square."""

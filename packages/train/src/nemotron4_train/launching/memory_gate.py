@@ -89,6 +89,7 @@ def _ways_out(job: TrainJob, leg: Leg, num_bytes: int) -> list[tuple[dict[str, A
         "micro_batch_size": [size for size in nearest if size != topology.micro_batch_size],
         "recompute": list(Recompute)[list(Recompute).index(topology.recompute) + 1 :],
         "reshard_after_forward": [] if topology.reshard_after_forward or topology.shard == 1 else [True],
+        "reduce_each_micro_batch": [] if topology.reduce_each_micro_batch or topology.shard == 1 else [True],
         _REDUCE: [DType.bf16] if job.precision.reduce is DType.fp32 else [],
     }
     for number in range(1, len(options) + 1):

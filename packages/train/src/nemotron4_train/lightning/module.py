@@ -1,7 +1,7 @@
 """One optimiser step of pretraining, as a Lightning module.
 
 Manual optimisation: a Lightning batch is a rank's whole share of the global batch, cut here into micro-batches, so
-that only the timeline defines a step, and gradients are reduced once, after the last micro-batch.
+that only the timeline defines a step, and the topology says after which of them gradients are reduced.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class PretrainingModule(pl.LightningModule):
         """Accumulate gradients of the mean loss; returns each sample's mean negative log-likelihood (B,)."""
         cuts = self._micro_batches(batch)
         backward = partial(self._backward, model, num_micro_batches=len(cuts))
-        return accumulate(model, cuts, backward, reshard=reshards(self.job.topology))
+        return accumulate(model, cuts, backward, self.job.topology)
 
     def _micro_batches(self, batch: StepBatch) -> list[tuple[Tensor, Tensor]]:
         return micro_batches(self.job.topology, batch["inputs_BT"], batch["targets_BT"])

@@ -77,10 +77,11 @@ def resizing(on_resize: Any) -> Iterator[None]:
 
 
 def fsdp_tensors(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """Weights that FSDP has gathered, and gradients of whole weights that it keeps until they are reduced."""
+    """Weights that FSDP has gathered, and gradients that it keeps until they are reduced, or summed over replicas."""
     gathered: list[Tensor] = []
-    gradients: list[Tensor] = []
-    for parameter in _fsdp_parameters(model):
+    groups = list(_fsdp_groups(model))
+    gradients = [group._partial_reduce_output for group in groups if group._partial_reduce_output is not None]
+    for parameter in (parameter for group in groups for parameter in group.fsdp_params):
         whole: Tensor | None = getattr(parameter, "_unsharded_param", None)
         gathered += [*parameter.all_gather_outputs, *([] if whole is None else [whole])]
         kept = parameter.unsharded_accumulated_grad, None if whole is None else whole.grad
@@ -88,13 +89,12 @@ def fsdp_tensors(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     return gathered, gradients
 
 
-def _fsdp_parameters(model: nn.Module) -> Iterator[Any]:
+def _fsdp_groups(model: nn.Module) -> Iterator[Any]:
     modules: list[Any] = [module for module in model.modules() if isinstance(module, FSDPModule)]
     for module in modules:
         state = module._get_fsdp_state()
         groups = getattr(state, "_fsdp_param_groups", None)  # since 2.12; one before
-        for group in [state._fsdp_param_group] if groups is None else groups:
-            yield from () if group is None else group.fsdp_params
+        yield from filter(None, [state._fsdp_param_group] if groups is None else groups)
 
 
 def local(tensor: Tensor) -> Tensor:

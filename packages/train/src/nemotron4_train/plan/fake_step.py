@@ -24,7 +24,7 @@ from nemotron4_train.plan.fake import fake_tensors, fsdp_tensors, local, start_f
 from nemotron4_train.plan.step_count import KINDS, Collective, DryRun
 from nemotron4_train.schedule import Phase
 from nemotron4_train.topology import Device
-from nemotron4_train.training_step import accumulate, micro_batches, parallel_model, reshards, sums_over_ranks
+from nemotron4_train.training_step import accumulate, micro_batches, parallel_model, sums_over_ranks
 
 _MAX_MICRO_BATCHES = 3
 """A fake step has a first, a middle and a last micro-batch; each further one is another middle one."""
@@ -112,7 +112,7 @@ class _Step:
             nll_BT: Tensor = loss.nll_BT
             return nll_BT
 
-        nll_B = accumulate(self.model, cuts, backward, reshard=reshards(self.job.topology))
+        nll_B = accumulate(self.model, cuts, backward, self.job.topology)
         norm = global_grad_norm_and_clip(self.model, self.job.optimizer.clip_norm)
         sources_B, flags = torch.zeros_like(nll_B, dtype=torch.int64), [False] * (len(STOP_SIGNALS) + 1)
         sums_over_ranks(nll_B, sources_B, self.num_sources, norm, flags)

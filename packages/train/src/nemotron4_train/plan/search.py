@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 
 from nemotron4_common.rules import require
 from nemotron4_model.config import Recompute
@@ -76,7 +77,8 @@ class Found:
     def rank(self) -> tuple[object, ...]:
         """What layouts are sorted by: time, then memory, then what decides ties in one order."""
         mesh = self.topology
-        ties = mesh.tensor, mesh.replicate, -mesh.micro_batch_size, mesh.recompute.value, mesh.reshard_after_forward
+        reshard, reduce = mesh.reshard_after_forward, mesh.reduce_each_micro_batch
+        ties = mesh.tensor, mesh.replicate, -mesh.micro_batch_size, mesh.recompute.value, reshard, reduce
         return (float(f"{self.seconds:.9g}"), self.memory.total, self.precision.value, *ties)
 
 
@@ -218,24 +220,25 @@ def _layouts(question: Question, tensor: int) -> Iterator[tuple[TopologyConfig, 
         if all(local % min(micro, local) == 0 for local in locals_)
     ]
     on_gpu = question.topology.device is Device.cuda
-    for shard in _divisors(ranks):
-        for micro in micros:
-            for recompute in Recompute:
-                for reshard in (False, True) if shard > 1 else (True,):
-                    topology = replace(
-                        question.topology,
-                        num_nodes=question.num_nodes,
-                        replicate=ranks // shard,
-                        shard=shard,
-                        tensor=tensor,
-                        micro_batch_size=micro,
-                        recompute=recompute,
-                        reshard_after_forward=reshard,
-                        # Published speeds are those of fused kernels; on a CPU, as the job says.
-                        compile=on_gpu or question.topology.compile,
-                    )
-                    for precision in precisions(question, tensor):
-                        yield topology, precision
+    for shard, micro in product(_divisors(ranks), micros):
+        reshards = (False, True) if shard > 1 else (True,)
+        reduces = (False, True) if shard > 1 and micro < max(locals_) else (False,)
+        for recompute, reshard, reduce in product(Recompute, reshards, reduces):
+            topology = replace(
+                question.topology,
+                num_nodes=question.num_nodes,
+                replicate=ranks // shard,
+                shard=shard,
+                tensor=tensor,
+                micro_batch_size=micro,
+                recompute=recompute,
+                reshard_after_forward=reshard,
+                reduce_each_micro_batch=reduce,
+                # Published speeds are those of fused kernels; on a CPU, as the job says.
+                compile=on_gpu or question.topology.compile,
+            )
+            for precision in precisions(question, tensor):
+                yield topology, precision
 
 
 def precisions(question: Question, tensor: int) -> list[Precision]:

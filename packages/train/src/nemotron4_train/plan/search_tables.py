@@ -59,6 +59,7 @@ def _as_json(search: Search, found: Found) -> dict[str, Any]:
         "micro_batch_sequences": mesh.micro_batch_size,
         "recompute": mesh.recompute.value,
         "reshard_after_forward": mesh.reshard_after_forward,
+        "reduce_each_micro_batch": mesh.reduce_each_micro_batch,
         "compile": mesh.compile,
         "precision": found.precision.value,
         "step_seconds": found.step.total_seconds,
@@ -86,7 +87,7 @@ def _table(search: Search) -> Table:
     batch, length = next(iter(question.steps))
     title = f"Layouts of {question.num_devices:,} x {question.machine.name}, {batch:,} sequences of {length:,}"
     table = Table("step", "MFU", "days", "replicate x shard x tensor", "micro-batch", title=title)
-    for name in ("recompute", "reshard", "precision", "memory"):
+    for name in ("recompute", "reshard", "reduce", "precision", "memory"):
         table.add_column(name)
     previous = None
     for found in rows(search):
@@ -101,6 +102,7 @@ def _table(search: Search) -> Table:
             f"{mesh.micro_batch_size}",
             mesh.recompute.value,
             str(mesh.reshard_after_forward and mesh.shard > 1).lower(),
+            "each" if mesh.reduce_each_micro_batch else "once",
             found.precision.value,
             f"{found.memory.total / 1e9:.1f} GB",
         )
@@ -165,6 +167,7 @@ def _too_large(search: Search, found: Found) -> str:
     largest = sorted(_KINDS, key=lambda name: -getattr(needed, name))[:2]
     kinds = ", ".join(f"{kind} {getattr(needed, kind) / 1e9:.1f}" for kind in largest)
     gathered = ", reshard false" if mesh.shard > 1 and not mesh.reshard_after_forward else ""
+    gathered += ", reduce each" if mesh.reduce_each_micro_batch else ""
     return (
         f"{_digits(found.step.total_seconds)} s with {mesh.replicate:,} x {mesh.shard:,} x {mesh.tensor}, micro-batch"
         f" {mesh.micro_batch_size}, recompute {mesh.recompute.value}{gathered}: {needed.total / 1e9:.1f} GB,"
@@ -203,11 +206,10 @@ def overrides(question: Question, found: Found) -> list[str]:
 
 
 def _changes(old: TopologyConfig, new: TopologyConfig) -> dict[str, str]:
-    keys = ("replicate", "shard", "tensor", "micro_batch_size", "recompute", "reshard_after_forward", "compile")
-    places = [
-        key for key in ("num_nodes", "device", "machine", "peak_teraflops") if getattr(old, key) != getattr(new, key)
-    ]
-    return {key: _word(getattr(new, key)) for key in (*keys, *places)}
+    mesh = ("replicate", "shard", "tensor", "micro_batch_size", "recompute", "reshard_after_forward", "compile")
+    others = ("reduce_each_micro_batch", "num_nodes", "device", "machine", "peak_teraflops")
+    keys = [*mesh, *(key for key in others if getattr(old, key) != getattr(new, key))]
+    return {key: _word(getattr(new, key)) for key in keys}
 
 
 def _word(value: Any) -> str:
