@@ -1,4 +1,4 @@
-"""What the processes of test_dry_run.py do; its own file so that forked processes can import it."""
+"""What the processes of test_dry_run.py and test_memory.py do; its own file so that forked processes can import it."""
 
 import os
 import signal
@@ -25,14 +25,15 @@ def real_steps(rank: int, world_size: int, cases: Sequence[tuple[TrainJob, Phase
 
 def fake_steps(cases: Sequence[tuple[TrainJob, Phase]]) -> list[DryRun]:
     """A fake step for each case, in a process that may become a fake rank."""
-    from torch.distributed import destroy_process_group
+    from torch.distributed import destroy_process_group, is_initialized
 
     from nemotron4_train.plan.fake_step import fake_step
 
     found = []
     for case in cases:
         found.append(fake_step(*case))
-        destroy_process_group()
+        if is_initialized():  # a rank that is alone in fp32 has no group
+            destroy_process_group()
     return found
 
 

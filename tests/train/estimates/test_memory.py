@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from composed import composed, planned
-from dry_run_worker import fake_step_of
+from dry_run_worker import fake_steps
 from forks import FORKS
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -166,7 +166,7 @@ def dry_runs():
         job = replace(base, model=model, precision=PrecisionConfig(compute=Precision[precision]))
         jobs.append((job_of(job, topology, phase), phase))
     with ProcessPoolExecutor(2, mp_context=FORKS, max_tasks_per_child=1) as processes:
-        runs = list(processes.map(fake_step_of, jobs))
+        runs = [run for (run,) in processes.map(fake_steps, [[job] for job in jobs])]
     predicted = [memory(job.model, layout_of(job, phase, job.topology), job.optimizer.kind) for job, phase in jobs]
     return dict(zip(DRY_RUNS, zip(predicted, runs, strict=True), strict=True))
 

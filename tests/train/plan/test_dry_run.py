@@ -80,9 +80,11 @@ def test_a_prediction_has_the_memory_of_a_real_step(mesh):
 @pytest.mark.parametrize("mesh", CASES)
 def test_a_dry_run_has_the_memory_of_a_real_step(mesh):
     fake, (real, *_) = steps_of(mesh)
-    assert fake.resting_bytes == real.resting_bytes
+    # Not exactly: in a real step, tensors also wait for the threads that send them; between steps, a few bytes.
+    waiting = real.resting_bytes["activations"]
+    assert real.resting_bytes == fake.resting_bytes | {"activations": waiting}
+    assert waiting < 1_000
     assert fake.peak_bytes == sum(fake.memory_bytes.values()) > sum(fake.resting_bytes.values())
-    # Not exactly: in a real step, tensors also wait for the threads that send them.
     assert fake.peak_bytes == pytest.approx(real.peak_bytes, rel=0.15)
 
 

@@ -21,4 +21,4 @@ def test_it_is_that_of_the_matrices(tmp_path, capsys, kind, peak):
     shown = capsys.readouterr().out
     (warmup,) = [line for line in shown.splitlines() if "warmup" in line and "pretraining" in line]
     assert [float(cell) for cell in warmup.strip("│┃ ").split("│")[-2:]] == [peak / 4, peak]
-    assert "lr is that of the blocks' matrices" in " ".join(shown.split())
+    assert "lr: learning rate of the blocks' matrices" in " ".join(shown.split())
