@@ -19,12 +19,15 @@ from nemotron4_config.command import command_loaders, load_attribute
 from nemotron4_config.job_file import load_job, render_job
 from nemotron4_data import ColumnsConfig
 from nemotron4_model import ModelConfig
-from nemotron4_model.config import preset_names
+from nemotron4_model.config import Recompute, preset_names
 from nemotron4_model.hugging_face.config_json import to_json
 from nemotron4_train.budget import training_flops
 from nemotron4_train.job import OptimizerConfig
 from nemotron4_train.launcher_config import LauncherConfig
 from nemotron4_train.launching.legs import legs
+from nemotron4_train.launching.memory_gate import shortage
+from nemotron4_train.machine import load_machine, machine_names
+from nemotron4_train.plan.estimate import estimate
 from nemotron4_train.schedule import Timeline
 from nemotron4_train.topology import TopologyConfig
 
@@ -63,6 +66,8 @@ COMPANIONS = {
     "corpus=files": ["corpus.name=mine", "corpus.files=[a.jsonl]"],
 }
 
+ONLY_FOR = {"experiment=planner_validation": "plan"}
+
 
 def job_of(verb, *overrides):
     config = composed(verb, *REQUIRED.get(verb, []), *overrides)
@@ -88,7 +93,8 @@ def options():
     for verb, groups in GROUPS.items():
         for group in groups:
             for path in sorted((CONF / group).glob("*.yaml")):
-                yield pytest.param(verb, f"{group}={path.stem}", id=f"{group}={path.stem}")
+                option = f"{group}={path.stem}"
+                yield pytest.param(ONLY_FOR.get(option, verb), option, id=option)
 
 
 @pytest.mark.parametrize(("verb", "option"), list(options()))
@@ -105,13 +111,57 @@ def test_every_option_makes_a_valid_job(verb, option, tmp_path):
     job = job_of(verb, option, *overrides)
     if option.startswith("topology="):
         assert job.topology.num_ranks >= 1
+        assert job.topology.machine in machine_names()
+        assert job.topology.machine.split("_")[0] in option
+    if option.startswith("experiment="):
+        assert [shortage(job, leg) for leg in legs(job)] == [None] * len(legs(job))
+
+
+MEANT_FOR = {  # GPU topologies, and the experiment that their comment names; those of the campaign are held with it
+    "nemotron4_15b": ["dgx_h100_x1", "dgx_h100_x96", "dgx_h100_x12_shard8", "dgx_h100_x12_shard4_tensor2"],
+    "nemotron4_15b_campaign": ["dgx_h100_x192", "dgx_h100_x288"],
+    "h100_1_75b": ["h100_x1", "h100_x8", "h200_x1", "h200_x8", "a100_x1", "a100_x8"],
+}
+VARIANTS = {  # that comments say fit too
+    "a100_x1": {"machine": "a100_40g", "micro_batch_size": 1, "recompute": Recompute.selective},
+    "h200_x1": {"micro_batch_size": 8},
+}
+
+
+@pytest.mark.parametrize("experiment", ["nemotron4_15b", "h100_1_75b"])
+def test_an_experiment_fits_all_topologies_that_are_meant_for_it(experiment):
+    for name in MEANT_FOR[experiment]:
+        job = job_of("plan", f"experiment={experiment}", f"topology={name}")
+        for variant in ({}, VARIANTS.get(name, {})):
+            other = replace(job, topology=replace(job.topology, **variant))
+            assert [shortage(other, leg) for leg in legs(other)] == [None]
+        text = (CONF / "topology" / f"{name}.yaml").read_text(encoding="utf-8").replace("\n#", "")
+        said = re.search(r"([\d.]+) GB and ([\d.]+) s a step of 1,152 sequences, predicted", text)
+        assert (said is None) is ("predicted" not in text)
+        if said is not None:
+            largest = estimate(job).legs[0].phases[-1]
+            assert said.groups() == (f"{largest.memory.total / 1e9:.1f}", f"{largest.time.total_seconds:.2f}")
+
+
+def test_every_topology_of_gpus_is_meant_for_an_experiment():
+    names = {path.stem for path in (CONF / "topology").glob("*.yaml")}
+    assert {name for name in names if not name.startswith("cpu")} == set(itertools.chain(*MEANT_FOR.values()))
 
 
 def test_no_yaml_is_left_out():
     found = {path.relative_to(CONF).parts[0] for path in CONF.rglob("*.yaml")}
     groups = {group for names in GROUPS.values() for group in names}
-    assert found - groups - {"local"} == {f"{verb}.yaml" for verb in VERBS} | {"common.yaml"}
+    assert found - groups - {"local", "machine"} == {f"{verb}.yaml" for verb in VERBS} | {"common.yaml"}
     assert set(VERBS) == set(command_loaders())
+
+
+def test_every_machine_loads_and_a_gpu_is_of_one_machine():
+    names = sorted(path.stem for path in (CONF / "machine").glob("*.yaml"))
+    assert machine_names() == names
+    machines = [load_machine(name) for name in names]
+    assert [machine.name for machine in machines] == names
+    cuda_names = [cuda_name for machine in machines for cuda_name in machine.cuda_names]
+    assert len(set(cuda_names)) == len(cuda_names) > 0
 
 
 @pytest.mark.parametrize("verb", VERBS)

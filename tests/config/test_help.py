@@ -21,7 +21,7 @@ UNITS = (
     *("words", "sentences", "lines", "sequences", "ranks", "machines", "processes", "threads", "cores", "jobs"),
     *("checkpoints", "replicas", "tasks", "dimensions", "heads", "pieces", "items", "bands", "values", "hash signs"),
     *("number", "share", "fraction", "probability", "percentiles", "deviations", "rate", "seed", "times", "exponent"),
-    *("decay", "norm", "deviation", "similarity", "weigh", "logits", "length"),
+    *("decay", "norm", "deviation", "similarity", "weigh", "logits", "length", "devices", "hours", "currency"),
 )
 
 

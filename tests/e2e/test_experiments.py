@@ -14,7 +14,8 @@ from nemotron4_model import ModelConfig, Transformer, initialise, save_pretraine
 from nemotron4_train.run_directory import read_record
 
 CONF = Path(__file__).parents[2] / "conf"
-EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+NOT_FOR_TRAIN = {"planner_validation"}
+EXPERIMENTS = sorted({path.stem for path in (CONF / "experiment").glob("*.yaml")} - NOT_FOR_TRAIN)
 TINY = (
     f"model.vocab_size={VOCAB_SIZE}", "model.hidden_size=32", "model.intermediate_size=64", "model.num_layers=2",
     "model.num_attention_heads=4", "model.num_key_value_heads=2", "model.head_dim=null", "blend.max_epochs=1000",

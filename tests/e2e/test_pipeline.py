@@ -36,7 +36,7 @@ def test_the_run_directory_holds_what_is_promised(run):
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [
         *("step", "tokens", "loss", "lr", "global_batch_size", "phase", "grad_norm", "skipped"),
-        *("tokens_per_second", "mfu"),
+        *("tokens_per_second", "mfu", "peak_memory_bytes"),
     ]
     assert {row["phase"] for row in rows} == {"warmup", "main", "continued"}
 
@@ -99,7 +99,7 @@ def test_generate_streams_text_after_the_prompt(workspace, run):
 
 def test_plan_shows_the_timeline(workspace):
     shown = nemotron4("plan", "experiment=nemotron4_15b", cwd=workspace).stdout
-    for text in ("15,628,775,424", "1 x 96 x 8", "batch_1152", "1,610,650", "runs/nemotron4_15b/plan.png"):
+    for text in ("15,628,775,424", "12 x 8 x 8", "batch_1152", "1,610,650", "runs/nemotron4_15b/plan.png"):
         assert text in shown
     assert (workspace / "runs/nemotron4_15b/plan.png").read_bytes().startswith(b"\x89PNG")
 

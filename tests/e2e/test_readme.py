@@ -5,6 +5,7 @@ They run in the order of their page, on the shipped corpus; long ones are cut sh
 
 import ast
 import csv
+import json
 import re
 import shutil
 
@@ -13,6 +14,7 @@ from composed import composed
 from pages import DOCS, PAGES, ROOT, block_commands, inline_commands, jobs_of, table_commands, words
 from verb import nemotron4
 
+from nemotron4_train.plan.tables import show
 from nemotron4_train.schedule import Timeline
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -67,6 +69,19 @@ def test_the_tour_of_the_command_line_runs_as_written(directory):
         (model, rate, "complete") for model in ("nano_1m", "nano_3m") for rate in ("0.001", "0.003")
     ]
     assert len({row["objective"] for row in rows}) == 4
+
+
+@pytest.mark.slow
+def test_the_commands_on_the_planner_s_page_plan(tmp_path, monkeypatch):
+    """Without dry runs, which take minutes at the paper's size."""
+    monkeypatch.chdir(tmp_path)
+    commands = [words(command) for command in block_commands(TEXTS[DOCS / "planner.md"]) if "dry_run" not in command]
+    planned = [arguments for verb, arguments in commands if verb == "plan"]
+    assert len(planned) >= 5
+    for arguments in planned:
+        show(composed("plan", *arguments))
+    record = json.loads((tmp_path / "runs" / "nemotron4_15b_campaign" / "plan.json").read_text(encoding="utf-8"))
+    assert len(record["legs"]) == 3
 
 
 def test_the_checkpoints_that_the_tutorial_resumes_from_end_their_runs():

@@ -54,6 +54,10 @@ CASES: dict[int, dict[str, Any]] = {
         "shard 2 kept": ((1, 2, 1), {"reshard_after_forward": False}),
         "shard 2 in micro-batches": ((1, 2, 1), {"micro_batches": 2}),
         "shard 2 in micro-batches kept": ((1, 2, 1), {"micro_batches": 2, "reshard_after_forward": False}),
+        "shard 2 in micro-batches kept and reduced": (
+            (1, 2, 1),
+            {"micro_batches": 3, "reshard_after_forward": False, "reduce": True},
+        ),
         "tensor 2 with documents apart": ((1, 1, 2), {"end_of_document": 5, "recompute": Recompute.full}),
     },
     4: {
@@ -61,7 +65,9 @@ CASES: dict[int, dict[str, Any]] = {
         "tensor 4 recomputed": ((1, 1, 4), {"recompute": Recompute.full}),
         "shard 2 x tensor 2 kept": ((1, 2, 2), {"reshard_after_forward": False}),
         "shard 2 x tensor 2 recomputed selectively": ((1, 2, 2), {"recompute": Recompute.selective}),
+        "shard 2 x tensor 2 in micro-batches reduced": ((1, 2, 2), {"micro_batches": 3, "reduce": True}),
         "replicate 2 x shard 2": ((2, 2, 1), {}),
+        "replicate 2 x shard 2 in micro-batches reduced": ((2, 2, 1), {"micro_batches": 3, "reduce": True}),
         "replicate 2 x tensor 2": ((2, 1, 2), {}),
     },
 }
@@ -102,9 +108,19 @@ def test_weights_are_gathered_no_more_often_than_they_are_needed(together: Any) 
     assert gathers["shard 2 recomputed selectively"] == (once, blocks), "backward reads neither embedding nor head"
     assert gathers["shard 2 kept"] == (once, 0)
     assert gathers["shard 2 in micro-batches"] == (2 * once, 2 * blocks)
-    assert gathers["shard 2 in micro-batches kept"] == (once, 0), "once a step"
+    for name in ("shard 2 in micro-batches kept", "shard 2 in micro-batches kept and reduced"):
+        assert gathers[name] == (once, 0), "once a step"
     for name, grad in together["shard 2"][0]["grads"].items():
         assert torch.equal(together["shard 2 kept"][0]["grads"][name], grad), name
+
+
+def test_gradients_are_reduced_once_a_step_or_after_each_micro_batch(together: Any) -> None:
+    reductions = {case: results[0]["reductions"] for case, results in together.items()}
+    once = CONFIG.num_layers + 3  # embedding, head and norm
+    assert reductions["shard 2"] == reductions["shard 2 in micro-batches kept"] == (once, 0)
+    assert reductions["shard 2 in micro-batches kept and reduced"] == (3 * once, 0)
+    assert reductions["replicate 2 x shard 2"] == (once, once)
+    assert reductions["replicate 2 x shard 2 in micro-batches reduced"] == (3 * once, once), "replicas: once a step"
 
 
 def test_a_norm_that_is_not_finite_leaves_the_gradients_to_be_looked_at() -> None:

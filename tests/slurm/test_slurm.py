@@ -139,7 +139,8 @@ def test_a_campaign_runs_to_its_evaluation(cluster, workspace):
 def test_a_second_launch_of_a_queued_run_submits_nothing(cluster, workspace):
     run = submitted(workspace, "twice", "+launcher.sbatch_options=['--begin=now+1hour']")
     again = nemotron4("train", *SMOKE, *ON_SLURM, f"run.dir={run}", cwd=workspace, check=False)
-    queued = cluster.client("squeue", "--noheader", "--format=%i").split()
+    # Only pending ones: a job of an earlier test may still be ending.
+    queued = cluster.client("squeue", "--noheader", "--states=pending", "--format=%i").split()
     assert again.returncode == 2
     assert again.stderr == (
         f"nemotron4 train: run.dir ({run}): its jobs are already in the queue: {queued[0]} (pending); nothing was"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from nemotron4_config.command import command_loaders
@@ -21,6 +22,12 @@ def composed(verb: str, *arguments: str) -> Any:
     """The job; asserts that the command line takes the arguments."""
     assert status_of(verb, *arguments) == 0
     return _JOBS[-1]
+
+
+@cache
+def planned(experiment: str) -> Any:
+    """The job that `plan` makes of a shipped experiment: one for all tests, which must not change it."""
+    return composed("plan", f"experiment={experiment}")
 
 
 def status_of(verb: str, *arguments: str) -> int:

@@ -32,7 +32,7 @@ CONFIG = ModelConfig(
     init_std=0.1,
     max_sequence_length=16,
 )
-STEPS, BATCH, LENGTH, MAX_NORM = 5, 4, 16, 0.5
+STEPS, BATCH, LENGTH, MAX_NORM = 5, 12, 16, 0.5
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -40,26 +40,30 @@ def whole(tensor: Tensor) -> Tensor:
     return full.detach().clone()
 
 
-class CountGathers(TorchDispatchMode):
-    """Counts the all-gathers that this process takes part in."""
+class CountCollectives(TorchDispatchMode):
+    """Counts the all-gathers that this process takes part in, and the reductions of gradients."""
 
-    count = 0
+    gathers = scatters = sums = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += "allgather" in str(func)
+        self.gathers += "allgather" in str(func)
+        self.scatters += "reduce_scatter" in str(func)
+        self.sums += "allreduce" in str(func)
         return func(*args, **(kwargs or {}))
 
 
 def train(rank: int, world_size: int, shape: tuple[int, int, int] | None, options: dict[str, Any]) -> dict[str, Any]:
     """Five steps of clipped gradient descent; returns losses, norms, initial weights, first gradients, logits.
 
-    Also the gathers of the first step: those of its forwards, and of its backwards.
+    Also the gathers of the first step, those of its forwards and of its backwards; and what its backwards scatter and
+    sum over ranks.
     """
     mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard", "tensor")) if shape else None
     loss_module.MIN_CHUNK_TOKENS = options.pop("chunk_tokens", 128)
     loss_module.LOGITS_BYTES["cpu"] = 1
     end_of_document = options.pop("end_of_document", None)
     micro_batches, reshard = options.pop("micro_batches", 1), options.get("reshard_after_forward", True)
+    reduce = options.pop("reduce", False)
     with torch.device("meta"):
         model = Transformer(CONFIG)
     parallelise(model, mesh, **options)
@@ -72,16 +76,16 @@ def train(rank: int, world_size: int, shape: tuple[int, int, int] | None, option
     tokens = torch.randint(CONFIG.vocab_size, (STEPS, BATCH, LENGTH + 1), generator=torch.Generator().manual_seed(3))
     optimiser = torch.optim.SGD(model.parameters(), lr=0.5)
     losses, norms, grads, norms_by_name = [], [], {}, {}
-    forward_gathers, backward_gathers = CountGathers(), CountGathers()
+    in_forward, in_backward = CountCollectives(), CountCollectives()
     for step in range(STEPS):
         mine = tokens[step].chunk(data_ranks)[data_rank]
         counted = step == 0 and mesh is not None and not options.get("compile")  # a compiler refuses such modes
         loss = torch.zeros(())
         for number, part in enumerate(mine.chunk(micro_batches), 1):
-            begin_micro_batch(model, is_last=number == micro_batches, reshard=reshard)
-            with forward_gathers if counted else nullcontext():
+            begin_micro_batch(model, is_last=number == micro_batches, reshard=reshard, reduce=reduce)
+            with in_forward if counted else nullcontext():
                 mean = model(part[:, :-1], part[:, 1:], end_of_document=end_of_document).mean / micro_batches
-            with backward_gathers if counted else nullcontext():
+            with in_backward if counted else nullcontext():
                 mean.backward()
             loss += mean.detach()
         grads = grads or {name: whole(p.grad) for name, p in model.named_parameters()}
@@ -98,7 +102,8 @@ def train(rank: int, world_size: int, shape: tuple[int, int, int] | None, option
         last = model(tokens[0, :, :-1], last_only=True)
     return {
         "losses": losses, "norms": norms, "norms_by_name": norms_by_name, "start": start, "grads": grads,
-        "logits": logits, "last": last, "gathers": (forward_gathers.count, backward_gathers.count),
+        "logits": logits, "last": last, "gathers": (in_forward.gathers, in_backward.gathers),
+        "reductions": (in_backward.scatters, in_backward.sums),
     }  # fmt: skip
 
 

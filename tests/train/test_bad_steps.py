@@ -25,6 +25,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:torch.distributed is disabled:UserWarning",
 )
 NAN, EXPLODING = ("output", math.nan), ("gradient", 1e4)
+MEASURED = ("tokens_per_second", "peak_memory_bytes")
 
 
 def smoke(prepared, root, **trainer):
@@ -44,7 +45,7 @@ def directory(job):
 
 def rows(run_directory):
     with open(run_directory / "metrics.csv", newline="") as file:
-        return [{key: row[key] for key in row if key != "tokens_per_second"} for row in csv.DictReader(file)]
+        return [{key: row[key] for key in row if key not in MEASURED} for row in csv.DictReader(file)]
 
 
 def weights(run_directory, step):

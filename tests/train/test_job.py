@@ -32,16 +32,16 @@ FP8 = PrecisionConfig(compute=Precision.fp8)
         (
             {"topology": TopologyConfig(shard=3)},
             "schedule.phases.warmup.global_batch_size (4): must be a multiple of topology.replicate x shard = 3 ranks,"
-            " and each rank's share a multiple of topology.micro_batch_size = 8",
+            " and each rank's share a multiple of topology.micro_batch_size = 8; nearest: 3, 6; or ranks: 2, 4",
         ),
         (
             {"topology": TopologyConfig(tensor=4)},
-            "model.num_key_value_heads (2): must be divisible by topology.tensor = 4",
+            "model.num_key_value_heads (2): must be divisible by topology.tensor = 4; nearest tensor sizes: 2",
         ),
         (
             {"topology": TopologyConfig(micro_batch_size=3)},
             "schedule.phases.warmup.global_batch_size (4): must be a multiple of topology.replicate x shard = 1 ranks,"
-            " and each rank's share a multiple of topology.micro_batch_size = 3",
+            " and each rank's share a multiple of topology.micro_batch_size = 3; nearest: 3, 6; or ranks: 2",
         ),
         (
             {"precision": FP8},
@@ -62,6 +62,29 @@ def test_rules_across_groups(tmp_path, changes, message):
     with pytest.raises(ValueError) as caught:
         smoke_job(tmp_path, tmp_path, **changes)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(("ranks", "micro"), [(1, 3), (2, 4), (3, 1), (3, 8), (4, 2), (16, 2)])
+def test_the_nearest_batches_are_those_next_to_it_that_are_valid(tmp_path, ranks, micro):
+    job = smoke_job(tmp_path, tmp_path)
+
+    def refusal(batch: int, shard: int = ranks) -> str | None:
+        topology = TopologyConfig(shard=shard, micro_batch_size=micro)
+        phase = dataclasses.replace(job.schedule.phases["warmup"], global_batch_size=batch, tokens=32 * batch)
+        try:
+            dataclasses.replace(job, topology=topology, schedule=Schedule(phases={"warmup": phase}))
+        except ValueError as error:
+            return str(error)
+
+    messages = {batch: refusal(batch) for batch in range(1, 60)}
+    valid = [batch for batch, message in messages.items() if message is None]
+    for batch, message in messages.items():
+        if message is not None and batch < valid[-1]:
+            near = {max((v for v in valid if v < batch), default=None), min(v for v in valid if v > batch)} - {None}
+            said = message.split("; nearest: ")[1].split("; or ranks: ")
+            assert said[0] == ", ".join(map(str, sorted(near)))
+            for shard in map(int, said[1].split(", ")):
+                assert refusal(batch, shard) is None
 
 
 def test_an_unknown_blend_of_a_phase(tmp_path):
@@ -89,19 +112,15 @@ def test_a_sequence_longer_than_the_model(tmp_path):
     [
         (2, {"intermediate_size": 65}, "model.intermediate_size (65): must be divisible by topology.tensor = 2"),
         (2, {"vocab_size": 1_025}, "model.vocab_size (1025): must be divisible by topology.tensor = 2"),
-        (
-            64,
-            {},
-            "schedule.phases.warmup.sequence_length (32): must be divisible by topology.tensor = 64 (sequence"
-            " parallel)",
-        ),
+        (64, {}, "schedule.phases.warmup.sequence_length (32): must be divisible by topology.tensor = 64"),
     ],
 )
 def test_a_model_or_a_sequence_that_tensor_parallelism_cannot_cut(tmp_path, tensor, model, message):
     job = smoke_job(tmp_path, tmp_path)
     with pytest.raises(ValueError) as caught:
         dataclasses.replace(job, model=dataclasses.replace(job.model, **model), topology=TopologyConfig(tensor=tensor))
-    assert str(caught.value) == message
+    nearest = 2 if tensor == 64 else 1
+    assert str(caught.value) == f"{message}; nearest tensor sizes: {nearest}"
 
 
 def test_float8_needs_its_topology_in_every_phase(tmp_path):
@@ -277,7 +296,11 @@ def test_a_machine_without_gpus_is_said_before_anything_starts(tmp_path):
         (lambda: TopologyConfig(peak_teraflops=0), "topology.peak_teraflops (0): must be above 0, or null"),
         (
             lambda: TopologyConfig(num_nodes=2),
-            "topology.num_nodes (2): must divide replicate x shard x tensor = 1",
+            "topology.num_nodes (2): must divide replicate x shard x tensor = 1; nearest: 1",
+        ),
+        (
+            lambda: TopologyConfig(num_nodes=5, shard=24),
+            "topology.num_nodes (5): must divide replicate x shard x tensor = 24; nearest: 4, 6",
         ),
     ],
 )

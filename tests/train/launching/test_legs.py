@@ -50,7 +50,11 @@ def test_legs_cover_the_timeline_and_neighbours_differ(topologies, max_steps):
     assert all(one.topology != other.topology for one, other in pairwise(chain))
     for start, leg in zip([0, *ends], chain, strict=False):
         assert {timeline.phase_at(step).name for step in range(start, leg.end_step)} == set(leg.phases)
-        assert leg_job(job, leg).topology == leg.topology
+        alone = leg_job(job, leg)
+        assert alone.topology == leg.topology
+        assert [phase.topology for phase in alone.schedule.phases.values()] == [
+            phase.topology or job.topology for phase in job.schedule.phases.values()
+        ]
     assert job.digest() == smoke_job("data", "runs").digest()
 
 

@@ -204,5 +204,5 @@ def test_a_record_says_its_state_as_it_always_has(tmp_path, state):
     record = read_record(tmp_path)
     assert record.state is RunState(state)
     write_record(tmp_path, record)
-    since = ',\n "id": null,\n "tokenizer": null,\n "deterministic": null\n}\n'
+    since = ',\n "id": null,\n "tokenizer": null,\n "deterministic": null,\n "gpu": null\n}\n'
     assert (tmp_path / "run.json").read_text() == text.replace("\n}\n", since)

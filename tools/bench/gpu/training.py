@@ -11,8 +11,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from nemotron4_model import Transformer, begin_micro_batch, global_grad_norm_and_clip, linear_cross_entropy
 from nemotron4_train.job import OptimizerConfig
+from nemotron4_train.machine import machine_of
 from nemotron4_train.optimizers import build_optimizers
-from nemotron4_train.reporting.mfu import NAME, PEAK_TERAFLOPS, Utilisation
+from nemotron4_train.reporting.mfu import NAME, Utilisation
 
 from .context import Context
 from .frame import Check, Figures, require
@@ -86,7 +87,9 @@ def _steps(
     times = _timed(step, sizes.timed_steps)
     seconds = (times["micro_batches"] + times["optimizer"]) / 1e3
     tokens_per_second = sizes.micro_batch * sizes.micro_batches * sizes.train_tokens / seconds
-    utilisation = Utilisation(model=sizes.train, num_devices=1, peak_teraflops=PEAK_TERAFLOPS.get(context.machine.name))
+    machine = machine_of(context.machine.name)
+    peak = None if machine is None else machine.peak_teraflops["bf16"]
+    utilisation = Utilisation(model=sizes.train, num_devices=1, peak_teraflops=peak)
     mfu = utilisation.mfu(tokens_per_second, sizes.train_tokens)
     figures: Figures = {
         "milliseconds_per_micro_batch": round(times["micro_batches"] / sizes.micro_batches, 2),

@@ -6,7 +6,7 @@ An error that users see is one line: `key (value): rule; way out`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -15,6 +15,20 @@ def require(condition: bool, key: str, value: object, rule: str) -> None:
     """Raise ValueError, `key (value): rule`, unless the condition holds; the rule may end with the way out."""
     if not condition:
         raise ValueError(f"{key} ({value}): {rule}")
+
+
+def nearest(value: int, choices: Iterable[int]) -> str:
+    """The choices next to a value, below it and above it, as a rule's way out names them: `4, 8`."""
+    known = set(choices)
+    below = max((number for number in known if number <= value), default=None)
+    above = min((number for number in known if number >= value), default=None)
+    return ", ".join(str(number) for number in dict.fromkeys((below, above)) if number is not None)
+
+
+def divisors(number: int) -> list[int]:
+    """Those of a number, the smallest first."""
+    small = [part for part in range(1, math.isqrt(number) + 1) if number % part == 0]
+    return sorted({*small, *(number // part for part in small)})
 
 
 def check_finite(value: Any, key: str = "") -> None:

@@ -83,10 +83,12 @@ def keys_below(kind: Any, name: str, parts: Mapping[Any, str]) -> list[Key]:
 
 
 def docstrings(kind: Any) -> dict[str, str]:
-    """The docstring of each field of a dataclass, as one paragraph."""
-    body = _class_bodies(inspect.getfile(kind))[kind.__qualname__]
+    """The docstring of each field of a dataclass, also of those that it inherits, as one paragraph."""
+    classes = [each for each in reversed(inspect.getmro(kind)) if is_dataclass(each)]
+    bodies = [_class_bodies(inspect.getfile(each))[each.__qualname__] for each in classes]
     return {
         field.target.id: " ".join(inspect.cleandoc(text.value.value).split())
+        for body in bodies
         for field, text in pairwise(body)
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
         if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)

@@ -24,3 +24,8 @@ class DType(Enum):
         import torch  # imported here: composing jobs must not need torch
 
         return {DType.fp32: torch.float32, DType.bf16: torch.bfloat16}[self]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of a number."""
+        return {DType.fp32: 4, DType.bf16: 2}[self]

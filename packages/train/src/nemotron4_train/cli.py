@@ -27,9 +27,9 @@ TRAIN = Command(
     implied_choices=_IMPLIED,
 )
 PLAN = Command(
-    job="nemotron4_train.job:TrainJob",
+    job="nemotron4_train.plan.plan_job:PlanJob",
     run="nemotron4_train.plan.tables:show",
-    summary="Show a training job before it runs: parameters, timeline, epochs, and a plot of it",
+    summary="Show a training job before it runs: memory, step time, cost, timeline and epochs, and a picture of it",
     resolvers=_RESOLVERS,
     implied_choices=_IMPLIED,
 )

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
 
-from nemotron4_common.rules import check_finite, require
+from nemotron4_common.rules import check_finite, divisors, nearest, require
 from nemotron4_data.blend import BlendConfig
 from nemotron4_data.data_config import DataDirConfig
 from nemotron4_model.config import ModelConfig
@@ -22,6 +23,9 @@ from nemotron4_train.evaluation import EvaluationConfig
 from nemotron4_train.launcher_config import LauncherConfig
 from nemotron4_train.schedule import Phase, Schedule, Timeline
 from nemotron4_train.topology import Device, TopologyConfig
+
+_SPLIT_OVER_TENSOR = ("num_key_value_heads", "intermediate_size", "vocab_size")
+"""Sizes of the model that each tensor-parallel rank holds a share of."""
 
 
 def may_change(key: str) -> bool:
@@ -313,17 +317,15 @@ class TrainJob:
             f"{key}.global_batch_size",
             phase.global_batch_size,
             f"must be a multiple of {where}.replicate x shard = {ranks} ranks,"
-            f" and each rank's share a multiple of {where}.micro_batch_size = {micro}",
+            f" and each rank's share a multiple of {where}.micro_batch_size = {micro};"
+            f" {_nearest_shares(phase.global_batch_size, ranks, micro)}",
         )
-        require(
-            phase.sequence_length % tensor == 0,
-            f"{key}.sequence_length",
-            phase.sequence_length,
-            f"must be divisible by {where}.tensor = {tensor} (sequence parallel)",
-        )
-        for name in ("num_key_value_heads", "intermediate_size", "vocab_size"):
-            value = getattr(self.model, name)
-            require(value % tensor == 0, f"model.{name}", value, f"must be divisible by {where}.tensor = {tensor}")
+        sizes = {f"{key}.sequence_length": phase.sequence_length}
+        sizes |= {f"model.{name}": getattr(self.model, name) for name in _SPLIT_OVER_TENSOR}
+        choices = nearest(tensor, divisors(math.gcd(*sizes.values())))
+        for name, value in sizes.items():
+            rule = f"must be divisible by {where}.tensor = {tensor}; nearest tensor sizes: {choices}"
+            require(value % tensor == 0, name, value, rule)
         if self.precision.compute is Precision.fp8:
             self._check_float8(topology, where)
 
@@ -381,3 +383,15 @@ class TrainJob:
     def digest(self) -> str:
         """SHA-256 of the identity, in hexadecimal."""
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+
+
+def _nearest_shares(batch: int, ranks: int, micro: int) -> str:
+    """The nearest global batches, and numbers of ranks, that make a share at most a micro-batch, or whole ones."""
+    below, above = batch // ranks, -(-batch // ranks)
+    if below > micro:
+        below -= below % micro
+    if above > micro:
+        above += -above % micro
+    shares = ((number, batch // number) for number in divisors(batch))
+    fitting = [number for number, share in shares if share <= micro or share % micro == 0]
+    return f"nearest: {nearest(batch, {below * ranks, above * ranks} - {0})}; or ranks: {nearest(ranks, fitting)}"

@@ -31,6 +31,8 @@ class LauncherConfig:
     """Jobs of a sweep that run at the same time."""
     dry_run: bool = False
     """Write the run directory and print what would start the job, without starting it."""
+    force: bool = False
+    """Submit to Slurm, with a warning, even a leg whose predicted memory is more than a GPU of topology.machine has."""
     health_check: bool = False
     """Before training on several ranks, have each compute, and all of them reduce, a known answer; both are checked and
     timed."""

@@ -66,17 +66,19 @@ class RunRecord:
     """SHA-256 of the directory's tokenizer.model; None in runs of older versions, which have no such file."""
     deterministic: bool | None = None
     """Whether the newest start used deterministic kernels; None before the first, and in runs of older versions."""
+    gpu: str | None = None
+    """What CUDA calls the first rank's GPU of the newest start; None without one, and in runs of older versions."""
 
     def __post_init__(self) -> None:
         """Raise TypeError for values that only a damaged file could contain."""
         counts = (self.step, self.num_steps)
-        texts = (self.job_digest, self.error or "", self.id or "", self.tokenizer or "")
+        texts = (self.job_digest, self.error or "", self.id or "", self.tokenizer or "", self.gpu or "")
         states: list[str] = list(RunState)
         if self.state not in states or not all(type(count) is int and count >= 0 for count in counts):
             raise TypeError(f"state {str(self.state)!r}, step {self.step!r} of {self.num_steps!r}")
         self.state = RunState(self.state)  # a plain string when read from a file
         if not all(isinstance(text, str) for text in texts) or not isinstance(self.identity, dict | None):
-            raise TypeError("job_digest, error, id and tokenizer must be strings, and identity a mapping")
+            raise TypeError("job_digest, error, id, tokenizer and gpu must be strings, and identity a mapping")
 
 
 def read_record(directory: Path) -> RunRecord | None:

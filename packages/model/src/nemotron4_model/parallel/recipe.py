@@ -65,13 +65,16 @@ def parallelise(
         _shard(model, mesh, policy, reshard_after_forward)
 
 
-def begin_micro_batch(model: Transformer, *, is_last: bool, reshard: bool) -> None:
-    """Before the forward pass of each micro-batch of a step: reduce gradients after the last one's backward only.
+def begin_micro_batch(model: Transformer, *, is_last: bool, reshard: bool, reduce: bool = False) -> None:
+    """Before the forward pass of each micro-batch of a step: reduce gradients after the last one's backward.
 
-    Unless `reshard`, gathered weights last until then too. No effect on a model without a mesh.
+    With `reduce`, they are scattered over the shards after this one's too, and summed as shards: in the parameters'
+    dtype, or, where replicas wait for the last to sum theirs, in `reduce_dtype`. Unless `reshard`, gathered weights
+    last until the last one's backward. No effect on a model without a mesh.
     """
     if isinstance(model, FSDPModule):
-        model.set_requires_gradient_sync(is_last)
+        model.set_requires_gradient_sync(is_last or reduce)
+        model.set_requires_all_reduce(is_last)
         model.set_reshard_after_backward(is_last or reshard)
 
 

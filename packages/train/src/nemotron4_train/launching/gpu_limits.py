@@ -27,7 +27,7 @@ def state_bytes(job: TrainJob, topology: TopologyConfig) -> int:
 def needed_bytes(job: TrainJob, leg: Leg) -> dict[str, int]:
     """A lower bound of the bytes that each GPU of the leg holds at once, by what they are for."""
     model, topology = job.model, leg.topology
-    gradients = 4 * model.num_parameters // (topology.shard * topology.tensor)
+    elements = model.num_parameters // (topology.shard * topology.tensor)
     bytes_each = 4 if job.precision.compute.dtype is DType.fp32 else 2
     bytes_kept = 1 if job.precision.compute is Precision.fp8 else bytes_each  # compiled, it may keep float8
     phases = [job.schedule.phases[name] for name in leg.phases]
@@ -39,7 +39,8 @@ def needed_bytes(job: TrainJob, leg: Leg) -> dict[str, int]:
     is_copied = bytes_each < 4 or topology.shard > 1
     words = model.vocab_size // topology.tensor
     return {
-        _STATE: state_bytes(job, topology) - (0 if accumulates else gradients),  # none until backward frees the rest
+        # Those of earlier micro-batches may be in precision.reduce; without any, none until backward frees the rest.
+        _STATE: state_bytes(job, topology) - (4 - job.precision.reduce.num_bytes * accumulates) * elements,
         _HEAD: is_copied * words * model.hidden_size * bytes_each,
         "activations": model.activation_bytes_per_token(bytes_kept, recompute) * tokens // topology.tensor,
         "logits": min(tokens, _LOGITS_TOKENS) * words * bytes_each,

@@ -52,8 +52,12 @@ def legs_left(job: TrainJob, done_steps: int) -> list[tuple[int, Leg]]:
 
 
 def leg_job(job: TrainJob, leg: Leg) -> TrainJob:
-    """The job of one leg: the run's, on the leg's topology, up to the leg's end."""
-    return replace(job, topology=leg.topology, trainer=replace(job.trainer, max_steps=leg.end_step))
+    """The job of one leg: the run's, on the leg's topology, up to the leg's end; other phases keep their topology."""
+    phases = {
+        name: replace(phase, topology=phase.topology or job.topology) for name, phase in job.schedule.phases.items()
+    }
+    schedule, trainer = replace(job.schedule, phases=phases), replace(job.trainer, max_steps=leg.end_step)
+    return replace(job, topology=leg.topology, schedule=schedule, trainer=trainer)
 
 
 def commands_afterwards(job: TrainJob, directory: Path, python: str = sys.executable) -> list[Sequence[str]]:

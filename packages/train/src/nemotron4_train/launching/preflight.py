@@ -19,26 +19,27 @@ from nemotron4_train.job import Precision, TrainJob
 from nemotron4_train.launcher_config import MAX_THREADS, LauncherKind
 from nemotron4_train.launching.gpu_limits import check_gpu_here, state_bytes
 from nemotron4_train.launching.legs import legs
+from nemotron4_train.launching.memory_gate import check_fits
 from nemotron4_train.launching.slurm.client import check_cluster
 from nemotron4_train.launching.worker_process import refuse_rank_of_several
+from nemotron4_train.machine import load_machine
 from nemotron4_train.schedule import Timeline
 from nemotron4_train.topology import Device, TopologyConfig
 
 
 def check_machine(job: TrainJob) -> None:
-    """Check that this machine can start the job, and has the packages that its precision and loggers need."""
+    """Check that the job can be started, and that the packages that its precision and loggers need are here.
+
+    For Slurm, check also that the job's legs fit the machines that their topologies name.
+    """
+    for machine in {leg.topology.machine for leg in legs(job)} - {None}:
+        load_machine(machine)
     if job.launcher.kind is LauncherKind.local:
+        _check_here(job)
+    else:
+        check_fits(job)
         if not job.launcher.dry_run:
-            refuse_rank_of_several()
-        num_threads(job)
-        for leg in legs(job):
-            _check_devices(leg.topology)
-            _check_memory(job, leg.topology)
-            if leg.topology.device is Device.cuda:
-                for index in range(leg.topology.num_ranks_per_node):
-                    check_gpu_here(job, leg, index)
-    elif not job.launcher.dry_run:
-        check_cluster(job.launcher)
+            check_cluster(job.launcher)
     if job.precision.compute is Precision.fp8:
         from nemotron4_model.parallel.float8 import check_float8
 
@@ -51,6 +52,19 @@ def check_machine(job: TrainJob) -> None:
     for name in ("wandb", "mlflow"):
         if getattr(job.logger, name):
             check_installed(f"logger.{name} (true): needs the {name} package", (name,), f"nemotron4-train[{name}]")
+
+
+def _check_here(job: TrainJob) -> None:
+    """Check that the ranks can be started on this machine, and what surely does not fit in its memory."""
+    if not job.launcher.dry_run:
+        refuse_rank_of_several()
+    num_threads(job)
+    for leg in legs(job):
+        _check_devices(leg.topology)
+        _check_memory(job, leg.topology)
+        if leg.topology.device is Device.cuda:
+            for index in range(leg.topology.num_ranks_per_node):
+                check_gpu_here(job, leg, index)
 
 
 def num_threads(job: TrainJob) -> int:

@@ -39,10 +39,11 @@ from nemotron4_train.lightning.module import PretrainingModule
 from nemotron4_train.lightning.profiler import StepProfiler
 from nemotron4_train.lightning.recorder import ReportRefresher, StepRecorder
 from nemotron4_train.lightning.strategy import MeshStrategy, process_group, uses_mesh
+from nemotron4_train.machine import machine_in_use
 from nemotron4_train.ranks import rank
 from nemotron4_train.reporting import evaluations
 from nemotron4_train.reporting.metrics import MetricsFile
-from nemotron4_train.reporting.mfu import PEAK_TERAFLOPS, Utilisation
+from nemotron4_train.reporting.mfu import Utilisation
 from nemotron4_train.reporting.progress import TrainingProgress
 from nemotron4_train.reporting.source_metrics import SourceMetrics
 from nemotron4_train.run_directory import read_record, write_record
@@ -97,6 +98,7 @@ def _fit(job: TrainJob, run_directory: Path, stop: StopSignal) -> FitResult:
     rank_zero_only.rank = rank()  # type: ignore[attr-defined]  # Lightning sets it like this too
     if rank() == 0 and (record := read_record(run_directory)) is not None:
         record.deterministic = job.is_deterministic
+        record.gpu = torch.cuda.get_device_name() if job.topology.device is Device.cuda else None
         write_record(run_directory, record)
     if job.launcher.health_check and job.topology.num_ranks > 1:
         check_health(job.topology, job.launcher.health_check_max_slowdown)
@@ -191,7 +193,8 @@ def _profiler(job: TrainJob, run_directory: Path, progress: TrainingProgress | N
 def _utilisation(job: TrainJob) -> Utilisation:
     peak = job.topology.peak_teraflops
     if peak is None and job.topology.device is Device.cuda:
-        peak = PEAK_TERAFLOPS.get(torch.cuda.get_device_name())
+        machine = machine_in_use(job.topology.machine, torch.cuda.get_device_name())
+        peak = None if machine is None else machine.peak_teraflops["bf16"]
     return Utilisation(model=job.model, num_devices=job.topology.num_ranks, peak_teraflops=peak)
 
 

@@ -1,7 +1,7 @@
 """One optimiser step of pretraining, as a Lightning module.
 
 Manual optimisation: a Lightning batch is a rank's whole share of the global batch, cut here into micro-batches, so
-that only the timeline defines a step, and gradients are reduced once, after the last micro-batch.
+that only the timeline defines a step, and the topology says after which of them gradients are reduced.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import lightning.pytorch as pl
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from nemotron4_common.signals import STOP_SIGNALS
@@ -23,16 +23,15 @@ from nemotron4_model import (
     global_grad_norm_and_clip,
     grad_norms,
     initialise,
-    parallelise,
 )
 from nemotron4_train.checkpoints.start_from import Parent
 from nemotron4_train.compile_check import check_compiled_gradients
-from nemotron4_train.job import Precision, TrainJob
+from nemotron4_train.job import TrainJob
 from nemotron4_train.lightning.data import StepBatch
 from nemotron4_train.optimizers import build_optimizers
-from nemotron4_train.ranks import num_ranks
 from nemotron4_train.schedule import StepPlan, Timeline
 from nemotron4_train.step_guard import StepGuard
+from nemotron4_train.training_step import accumulate, micro_batches, parallel_model, reshards, sums_over_ranks
 
 
 class SourceLoss(NamedTuple):
@@ -101,18 +100,7 @@ class PretrainingModule(pl.LightningModule):
         if self.model is not None:
             return
         job, mesh = self.job, self.device_mesh
-        with torch.device("meta"):
-            model = Transformer(job.model)
-        parallelise(
-            model,
-            mesh,
-            recompute=job.topology.recompute,
-            compile=job.topology.compile,
-            param_dtype=job.precision.compute.dtype.torch_dtype,
-            reduce_dtype=job.precision.reduce.torch_dtype,
-            float8=job.precision.compute is Precision.fp8,
-            reshard_after_forward=self._reshards,
-        )
+        model = parallel_model(job, mesh)
         model.to_empty(device=self.trainer.strategy.root_device)
         if self._parent is None:
             initialise(model, job.seed, job.model)
@@ -151,15 +139,11 @@ class PretrainingModule(pl.LightningModule):
     def _accumulate(self, model: Transformer, batch: StepBatch) -> Tensor:
         """Accumulate gradients of the mean loss; returns each sample's mean negative log-likelihood (B,)."""
         cuts = self._micro_batches(batch)
-        nll: list[Tensor] = []
-        for index, (inputs_BT, targets_BT) in enumerate(cuts):
-            begin_micro_batch(model, is_last=index == len(cuts) - 1, reshard=self._reshards)
-            nll.append(self._backward(model, inputs_BT, targets_BT, len(cuts)).mean(dim=1))
-        return torch.cat(nll)
+        backward = partial(self._backward, model, num_micro_batches=len(cuts))
+        return accumulate(model, cuts, backward, self.job.topology)
 
     def _micro_batches(self, batch: StepBatch) -> list[tuple[Tensor, Tensor]]:
-        micro = min(self.job.topology.micro_batch_size, len(batch["inputs_BT"]))
-        return list(zip(torch.split(batch["inputs_BT"], micro), torch.split(batch["targets_BT"], micro), strict=True))
+        return micro_batches(self.job.topology, batch["inputs_BT"], batch["targets_BT"])
 
     def _backward(self, model: Transformer, inputs_BT: Tensor, targets_BT: Tensor, num_micro_batches: int) -> Tensor:
         """Add one micro-batch's gradients; returns nll_BT."""
@@ -173,15 +157,10 @@ class PretrainingModule(pl.LightningModule):
         inputs_BT, targets_BT = self._micro_batches(batch)[0]
         if inputs_BT.shape in self._checked_shapes:
             return
-        begin_micro_batch(model, is_last=True, reshard=self._reshards)
+        begin_micro_batch(model, is_last=True, reshard=reshards(self.job.topology))
         dtype = self.job.precision.compute.dtype
         check_compiled_gradients(model, lambda: self._backward(model, inputs_BT, targets_BT, 1), dtype)
         self._checked_shapes.add(inputs_BT.shape)
-
-    @property
-    def _reshards(self) -> bool:
-        """Whether gathered weights are freed after each forward and backward; alone, a rank would only cast again."""
-        return self.job.topology.reshard_after_forward and self.job.topology.shard > 1
 
     def _result(self, plan: StepPlan, grad_norm: Tensor, nll_B: Tensor, sources_B: Tensor) -> StepResult:
         """The step's losses by source, and what ranks decide together: the one place where a step waits for the device.
@@ -191,15 +170,7 @@ class PretrainingModule(pl.LightningModule):
         """
         received, num_sources = self.received_signal(), len(self.source_names)
         flags = [*(number == received for number in STOP_SIGNALS), self.is_saving()]
-        totals = torch.zeros(2, num_sources + 1 + len(flags), device=nll_B.device)
-        totals[0].index_add_(0, sources_B, nll_B)
-        totals[1].index_add_(0, sources_B, torch.ones_like(nll_B))
-        totals[0, num_sources], totals[1, num_sources] = grad_norm, 1
-        for column, flag in enumerate(flags, start=num_sources + 1):
-            if flag:
-                totals[1, column].fill_(1)  # by a kernel: a copy from the host would wait for the device
-        if num_ranks() > 1:
-            dist.all_reduce(totals)
+        totals = sums_over_ranks(nll_B, sources_B, num_sources, grad_norm, flags)
         sums, counts = (totals / self.job.topology.tensor).tolist()  # ranks of a tensor group hold the same samples
         *told, is_saving = (count > 0 for count in counts[num_sources + 1 :])
         norm = sums[num_sources] / counts[num_sources]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 
 from nemotron4_train.job import TrainJob
 from nemotron4_train.lightning.callbacks import AfterStep
@@ -56,6 +58,7 @@ class StepRecorder(AfterStep):
                 "skipped": int(result.skipped is not None),
                 "tokens_per_second": f"{speed.tokens_per_second:.1f}",
                 "mfu": "" if speed.mfu is None else f"{speed.mfu:.4g}",
+                "peak_memory_bytes": _peak_memory_bytes(module),
             }
         )
         if result.skipped is not None:
@@ -125,6 +128,13 @@ class ReportRefresher(AfterStep):
         ended = time.monotonic()
         self._due_seconds = ended + 100 * (ended - started)
         self.progress.resume_clock()
+
+
+def _peak_memory_bytes(module: PretrainingModule) -> int:
+    """Of this rank since it started: what is allocated on its GPU, or on a CPU all that is resident, libraries too."""
+    if module.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(module.device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _figure(value: float) -> str:

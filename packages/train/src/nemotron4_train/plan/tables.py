@@ -1,42 +1,72 @@
-"""Show a training job before anything runs: parameters, mesh, timeline, epochs if the corpus exists, and a plot.
+"""Show a training job before anything runs: its timeline, layouts, what a step and the whole run take, and epochs.
 
-The plot is <run.root>/<run.name>/plan.png, in the directory of the job's runs.
+What was shown is also in <plan.out>/plan.json, and drawn in plan.png beside it.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from nemotron4_common.staging import write_file
+from nemotron4_common.system_errors import check_can_write
 from nemotron4_common.terminal import plain_console
 from nemotron4_train.budget import training_flops
 from nemotron4_train.job import TrainJob
-from nemotron4_train.launching.legs import legs
+from nemotron4_train.plan.cells import folding_table
+from nemotron4_train.plan.dry_run import print_dry_runs
+from nemotron4_train.plan.estimate import Estimate, estimate
+from nemotron4_train.plan.estimate_tables import print_estimate
+from nemotron4_train.plan.on_request import json_on_request, print_on_request
+from nemotron4_train.plan.plan_job import PlanJob
+from nemotron4_train.plan.record import RECORD_FILE, plan_record, render_record
+from nemotron4_train.plan.search import search
+from nemotron4_train.plan.search_tables import print_search, search_json
+from nemotron4_train.plan.validation import show_validation
 from nemotron4_train.reporting.report import timeline_rows
 from nemotron4_train.schedule import Timeline
 
+_WIDTH = 130
 
-def show(job: TrainJob) -> None:
-    """Print the job's tables, and draw learning rate, batch and blend over tokens."""
+
+def show(job: PlanJob) -> None:
+    """Print the job's tables, and write plan.json and plan.png."""
     console = plain_console()
     if not console.is_terminal:
-        console.width = max(console.width, 130)
+        console.width = max(console.width, _WIDTH)
+    if job.plan.published:
+        show_validation(console)
+        return
+    directory = Path(job.plan.out or Path(job.run.root) / job.run.name)
+    check_can_write(directory / RECORD_FILE, "run.root" if job.plan.out is None else "plan.out")
     timeline = job.timeline()
     if job.start_from is not None:
         _check_start(console, job, job.start_from)
-    console.print(_parameters(job))
-    console.print(_mesh(job))
+    found, ranked = estimate(job), search(job) if job.plan.search else None
+    directory.mkdir(parents=True, exist_ok=True)
+    console.print(_model(job), soft_wrap=True)
     console.print(_timeline(job, timeline))
-    console.print(f"learning rate, batch and blend over tokens: {_draw(job, timeline)}", soft_wrap=True)
+    print_estimate(console, job, found)
+    record = plan_record(job, timeline, found)
+    if job.plan.dry_run:
+        record["dry_run"] = {name: asdict(run) for name, run in print_dry_runs(job, console).items()}
+    print_on_request(console, job)
+    record |= json_on_request(job)
+    if ranked is not None:
+        record["search"] = search_json(ranked)
+    write_file(directory / RECORD_FILE, render_record(record))
+    _draw(job, timeline, found, directory / "plan.png")
+    console.print(f"as a picture: {directory / 'plan.png'}; as data: {directory / RECORD_FILE}", soft_wrap=True)
     if Path(job.data.dir).is_dir():
         _print_epochs(console, job, timeline)
     else:
         console.print(f"{job.data.dir}: not prepared, so epochs are not known")
+    if ranked is not None:
+        print_search(console, ranked)
 
 
 def _check_start(console: Console, job: TrainJob, directory: str) -> None:
@@ -51,46 +81,35 @@ def _check_start(console: Console, job: TrainJob, directory: str) -> None:
         Pieces.of(job, Corpus.open(job.data.dir))
 
 
-def _draw(job: TrainJob, timeline: Timeline) -> Path:
-    from nemotron4_train.reporting.timeline_plots import as_png, plan_figure
+def _draw(job: TrainJob, timeline: Timeline, found: Estimate, path: Path) -> None:
+    from nemotron4_train.plan.pictures import plan_picture
+    from nemotron4_train.reporting.timeline_plots import as_png
 
-    path = Path(job.run.root) / job.run.name / "plan.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, as_png(plan_figure(job, timeline)))
-    return path
+    write_file(path, as_png(plan_picture(job, timeline, found)))
 
 
-def _parameters(job: TrainJob) -> Table:
+def _model(job: TrainJob) -> str:
     model = job.model
     sequence = max(phase.sequence_length for phase in job.schedule.phases.values())
     embedding = model.num_embedding_parameters
-    table = Table("model", "value", title="Parameters")
-    table.add_row("parameters", f"{model.num_parameters:,}")
-    table.add_row("without embeddings", f"{model.num_non_embedding_parameters:,}")
-    table.add_row("embedding and head", f"{embedding:,} ({embedding / model.num_parameters:.0%})")
-    table.add_row("training FLOPs per token (full attention)", f"{model.flops_per_token(sequence):.4g}")
-    return table
-
-
-def _mesh(job: TrainJob) -> Table:
-    table = Table("phases", "replicate x shard x tensor", "ranks", "nodes", "device", "micro-batch", title="Mesh")
-    for leg in legs(job):
-        topology = leg.topology
-        mesh = f"{topology.replicate} x {topology.shard} x {topology.tensor}"
-        ranks, nodes = f"{topology.num_ranks:,}", f"{topology.num_nodes:,}"
-        table.add_row(leg.name, mesh, ranks, nodes, topology.device.name, f"{topology.micro_batch_size} sequences")
-    return table
+    return (
+        f"model: {model.num_parameters:,} parameters, {model.num_non_embedding_parameters:,} without embedding and head"
+        f" ({embedding / model.num_parameters:.0%}); {model.flops_per_token(sequence):.4g} training FLOPs a token"
+        " (full attention)"
+    )
 
 
 def _timeline(job: TrainJob, timeline: Timeline) -> Table:
-    table = Table("phase", "tokens", "steps", "global batch", "sequence", "blend", "lr from", "lr to", title="Timeline")
+    table = folding_table(
+        "phase", "tokens", "steps", "global batch", "sequence", "blend", "lr from", "lr to", title="Timeline"
+    )
     for plan, row in zip(timeline.phases, timeline_rows(timeline), strict=True):
         first, last = plan.first_token + plan.tokens_per_step, plan.first_token + plan.num_tokens
         rates = [job.optimizer.matrix_lr * timeline.learning_rate_fraction(token) for token in (first, last)]
         table.add_row(*row, *(f"{rate:.3g}" for rate in rates))
     table.caption = (
         f"{timeline.num_tokens:,} tokens in {timeline.num_steps:,} steps,"
-        f" {training_flops(timeline, job.model):.4g} FLOPs (full attention); lr is that of the blocks' matrices"
+        f" {training_flops(timeline, job.model):.4g} FLOPs (full attention)\nlr: learning rate of the blocks' matrices"
     )
     return table
 

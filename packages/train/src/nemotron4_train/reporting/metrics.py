@@ -15,10 +15,10 @@ Rows = Sequence[Mapping[str, str]]
 """Rows of a metrics file, as values by column name."""
 STEP_COLUMNS = (
     *("step", "tokens", "loss", "lr", "global_batch_size", "phase", "grad_norm", "skipped"),
-    *("tokens_per_second", "mfu"),
+    *("tokens_per_second", "mfu", "peak_memory_bytes"),
 )
 _TEXTS = ("phase", "domain", "source", "benchmark", "task", "metric")
-_COUNTS = ("step", "tokens", "drawn_tokens", "items")
+_COUNTS = ("step", "tokens", "drawn_tokens", "items", "peak_memory_bytes")
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -2,7 +2,7 @@
 
 Convention, named wherever the figure is shown: MFU (full attention), that is `ModelConfig.flops_per_token` with
 attention counted as a full square and recomputation not counted (arXiv 2402.16819, Table 2), over the dense bf16 peak.
-Without a known peak there is no MFU.
+Without a known peak there is no MFU. Peaks are those of conf/machine, or topology.peak_teraflops.
 """
 
 from __future__ import annotations
@@ -12,17 +12,6 @@ from dataclasses import dataclass
 from nemotron4_model.config import ModelConfig
 
 NAME = "MFU (full attention)"
-
-PEAK_TERAFLOPS = {
-    **dict.fromkeys(("NVIDIA A100-SXM4-40GB", "NVIDIA A100-SXM4-80GB", "NVIDIA A100-PCIE-40GB"), 312.0),
-    "NVIDIA A100 80GB PCIe": 312.0,
-    **dict.fromkeys(("NVIDIA H100 80GB HBM3", "NVIDIA H200", "NVIDIA GH200 480GB"), 989.0),
-    **dict.fromkeys(("NVIDIA H100 NVL", "NVIDIA H200 NVL"), 835.0),
-    "NVIDIA H100 PCIe": 756.0,
-    "NVIDIA B200": 2250.0,
-}
-"""Dense bf16 TFLOP/s by CUDA's name of a whole device, from NVIDIA's data sheets, which give twice that, with sparsity,
-for the H100 and later. A slice of a device has another name; for it, and for others, set topology.peak_teraflops."""
 
 
 @dataclass(frozen=True, kw_only=True)

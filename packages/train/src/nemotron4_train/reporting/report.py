@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired
 
 from nemotron4_common.html_page import details, page, table
 from nemotron4_common.staging import write_file
@@ -30,6 +30,7 @@ from nemotron4_train.reporting.evaluations import FILE as EVALUATIONS_FILE
 from nemotron4_train.reporting.evaluations import last_evaluation
 from nemotron4_train.reporting.metrics import Rows, accepted, read_rows
 from nemotron4_train.reporting.mfu import NAME as MFU_NAME
+from nemotron4_train.reporting.predictions import Predictions, prediction_table, predictions
 from nemotron4_train.run_directory import read_record
 from nemotron4_train.schedule import Timeline
 
@@ -44,7 +45,7 @@ class ReportJob:
     """Directories of other runs, whose held-out bits per byte are shown beside this one's."""
 
 
-class Figures(TypedDict):
+class Figures(Predictions):
     """report.json."""
 
     run: str
@@ -86,8 +87,11 @@ def write_report(run_directory: Path, job: TrainJob, compare: Mapping[Path, Trai
     steps = read_rows(run_directory / "metrics.csv")
     run, *others = _read_runs({run_directory: job} | dict(compare or {}))
     check_comparable(run, others)
-    figures = report_figures(job, timeline, steps, run.validation, run.evaluation)
     record = read_record(run_directory)
+    figures: Figures = {
+        **report_figures(job, timeline, steps, run.validation, run.evaluation),
+        **predictions(job, steps, record.gpu if record else None),
+    }
     figures["state"] = record.state if record else "unknown"
     if not run.evaluation and (run_directory / RESULT_FILE).is_file():
         figures["bits_per_byte_from"] += f"; {RESULT_FILE} here belongs to another run"
@@ -222,6 +226,8 @@ def _page(
         f"<img alt='losses, bits per byte, gradient norm, speed, learning rate, batch and blend' src='{picture}'>",
         "<h2>Timeline</h2>",
         table(("phase", "tokens", "steps", "global batch", "sequence", "blend"), timeline_rows(timeline)),
+        "<h2>Predicted and measured</h2>",
+        prediction_table(figures),
     ]
     if figures["tasks"]:
         sections += ["<h2>Tasks</h2>", _task_table(figures["tasks"])]

@@ -17,18 +17,16 @@ from nemotron4_train.schedule import PhasePlan, Timeline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, FigureBase
+
+WIDTH = 9.0
+"""Of every plot, in inches."""
 
 Panel = tuple[float, "Callable[[Axes, float], None]"]
 """A panel's relative height, and the function that draws it: (axes, tokens per unit of the x axis)."""
 
 _PHASE_FILLS = ("#f4f6f8", "#e7edf3")
 _CURVE_POINTS = 400
-
-
-def plan_figure(job: TrainJob, timeline: Timeline) -> Figure:
-    """Learning rate, global batch and blend over tokens."""
-    return figure_over_tokens(timeline, plan_panels(job, timeline))
 
 
 def plan_panels(job: TrainJob, timeline: Timeline) -> list[Panel]:
@@ -44,8 +42,19 @@ def figure_over_tokens(timeline: Timeline, panels: Sequence[Panel]) -> Figure:
     """Panels one below the other over the training tokens of the timeline, its phases shaded and named."""
     from matplotlib.figure import Figure
 
+    figure = Figure(figsize=(WIDTH, height_over_tokens(panels)), layout="constrained")
+    draw_over_tokens(figure, timeline, panels)
+    return figure
+
+
+def height_over_tokens(panels: Sequence[Panel]) -> float:
+    """Inches that the panels and their common axis take."""
+    return 0.6 + sum(height for height, _ in panels)
+
+
+def draw_over_tokens(figure: FigureBase, timeline: Timeline, panels: Sequence[Panel]) -> None:
+    """Draw `figure_over_tokens` into a figure, or a part of one, that has a constrained layout."""
     heights = [height for height, _ in panels]
-    figure = Figure(figsize=(9, 0.6 + sum(heights)), layout="constrained")
     axes = figure.subplots(len(panels), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
     scale, unit = _token_unit(timeline.num_tokens)
     for axis, (_, draw) in zip(axes, panels, strict=True):
@@ -58,7 +67,6 @@ def figure_over_tokens(timeline: Timeline, panels: Sequence[Panel]) -> Figure:
     axes[-1].set_xlabel(f"training tokens ({unit})")
     axes[-1].set_xlim(0, timeline.num_tokens / scale)
     figure.align_ylabels(axes)
-    return figure
 
 
 def as_png(figure: Figure) -> bytes:
@@ -89,7 +97,7 @@ def _draw_learning_rate(axis: Axes, job: TrainJob, timeline: Timeline, scale: fl
 
 def _draw_batch(axis: Axes, timeline: Timeline, scale: float) -> None:
     plans, edges = _edges(timeline, scale)
-    axis.stairs([plan.phase.global_batch_size for plan in plans], edges, color=INK)
+    axis.stairs([plan.phase.global_batch_size for plan in plans], edges, baseline=None, color=INK)
     axis.set_ylim(0, None)
     axis.set_ylabel("global batch\n(sequences)")
 
