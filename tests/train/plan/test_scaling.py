@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nemotron4_common.terminal import plain_console
-from nemotron4_train.plan.on_request import json_on_request, print_on_request
+from nemotron4_train.plan.on_request import on_request
 from nemotron4_train.plan.plan_job import PlanConfig
 from nemotron4_train.plan.scaling import (
     APPROACH_1,
@@ -154,17 +154,16 @@ def test_plan_prints_the_laws_and_draws_them(tmp_path, capsys):
     console.width = 200
     asked = ("plan.scaling=true", "plan.served_tokens=1e9", "plan.inference=true", f"plan.out={tmp_path}/here")
     job = composed("plan", "experiment=smoke", *asked)
-    print_on_request(console, job)
+    found = on_request(console, job)
     said = capsys.readouterr().out
     assert "Besiroglu 2024" in said
     assert "1B tokens served" in said
     assert "h200_sxm" in said
     assert (tmp_path / "here" / "scaling.png").stat().st_size > 10_000
-    found = json_on_request(job)
     json.dumps(found, allow_nan=False)
     assert set(found) == {"scaling", "inference"}
     assert found["scaling"]["parameters"] == job.model.num_parameters
-    assert json_on_request(dataclasses.replace(job, plan=PlanConfig())) == {}
+    assert on_request(console, dataclasses.replace(job, plan=PlanConfig())) == {}
 
 
 @pytest.mark.parametrize(

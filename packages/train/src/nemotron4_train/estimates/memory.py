@@ -30,6 +30,10 @@ MIN_CHUNK_TOKENS, TILE_TOKENS = 128, 256
 """The sizes of a chunk of logits, as in loss.py, which imports torch."""
 
 
+KINDS = ("parameters", "gradients", "optimizer", "activations", "logits", "gathered", "allowance")
+"""Of `Memory`, what is on the device: its `total`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Memory:
     """Bytes of one rank at the peak of a step, by kind; all but `host` on its device."""
@@ -55,13 +59,12 @@ class Memory:
     @property
     def allocated(self) -> int:
         """What is allocated at the peak: all but the allowance."""
-        kinds = (self.parameters, self.gradients, self.optimizer, self.activations, self.logits, self.gathered)
-        return sum(kinds)
+        return self.total - self.allowance
 
     @property
     def total(self) -> int:
         """What the device must have."""
-        return self.allocated + self.allowance
+        return sum(getattr(self, kind) for kind in KINDS)
 
     @property
     def resident(self) -> int:

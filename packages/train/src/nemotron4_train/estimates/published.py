@@ -15,8 +15,9 @@ import yaml
 from nemotron4_model.config import ModelConfig
 from nemotron4_model.dtype import DType
 from nemotron4_train.estimates.layout import Layout
+from nemotron4_train.estimates.reached import Reached
 from nemotron4_train.estimates.stack import Attention, Stack, megatron
-from nemotron4_train.estimates.step_time import Reached, step_time
+from nemotron4_train.estimates.step_time import step_time
 from nemotron4_train.job import Precision
 from nemotron4_train.machine import load_machine
 
@@ -111,12 +112,6 @@ def published_step(model: ModelConfig, layout: Layout) -> PublishedStep | None:
     wanted = _experiment(model, layout)
     found = (step for step in published_steps() if _experiment(step.model, step.layout) == wanted)
     return next(found, None) if layout.pipeline == 1 and layout.compute is Precision.bf16 else None
-
-
-def published_seconds(model: ModelConfig, layout: Layout) -> float | None:
-    """The time of that step."""
-    step = published_step(model, layout)
-    return None if step is None else step.seconds
 
 
 def _experiment(model: ModelConfig, layout: Layout) -> tuple[object, ...]:

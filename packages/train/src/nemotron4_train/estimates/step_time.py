@@ -17,8 +17,7 @@ from nemotron4_train.estimates.data_parallel import DataParallel
 from nemotron4_train.estimates.layout import Layout
 from nemotron4_train.estimates.micro_batch import MicroBatch
 from nemotron4_train.estimates.muon import muon_seconds
-from nemotron4_train.estimates.reached import Reached as Reached
-from nemotron4_train.estimates.reached import peak_flops_per_second
+from nemotron4_train.estimates.reached import Reached, peak_flops_per_second
 from nemotron4_train.estimates.stack import Stack, usual_stack
 from nemotron4_train.job import OptimizerKind, Precision
 from nemotron4_train.machine import Machine
@@ -68,7 +67,13 @@ def step_time(
     return StepTime(parts)
 
 
-def mfu(model: ModelConfig, layout: Layout, machine: Machine, seconds: float) -> float:
-    """The model's FLOP/s in a step of so many seconds, over the bf16 peak of all devices; full attention."""
+def mfu(
+    model: ModelConfig, layout: Layout, machine: Machine, seconds: float, peak_teraflops: float | None = None
+) -> float:
+    """The model's FLOP/s in a step of so many seconds, full attention, over the bf16 peak of all devices.
+
+    `peak_teraflops` is a device's, if not the machine's.
+    """
+    peak = peak_flops_per_second(machine, Precision.bf16) if peak_teraflops is None else peak_teraflops * 1e12
     flops = model.flops_per_token(layout.sequence_length) * layout.tokens_per_step
-    return flops / (seconds * layout.num_devices * peak_flops_per_second(machine, Precision.bf16))
+    return flops / (seconds * layout.num_devices * peak)

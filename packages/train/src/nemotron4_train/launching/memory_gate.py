@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from enum import Enum
 from itertools import combinations, product
 from typing import Any
@@ -17,13 +17,12 @@ from typing import Any
 from nemotron4_model.config import Recompute
 from nemotron4_model.dtype import DType
 from nemotron4_train.estimates.layout import layout_of
-from nemotron4_train.estimates.memory import Memory, memory
+from nemotron4_train.estimates.memory import KINDS, Memory, memory
 from nemotron4_train.job import TrainJob
 from nemotron4_train.launching.legs import Leg, legs
 from nemotron4_train.machine import load_machine
 from nemotron4_train.topology import Device
 
-_KINDS = ("parameters", "gradients", "optimizer", "activations", "logits", "gathered", "allowance")
 _REDUCE = "precision.reduce"
 
 
@@ -54,8 +53,7 @@ def shortage(job: TrainJob, leg: Leg) -> str | None:
     ways = _ways_out(job, leg, machine.memory_bytes)
     key = next(iter(ways[0][0])) if ways else "shard"
     value = job.precision.reduce if key == _REDUCE else getattr(topology, key)
-    parts = [(num_bytes, kind) for kind, num_bytes in asdict(needed).items() if kind in _KINDS and num_bytes]
-    shown = ", ".join(f"{num_bytes / 1e9:,.1f} for {kind}" for num_bytes, kind in parts)
+    shown = ", ".join(f"{size / 1e9:,.1f} for {kind}" for kind in KINDS if (size := getattr(needed, kind)))
     offers = [f"{_overrides(change, where)} ({total / 1e9:,.1f} GB)" for change, total in ways]
     return (
         f"{_dotted(key, where)} ({_typed(value)}): leg {leg.name} needs {needed.total / 1e9:,.1f} GB on each GPU"

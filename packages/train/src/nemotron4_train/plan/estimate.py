@@ -16,13 +16,12 @@ from nemotron4_train.estimates.layout import Layout, layout_of
 from nemotron4_train.estimates.memory import Memory, memory
 from nemotron4_train.estimates.published import PublishedStep, published_step
 from nemotron4_train.estimates.stack import Stack
-from nemotron4_train.estimates.step_time import StepTime, step_time
+from nemotron4_train.estimates.step_time import StepTime, mfu, step_time
 from nemotron4_train.job import OptimizerKind
 from nemotron4_train.launching.legs import Leg, legs
 from nemotron4_train.machine import Machine, load_machine
 from nemotron4_train.plan.failures import CheckpointCost, Failures, checkpoint_cost, expected_failures
 from nemotron4_train.plan.plan_job import PlanJob
-from nemotron4_train.reporting.mfu import Utilisation
 from nemotron4_train.schedule import PhasePlan
 from nemotron4_train.topology import Device, TopologyConfig
 
@@ -207,12 +206,10 @@ def estimate_step(
     `peak_teraflops` replaces the machine's bf16 peak as what MFU is a fraction of.
     """
     time = None if machine is None else step_time(model, layout, machine, stack=stack, optimizer=optimizer)
-    mfu = None
+    share = None
     if machine is not None and time is not None:
-        peak = peak_teraflops or machine.peak_teraflops["bf16"]
-        utilisation = Utilisation(model=model, num_devices=layout.num_devices, peak_teraflops=peak)
-        mfu = utilisation.mfu(layout.tokens_per_step / time.total_seconds, layout.sequence_length)
-    return StepEstimate(layout=layout, memory=memory(model, layout, optimizer), time=time, mfu=mfu)
+        share = mfu(model, layout, machine, time.total_seconds, peak_teraflops)
+    return StepEstimate(layout=layout, memory=memory(model, layout, optimizer), time=time, mfu=share)
 
 
 def sum_known(values: Iterable[float | None]) -> float | None:

@@ -12,14 +12,13 @@ from itertools import groupby
 from rich.console import Console
 from rich.table import Table
 
-from nemotron4_train.estimates.memory import Memory
+from nemotron4_train.estimates.memory import KINDS, Memory
 from nemotron4_train.estimates.published import published_steps
 from nemotron4_train.plan.cells import duration, folding_table
 from nemotron4_train.plan.estimate import Comparison, Estimate, LegEstimate, PhaseEstimate, StepEstimate, sum_known
 from nemotron4_train.plan.plan_job import PlanJob
 from nemotron4_train.topology import Device
 
-_MEMORY_KINDS = ("parameters", "gradients", "optimizer", "activations", "logits", "gathered", "allowance")
 _FEW_FAILURES = 0.01
 """Expected of a whole run; with fewer, what they cost is in plan.json alone."""
 
@@ -72,9 +71,9 @@ def _steps(found: Estimate) -> Table:
 def _memory(found: Estimate) -> Table:
     largest = max(leg.memory.total for leg in found.legs)
     unit, scale, digits = ("GB", 1e9, ".2f") if largest >= 1e9 else ("MB", 1e6, ",.1f")
-    table = folding_table("phases", *_MEMORY_KINDS, "total", "of", title=f"Memory of a rank, predicted, {unit}")
+    table = folding_table("phases", *KINDS, "total", "of", title=f"Memory of a rank, predicted, {unit}")
     for leg in found.legs:
-        kinds = (f"{getattr(leg.memory, kind) / scale:{digits}}" for kind in _MEMORY_KINDS)
+        kinds = (f"{getattr(leg.memory, kind) / scale:{digits}}" for kind in KINDS)
         capacity = "" if leg.machine is None else f"{leg.machine.memory_gigabytes * 1e9 / scale:,g}"
         table.add_row(leg.name, *kinds, f"{leg.memory.total / scale:,.1f}", capacity)
     table.caption = "allowance: context, NCCL and fragmentation, which are stated and not computed"

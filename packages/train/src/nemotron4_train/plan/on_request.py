@@ -13,27 +13,28 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def print_on_request(console: Console, job: PlanJob) -> None:
-    """Print what plan.scaling and plan.inference ask for, and draw scaling.png into plan.out."""
+def on_request(console: Console, job: PlanJob) -> dict[str, Any]:
+    """Print what plan.scaling and plan.inference ask for, and draw scaling.png; returns their parts of plan.json."""
+    record: dict[str, Any] = {}
     if job.plan.inference:
-        console.print(inference.cells(inference.inference(job)).rich())
+        gpus = inference.inference(job)
+        console.print(inference.cells(gpus).rich())
+        record["inference"] = inference.as_json(gpus)
     if job.plan.scaling:
         found = scaling.scaling(job)
         console.print(scaling.cells(found).rich())
         if (served := scaling.served_cells(found)) is not None:
             console.print(served.rich())
-        from nemotron4_train.plan.scaling_picture import scaling_figure
-        from nemotron4_train.reporting.timeline_plots import as_png
-
-        path = Path(job.plan.out or Path(job.run.root, job.run.name)) / "scaling.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, as_png(scaling_figure(found)))
+        path = job.directory / "scaling.png"
+        _draw(found, path)
         console.print(f"sizes, tokens and what serving changes: {path}", soft_wrap=True)
+        record["scaling"] = scaling.as_json(found)
+    return record
 
 
-def json_on_request(job: PlanJob) -> dict[str, Any]:
-    """The `scaling` and `inference` of plan.json, of what was asked for."""
-    return {
-        **({"scaling": scaling.as_json(scaling.scaling(job))} if job.plan.scaling else {}),
-        **({"inference": inference.as_json(inference.inference(job))} if job.plan.inference else {}),
-    }
+def _draw(found: scaling.Scaling, path: Path) -> None:
+    from nemotron4_train.plan.scaling_picture import scaling_figure
+    from nemotron4_train.reporting.timeline_plots import as_png
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, as_png(scaling_figure(found)))

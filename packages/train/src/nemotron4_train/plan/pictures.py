@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from nemotron4_train.estimates.memory import KINDS
 from nemotron4_train.job import TrainJob
 from nemotron4_train.plan.cells import duration
 from nemotron4_train.plan.estimate import Estimate, LegEstimate, PhaseEstimate
@@ -30,13 +31,7 @@ if TYPE_CHECKING:
 _BLUES = ("#2a6fbb", "#6fa3d9", "#a9c8ea", "#d3e4f6")
 _ORANGES = ("#d1701f", "#eba465", "#f8d8b6")
 _GREYS = ("#7d848d", "#a4aab1", "#c6cad0", "#e1e4e8")
-_KINDS = dict(
-    zip(
-        ("parameters", "gradients", "optimizer", "activations", "logits", "gathered", "allowance"),
-        (*_BLUES[:3], *_ORANGES, _GREYS[2]),
-        strict=True,
-    )
-)
+_COLOURS = dict(zip(KINDS, (*_BLUES[:3], *_ORANGES, _GREYS[2]), strict=True))
 """Colours of the kinds of `Memory`, in the order in which they are drawn."""
 _PARTS = dict(
     zip(
@@ -130,11 +125,11 @@ def memory_bars(estimate: Estimate) -> Bars:
         fits = capacity is None or memory.total <= capacity
         note = f"{memory.total / scale:,.3g}{of} {unit}{'' if fits else ': too much'}\n"
         note += f"host: {_bytes(memory.host)}"
-        parts = {kind: getattr(memory, kind) / scale for kind in _KINDS}
+        parts = {kind: getattr(memory, kind) / scale for kind in KINDS}
         mark = None if capacity is None else capacity / scale
         bars.append(Bar(name=_name(leg, phases), parts=parts, mark=mark, note=note, is_fault=not fits))
     title = f"Memory of a rank at the peak of a step, predicted{_on_machines(estimate)} ({unit})"
-    return Bars(title=title, mark="capacity", colours=_KINDS, bars=bars)
+    return Bars(title=title, mark="capacity", colours=_COLOURS, bars=bars)
 
 
 def time_bars(estimate: Estimate) -> Bars:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from nemotron4_common.rules import require
 from nemotron4_train.job import TrainJob
@@ -70,3 +71,8 @@ class PlanJob(TrainJob):
 
     plan: PlanConfig = field(default_factory=PlanConfig)
     """What the planner does beside its tables, and the prices and rates that it uses."""
+
+    @property
+    def directory(self) -> Path:
+        """Where plan.json and the pictures go."""
+        return Path(self.plan.out or Path(self.run.root, self.run.name))

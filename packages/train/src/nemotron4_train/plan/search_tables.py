@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from nemotron4_train.estimates.memory import KINDS
 from nemotron4_train.job import Precision
 from nemotron4_train.plan.search import Found, Question, Search, precisions
 from nemotron4_train.topology import TopologyConfig
@@ -48,7 +49,7 @@ def search_json(search: Search) -> list[dict[str, Any]]:
 def _as_json(search: Search, found: Found) -> dict[str, Any]:
     mesh, needed = found.topology, found.memory
     batch, length = next(iter(search.question.steps))
-    kinds = {kind: getattr(needed, kind) for kind in (*_KINDS, "total")}
+    kinds = {kind: getattr(needed, kind) for kind in (*KINDS, "total")}
     return {
         "gpus": search.question.num_devices,
         "global_batch_sequences": batch,
@@ -159,12 +160,9 @@ def _against(search: Search, found: Found) -> str:
     return f"{took}, {found.seconds / other.seconds - 1:.1%}{more_than}{because}"
 
 
-_KINDS = ("parameters", "gradients", "optimizer", "activations", "logits", "gathered", "allowance")
-
-
 def _too_large(search: Search, found: Found) -> str:
     mesh, needed = found.topology, found.memory
-    largest = sorted(_KINDS, key=lambda name: -getattr(needed, name))[:2]
+    largest = sorted(KINDS, key=lambda name: -getattr(needed, name))[:2]
     kinds = ", ".join(f"{kind} {getattr(needed, kind) / 1e9:.1f}" for kind in largest)
     gathered = ", reshard false" if mesh.shard > 1 and not mesh.reshard_after_forward else ""
     gathered += ", reduce each" if mesh.reduce_each_micro_batch else ""

@@ -21,7 +21,7 @@ from nemotron4_train.plan.cells import folding_table
 from nemotron4_train.plan.dry_run import print_dry_runs
 from nemotron4_train.plan.estimate import Estimate, estimate
 from nemotron4_train.plan.estimate_tables import print_estimate
-from nemotron4_train.plan.on_request import json_on_request, print_on_request
+from nemotron4_train.plan.on_request import on_request
 from nemotron4_train.plan.plan_job import PlanJob
 from nemotron4_train.plan.record import RECORD_FILE, plan_record, render_record
 from nemotron4_train.plan.search import search
@@ -41,7 +41,7 @@ def show(job: PlanJob) -> None:
     if job.plan.published:
         show_validation(console)
         return
-    directory = Path(job.plan.out or Path(job.run.root) / job.run.name)
+    directory = job.directory
     check_can_write(directory / RECORD_FILE, "run.root" if job.plan.out is None else "plan.out")
     timeline = job.timeline()
     if job.start_from is not None:
@@ -54,8 +54,7 @@ def show(job: PlanJob) -> None:
     record = plan_record(job, timeline, found)
     if job.plan.dry_run:
         record["dry_run"] = {name: asdict(run) for name, run in print_dry_runs(job, console).items()}
-    print_on_request(console, job)
-    record |= json_on_request(job)
+    record |= on_request(console, job)
     if ranked is not None:
         record["search"] = search_json(ranked)
     write_file(directory / RECORD_FILE, render_record(record))
