@@ -114,7 +114,10 @@ def test_sigterm_saves_and_asks_for_a_requeue(workspace, undisturbed):
 
 @pytest.mark.parametrize(
     ("number", "status"),
-    [pytest.param(signal.SIGTERM, 75, marks=pytest.mark.slow), (signal.SIGUSR1, 75), (signal.SIGINT, 130)],
+    [
+        (signal.SIGUSR1, 75),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((signal.SIGTERM, 75), (signal.SIGINT, 130))),
+    ],
 )
 def test_a_signal_to_the_launcher_of_two_ranks_saves_and_stops_them(workspace, undisturbed, number, status):
     name = f"two_ranks_{number.name}"
@@ -135,16 +138,16 @@ def test_a_signal_to_the_launcher_of_two_ranks_saves_and_stops_them(workspace, u
         goes_on_like(workspace, name, "cpu_2x1", undisturbed)
 
 
-@pytest.mark.parametrize("seconds", [0.0, 1.5])
-def test_a_signal_before_the_first_step_stops_two_ranks_as_well(workspace, undisturbed, seconds):
+@pytest.mark.parametrize(("seconds", "number", "status"), [(0.0, signal.SIGTERM, 75), (1.5, signal.SIGINT, 130)])
+def test_a_signal_before_the_first_step_stops_two_ranks_as_well(workspace, undisturbed, seconds, number, status):
     process = start(workspace, f"early_{seconds}", "topology=cpu_2x1")
     deadline = time.monotonic() + 60
     while len(ranks := children(process)) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     time.sleep(seconds)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=120) == 75
+    process.send_signal(number)
+    assert process.wait(timeout=120) == status
     assert alive(ranks) == []
     assert record(workspace, f"early_{seconds}")["state"] == "stopped"
 

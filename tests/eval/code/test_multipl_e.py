@@ -23,6 +23,8 @@ FAST = ("sh", "lua", "php", "js", "jl")
 NAMES = [language.name for language in MULTIPL_E]
 SLOWER = sorted({*NAMES} - {*FAST})
 """Those that compile or start for a second or more; what else than "good" and "bad" they have is for `nox -s code`."""
+SLOWEST = "scala"
+"""Its compiler takes twice as long as any other: all of it is for `nox -s code`."""
 
 
 def items(language):
@@ -57,7 +59,7 @@ def test_solutions_are_told_apart(language):
     check(language, solutions(language))
 
 
-@pytest.mark.parametrize("language", SLOWER)
+@pytest.mark.parametrize("language", sorted({*SLOWER} - {SLOWEST}))
 def test_good_and_bad_solutions_of_a_slower_language_are_told_apart(language):
     check(language, [solution for solution in solutions(language) if solution[1] in ("good", "bad")])
 
