@@ -50,3 +50,13 @@ def test_style_and_white_space_stay(text):
 def test_any_text_is_repaired_once(text):
     once = repaired(text)
     assert repaired(once) == once
+
+
+_DAMAGED = ["Ã ", "\nÂ ", "schÃ¶n", "\u0092", "œ\n", "ГўВЂВ.a", "ØªØ", "â€œ", "Â°", "a\ufffdb", "\ud83d\ude00"]
+_WHOLE = ["a" * 15, "b" * 16, "c" * 40, "\n", "é", "привет", "“", "漢字", "Ã", " "]
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(_DAMAGED + 3 * _WHOLE), max_size=12).map("".join))
+def test_looking_only_around_characters_outside_ascii_misses_nothing(text):
+    assert repaired(text) == REPAIR._fix_text(text, REPAIR._settings)

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ class _Items:
 
     def _values(self, words: Sequence[str]) -> NDArray[np.uint64]:
         # A word that is in no item becomes 0: an n-gram with it matches only by chance.
-        return np.array([self._words.get(word, 0) for word in words], np.uint64)
+        return np.fromiter(map(self._words.get, words, repeat(0)), np.uint64, len(words))
 
     def _ngrams(self, values: NDArray[np.uint64]) -> NDArray[np.uint64]:
         n = len(self._multipliers)

@@ -2,12 +2,24 @@
 
 Only damage is repaired. Quotation marks, ligatures, full-width letters, line breaks, white space, markup and the choice
 between composed and decomposed letters are style, and are kept.
+
+Almost every text is whole, and ftfy looks for damage at every character of it. All that it repairs is a few characters
+long and has one outside ASCII, so it first sees these with what is around them; only if it finds damage there does it
+read the text.
 """
 
 from __future__ import annotations
 
+import re
+
+import numpy as np
+
 from ..document_fields import Document
 from .config import RepairConfig
+
+_REACH = 16  # the longest damage that ftfy looks for has 7 characters
+_MAX_CHARACTERS = 1_000_000  # it cuts longer lines and looks at each part, which may begin differently
+_MORE_DAMAGE = re.compile("\n[\u00c3\u00c2] |[\ud800-\udfff]")  # at the beginning of a line; lone surrogates
 
 
 class Repair:
@@ -38,5 +50,19 @@ class Repair:
 
     def __call__(self, document: Document) -> None:
         """Replace the text by its repaired form."""
-        if not document["text"].isascii():
-            document["text"] = self._fix_text(document["text"], self._settings)
+        text = document["text"]
+        if not text.isascii() and (len(text) > _MAX_CHARACTERS or _may_be_damaged(text)):
+            document["text"] = self._fix_text(text, self._settings)
+
+
+def _may_be_damaged(text: str) -> bool:
+    """False only if ftfy would leave the text, which is not ASCII, as it is."""
+    from ftfy.badness import is_bad
+
+    codes = np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), "<u4")
+    places = np.flatnonzero(codes > 127)
+    gaps = np.flatnonzero(np.diff(places) > 2 * _REACH)
+    starts = np.maximum(places[np.concatenate([[0], gaps + 1])] - _REACH, 0).tolist()
+    ends = (places[np.concatenate([gaps, [-1]])] + _REACH + 1).tolist()
+    seen = "\n".join([text[start:end] for start, end in zip(starts, ends, strict=True)])
+    return is_bad(seen) or _MORE_DAMAGE.search(seen) is not None
