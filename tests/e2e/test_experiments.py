@@ -20,8 +20,8 @@ TINY = (
     f"model.vocab_size={VOCAB_SIZE}", "model.hidden_size=32", "model.intermediate_size=64", "model.num_layers=2",
     "model.num_attention_heads=4", "model.num_key_value_heads=2", "model.head_dim=null", "blend.max_epochs=1000",
     "topology=cpu_1x1", "topology.micro_batch_size=2", "launcher.num_threads=1", "logger=csv",
-    "schedule.shuffle_block_tokens=64", "optimizer.lr=1.0e-2", "trainer.validation_bytes_per_source=200",
-    "afterwards=[]", "topology.compile=false",
+    "schedule.shuffle_block_tokens=64", "optimizer.lr=1.0e-2", "optimizer.head_lr=null", "afterwards=[]",
+    "trainer.validation_bytes_per_source=200", "topology.compile=false",
 )  # fmt: skip
 STEPS_PER_PHASE, SEQUENCE_LENGTH = 2, 32
 
