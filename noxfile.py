@@ -35,6 +35,13 @@ ALL_TEST_TOOLS = (
     "torchao",
     "transformers",
 )
+BENCH_PEERS = (
+    ("--no-deps", "litgpt==0.5.13"),  # without the versions of other packages that it asks for
+    ("--no-deps", "datasketch==2.0.0"),
+    ("--no-deps", "datatrove==0.10.1", "loguru==0.7.3"),  # for an older xxhash, without which it hashes by SHA-1
+    ("--no-cache-dir", "gguf==0.19.0", "llama-cpp-python==0.3.36"),  # built here, some 5 minutes the first time
+)
+"""What stands beside ours in `bench` and nothing else needs: the words of a `pip install` each."""
 CHECK_TOOLS = ("ruff", "mypy", "import-linter", "yamllint")
 COMMIT_TOOLS = ("pre-commit", "pre-commit-hooks")
 DOCS_TOOLS = ("sphinx", "myst-parser", "furo", "sphinx-copybutton")
@@ -52,7 +59,7 @@ LONG_TESTS = (
         "test_parallel",
         "test_parallel_generation",
     ),
-    *("test_report", "test_resume", "test_sample", "test_sandbox", "test_sweeps", "test_training"),
+    *("test_report", "test_resume", "test_sample", "test_sandbox", "test_sweeps", "test_toys", "test_training"),
 )
 """Files that `quick` leaves out beside e2e and slurm: those with the longest tests, by `pytest --durations`."""
 TRY_NEXT = (
@@ -238,6 +245,20 @@ def gpu(session: nox.Session) -> None:
     if "True" not in str(session.run("python3", "-c", script, external=True, silent=True, log=False)):
         session.skip("no GPU that torch could use: the python3 on the PATH has no torch")
     session.run("python3", "tools/bench/gpu_session.py", *session.posargs, external=True)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure everything on this machine, and write docs/performance.md: under 40 minutes on two quiet cores. `-- NAME`
+    runs one benchmark, `-- --help` lists them; a peer that does not install is left out of the figures."""
+    install(session, *PACKAGES, tools=ALL_TEST_TOOLS)
+    for words in BENCH_PEERS:
+        try:
+            # Else llama.cpp is built without AVX-512, and a wheel that pip built for nox -s gguf would be taken.
+            session.install("-c", "constraints.txt", *words, env={"CMAKE_ARGS": "-DGGML_NATIVE=ON"})
+        except nox.command.CommandFailed:
+            session.warn(f"left out, as it does not install: {words[-1]}")
+    session.run("python", "tools/bench/suite.py", *session.posargs)
 
 
 @nox.session

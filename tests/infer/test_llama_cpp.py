@@ -3,6 +3,8 @@
 `nox -s gguf` runs this: the binding of llama.cpp for Python takes minutes to build.
 """
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,8 @@ pytest.importorskip("gguf", reason="gguf is not installed: run `nox -s gguf`")
 
 
 @torch.no_grad()
-def test_llama_cpp_gives_our_logits_and_tokens(model_dir, tmp_path):
+def test_llama_cpp_gives_our_logits_and_tokens(model_dir, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "tools" / "bench")
     from gguf_file import write_gguf
 
     write_gguf(model_dir, tmp_path / "model.gguf")

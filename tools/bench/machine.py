@@ -4,13 +4,14 @@ import json
 import os
 import platform
 import subprocess
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 
 def description(*libraries: str, **more: int) -> dict[str, Any]:
-    """Machine, its load now (call before measuring), versions and commit ("-dirty": with uncommitted changes)."""
+    """Machine, its load now (call before measuring), versions, commit ("-dirty": with uncommitted changes), date."""
     return {
         "machine": {
             "processor": processor(),
@@ -20,16 +21,28 @@ def description(*libraries: str, **more: int) -> dict[str, Any]:
         },
         "versions": {"python": platform.python_version(), **{name: version(name) for name in libraries}},
         "commit": commit(),
+        "date": datetime.now(UTC).date().isoformat(),
     }
 
 
 def commit() -> str:
-    """The commit of this file's repository, "unknown" where git or the repository is missing."""
-    describe = ("git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty")
+    """The commit of this file's repository, "unknown" where git or the repository is missing.
+
+    Changed results and documentation do not make it dirty: benchmarks run one after another write them.
+    """
     try:
-        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", *_WRITTEN)
+        return _git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+_WRITTEN = (":(top,exclude)tools/bench/results", ":(top,exclude)docs")
+
+
+def _git(*words: str) -> str:
+    command = ("git", "-C", str(Path(__file__).parent), *words)
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def publish(document: dict[str, Any], output: Path | None) -> None:

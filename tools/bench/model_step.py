@@ -1,120 +1,86 @@
-"""Time one training step (forward and backward) of our model and of transformers' Nemotron, on this machine.
+"""Time a training step (forward, backward, fused AdamW) of our model, of transformers' Nemotron and of litgpt's GPT.
 
-Contestants have the same weights and tokens; their losses are checked to agree. Each has its own process, which steps
-as training does: repeatedly, in memory that it has used before. They take turns of a few steps, so that a busy machine
-affects all equally: seconds are medians over rounds, a ratio is the median of the ratios within rounds.
+Ours and transformers' have the same weights and tokens, and their losses are checked to agree; litgpt's closest model
+has the same sizes (see training_contestants.py). Each contestant has its own process, which steps as training does:
+repeatedly, in memory that it has used before. They take turns of a few steps, and so do large matrix products of the
+same format, whose best rate in a turn is the peak that a contestant's rate is a share of. Speeds are medians over
+rounds, ratios and shares medians of those within rounds.
 
-"memory kept" means with `nemotron4_train.host_memory`, which `nemotron4 train` uses. It concerns the process, not the
-model, so transformers' model is measured with it as well.
+"memory kept" means with `nemotron4_train.host_memory`, as `nemotron4 train` always does, and so does `ours` here. It
+concerns the process, not the model, so the others are measured with it as well as without.
 
-    python tools/bench/model_step.py --compile --output tools/bench/results/model_step.json
+    python tools/bench/model_step.py --compile nano_10m --output tools/bench/results/model_step.json
 """
+
+from __future__ import annotations
 
 import argparse
 import ctypes
 import gc
+import importlib.util
+import math
 import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-import transformers
+from contestants import Contestant, TakeTurn, compared, compete, turns
+from cpu_peaks import product_teraflops
 from machine import description, publish
+from training_contestants import Steps, Trained, litgpt_closest, ours, transformers_nemotron
 
-from nemotron4_model import ModelConfig, Recompute, Transformer, initialise, parallelise
-from nemotron4_model.hugging_face.config_json import to_json
-from nemotron4_model.hugging_face.names import to_hugging_face
+from nemotron4_model import ModelConfig
 from nemotron4_train.host_memory import keep_freed_memory
 
-SHAPES: dict[str, tuple[dict[str, Any], int, int]] = {
-    "demo nano_3m, 16 x 256": (vars(ModelConfig.preset("nano_3m")), 16, 256),
-    "d256 L6 V8192, 8 x 256": (
-        {**vars(ModelConfig.preset("nano_10m")), "num_layers": 6},
-        8,
-        256,
-    ),
-}
-PRECISIONS = ("fp32", "bf16_autocast", "bf16")
+MODELS = ("nano_1m", "nano_10m", "nano_30m")
+PRECISIONS = ("fp32", "bf16")
+PEERS = {"transformers": transformers_nemotron, "litgpt": litgpt_closest}
 COMPILED, MEMORY_KEPT = ", compiled", ", memory kept"
-STEPS_PER_TURN = 3
-"""Timed steps in a turn, after an untimed one: the CPU caches still contain the previous contestant's data."""
+PEAK = "matrix product"
+SECONDS_PER_TURN, PRODUCTS_PER_TURN = 0.3, 4
 
 
-def our_step(config: ModelConfig, precision: str, compile_blocks: bool) -> Callable[[torch.Tensor], float]:
-    """A function from tokens to the loss, leaving gradients behind."""
-    model = Transformer(config)
-    initialise(model, 0, config)
-    if precision == "bf16":
-        model.bfloat16()
-    parallelise(model, None, recompute=Recompute.none, compile=compile_blocks)
-
-    def step(tokens_BT: torch.Tensor) -> float:
-        model.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16_autocast"):
-            loss = model(tokens_BT[:, :-1], tokens_BT[:, 1:]).mean
-        loss.backward()
-        return loss.item()
-
-    return step
+def contestants(compiled: bool) -> list[str]:
+    """Names of those that can run here."""
+    peers = [name + memory for name in PEERS if is_installed(name) for memory in ("", MEMORY_KEPT)]
+    return ["ours", *(["ours" + COMPILED] if compiled else []), *peers]
 
 
-def their_step(config: ModelConfig, precision: str) -> Callable[[torch.Tensor], float]:
-    """The same with transformers' NemotronForCausalLM and F.cross_entropy in fp32."""
-    settings = to_json(config, torch.float32)
-    settings.pop("torch_dtype")
-    model = transformers.NemotronForCausalLM(transformers.NemotronConfig(**settings))
-    ours = Transformer(config)
-    initialise(ours, 0, config)
-    stored = (pair for name, p in ours.named_parameters() for pair in to_hugging_face(name, p.detach(), config))
-    model.load_state_dict(dict(stored))
-    model.train()
-    if precision == "bf16":
-        model.bfloat16()
-
-    def step(tokens_BT: torch.Tensor) -> float:
-        model.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16_autocast"):
-            logits = model(tokens_BT[:, :-1], use_cache=False).logits
-        loss = F.cross_entropy(logits.float().flatten(0, 1), tokens_BT[:, 1:].flatten())
-        loss.backward()
-        return loss.item()
-
-    return step
+def is_installed(package: str) -> bool:
+    """Whether it can be imported."""
+    return importlib.util.find_spec(package) is not None
 
 
-def compete(shape: str, name: str) -> None:
-    """A contestant's process: prints the loss, seconds per step for each line it reads, and last its peak MB."""
-    who, precision = name.split(",")[0].split()
-    fields, batch, length = SHAPES[shape]
-    config = ModelConfig(**fields)
-    tokens_BT = torch.randint(config.vocab_size, (batch, length + 1), generator=torch.Generator().manual_seed(0))
+def build(name: str, config: ModelConfig, precision: str) -> Trained:
+    """A contestant's model."""
+    who = name.split(",")[0]
+    return ours(config, precision, COMPILED in name) if who == "ours" else PEERS[who](config, precision)
 
-    def make(config: ModelConfig) -> Callable[[torch.Tensor], float]:
-        return their_step(config, precision) if who == "transformers" else our_step(config, precision, COMPILED in name)
 
-    # Neither what a library loads on first use nor the copy of our model that provides the weights must count.
-    make(ModelConfig(**{**fields, "num_layers": 1}))(tokens_BT[:1, :9])
+def contestant(name: str, model: str, precision: str, arguments: argparse.Namespace) -> TakeTurn:
+    """Some steps -> their figures, with the peak of this process since the model exists in MB."""
+    config = ModelConfig.preset(model)
+    if not name.endswith(COMPILED):
+        # What a library loads on first use must not count.
+        small = ModelConfig(**{**vars(config), "num_layers": 1})
+        Steps(build(name, small, precision), config.vocab_size, 1, 8)(1)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     before = _status_kilobytes("VmRSS")
-    if name.endswith(MEMORY_KEPT):
+    if name.startswith("ours") or name.endswith(MEMORY_KEPT):
         assert keep_freed_memory()
-    step = make(config)
+    trained = build(name, config, precision)
+    steps = Steps(trained, config.vocab_size, arguments.sequences, arguments.length)
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets the peak
-    print(step(tokens_BT), flush=True)
-    for _ in sys.stdin:
-        step(tokens_BT)
-        start = time.perf_counter()
-        for _ in range(STEPS_PER_TURN):
-            step(tokens_BT)
-        print((time.perf_counter() - start) / STEPS_PER_TURN, flush=True)
-    print(round((_status_kilobytes("VmHWM") - before) / 1024))
+
+    def take_turn(count: int) -> dict[str, Any]:
+        figures = steps(count)
+        megabytes = round((_status_kilobytes("VmHWM") - before) / 1024)
+        return {**figures, "peak_megabytes": megabytes, "parameters": trained.num_parameters}
+
+    return take_turn
 
 
 def _status_kilobytes(field: str) -> int:
@@ -123,100 +89,97 @@ def _status_kilobytes(field: str) -> int:
     return int(status.split(f"{field}:")[1].split()[0])
 
 
-class Contestant:
-    """Drives a contestant's process."""
-
-    def __init__(self, shape: str, name: str) -> None:
-        command = [sys.executable, __file__, "--threads", str(torch.get_num_threads()), "--compete", shape, name]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.loss = float(self._line())
-        self.seconds: list[float] = []
-        self.peak_megabytes = 0
-
-    def take_turn(self) -> None:
-        """Time a few more steps."""
-        assert self.process.stdin
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        self.seconds.append(float(self._line()))
-
-    def leave(self) -> None:
-        """End the process."""
-        self.peak_megabytes = int(self.process.communicate()[0])
-
-    def _line(self) -> str:
-        assert self.process.stdout
-        return self.process.stdout.readline() or sys.exit("a contestant died; its message is above")
+def measure(model: str, precision: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Every contestant at one size and format."""
+    names = contestants(model in arguments.compile)
+    with ExitStack() as leaving:
+        running: dict[str, TakeTurn] = {}
+        for name in names:
+            started = _start(name, model, precision, arguments)
+            leaving.callback(started.leave)
+            running[name] = started.take_turn
+        first = {name: take_turn(1) for name, take_turn in running.items()}
+        losses = [figures["loss"] for name, figures in first.items() if not name.startswith("litgpt")]
+        assert max(losses) - min(losses) < 0.02, losses
+        tokens = arguments.sequences * arguments.length
+        steps = max(1, math.ceil(SECONDS_PER_TURN * first["ours"]["speed"] / tokens))
+        rounds = turns({PEAK: _products(precision), **running}, (steps,), arguments.rounds)
+    return {"steps_per_turn": steps, **figures_of(rounds, names, ModelConfig.preset(model), arguments.length)}
 
 
-def measure(shape: str, rounds: int, with_compile: bool) -> dict[str, Any]:
-    """Measure every contestant at one shape."""
-    kinds = [("transformers", ""), ("ours", ""), *([("ours", COMPILED)] if with_compile else [])]
-    names = [
-        f"{who} {precision}{compiled}{memory}"
-        for precision in PRECISIONS
-        for who, compiled in kinds
-        for memory in ("", MEMORY_KEPT)
-    ]
-    contestants = {name: Contestant(shape, name) for name in names}
-    losses = [each.loss for each in contestants.values()]
-    assert max(losses) - min(losses) < 0.02, losses
-    for _ in range(rounds):
-        for contestant in contestants.values():
-            contestant.take_turn()
-    for contestant in contestants.values():
-        contestant.leave()
-    fields, batch, length = SHAPES[shape]
-    flops = ModelConfig(**fields).flops_per_token(length, causal=True) * batch * length
-    return {
-        name: _row(contestant, contestants, batch * length, flops, name.split(",")[0].split()[1])
-        for name, contestant in contestants.items()
-    }
+def _start(name: str, model: str, precision: str, arguments: argparse.Namespace) -> Contestant:
+    shape = {key: str(getattr(arguments, key)) for key in ("threads", "sequences", "length")}
+    options = [word for key, value in shape.items() for word in (f"--{key}", value)]
+    return Contestant(Path(__file__), name, "--models", model, "--precisions", precision, *options)
 
 
-def _row(
-    contestant: Contestant, contestants: dict[str, Contestant], num_tokens: int, flops: float, precision: str
+def _products(precision: str) -> TakeTurn:
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    return lambda count: {"speed": product_teraflops(dtype, PRODUCTS_PER_TURN)}
+
+
+def figures_of(
+    rounds: list[dict[str, dict[str, Any]]], names: list[str], config: ModelConfig, length: int
 ) -> dict[str, Any]:
-    seconds = statistics.median(contestant.seconds)
+    """By contestant: speed, share of the peak, seconds, memory, and how many times as fast as others it is."""
+    flops_per_token = config.flops_per_token(length, causal=True)
+    peak = compared(rounds, PEAK, digits=4)[PEAK]["speed"]
+    found: dict[str, Any] = {"gemm_peak_teraflops": peak, "contestants": {}}
+    for name in names:
+        shares = [each[name]["speed"] * flops_per_token / each[PEAK]["speed"] / 1e12 for each in rounds]
+        found["contestants"][name] = {
+            "parameters": rounds[0][name]["parameters"],
+            "tokens_per_second": round(statistics.median(each[name]["speed"] for each in rounds), 1),
+            "tokens_per_second_quartiles": _quartiles([each[name]["speed"] for each in rounds], 1),
+            "share_of_gemm_peak": round(statistics.median(shares), 3),
+            "optimizer_share": round(
+                statistics.median(each[name]["optimizer_seconds"] / each[name]["seconds"] for each in rounds), 3
+            ),
+            "peak_megabytes": max(each[name]["peak_megabytes"] for each in rounds),
+            "times_as_fast_as": {},
+        }
+    for base in names:
+        for name, each in compared(rounds, base).items():
+            if name != PEAK and name != base:
+                ratio = {key: each[key] for key in ("ratio", "quartiles")}
+                found["contestants"][name]["times_as_fast_as"][base] = ratio
+    return found
 
-    def times_as_fast_as(name: str) -> float:
-        pairs = zip(contestants[name].seconds, contestant.seconds, strict=True)
-        return round(statistics.median(theirs / ours for theirs, ours in pairs), 2)
 
-    return {
-        "milliseconds": round(seconds * 1e3, 1),
-        "tokens_per_second": round(num_tokens / seconds),
-        "gflops_per_second": round(flops / seconds / 1e9, 1),
-        "peak_megabytes": contestant.peak_megabytes,
-        "times_as_fast_as": {
-            name: times_as_fast_as(name)
-            for name in dict.fromkeys(
-                (f"transformers {precision}", f"transformers {precision}{MEMORY_KEPT}", "transformers fp32")
-            )
-        },
-    }
+def _quartiles(values: list[float], digits: int) -> list[float]:
+    low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    return [round(low, digits), round(high, digits)]
 
 
 def main() -> None:
-    """Measure every shape; print one JSON document, or also write it."""
+    """Measure every size and format; print one JSON document, or also write it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--compile", action="store_true", help="also compiled blocks; takes minutes to warm up")
-    parser.add_argument("--compete", nargs=2, metavar=("SHAPE", "CONTESTANT"), help="run as one contestant's process")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--models", nargs="+", default=MODELS, metavar="NAME", help="of conf/model")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
+    parser.add_argument("--compile", nargs="+", default=[], metavar="NAME", help="sizes at which to time ours compiled")
+    parser.add_argument("--sequences", type=int, default=8, help="in a batch")
+    parser.add_argument("--length", type=int, default=256, help="tokens of a sequence")
+    parser.add_argument("--compete", metavar="CONTESTANT", help="run as one contestant's process")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.compete:
-        compete(*arguments.compete)
+        compete(contestant(arguments.compete, arguments.models[0], arguments.precisions[0], arguments))
         return
+    present = [name for name in PEERS if is_installed(name)]
     document = {
-        **description("torch", "transformers", threads=arguments.threads),
-        "what": "forward + backward without optimiser; medians of rounds; FLOPs with causal attention once; "
-        "peak memory: weights, gradients and all that steps ever held at once",
+        **description("torch", *present, threads=arguments.threads),
+        "what": "forward, backward and AdamW on one batch; FLOPs with causal attention once; peak memory: weights, "
+        "gradients, optimiser and all that steps ever held at once; bf16: products in bf16, the rest in fp32",
+        "left_out": {name: "not installed" for name in PEERS if name not in present},
         "rounds": arguments.rounds,
-        "shapes": {shape: measure(shape, arguments.rounds, arguments.compile) for shape in arguments.shapes},
+        "batch": f"{arguments.sequences} x {arguments.length}",
+        "sizes": {
+            model: {precision: measure(model, precision, arguments) for precision in arguments.precisions}
+            for model in arguments.models
+        },
     }
     publish(document, arguments.output)
 

@@ -1,14 +1,14 @@
 """Documents per second that the quality filter's scorer scores, by model size, precision and tokens read per document.
 
 Weights are random, since time does not depend on them. Documents come from a prepared corpus; one process, one thread.
-Contestants alternate in rounds and the best round counts, in CPU seconds, so that other work on the machine matters
-less.
+Contestants alternate in rounds, in CPU seconds, so that other work on the machine matters less.
 
-    python tools/bench/quality_scorer.py data/sample --output tools/bench/results/quality_scorer.json
+    python tools/bench/quality_scorer.py build/bench/full/corpus --output tools/bench/results/quality_scorer.json
 """
 
 import argparse
 import json
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -46,13 +46,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--source", default="english/documentation")
-    parser.add_argument("--documents", type=int, default=256)
+    parser.add_argument("--documents", type=int, default=128)
     parser.add_argument("--max-tokens", type=int, nargs="+", default=[128, 256])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     document = description("torch", threads=1)
     corpus = Corpus.open(arguments.corpus)
+    torch.set_num_threads(1)
     lines = read_lines(document_path(arguments.corpus / "documents", arguments.source, "train"))
     texts = [json.loads(line)["text"] for line, _ in zip(lines, range(arguments.documents), strict=False)]
     scorers = contestants(corpus, arguments.max_tokens)
@@ -65,17 +66,19 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for (model, precision, limit), times in seconds.items():
         tokens = sum(min(limit, len(corpus.tokenizer.encode(text))) for text in texts)
+        fast, middle, slow = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
         rows.append(
             {
                 "model": model,
                 "precision": precision,
                 "max_tokens": limit,
-                "documents_per_second": round(len(texts) / min(times), 1),
-                "tokens_per_second": round(tokens / min(times)),
+                "documents_per_second": round(len(texts) / middle, 1),
+                "quartiles": [round(len(texts) / slow, 1), round(len(texts) / fast, 1)],
+                "tokens_per_second": round(tokens / middle),
             }
         )
     document |= {
-        "what": "tokenise and score documents, in seconds of the processor, best of rounds",
+        "what": "tokenise and score documents, in seconds of the processor",
         "documents": len(texts),
         "source": arguments.source,
         "rounds": arguments.rounds,

@@ -110,6 +110,7 @@ def load(address: tuple[str, int], clients: list[list[list[int]]], count: int) -
     gaps = [later - now for times in runs for now, later in itertools.pairwise(times[1:])]
     return {
         "tokens_per_second": len(runs) * count / seconds,
+        "requests_per_second": len(runs) / seconds,
         **{f"first_token_ms_p{p}": 1e3 * percentile(firsts, p) for p in (50, 99)},
         **{f"between_tokens_ms_p{p}": 1e3 * percentile(gaps, p) for p in (50, 99)},
     }
@@ -126,11 +127,12 @@ def prompts_of(clients: int, requests: int, length: int, seed: int) -> list[list
     return [[[draw.randrange(4, NUM_PIECES) for _ in range(length)] for _ in range(requests)] for _ in range(clients)]
 
 
-def summary(rounds: list[dict[str, float]], bases: list[float]) -> dict[str, float]:
-    """Medians over rounds, and the ratio to the base's tokens a second in each."""
-    found = {name: round(statistics.median(each[name] for each in rounds), 1) for name in rounds[0]}
+def summary(rounds: list[dict[str, float]], bases: list[float]) -> dict[str, Any]:
+    """Medians over rounds, and that of the ratios to the base's tokens a second, with their quartiles."""
+    found = {name: round(statistics.median(each[name] for each in rounds), 2) for name in rounds[0]}
     ratios = [each["tokens_per_second"] / base for each, base in zip(rounds, bases, strict=True)]
-    return {"ratio": round(statistics.median(ratios), 2), **found}
+    low, middle, high = statistics.quantiles(ratios * 2 if len(ratios) == 1 else ratios, n=4)
+    return {"ratio": round(middle, 2), "quartiles": [round(low, 2), round(high, 2)], **found}
 
 
 def main() -> None:
@@ -139,6 +141,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     parser.add_argument("--model", default="nano_30m", help="a preset")
     parser.add_argument("--threads", type=int, default=1, help="of each server's engine, and of transformers")
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), help="of the servers")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--requests", type=int, default=2, help="of each client in a round")
     parser.add_argument("--rounds", type=int, default=3)
@@ -160,7 +163,9 @@ def main() -> None:
     generate = theirs(model, "fp32")
     with tempfile.TemporaryDirectory() as root, ExitStack() as stack:
         model_dir = export(model, Path(root))
-        addresses = {name: stack.enter_context(server(model_dir, FORMATS[name], arguments.threads)) for name in FORMATS}
+        addresses = {
+            name: stack.enter_context(server(model_dir, FORMATS[name], arguments.threads)) for name in arguments.formats
+        }
         bases: list[float] = []
         found: dict[tuple[str, int], list[dict[str, float]]] = {}
         for number in range(arguments.rounds + 1):  # the first warms up
@@ -173,7 +178,8 @@ def main() -> None:
                 prompts = prompts_of(clients, arguments.requests, length, 1000 * clients + number)
                 for name, address in addresses.items():
                     found.setdefault((name, clients), []).append(load(address, prompts, count))
-    document["transformers fp32"] = {"tokens_per_second": round(statistics.median(bases[1:]), 1)}
+    base = statistics.median(bases[1:])
+    document["transformers fp32"] = {"tokens_per_second": round(base, 2), "requests_per_second": round(base / count, 2)}
     for (name, clients), rounds in found.items():
         document.setdefault(f"served {name}", {})[f"{clients} clients"] = summary(rounds[1:], bases[1:])
     document["load_average_at_end"] = round(os.getloadavg()[0], 2)

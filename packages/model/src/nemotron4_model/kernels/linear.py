@@ -7,9 +7,10 @@ Paths:
   products on CUDA. Elsewhere a product is rounded to its dtype before it is added: of the weight's gradient, 12 bytes
   an element are moved instead of 8, for each part. The path on CUDA has not run on a GPU.
 
-oneDNN is faster for large products (measured on two threads of a Zen 4, assumed of other CPUs with AVX-512). torch
-offers its fp32 products only as convolution: a linear layer is a convolution whose window is a single pixel, over an
-image with one channel per feature.
+oneDNN was faster for large products on two threads of a Zen 4. On a Xeon, for which torch's BLAS is made, the two are
+within some 10 % of each other: tools/bench/results/cpu_linear.json is of the machine that it names. torch offers its
+fp32 products only as convolution: a linear layer is a convolution whose window is a single pixel, over an image with
+one channel per feature.
 
 Invariant: both paths are equal up to the order of fp32 sums, gradients included.
 """
@@ -20,7 +21,7 @@ from torch import Tensor
 
 MIN_MULTIPLICATIONS = 1 << 28
 MIN_MULTIPLICATIONS_WITH_GRADIENTS, MIN_ROWS_WITH_GRADIENTS = 1 << 27, 1_024
-"""Smaller products gain in some shapes and lose in others: tools/bench/results/cpu_linear.json."""
+"""On a Zen 4, smaller products gained in some shapes and lost in others (tools/bench/cpu_linear.py)."""
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """A model directory as a GGUF file for llama.cpp, whose own converter is not on the package registry.
 
-Differences to the directory: norms hold 1 + weight; the numbers of config.json and the pieces of the tokenizer are
-entries of the file. llama.cpp rotates int(fraction x hidden / heads) dimensions of heads that are hidden / heads wide.
+Differences to the directory: norms hold 1 + weight; the numbers of config.json and the pieces of the tokenizer, if it
+has one, are entries of the file. llama.cpp rotates int(fraction x hidden / heads) dimensions of heads that are
+hidden / heads wide.
 """
 
 from pathlib import Path
@@ -13,10 +14,11 @@ from safetensors.torch import load_file
 from nemotron4_model import load_config
 
 _TYPES = gguf.TokenType
+_FILE_TYPES = {"F32": gguf.LlamaFileType.ALL_F32, "BF16": gguf.LlamaFileType.MOSTLY_BF16}
 
 
-def write_gguf(directory: Path, target: Path) -> None:
-    """One file in fp32, from a directory whose weights are one safetensors file."""
+def write_gguf(directory: Path, target: Path, number_format: str = "F32") -> None:
+    """One file, in F32 or BF16, from a directory whose weights are one safetensors file; norms stay in fp32."""
     config = load_config(directory)
     assert config.head_dim is None or config.head_dim * config.num_attention_heads == config.hidden_size
     writer = gguf.GGUFWriter(target, "nemotron")
@@ -30,12 +32,20 @@ def write_gguf(directory: Path, target: Path) -> None:
     writer.add_layer_norm_eps(config.norm_eps)
     writer.add_rope_freq_base(config.rope_theta)
     writer.add_rope_dimension_count(config.rotary_dim)
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    _add_pieces(writer, spm.SentencePieceProcessor(model_file=str(directory / "tokenizer.model")))
+    writer.add_file_type(_FILE_TYPES[number_format])
+    tokenizer = directory / "tokenizer.model"
+    if tokenizer.exists():
+        _add_pieces(writer, spm.SentencePieceProcessor(model_file=str(tokenizer)))
+    else:
+        writer.add_tokenizer_model("none")
+    kind = gguf.GGMLQuantizationType[number_format]
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.NEMOTRON, config.num_layers)
     for name, tensor in load_file(directory / "model.safetensors").items():
-        tensor = tensor.float() + 1 if name.endswith("norm.weight") else tensor.float()
-        writer.add_tensor(names.get_name(name, try_suffixes=(".weight", ".bias")), tensor.numpy())
+        target_name, values = names.get_name(name, try_suffixes=(".weight", ".bias")), tensor.float().numpy()
+        if tensor.ndim == 1:
+            writer.add_tensor(target_name, values + 1 if name.endswith("norm.weight") else values)
+        else:
+            writer.add_tensor(target_name, gguf.quants.quantize(values, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
