@@ -39,6 +39,7 @@ def test_mojibake_is_repaired(broken, mended):
         "&amp; &lt;b&gt;",
         "\x1b[31mred\x1b[0m \u200bzero\ufeff",
         "L&AMP;P; naïve café; 10³ µm",
+        "a quote\u00e2\u20ac\ufffd that was lost",
     ],
 )
 def test_style_and_white_space_stay(text):

@@ -45,7 +45,7 @@ class Repair:
             fix_line_breaks=False,
             remove_control_chars=False,
             normalization=None,
-            explain=False,
+            explain=True,  # else the encoding is repaired without regard to these settings
         )
 
     def __call__(self, document: Document) -> None:
