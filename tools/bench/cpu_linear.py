@@ -41,7 +41,7 @@ def forward_and_backward(product: Callable[..., Tensor], x: Tensor, weight: Tens
 
 
 def uses_onednn(size: tuple[int, int, int]) -> dict[str, bool]:
-    """Whether the kernel chooses oneDNN, by work; to be asked while its bounds are its own."""
+    """Whether the kernel chooses oneDNN, by work, where it does at all; to be asked while its bounds are its own."""
     N, D, features = size
     x, weight = torch.empty(N, D), torch.empty(features, D)
     with torch.no_grad():
@@ -81,6 +81,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     sizes = [tuple(arguments.size)] if arguments.size else SIZES
+    is_intel, kernel.is_intel = kernel.is_intel(), lambda: False
     uses = {size: uses_onednn(size) for size in sizes}
     bounds = {name: value for name, value in vars(kernel).items() if name.startswith("MIN_")}
     for name in bounds:
@@ -89,6 +90,7 @@ def main() -> None:
         **description("torch", threads=arguments.threads),
         "what": "seconds of F.linear over seconds of the same by oneDNN, fp32; median of rounds",
         "bounds_in_use": bounds,
+        "uses_onednn_on_this_machine": not is_intel,
         "rounds": arguments.rounds,
         "sizes": {
             f"{N} x {D} -> {features}": {

@@ -12,6 +12,7 @@ Further arguments override the demo, for both: `learning.py model=nano_1m schedu
 import argparse
 import tempfile
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +44,28 @@ Trained = tuple[Transformer, dict[str, Any]]
 """A trained model, and what is known of its training."""
 
 
-def train_ours(arguments: argparse.Namespace, run: Path) -> Trained:
-    """By the verbs themselves."""
+def train_ours(arguments: argparse.Namespace, run: Path) -> None:
+    """By the verb itself."""
     threads = f"launcher.num_threads={arguments.threads}"
     nemotron4("train", "experiment=demo", f"data.dir={arguments.data}", f"run.dir={run}", threads, *arguments.overrides)
+
+
+def job_of(run: Path, training: Future[None]) -> TrainJob:
+    """The job of a run that starts now."""
+    while not (run / "job.yaml").exists():
+        if training.done():
+            training.result()  # raises what it failed with
+        time.sleep(0.1)
+    return read_train_job(run)
+
+
+def trained_by_us(run: Path) -> Trained:
+    """Our model as it is exported, and what the run recorded."""
     assert main_of_verbs(["export", f"run={run}"]) == 0  # here: starting a process takes longer
-    speeds = [float(row["tokens_per_second"]) for row in read_rows(run / "metrics.csv")]
-    seconds = sum(tokens / speed for tokens, speed in zip(_tokens_by_step(read_train_job(run)), speeds, strict=True))
+    job, speeds = read_train_job(run), [float(row["tokens_per_second"]) for row in read_rows(run / "metrics.csv")]
+    seconds = sum(tokens / speed for tokens, speed in zip(_tokens_by_step(job), speeds, strict=True))
     curve = [[int(row["tokens"]), float(row["overall"])] for row in read_rows(run / "validation.csv")]
-    optimizer = {key: getattr(value, "value", value) for key, value in vars(read_train_job(run).optimizer).items()}
+    optimizer = {key: getattr(value, "value", value) for key, value in vars(job.optimizer).items()}
     return load_pretrained(run / "export"), {"seconds": round(seconds, 1), "optimizer": optimizer, "curve": curve}
 
 
@@ -135,11 +149,11 @@ def score(trained: Trained, corpus: Corpus, num_tokens: int, heldout_bytes: int 
 
 
 def main() -> None:
-    """Train both, one after the other; print one JSON document, or also write it."""
+    """Train both at the same time, with a core each; print one JSON document, or also write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--data", default="data/sample", help="a prepared corpus; its tokenizer fits the model")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="of each of the two trainings")
     parser.add_argument("--heldout-bytes", type=int, help="of each source that the result is of; all by default")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the demo")
     arguments = parser.parse_args()
@@ -147,9 +161,12 @@ def main() -> None:
     document = description("torch", "transformers", threads=arguments.threads)
     with tempfile.TemporaryDirectory() as scratch:
         run, corpus = Path(scratch, "run"), Corpus.open(arguments.data)
-        ours = train_ours(arguments, run)
-        job = read_train_job(run)
-        peer = train_peer(job, corpus, Path(scratch, "peer"))
+        with ThreadPoolExecutor() as others:
+            training = others.submit(train_ours, arguments, run)
+            job = job_of(run, training)
+            peer = train_peer(job, corpus, Path(scratch, "peer"))
+            training.result()
+        ours = trained_by_us(run)
     num_tokens = Timeline(job.schedule, job.trainer.max_steps).num_tokens
     publish(
         {

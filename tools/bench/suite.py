@@ -164,10 +164,10 @@ def main(words: Sequence[str] | None = None) -> int:
         asked = arguments.names or names
         outcomes = run_all([each for each in BENCHMARKS if each.name in asked], arguments.toy)
         print(*(f"{each.name:24} {each.seconds:6.0f} s  {each.said}" for each in outcomes), sep="\n", flush=True)
-        if outcomes[-1].said == STOPPED:
-            return 128 + signal.SIGINT
     if not arguments.toy:
         write_page(RESULTS)
+    if outcomes and outcomes[-1].said == STOPPED:
+        return 128 + signal.SIGINT
     return int(any(each.failed for each in outcomes))
 
 

@@ -21,6 +21,7 @@ def by_onednn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("MIN_MULTIPLICATIONS", "MIN_MULTIPLICATIONS_WITH_GRADIENTS", "MIN_ROWS_WITH_GRADIENTS"):
         monkeypatch.setattr(kernel, name, 1)
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(kernel, "is_intel", lambda: False)
     num_threads = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -52,7 +53,7 @@ def test_views_that_are_not_contiguous(by_onednn: None) -> None:
     torch.testing.assert_close(kernel.linear(x, weight), F.linear(x, weight), atol=1e-4, rtol=1e-5)
 
 
-def test_one_thread_low_precision_small_products_and_gradients_of_few_rows_stay_with_blas(
+def test_intel_one_thread_low_precision_small_products_and_gradients_of_few_rows_stay_with_blas(
     by_onednn: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x, weight = torch.randn(5, 48), torch.randn(80, 48)
@@ -71,6 +72,10 @@ def test_one_thread_low_precision_small_products_and_gradients_of_few_rows_stay_
         assert not kernel.onednn_is_faster(x, weight)
         monkeypatch.setattr(kernel, "MIN_MULTIPLICATIONS", 5 * 48 * 80)
         assert kernel.onednn_is_faster(x, weight)
+    assert kernel.onednn_is_faster(x, weight)
+    monkeypatch.setattr(kernel, "is_intel", lambda: True)
+    assert not kernel.onednn_is_faster(x, weight)
+    monkeypatch.setattr(kernel, "is_intel", lambda: False)
     torch.set_num_threads(1)
     assert not kernel.onednn_is_faster(x, weight)
 

@@ -76,7 +76,7 @@ AREA = Area(
             "checkpoints",
             arguments=("--corpus", "{corpus}"),
             toy=("--corpus", "{corpus}", "--preset", "nano_1m", "--layers", "2", "--rounds", "1"),
-            minutes=2.5,
+            minutes=1.5,
         ),
     ),
     rows=_ROWS,

@@ -157,7 +157,7 @@ AREA = Area(
         Benchmark(
             "growth_parameters",
             toy=("--smallest", "2", "--sequences", "1", "--length", "16", "--rounds", "2", "--threads", "1"),
-            minutes=1,
+            minutes=0.8,
         ),
         Benchmark(
             "growth_ranks",
@@ -166,18 +166,19 @@ AREA = Area(
                 *("--data", "{corpus}", "--model", "ladder_70k", "--ranks", "1", "2"),
                 *("--batch", "4", "--length", "16", "--steps", "4", "--rounds", "1"),
             ),
-            minutes=2,
+            minutes=1.5,
         ),
         Benchmark(
             "growth_sources",
             arguments=("{corpus}",),
             toy=("{corpus}", "--sources", "2", "4", "--tokens", "50000", "--rounds", "1"),
+            minutes=0.8,
         ),
         Benchmark(
             "growth_documents",
             arguments=("{corpus}/tokenizer/tokenizer.model",),
             toy=("{corpus}/tokenizer/tokenizer.model", "--documents", "200", "400", "--workers", "1"),
-            minutes=3,
+            minutes=1.2,
         ),
     ),
     rows=(

@@ -7,13 +7,16 @@ Paths:
   products on CUDA. Elsewhere a product is rounded to its dtype before it is added: of the weight's gradient, 12 bytes
   an element are moved instead of 8, for each part. The path on CUDA has not run on a GPU.
 
-oneDNN was faster for large products on two threads of a Zen 4. On a Xeon, for which torch's BLAS is made, the two are
-within some 10 % of each other: tools/bench/results/cpu_linear.json is of the machine that it names. torch offers its
-fp32 products only as convolution: a linear layer is a convolution whose window is a single pixel, over an image with
-one channel per feature.
+oneDNN was faster for large products on two threads of a Zen 4. On an Intel Xeon, for which torch's BLAS is made, it is
+slower, by some 10 % with gradients (tools/bench/results/cpu_linear.json), and not used. torch offers its fp32 products
+only as convolution: a linear layer is a convolution whose window is a single pixel, over an image with one channel per
+feature.
 
 Invariant: both paths are equal up to the order of fp32 sums, gradients included.
 """
+
+from functools import cache
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -69,7 +72,7 @@ class WeightGradient:
 
 
 def onednn_is_faster(x: Tensor, weight: Tensor) -> bool:
-    """Whether this is a large product of plain fp32 matrices, on several threads of a CPU with AVX-512."""
+    """Whether this is a large product of plain fp32 matrices, on several threads of a CPU with AVX-512, not Intel's."""
     multiplications = x.numel() * weight.shape[0]
     if torch.is_grad_enabled():
         has_enough_rows = x.numel() >= MIN_ROWS_WITH_GRADIENTS * x.shape[-1]
@@ -87,7 +90,17 @@ def onednn_is_faster(x: Tensor, weight: Tensor) -> bool:
         and torch.backends.mkldnn.is_available()
         and bool(torch.backends.mkldnn.enabled)
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and not is_intel()
     )
+
+
+@cache
+def is_intel() -> bool:
+    """Whether the processor is one that torch's BLAS, Intel's MKL, is made for, as far as the system says."""
+    try:
+        return "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
 
 
 def _pixels(x: Tensor) -> Tensor:
