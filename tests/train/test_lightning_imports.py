@@ -1,22 +1,8 @@
 """What a rank imports before its first step."""
 
-import importlib
-import sys
-from importlib.util import find_spec
-
 import pytest
 from forks import FORKS
-from lightning_utilities.core.imports import package_available
-
-OF_METRICS = ("scipy", "transformers")
-
-
-def imports(results):
-    imported = [name for name in OF_METRICS if name in sys.modules]
-    from scipy.special import erf
-    from transformers import AutoModel
-
-    results.put((imported, "lightning.pytorch" in sys.modules, float(erf(0)), AutoModel.__name__))
+from metric_imports import OF_METRICS, import_where_a_metric_needs_scipy, imports
 
 
 def test_packages_of_metrics_that_are_not_used_are_not_imported_and_can_be():
@@ -28,19 +14,6 @@ def test_packages_of_metrics_that_are_not_used_are_not_imported_and_can_be():
     process.start()
     assert results.get(timeout=120) == ([], True, 0.0, "AutoModel")
     process.join()
-
-
-def import_where_a_metric_needs_scipy(directory, results):
-    import nemotron4_train.lightning as ours
-
-    sys.path.insert(0, directory)
-    for name in [name for name in sys.modules if name.split(".")[0] == "torchmetrics"]:
-        del sys.modules[name]
-    importlib.reload(ours)
-    found = find_spec("scipy") is not None and package_available("scipy")
-    import torchmetrics
-
-    results.put((found, "torch_fidelity" in sys.modules, torchmetrics.Metric.__name__))
 
 
 def test_an_installed_package_of_a_metric_that_needs_what_is_hidden_stops_nothing(tmp_path):
