@@ -38,7 +38,12 @@ ALL_TEST_TOOLS = (
 BENCH_PEERS = (
     ("--no-deps", "litgpt==0.5.13"),  # without the versions of other packages that it asks for
     ("--no-deps", "datasketch==2.0.0"),
-    ("--no-deps", "datatrove==0.10.1", "loguru==0.7.3"),  # for an older xxhash, without which it hashes by SHA-1
+    (
+        "--no-deps",
+        "datatrove==0.10.1",
+        "loguru==0.7.3",
+        "humanize",
+    ),  # for an older xxhash, without which it hashes by SHA-1
     ("--no-cache-dir", "gguf==0.19.0", "llama-cpp-python==0.3.36"),  # built here, some 5 minutes the first time
 )
 """What stands beside ours in `bench` and nothing else needs: the words of a `pip install` each."""

@@ -40,7 +40,7 @@ def seconds_of_a_step(ranks: int, threads: int, directory: Path, arguments: argp
         "blend.max_epochs": 1_000,  # of phases that are not reached
         "model": arguments.model,
         "topology.shard": ranks,
-        "topology.micro_batch_size": max(1, arguments.batch // 4),
+        "topology.micro_batch_size": max(1, arguments.batch // 8),
         "launcher.num_threads": threads,
         "schedule": "demo",
         "schedule.phases.warmup.tokens": arguments.steps * arguments.batch * arguments.length,

@@ -29,7 +29,7 @@ COMMANDS = {
     "nemotron4 train experiment=nemotron4_15b --cfg job": 1.0,
 }
 """Command -> seconds that it should stay under."""
-FIRST_STEP = "nemotron4 train experiment=smoke model=ladder_70k"
+FIRST_STEP = "nemotron4 train experiment=smoke model=nano_1m"
 IMPORTS = {
     "nemotron4_common": "",
     "nemotron4_config": "",

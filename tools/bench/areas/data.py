@@ -207,7 +207,7 @@ _DEDUP_ROWS = (
             ),
             goal="2,900 documents/s",
             met=lambda result, size=size: result["sizes"][size]["documents_per_cpu_second"] >= 2_900,
-            missed="Documents are longer than those that the goal was set for; MB/s says more.",
+            missed="Met at 256 MB; why the smaller run is slower has not been profiled.",
         )
         for size, what in {"1x": "64 MB", "4x": "256 MB"}.items()
     ),
