@@ -178,7 +178,7 @@ def test(session: nox.Session, package: str) -> None:
 def e2e(session: nox.Session) -> None:
     """End to end by command line, and the equivalence contract: however a job is run, it trains the same model."""
     install(session, *PACKAGES, tools=ALL_TEST_TOOLS)
-    session.run("pytest", "-q", "tests/e2e", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+    session.run("pytest", "-q", "tests/e2e", "tests/bench/test_toys.py", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session
@@ -254,7 +254,7 @@ def gpu(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure everything on this machine, and write docs/performance.md: under 40 minutes on two quiet cores. `-- NAME`
+    """Measure everything on this machine, and write docs/performance.md: some 55 minutes on two quiet cores. `-- NAME`
     runs one benchmark, `-- --help` lists them; a peer that does not install is left out of the figures."""
     install(session, *PACKAGES, tools=ALL_TEST_TOOLS)
     for words in BENCH_PEERS:

@@ -10,7 +10,7 @@ from areas import AREAS
 from toy_runs import status_of_fork
 from verb import nemotron4
 
-SLOW = ("growth_ranks",)  # whose processes must not be forked
+SLOW = ("growth_ranks",)  # whose ranks are processes of their own; nox -s e2e runs it
 OF_AREAS = [
     pytest.param(area, benchmark, id=benchmark.name, marks=[pytest.mark.slow] * (benchmark.name in SLOW))
     for area in AREAS

@@ -4,8 +4,6 @@ Ours calls what `nemotron4 train`, its resume and `export` call, on the same sta
 AdamW after a step. Invariant: a turn's memory is the process's peak above what it held before it had that state.
 """
 
-import ctypes
-import gc
 import hashlib
 import os
 import time
@@ -15,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from machine import reset_peak, status_kilobytes, trim_memory
 from safetensors.torch import load_file, save_file
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
@@ -260,35 +259,24 @@ class Turns:
         return self._state[1:]
 
     def _begin(self) -> None:
-        _trim()
-        self._held_before = _status_kilobytes("VmRSS")
+        trim_memory()
+        self._held_before = status_kilobytes("VmRSS")
 
     def _measured(self, act: Callable[[], dict[str, float]], num_bytes: int, fresh: bool = True) -> dict[str, Any]:
         """Figures of `act`; `fresh`: memory counts from now, not from before the state was made."""
-        _trim()
-        held_before = _status_kilobytes("VmRSS") if fresh else self._held_before
+        trim_memory()
+        held_before = status_kilobytes("VmRSS") if fresh else self._held_before
         if dist.is_initialized():
             dist.barrier()
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets the peak
+        reset_peak()
         start, processor = time.perf_counter(), time.process_time()
         more = act()
         seconds, processor = time.perf_counter() - start, time.process_time() - processor
-        peak = (_status_kilobytes("VmHWM") - held_before) * 1024
+        peak = (status_kilobytes("VmHWM") - held_before) * 1024
         speed = num_bytes / 1e9 / seconds
         return {"seconds": seconds, "cpu_seconds": processor, "speed": speed, "memory": peak / num_bytes, **more}
-
-
-def _trim() -> None:
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
 
 
 def _bytes_of_state(config: ModelConfig) -> int:
     """fp32 weights and AdamW's two moments."""
     return 12 * config.num_parameters
-
-
-def _status_kilobytes(field: str) -> int:
-    # Not getrusage: its peak survives exec, so a large parent would hide the child's.
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.split(f"{field}:")[1].split()[0])

@@ -25,6 +25,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # or else threads that wait
 import torch
 from contestants import Contestant, TakeTurn, compared, compete, turns
 from machine import description, publish
+from peers import nemotron_of
 
 from nemotron4_infer import SamplingConfig
 from nemotron4_infer.engine.core import Engine
@@ -37,8 +38,6 @@ from nemotron4_infer.weights.engine_weights import from_transformer
 from nemotron4_infer.weights.packed import pack
 from nemotron4_infer.weights.quantised import quantise, quantised_linear
 from nemotron4_model import DType, ModelConfig, Transformer, initialise
-from nemotron4_model.hugging_face.config_json import to_json
-from nemotron4_model.hugging_face.names import to_hugging_face
 
 OURS, THEIRS, LLAMA = "ours", "transformers", "llama.cpp"
 BASE = f"{THEIRS} fp32"
@@ -100,13 +99,9 @@ def ours(model: Transformer, number_format: str) -> Generate:
 
 def theirs(model: Transformer, number_format: str) -> Generate:
     """transformers' `generate`."""
-    import transformers  # imported here: it takes seconds, and other contestants do without
+    import transformers  # for the criterion below
 
-    settings = to_json(model.config, torch.float32)
-    settings.pop("torch_dtype")
-    other = transformers.NemotronForCausalLM(transformers.NemotronConfig(**settings)).eval()
-    named = model.named_parameters()
-    other.load_state_dict(dict(pair for name, p in named for pair in to_hugging_face(name, p.detach(), model.config)))
+    other = nemotron_of(model).eval()
     if number_format == "bf16":
         other.bfloat16()
 

@@ -18,17 +18,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import transformers
 from inputs import nemotron4
 from machine import description, publish
+from peers import nemotron_of
 
 from nemotron4_config.main import main as main_of_verbs
 from nemotron4_data import Corpus
 from nemotron4_eval.heldout.bits_per_byte import evaluate_bits_per_byte
 from nemotron4_model import ModelConfig, Transformer, initialise
-from nemotron4_model.hugging_face.config_json import to_json
 from nemotron4_model.hugging_face.load import load_pretrained
-from nemotron4_model.hugging_face.names import to_hugging_face
 from nemotron4_train.cli import read_train_job
 from nemotron4_train.job import TrainJob
 from nemotron4_train.lightning.data import StepBatch, StepDataset
@@ -97,16 +95,11 @@ def train_peer(job: TrainJob, corpus: Corpus, directory: Path) -> Trained:
     return in_our_form(model, directory), {"seconds": round(seconds, 1), "optimizer": PEER, "curve": curve}
 
 
-def peer_of(config: ModelConfig, seed: int) -> transformers.NemotronForCausalLM:
+def peer_of(config: ModelConfig, seed: int) -> Any:
     """Transformers' model of this shape, with the weights that ours starts from."""
-    settings = to_json(config, torch.float32)
-    settings.pop("torch_dtype")
-    model = transformers.NemotronForCausalLM(transformers.NemotronConfig(**settings))
     ours = Transformer(config)
     initialise(ours, seed, config)
-    stored = (pair for name, p in ours.named_parameters() for pair in to_hugging_face(name, p.detach(), config))
-    model.load_state_dict(dict(stored))
-    return model.train()
+    return nemotron_of(ours).train()
 
 
 def take_step(model: Any, optimizer: torch.optim.Optimizer, batch: StepBatch, micro_batch_size: int) -> None:

@@ -1,5 +1,7 @@
 """What every benchmark records besides its results, and writing them."""
 
+import ctypes
+import gc
 import json
 import os
 import platform
@@ -51,6 +53,23 @@ def publish(document: dict[str, Any], output: Path | None) -> None:
     print(text)
     if output:
         output.write_text(text, encoding="utf-8")
+
+
+def status_kilobytes(field: str) -> int:
+    """A field of this process's status. getrusage's peak survives exec, so that a large parent would hide a child's."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.split(f"{field}:")[1].split()[0])
+
+
+def trim_memory() -> None:
+    """Return to the system what this process no longer uses."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+def reset_peak() -> None:
+    """Begin the peak of resident memory, VmHWM, anew."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def processor() -> str:

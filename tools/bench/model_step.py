@@ -15,7 +15,6 @@ concerns the process, not the model, so the others are measured with it as well 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
 import importlib.util
 import math
@@ -27,7 +26,7 @@ from typing import Any
 import torch
 from contestants import Contestant, TakeTurn, compared, compete, turns
 from cpu_peaks import product_teraflops
-from machine import description, publish
+from machine import description, publish, reset_peak, status_kilobytes, trim_memory
 from training_contestants import Steps, Trained, litgpt_closest, ours, transformers_nemotron
 
 from nemotron4_model import ModelConfig
@@ -65,28 +64,21 @@ def contestant(name: str, model: str, precision: str, arguments: argparse.Namesp
         # What a library loads on first use must not count.
         small = ModelConfig(**{**vars(config), "num_layers": 1})
         Steps(build(name, small, precision), config.vocab_size, 1, 8)(1)
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    before = _status_kilobytes("VmRSS")
+    trim_memory()
+    before = status_kilobytes("VmRSS")
     if name.startswith("ours") or name.endswith(MEMORY_KEPT):
         assert keep_freed_memory()
     trained = build(name, config, precision)
     steps = Steps(trained, config.vocab_size, arguments.sequences, arguments.length)
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets the peak
+    reset_peak()
 
     def take_turn(count: int) -> dict[str, Any]:
         figures = steps(count)
-        megabytes = round((_status_kilobytes("VmHWM") - before) / 1024)
+        megabytes = round((status_kilobytes("VmHWM") - before) / 1024)
         return {**figures, "peak_megabytes": megabytes, "parameters": trained.num_parameters}
 
     return take_turn
-
-
-def _status_kilobytes(field: str) -> int:
-    # Not getrusage: its peak survives exec, so a large parent would hide the child's.
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.split(f"{field}:")[1].split()[0])
 
 
 def measure(model: str, precision: str, arguments: argparse.Namespace) -> dict[str, Any]:

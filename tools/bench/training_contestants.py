@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from peers import nemotron_of
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
@@ -59,19 +60,9 @@ def ours(config: ModelConfig, precision: str, compile_blocks: bool = False) -> T
 
 def transformers_nemotron(config: ModelConfig, precision: str, seed: int = 0) -> Trained:
     """NemotronForCausalLM with the weights of ours, and its loss by F.cross_entropy in fp32."""
-    import transformers
-
-    from nemotron4_model.hugging_face.config_json import to_json
-    from nemotron4_model.hugging_face.names import to_hugging_face
-
-    settings = to_json(config, torch.float32)
-    settings.pop("torch_dtype")
-    model = transformers.NemotronForCausalLM(transformers.NemotronConfig(**settings))
     origin = Transformer(config)
     initialise(origin, seed, config)
-    stored = (pair for name, p in origin.named_parameters() for pair in to_hugging_face(name, p.detach(), config))
-    model.load_state_dict(dict(stored))
-    model.train()
+    model = nemotron_of(origin).train()
 
     def loss(inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):

@@ -263,15 +263,15 @@ datasketch do not compare candidates by their exact similarity, as ours does."""
 AREA = Area(
     title="Data",
     benchmarks=(
-        Benchmark("curation", toy=("--every", "200", "--rounds", "1"), minutes=0.8),
-        Benchmark("curation_of_a_gigabyte", toy=("--megabytes", "0.2", "--workers", "1"), minutes=6),
+        Benchmark("curation", toy=("--every", "200", "--rounds", "1"), minutes=1.2),
+        Benchmark("curation_of_a_gigabyte", toy=("--megabytes", "0.2", "--workers", "1"), minutes=8),
         Benchmark(
             "dedup",
             toy=(
                 *("--megabytes", "0.1", "--peer-megabytes", "0.05", "--rounds", "1"),
                 *("--agreement-megabytes", "0.1", "--every", "300"),
             ),
-            minutes=1,
+            minutes=1.5,
         ),
         Benchmark(
             "prepare_cost",
@@ -286,10 +286,10 @@ AREA = Area(
             "quality_scorer",
             arguments=("{corpus}",),
             toy=("{corpus}", "--documents", "4", "--max-tokens", "16", "--rounds", "1"),
-            minutes=0.5,
+            minutes=0.7,
         ),
         Benchmark(
-            "encode", arguments=("{corpus}",), toy=("{corpus}", "--megabytes", "0.02", "--rounds", "1"), minutes=0.8
+            "encode", arguments=("{corpus}",), toy=("{corpus}", "--megabytes", "0.02", "--rounds", "1"), minutes=0.9
         ),
         Benchmark(
             "data_order",
@@ -297,7 +297,7 @@ AREA = Area(
                 *("--threads", "1", "--corpus-share", "0.02", "--rounds", "2", "--loading-rounds", "1", "--steps", "2"),
                 *("--training-rounds", "1", "--model", "ladder_70k"),
             ),
-            minutes=0.8,
+            minutes=1.2,
         ),
     ),
     rows=(*_CURATION_ROWS, *_ENCODE_ROWS, *_ORDER_ROWS),

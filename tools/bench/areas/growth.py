@@ -172,13 +172,13 @@ AREA = Area(
             "growth_sources",
             arguments=("{corpus}",),
             toy=("{corpus}", "--sources", "2", "4", "--tokens", "50000", "--rounds", "1"),
-            minutes=0.8,
+            minutes=0.2,
         ),
         Benchmark(
             "growth_documents",
             arguments=("{corpus}/tokenizer/tokenizer.model",),
             toy=("{corpus}/tokenizer/tokenizer.model", "--documents", "200", "400", "--workers", "1"),
-            minutes=1.2,
+            minutes=1.5,
         ),
     ),
     rows=(

@@ -139,19 +139,19 @@ def _draw(results: Mapping[str, Result]) -> Any:
 AREA = Area(
     title="Inference",
     benchmarks=(
-        Benchmark("decode", ("--rounds", "4"), DECODE_TOY, packages=("transformers",), minutes=2),
+        Benchmark("decode", ("--rounds", "4"), DECODE_TOY, packages=("transformers",), minutes=2.1),
         Benchmark(
             "serving",
             ("--rounds", "3", "--new-tokens", "32"),
             SERVING_TOY,
             packages=("transformers", "fastapi", "uvicorn"),
-            minutes=1.5,
+            minutes=2.2,
         ),
         Benchmark(
             "quantisation",
             (*TRAINED, "--max-bytes-per-source", "1500", "--repeats", "3", "--size", "nano_30m"),
             (*TRAINED, "--max-bytes-per-source", "50", "--repeats", "1"),
-            minutes=0.8,
+            minutes=2.6,
         ),
     ),
     rows=(
