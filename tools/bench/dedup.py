@@ -143,8 +143,7 @@ def main() -> None:
         run_one(arguments.run)
         return
     if arguments.compete:
-        shards = lambda folder: sorted(Path(folder).glob("*.jsonl.zst"))  # noqa: E731
-        compete(lambda folder, count: turn(arguments.compete, shards(folder), count))
+        compete(lambda folder, count: turn(arguments.compete, sorted(Path(folder).glob("*.jsonl.zst")), count))
         return
     document = description("duckdb", "rensa", "numpy")
     originals = [row for row in sample_documents() if not row["source"].startswith("multilingual/")]

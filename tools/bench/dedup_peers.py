@@ -88,7 +88,10 @@ def datatrove(shards: list[Path]) -> int:
     logger.remove()
     hashes = HashConfig(hash_fc="xxhash" if int(VERSION.split(".")[0]) < 4 else "sha1")  # it gives xxhash 4 a str
     config = MinhashConfig(CONFIG.shingle_words, CONFIG.bands, CONFIG.rows, hash_config=hashes)
-    documents = lambda: (Document(text=text, id=str(number)) for number, text in enumerate(texts(shards)))  # noqa: E731
+
+    def documents() -> Iterator[Document]:
+        return (Document(text=text, id=str(number)) for number, text in enumerate(texts(shards)))
+
     with tempfile.TemporaryDirectory() as work:
         signatures, buckets, removed = (f"{work}/{name}" for name in ("signatures", "buckets", "removed"))
         MinhashDedupSignature(signatures, config, white_space()).run(documents())

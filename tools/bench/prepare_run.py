@@ -35,7 +35,7 @@ def memory_of(root: int) -> int:
     for process in family:
         try:
             rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
-            total += int(re.search(r"^Pss:\s+(\d+)", rollup, re.MULTILINE)[1]) * 1024  # type: ignore[index]
+            total += int(re.search(r"^Pss:\s+(\d+)", rollup, re.MULTILINE)[1]) * 1024  # type: ignore[index]  # it always has that line
         except (OSError, TypeError):
             continue
     return total
