@@ -58,9 +58,18 @@ def train(rank: int, world_size: int, shape: tuple[int, int, int] | None, option
     Also the gathers of the first step, those of its forwards and of its backwards; and what its backwards scatter and
     sum over ranks.
     """
+    chunk_tokens = options.pop("chunk_tokens", 128)
+    with (
+        mock.patch.object(loss_module, "MIN_CHUNK_TOKENS", chunk_tokens),
+        mock.patch.dict(loss_module.LOGITS_BYTES, cpu=1),
+    ):
+        return train_in_chunks(rank, world_size, shape, options)
+
+
+def train_in_chunks(
+    rank: int, world_size: int, shape: tuple[int, int, int] | None, options: dict[str, Any]
+) -> dict[str, Any]:
     mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard", "tensor")) if shape else None
-    loss_module.MIN_CHUNK_TOKENS = options.pop("chunk_tokens", 128)
-    loss_module.LOGITS_BYTES["cpu"] = 1
     end_of_document = options.pop("end_of_document", None)
     micro_batches, reshard = options.pop("micro_batches", 1), options.get("reshard_after_forward", True)
     reduce = options.pop("reduce", False)
