@@ -4,15 +4,18 @@ Invariant: within a round every contestant does the same work once; a ratio is t
 """
 
 import json
+import multiprocessing
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 TakeTurn = Callable[..., dict[str, Any]]
 """Work -> figures, of which "speed" is compared: more is better."""
+FORKS = multiprocessing.get_context("fork")
 
 
 def start(program: Path, *words: str) -> subprocess.Popen[str]:
@@ -45,6 +48,35 @@ class Contestant:
     def leave(self) -> None:
         """End the process."""
         self._process.communicate()
+
+
+class Fork:
+    """A contestant that is a fork of this process, so that it need not import anything. This process must not have
+    computed with torch: a fork of one with threads hangs."""
+
+    def __init__(self, make: Callable[[], TakeTurn]) -> None:
+        self._end, other = FORKS.Pipe()
+        FORKS.Process(target=_serve, args=(other, make), daemon=True).start()
+        other.close()
+
+    def take_turn(self, *work: Any) -> dict[str, Any]:
+        """The figures of one turn; the program ends if the contestant has died."""
+        self._end.send(work)
+        try:
+            answer: dict[str, Any] = self._end.recv()
+        except EOFError:
+            sys.exit("a contestant died; its message is above")
+        return answer
+
+    def leave(self) -> None:
+        """End it."""
+        self._end.send(None)
+
+
+def _serve(end: Connection, make: Callable[[], TakeTurn]) -> None:
+    take_turn = make()
+    while (work := end.recv()) is not None:
+        end.send(take_turn(*work))
 
 
 def compete(take_turn: TakeTurn) -> None:

@@ -2,7 +2,8 @@
 
 Ours is `nemotron4 train experiment=demo`. The peer is NemotronForCausalLM of the same shape in a plain loop: it starts
 from the same weights, takes the same samples in the same steps, and its rate is the same fraction of its peak, which
-is tuned (PEER). Both are scored by one function on the same held-out text; the curves read a part of that text.
+is tuned (PEER). Both are scored by one function on the same held-out text; the curves read a part of that text. The
+peer's process keeps freed memory, as `nemotron4 train` does.
 
     python tools/bench/learning.py --data data/sample --output tools/bench/results/learning.json
 
@@ -22,12 +23,12 @@ from inputs import nemotron4
 from machine import description, publish
 from peers import nemotron_of
 
-from nemotron4_config.main import main as main_of_verbs
 from nemotron4_data import Corpus
 from nemotron4_eval.heldout.bits_per_byte import evaluate_bits_per_byte
 from nemotron4_model import ModelConfig, Transformer, initialise
 from nemotron4_model.hugging_face.load import load_pretrained
 from nemotron4_train.cli import read_train_job
+from nemotron4_train.host_memory import keep_freed_memory
 from nemotron4_train.job import TrainJob
 from nemotron4_train.lightning.data import StepBatch, StepDataset
 from nemotron4_train.lightning.fit import token_stream
@@ -42,29 +43,25 @@ Trained = tuple[Transformer, dict[str, Any]]
 """A trained model, and what is known of its training."""
 
 
-def train_ours(arguments: argparse.Namespace, run: Path) -> None:
-    """By the verb itself."""
+def train_ours(arguments: argparse.Namespace, run: Path) -> Trained:
+    """By the verbs themselves: our model as it is exported, and what the run recorded."""
     threads = f"launcher.num_threads={arguments.threads}"
     nemotron4("train", "experiment=demo", f"data.dir={arguments.data}", f"run.dir={run}", threads, *arguments.overrides)
+    nemotron4("export", f"run={run}")
+    job, speeds = read_train_job(run), [float(row["tokens_per_second"]) for row in read_rows(run / "metrics.csv")]
+    seconds = sum(tokens / speed for tokens, speed in zip(_tokens_by_step(job), speeds, strict=True))
+    curve = [[int(row["tokens"]), float(row["overall"])] for row in read_rows(run / "validation.csv")]
+    optimizer = {key: getattr(value, "value", value) for key, value in vars(job.optimizer).items()}
+    return load_pretrained(run / "export"), {"seconds": round(seconds, 1), "optimizer": optimizer, "curve": curve}
 
 
-def job_of(run: Path, training: Future[None]) -> TrainJob:
+def job_of(run: Path, training: Future[Any]) -> TrainJob:
     """The job of a run that starts now."""
     while not (run / "job.yaml").exists():
         if training.done():
             training.result()  # raises what it failed with
         time.sleep(0.1)
     return read_train_job(run)
-
-
-def trained_by_us(run: Path) -> Trained:
-    """Our model as it is exported, and what the run recorded."""
-    assert main_of_verbs(["export", f"run={run}"]) == 0  # here: starting a process takes longer
-    job, speeds = read_train_job(run), [float(row["tokens_per_second"]) for row in read_rows(run / "metrics.csv")]
-    seconds = sum(tokens / speed for tokens, speed in zip(_tokens_by_step(job), speeds, strict=True))
-    curve = [[int(row["tokens"]), float(row["overall"])] for row in read_rows(run / "validation.csv")]
-    optimizer = {key: getattr(value, "value", value) for key, value in vars(job.optimizer).items()}
-    return load_pretrained(run / "export"), {"seconds": round(seconds, 1), "optimizer": optimizer, "curve": curve}
 
 
 def _tokens_by_step(job: TrainJob) -> list[int]:
@@ -128,10 +125,10 @@ def validate(model: Transformer, corpus: Corpus, job: TrainJob, window: int) -> 
     return sum(bits * num_bytes[name] for name, bits in found.items()) / sum(num_bytes.values())
 
 
-def score(trained: Trained, corpus: Corpus, num_tokens: int, heldout_bytes: int | None) -> dict[str, Any]:
+def score(trained: Trained, arguments: argparse.Namespace, num_tokens: int) -> dict[str, Any]:
     """Bits per byte of the held-out text, as `nemotron4 eval suite=demo` measures them."""
-    model, training = trained
-    found = evaluate_bits_per_byte(model, corpus, max_bytes_per_source=heldout_bytes)
+    (model, training), corpus = trained, Corpus.open(arguments.data)
+    found = evaluate_bits_per_byte(model, corpus, max_bytes_per_source=arguments.heldout_bytes)
     return {
         "bits_per_byte": round(found.overall, 4),
         "by_domain": {name: round(bits, 4) for name, bits in found.domains.items()},
@@ -151,27 +148,23 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the demo")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()
     document = description("torch", "transformers", threads=arguments.threads)
-    with tempfile.TemporaryDirectory() as scratch:
-        run, corpus = Path(scratch, "run"), Corpus.open(arguments.data)
-        with ThreadPoolExecutor() as others:
-            training = others.submit(train_ours, arguments, run)
-            job = job_of(run, training)
-            peer = train_peer(job, corpus, Path(scratch, "peer"))
-            training.result()
-        ours = trained_by_us(run)
-    num_tokens = Timeline(job.schedule, job.trainer.max_steps).num_tokens
-    publish(
-        {
-            **document,
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor() as others:
+        run = Path(scratch, "run")
+        training = others.submit(train_ours, arguments, run)
+        job = job_of(run, training)
+        num_tokens = Timeline(job.schedule, job.trainer.max_steps).num_tokens
+        scoring = others.submit(lambda: score(training.result(), arguments, num_tokens))
+        peer = train_peer(job, Corpus.open(arguments.data), Path(scratch, "peer"))
+        scored = {"ours": scoring, "transformers": others.submit(score, peer, arguments, num_tokens)}
+        document |= {
             "what": "the demo's samples in the demo's order; bits per byte of all held-out text; curves: of a part",
             "parameters": job.model.num_parameters,
             "tokens": num_tokens,
-            "ours": score(ours, corpus, num_tokens, arguments.heldout_bytes),
-            "transformers": score(peer, corpus, num_tokens, arguments.heldout_bytes),
-        },
-        arguments.output,
-    )
+            **{name: each.result() for name, each in scored.items()},
+        }
+    publish(document, arguments.output)
 
 
 if __name__ == "__main__":

@@ -16,15 +16,17 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib
 import importlib.util
 import math
 import statistics
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from contestants import Contestant, TakeTurn, compared, compete, turns
+from contestants import Fork, TakeTurn, compared, turns
 from cpu_peaks import product_teraflops
 from machine import description, publish, reset_peak, status_kilobytes, trim_memory
 from training_contestants import Steps, Trained, litgpt_closest, ours, transformers_nemotron
@@ -35,6 +37,8 @@ from nemotron4_train.host_memory import keep_freed_memory
 MODELS = ("nano_1m", "nano_10m", "nano_30m")
 PRECISIONS = ("fp32", "bf16")
 PEERS = {"transformers": transformers_nemotron, "litgpt": litgpt_closest}
+MODULES = {"transformers": "transformers.models.nemotron.modeling_nemotron", "litgpt": "litgpt.model"}
+"""Peer -> what takes seconds to import, and is imported before processes are forked."""
 COMPILED, MEMORY_KEPT = ", compiled", ", memory kept"
 PEAK = "matrix product"
 SECONDS_PER_TURN, PRODUCTS_PER_TURN = 0.3, 4
@@ -59,6 +63,7 @@ def build(name: str, config: ModelConfig, precision: str) -> Trained:
 
 def contestant(name: str, model: str, precision: str, arguments: argparse.Namespace) -> TakeTurn:
     """Some steps -> their figures, with the peak of this process since the model exists in MB."""
+    torch.set_num_threads(arguments.threads)
     config = ModelConfig.preset(model)
     if not name.endswith(COMPILED):
         # What a library loads on first use must not count.
@@ -86,26 +91,22 @@ def measure(model: str, precision: str, arguments: argparse.Namespace) -> dict[s
     names = contestants(model in arguments.compile)
     with ExitStack() as leaving:
         running: dict[str, TakeTurn] = {}
-        for name in names:
-            started = _start(name, model, precision, arguments)
+        for name in (PEAK, *names):
+            make = partial(_products if name == PEAK else contestant, name, model, precision, arguments)
+            started = Fork(make)
             leaving.callback(started.leave)
             running[name] = started.take_turn
-        first = {name: take_turn(1) for name, take_turn in running.items()}
+        first = {name: running[name](1) for name in names}
         losses = [figures["loss"] for name, figures in first.items() if not name.startswith("litgpt")]
         assert max(losses) - min(losses) < 0.02, losses
         tokens = arguments.sequences * arguments.length
         steps = max(1, math.ceil(SECONDS_PER_TURN * first["ours"]["speed"] / tokens))
-        rounds = turns({PEAK: _products(precision), **running}, (steps,), arguments.rounds)
+        rounds = turns(running, (steps,), arguments.rounds)
     return {"steps_per_turn": steps, **figures_of(rounds, names, ModelConfig.preset(model), arguments.length)}
 
 
-def _start(name: str, model: str, precision: str, arguments: argparse.Namespace) -> Contestant:
-    shape = {key: str(getattr(arguments, key)) for key in ("threads", "sequences", "length")}
-    options = [word for key, value in shape.items() for word in (f"--{key}", value)]
-    return Contestant(Path(__file__), name, "--models", model, "--precisions", precision, *options)
-
-
-def _products(precision: str) -> TakeTurn:
+def _products(name: str, model: str, precision: str, arguments: argparse.Namespace) -> TakeTurn:
+    torch.set_num_threads(arguments.threads)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     return lambda count: {"speed": product_teraflops(dtype, PRODUCTS_PER_TURN)}
 
@@ -154,13 +155,10 @@ def main() -> None:
     parser.add_argument("--compile", nargs="+", default=[], metavar="NAME", help="sizes at which to time ours compiled")
     parser.add_argument("--sequences", type=int, default=8, help="in a batch")
     parser.add_argument("--length", type=int, default=256, help="tokens of a sequence")
-    parser.add_argument("--compete", metavar="CONTESTANT", help="run as one contestant's process")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    if arguments.compete:
-        compete(contestant(arguments.compete, arguments.models[0], arguments.precisions[0], arguments))
-        return
     present = [name for name in PEERS if is_installed(name)]
+    for name in present:
+        importlib.import_module(MODULES[name])
     document = {
         **description("torch", *present, threads=arguments.threads),
         "what": "forward, backward and AdamW on one batch; FLOPs with causal attention once; peak memory: weights, "

@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument(
         "--corpus", type=Path, required=True, help="a prepared corpus that experiment=smoke can train on"
     )
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--imports", nargs="+", choices=IMPORTS, default=list(IMPORTS), metavar="MODULE")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()

@@ -139,7 +139,7 @@ def _draw(results: Mapping[str, Result]) -> Any:
 AREA = Area(
     title="Inference",
     benchmarks=(
-        Benchmark("decode", ("--rounds", "4"), DECODE_TOY, packages=("transformers",), minutes=2.1),
+        Benchmark("decode", ("--rounds", "3"), DECODE_TOY, packages=("transformers",), minutes=2.1),
         Benchmark(
             "serving",
             ("--rounds", "3", "--new-tokens", "32"),

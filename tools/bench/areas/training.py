@@ -152,7 +152,7 @@ AREA = Area(
                 *("--threads", "1", "--models", "nano_1m"),
                 *("--sequences", "1", "--length", "16", "--rounds", "1"),
             ),
-            minutes=4.6,
+            minutes=3,
         ),
         Benchmark(
             "loop_overhead",
