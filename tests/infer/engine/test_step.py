@@ -197,10 +197,27 @@ def test_rows_that_were_not_padded_would_differ():
     assert differing(runner, asked, expected, range(2))
 
 
+def test_few_rows_are_padded_to_what_takes_least_time():
+    seen = set()
+
+    class Seen(PlainLinear):
+        row_multiple, least_rows = 4, 6
+
+        def __call__(self, x_ND):
+            seen.add(len(x_ND))
+            return super().__call__(x_ND)
+
+    runner = CpuRunner(from_transformer(transformer(torch.float32), Seen), PAGES)
+    runner.open(0, 1, [], 0)
+    seen.clear()
+    runner.run([Span(0, 0, [1], 1, is_prefill=False)])
+    assert seen == {8}
+
+
 class _SumsByRows:
     """Its results differ where the rows are no multiple of a number, or more than others; or, without, each time."""
 
-    in_features, out_features, num_bytes, row_multiple = 16, 4, 0, 1
+    in_features, out_features, num_bytes, row_multiple, least_rows = 16, 4, 0, 1, 1
 
     def __init__(self, multiple, *mosts):
         self.multiple, self.mosts, self.calls = multiple, mosts, 0

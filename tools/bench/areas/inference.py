@@ -20,7 +20,8 @@ MISSED = {
     "batch 1": "What the bandwidth of a core would allow stands beside the speed. Below it: products that read at two"
     " thirds of what a sum reads, some 20 us of each of 33 calls of oneDNN before they multiply (14 of them without"
     " Python), and some 200 small operators. Next: a step in fewer operators.",
-    "batch 8": "Not profiled yet at 8 rows; the next step is that of batch 1.",
+    "batch 8": "On an AMD EPYC, products take 61 % of a step in fp32 and 49 % in bf16, where 8 rows cost a third more"
+    " than 6; attention, one call a sequence and layer, takes 20 and 26 %. Next: a step in fewer operators.",
 }
 
 

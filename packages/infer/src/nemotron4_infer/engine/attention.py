@@ -38,13 +38,15 @@ class Attention:
         self.parts, self.group = parts, config.num_queries_per_key_value_head
         self.lengths = [part.num_tokens for part in parts]
         self.row_lengths = [*self.lengths, num_padding] if num_padding else self.lengths
-        self.padding = [torch.zeros(num_padding, config.query_width, dtype=dtype)] if num_padding else []
+        shape = (num_padding, config.num_key_value_heads, self.group, config.attention_head_dim)
+        self.padding = [torch.zeros(shape, dtype=dtype)] if num_padding else []
 
     def __call__(self, layer: int, qkv_NKGH: Tensor) -> Tensor:
         """Store one layer's keys and values, and attend: y_NE."""
-        rows = zip(self.parts, qkv_NKGH.split_with_sizes(self.row_lengths), strict=False)
-        y = [part(layer, *qkv_TKGH.split_with_sizes((self.group, 2), 2)).flatten(1) for part, qkv_TKGH in rows]
-        return torch.cat(y + self.padding)
+        q_NKGH, kv_NK2H = qkv_NKGH.split_with_sizes((self.group, 2), 2)
+        q, kv = q_NKGH.split_with_sizes(self.row_lengths), kv_NK2H.split_with_sizes(self.row_lengths)
+        y = [part(layer, q_TKGH, kv_TK2H) for part, q_TKGH, kv_TK2H in zip(self.parts, q, kv, strict=False)]
+        return torch.cat(y + self.padding).flatten(1)
 
 
 class Part:

@@ -35,7 +35,7 @@ class Blocked:
     def __init__(self, linear: LinearOperator, block_rows: int) -> None:
         self.linear, self.block_rows = linear, block_rows
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.row_multiple, self.num_bytes = linear.row_multiple, linear.num_bytes
+        self.row_multiple, self.least_rows, self.num_bytes = linear.row_multiple, linear.least_rows, linear.num_bytes
 
     def __call__(self, x_ND: Tensor) -> Tensor:
         """x_ND to y_NF in the dtype of x."""

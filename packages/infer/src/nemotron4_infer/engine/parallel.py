@@ -59,7 +59,8 @@ class SummedLinear:
     """A linear layer whose input features are spread over ranks: the sum of what each rank makes of its own."""
 
     def __init__(self, local: LinearOperator) -> None:
-        self.local, self.row_multiple, self.num_bytes = local, local.row_multiple, local.num_bytes
+        self.local, self.num_bytes = local, local.num_bytes
+        self.row_multiple, self.least_rows = local.row_multiple, local.least_rows
         self.in_features, self.out_features = local.in_features, local.out_features
 
     def __call__(self, x_ND: Tensor) -> Tensor:
@@ -73,7 +74,8 @@ class GatheredLinear:
     """A linear layer whose output features are spread over ranks, of which every rank gets all."""
 
     def __init__(self, local: LinearOperator) -> None:
-        self.local, self.row_multiple, self.num_bytes = local, local.row_multiple, local.num_bytes
+        self.local, self.num_bytes = local, local.num_bytes
+        self.row_multiple, self.least_rows = local.row_multiple, local.least_rows
         self.in_features, self.out_features = local.in_features, local.out_features * dist.get_world_size()
 
     def __call__(self, x_ND: Tensor) -> Tensor:

@@ -41,6 +41,8 @@ class CpuRunner:
         self._mask = TileMask(config, page_tokens, weights.dtype)
         self.weights, self.row_multiple, self.equal_bits = with_equal_bits(weights, step_tokens)
         """Rows are padded to a multiple of row_multiple; equal_bits: rows then do not depend on their number."""
+        self.least_rows = max(each.least_rows for each in self.weights.linears)
+        """Fewer rows are padded to this many, which takes less time."""
         self.tile_weights = for_tiles(self.weights, step_tokens) if self.equal_bits else None
         """For tiles of prompts, where it is faster to multiply them apart."""
         if not self.equal_bits:
@@ -77,11 +79,16 @@ class CpuRunner:
         """x_TD of each part."""
         ids = [token for part in parts for token in part.token_ids]
         positions = [part.begin + i for part in parts for i in range(part.num_tokens)]
-        num_padding = -len(ids) % row_multiple
+        num_padding = self._padding(len(ids), row_multiple)
         attention = Attention(parts, num_padding, weights.config, weights.dtype)
         padding = [0] * num_padding
         x_ND = forward(weights, torch.tensor(ids + padding), torch.tensor(positions + padding), attention)
         return dict(zip(parts, x_ND.split([*attention.lengths, num_padding]), strict=False))
+
+    def _padding(self, num_rows: int, multiple: int) -> int:
+        """How many rows to add."""
+        wanted = max(num_rows, self.least_rows)
+        return wanted + -wanted % multiple - num_rows
 
     def truncate(self, sequence: int, length: int) -> None:
         """Nothing to do: the next tokens overwrite what lies beyond."""
@@ -121,6 +128,6 @@ class CpuRunner:
         counts = [span.num_logits for span in spans]
         if not wanted:
             return [x_ND.new_empty(0, self.vocab_size) for _ in counts]
-        rows = wanted + [0] * (-len(wanted) % self.row_multiple)
+        rows = wanted + [0] * self._padding(len(wanted), self.row_multiple)
         logits_NV = self.weights.head(x_ND.index_select(0, torch.tensor(rows)))
         return list(logits_NV[: len(wanted)].split(counts))

@@ -16,6 +16,8 @@ class LinearOperator(Protocol):
     out_features: int
     row_multiple: int
     """On a CPU the results have the same bits for any number of rows that is a multiple of this; the caller pads."""
+    least_rows: int
+    """On a CPU fewer rows than this take longer, not less; the caller pads."""
     num_bytes: int
     """Memory that the weight takes."""
 
@@ -26,7 +28,7 @@ class LinearOperator(Protocol):
 class PlainLinear:
     """`F.linear`."""
 
-    row_multiple = 4
+    row_multiple, least_rows = 4, 1
 
     def __init__(self, weight_FD: Tensor) -> None:
         self.weight_FD = weight_FD

@@ -143,7 +143,7 @@ def check_device(quantization: Quantisation, device: torch.device) -> None:
 class Int8Linear:
     """Eight bits a weight, one scale a row."""
 
-    row_multiple = 1
+    row_multiple, least_rows = 1, 1
 
     def __init__(self, parts: dict[str, Tensor]) -> None:
         self.weight_FD, self.scale_F = parts["weight"], parts["weight_scale"].flatten()
@@ -162,7 +162,7 @@ class Int8Linear:
 class Int8TileLinear:
     """The weight of an Int8Linear, which is made bf16 for each product."""
 
-    row_multiple = 1
+    row_multiple, least_rows = 1, 1
 
     def __init__(self, linear: Int8Linear) -> None:
         self.weight_FD, self.scale_F = linear.weight_FD, linear.scale_F
@@ -176,7 +176,7 @@ class Int8TileLinear:
 class Int4Linear:
     """Four bits a weight, a scale and a zero for each group of columns."""
 
-    row_multiple = 1
+    row_multiple, least_rows = 1, 1
 
     def __init__(self, parts: dict[str, Tensor]) -> None:
         self.out_features, self.in_features = len(parts["weight"]), 2 * parts["weight"].shape[1]
@@ -198,7 +198,7 @@ class Int4TileLinear:
     CPUs with matrix units pack 64 rows a block: B blocks, D columns, 32 bytes, of which byte j holds rows j and j + 32.
     """
 
-    row_multiple = 1
+    row_multiple, least_rows = 1, 1
 
     def __init__(self, linear: Int4Linear) -> None:
         self.packed, self.num_bytes = linear.packed, linear.num_bytes
@@ -230,7 +230,7 @@ class Int4TileLinear:
 class Fp8Linear:
     """Eight-bit floats with a scale a row; on CUDA only, where each row of activations is quantised likewise."""
 
-    row_multiple = 1
+    row_multiple, least_rows = 1, 1
 
     def __init__(self, parts: dict[str, Tensor]) -> None:
         self.weight_FD, self.scale_1F = parts["weight"], parts["weight_scale"].view(1, -1)
