@@ -94,11 +94,11 @@ def tokenise_documents(
 
     Returns their sizes, and why documents cannot be restored exactly: by cause, how many and the first of them.
     """
-    dtype = token_dtype(Tokenizer(tokenizer_path).vocab_size)
+    sha256 = file_sha256(tokenizer_path)
+    dtype = token_dtype(_tokenizer(tokenizer_path.absolute(), sha256).vocab_size)
     counts = {shard: ShardCount() for shard in shards}
     causes: dict[str, InexactDocuments] = {}
     writers: dict[tuple[str, str], ShardWriter] = {}
-    sha256 = file_sha256(tokenizer_path)
     tasks = [
         _Task(directory.absolute(), stretches, tokenizer_path.absolute(), sha256, work / f"{number:06}")
         for number, stretches in enumerate(_plan(directory, shards))
@@ -195,10 +195,10 @@ def encode_chunk(lines: bytes, tokenizer: Tokenizer) -> EncodedChunk:
     """Encode documents given as JSON lines, append EOS to each and check which can be restored exactly."""
     names, column = read_columns(lines, "id", "text")
     del lines  # the arrays made from one long document are several times its size
-    texts: list[str] = column.to_pylist()
+    texts: list[bytes] = column.cast("binary").to_pylist()
     ids, lengths = tokenizer.encode_batch(texts)
     not_exact = [
-        (names[number].as_py(), *tokenizer.why_not_exact(texts[number]))
+        (names[number].as_py(), *tokenizer.why_not_exact(texts[number].decode()))
         for number in _not_exact(ids, lengths, column, tokenizer)
     ]
     control_text = sum(map(tokenizer.spells_control, texts))
