@@ -24,6 +24,7 @@ import sentencepiece as spm
 from numpy.typing import NDArray
 
 from .control_pieces import with_markers_as_control
+from .spelling import Spelling
 from .text_cuts import PART_CHARACTERS, TextCuts
 
 _SPACE_MARK = "\u2581"
@@ -154,6 +155,11 @@ class Tokenizer:
             )
         word, other = next(pair for pair in zip_longest(words, others, fillvalue="") if pair[0] != pair[1])
         return "normalisation", f"{word[:40]!r} becomes {other[:40]!r}"
+
+    @cached_property
+    def spelling(self) -> Spelling:
+        """Compares ids with the text that they stand for."""
+        return Spelling(self._bytes_of)
 
     @cached_property
     def num_bytes(self) -> NDArray[np.int64]:
