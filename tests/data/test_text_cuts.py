@@ -77,6 +77,8 @@ def test_parts_encode_as_the_whole(tokenizers, name, small_parts):
         ids, lengths = tokenizer.encode_batch(texts)
         assert ids.tolist() == [token for ids in expected for token in ids]
         assert lengths.tolist() == [len(ids) for ids in expected]
+        of_bytes = tokenizer.encode_batch([text.encode() for text in texts])
+        assert [each.tolist() for each in of_bytes] == [ids.tolist(), lengths.tolist()]
         assert tokenizer.decode_array(ids) == tokenizer.decode_bytes(ids.tolist())
 
     check()

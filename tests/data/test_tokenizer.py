@@ -145,9 +145,9 @@ def test_no_text_makes_a_control_piece(tokenizer, text):
 
 
 def test_text_that_spells_a_control_piece_is_detected(tokenizer):
-    assert tokenizer.spells_control("a<extra_id_1>b")
-    assert tokenizer.spells_control("</s>")
-    assert not tokenizer.spells_control("<extra_id_2> </ s> [INST]")
+    assert tokenizer.spells_control(b"a<extra_id_1>b")
+    assert tokenizer.spells_control(b"</s>")
+    assert not tokenizer.spells_control(b"<extra_id_2> </ s> [INST]")
 
 
 def test_documents_that_spell_control_pieces_are_counted(tokenizer):
@@ -166,12 +166,12 @@ def test_foreign_turn_markers_are_text_and_other_symbols_stay(tmp_path):
     for marker in markers:
         text = f"the fox{marker}red{marker}".replace("\u2581", " ")
         assert ids[marker] not in tokenizer.encode(text)
-        assert tokenizer.spells_control(text)
+        assert tokenizer.spells_control(text.encode())
         assert tokenizer.decode(tokenizer.encode(text)) == text
         assert tokenizer.decode([ids[marker]]) == marker.replace("\u2581", " ")
     for symbol in symbols:
         assert tokenizer.encode(symbol.replace("\u2581", " ")) == [ids[symbol]]
-        assert not tokenizer.spells_control(symbol)
+        assert not tokenizer.spells_control(symbol.encode())
 
 
 def test_wrong_pieces_and_ids_are_refused(tokenizer):
@@ -278,6 +278,12 @@ def test_a_foreign_tokenizer_is_used_unchanged(foreign, raw_directory, tmp_path,
         "this corpus (tokenizer.model=null) or give another\n"
     ) in capsys.readouterr().err
     assert html.escape(line) in (tmp_path / "corpus/report.html").read_text(encoding="utf-8")
+
+
+def test_only_documents_that_change_are_named(foreign):
+    texts = [" the red fox", "the red fox", " the 日", " old dogs"]  # a space is put before each, unless it has one
+    lines = [json.dumps({"id": str(number), "text": text}).encode() for number, text in enumerate(texts)]
+    assert [name for name, *_ in encode_chunk(b"\n".join(lines), Tokenizer(foreign)).not_exact] == ["1", "2"]
 
 
 def test_why_a_text_cannot_be_restored(foreign):

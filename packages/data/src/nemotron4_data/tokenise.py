@@ -32,7 +32,6 @@ from .tokenizer import Tokenizer
 from .zstd import decompress, frame_sizes
 
 _TASK_BYTES = 1 << 22
-_CHECKED_TOKENS = 1 << 18
 _EXAMPLES = 3
 _TOKENS_FILE, _LENGTHS_FILE, _REPORT_FILE = "tokens.bin", "lengths.bin", "report.json"
 
@@ -94,11 +93,11 @@ def tokenise_documents(
 
     Returns their sizes, and why documents cannot be restored exactly: by cause, how many and the first of them.
     """
-    dtype = token_dtype(Tokenizer(tokenizer_path).vocab_size)
+    sha256 = file_sha256(tokenizer_path)
+    dtype = token_dtype(_tokenizer(tokenizer_path.absolute(), sha256).vocab_size)
     counts = {shard: ShardCount() for shard in shards}
     causes: dict[str, InexactDocuments] = {}
     writers: dict[tuple[str, str], ShardWriter] = {}
-    sha256 = file_sha256(tokenizer_path)
     tasks = [
         _Task(directory.absolute(), stretches, tokenizer_path.absolute(), sha256, work / f"{number:06}")
         for number, stretches in enumerate(_plan(directory, shards))
@@ -195,10 +194,10 @@ def encode_chunk(lines: bytes, tokenizer: Tokenizer) -> EncodedChunk:
     """Encode documents given as JSON lines, append EOS to each and check which can be restored exactly."""
     names, column = read_columns(lines, "id", "text")
     del lines  # the arrays made from one long document are several times its size
-    texts: list[str] = column.to_pylist()
+    texts: list[bytes] = column.cast("binary").to_pylist()
     ids, lengths = tokenizer.encode_batch(texts)
     not_exact = [
-        (names[number].as_py(), *tokenizer.why_not_exact(texts[number]))
+        (names[number].as_py(), *tokenizer.why_not_exact(texts[number].decode()))
         for number in _not_exact(ids, lengths, column, tokenizer)
     ]
     control_text = sum(map(tokenizer.spells_control, texts))
@@ -213,23 +212,10 @@ def encode_chunk(lines: bytes, tokenizer: Tokenizer) -> EncodedChunk:
 
 def _not_exact(ids: NDArray[Any], lengths: NDArray[np.int64], texts: Any, tokenizer: Tokenizer) -> list[int]:
     """Numbers of the documents in the column `texts` whose tokens do not decode to their text."""
-    content, text_end = text_bytes(texts), text_ends(texts)
-    token_end = np.concatenate([[0], np.cumsum(lengths)])
-    found: list[int] = []
-    first = 0
-    while first < len(lengths):  # some documents at a time, at least one
-        end = max(first + 1, int(np.searchsorted(token_end, token_end[first] + _CHECKED_TOKENS, "right")) - 1)
-        some = ids[token_end[first] : token_end[end]]
-        decoded = np.frombuffer(tokenizer.decode_array(some), np.uint8)
-        if end == first + 1:
-            ends = np.array([0, len(decoded)])
-        else:
-            bytes_before = np.concatenate([[0], np.cumsum(tokenizer.num_bytes[some])])
-            ends = bytes_before[token_end[first : end + 1] - token_end[first]]
-        expected, expected_ends = content[text_end[first] : text_end[end]], text_end[first : end + 1] - text_end[first]
-        if not (np.array_equal(ends, expected_ends) and np.array_equal(decoded, expected)):
-            pairs = zip(pairwise(ends), pairwise(expected_ends), strict=True)
-            same = [np.array_equal(decoded[slice(*mine)], expected[slice(*theirs)]) for mine, theirs in pairs]
-            found += [first + number for number, is_same in enumerate(same) if not is_same]
-        first = end
-    return found
+    content, text_bounds = text_bytes(texts), text_ends(texts)
+    id_bounds = np.concatenate([[0], np.cumsum(lengths)])
+    if tokenizer.spelling.spells(ids, id_bounds, content, text_bounds):  # all of them, as a rule
+        return []
+    pairs = zip(pairwise(id_bounds), pairwise(text_bounds), strict=True)
+    same = [tokenizer.decode_array(ids[slice(*mine)]) == content[slice(*theirs)].tobytes() for mine, theirs in pairs]
+    return [number for number, is_same in enumerate(same) if not is_same]
