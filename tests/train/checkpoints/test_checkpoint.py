@@ -142,6 +142,20 @@ def test_a_checkpoint_of_plain_tensors_opens_on_a_mesh_of_one_rank(tmp_path):
             assert all(torch.equal(worker.whole(moments[1][key]), value) for key, value in moments[0].items())
 
 
+def test_a_weight_in_the_order_of_columns_is_saved_and_loaded(tmp_path):
+    """Which torch's own reader must read."""
+    model, optimizers = small_model()
+    model.weight.data = torch.rand(64, 64).T
+    writer = CheckpointWriter(tmp_path, keep=1)
+    writer.save(CheckpointState(step=1, tokens=0), model, optimizers, b"{}")
+    writer.close()
+    for loaded, its_optimizers in (small_model(), (model, optimizers)):
+        expected = model.weight.detach().clone()
+        loaded.weight.data.zero_()
+        reading.load(reading.checkpoint_directory(tmp_path, 1), loaded, its_optimizers)
+        assert torch.equal(loaded.weight, expected)
+
+
 def test_each_rank_gets_its_random_state_back(tmp_path):
     """A rank more than there were keeps its own."""
     torch.manual_seed(3)

@@ -24,14 +24,14 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 from nemotron4_common.staging import file_sha256
 from nemotron4_data.ledger import FILE_NAME as LEDGER_FILE
 from nemotron4_data.ledger import Ledger
 from nemotron4_model import ModelConfig
+from nemotron4_train.checkpoints.tensor_reader import TensorReader
+from nemotron4_train.optimizers import allocate_states
 from nemotron4_train.ranks import num_ranks, on_all_ranks, rank
 from nemotron4_train.step_guard import GuardState
 
@@ -192,7 +192,8 @@ def load(directory: Path, model: torch.nn.Module, optimizers: list[torch.optim.O
     A collective over the ranks. Raises ValueError when the checkpoint belongs to another model or optimiser. A rank
     that the writing topology did not have keeps its random state.
     """
-    reader = _Reader(directory)
+    reader = TensorReader(directory)
+    allocate_states(optimizers)  # torch would fill them with zeros, and gradients too, and take a step
     model_state, optimizer_state = get_state_dict(model, optimizers)
     stored = reader.read_metadata().state_dict_metadata
     unknown = {name for name in stored if name.startswith("model.")} - {f"model.{name}" for name in model_state}
@@ -215,7 +216,7 @@ def read_parameters(directory: Path, shapes: Mapping[str, torch.Size]) -> Iterat
 
     Raises ValueError when a parameter is missing or of another shape.
     """
-    reader = _Reader(directory)
+    reader = TensorReader(directory)
     for name, shape in shapes.items():
         tensor = torch.empty(shape)
         _read(reader, {"model": {name: tensor}}, no_dist=True)
@@ -244,18 +245,7 @@ def first_cause(error: CheckpointException) -> str:
     return f"{type(cause).__name__}: {' '.join(str(cause).splitlines()[0].split())}"
 
 
-class _Reader(FileSystemReader):
-    """Reads the index only once, however often tensors are read: that of a large model takes seconds."""
-
-    _metadata: Metadata | None = None
-
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        if self._metadata is None:
-            self._metadata = super().read_metadata(*args, **kwargs)
-        return self._metadata
-
-
-def _read(reader: _Reader, state: dict[str, Any], no_dist: bool) -> None:
+def _read(reader: TensorReader, state: dict[str, Any], no_dist: bool) -> None:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # a single process is intended
