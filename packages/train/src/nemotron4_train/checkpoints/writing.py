@@ -26,6 +26,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ from torch.distributed.checkpoint import state_dict_saver
 from torch.distributed.checkpoint._state_dict_stager import StateDictStager
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import DEFAULT_SUFFIX, FileSystem, FileSystemWriter
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem
 from torch.distributed.checkpoint.state_dict import get_state_dict
 from torch.utils.serialization import config as serialization_config
 
@@ -44,6 +46,7 @@ from nemotron4_data.ledger import FILE_NAME as LEDGER_FILE
 from nemotron4_train.checkpoints.reading import (
     MANIFEST_FILE,
     STATE_FILE,
+    WEIGHTS,
     CheckpointState,
     checkpoint_directory,
     first_cause,
@@ -213,7 +216,10 @@ def _is_ours(name: str) -> bool:
 
 
 class _Writer(FileSystemWriter):
-    """Raises the system's error: torch's own gives a place in a file, and reaches the other ranks without its cause."""
+    """Writes two files a rank: weights, so that an export need not read and check more, and the rest.
+
+    Raises the system's error: torch's own gives a place in a file, and reaches the other ranks without its cause.
+    """
 
     def __init__(self, path: Path) -> None:
         # No copying ahead: its copies do not wait, and it synchronises the stream that training uses.
@@ -225,9 +231,14 @@ class _Writer(FileSystemWriter):
         """SHA-256 by name of the files of tensors that this rank has written."""
         return {name: digest for name, digest in self.fs.digests.items() if name.endswith(DEFAULT_SUFFIX)}
 
-    def write_data(self, *args: Any, **kwargs: Any) -> Any:
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Any:
+        files: Queue[tuple[Path, str, list[WriteItem]]] = Queue()
+        for number, of_weights in enumerate((True, False)):
+            name = f"{plan.storage_data.prefix}{number}{DEFAULT_SUFFIX}"
+            items = [item for item in plan.items if item.index.fqn.startswith(WEIGHTS) == of_weights]
+            files.put((Path(self.path) / name, name, items))
         try:
-            return super().write_data(*args, **kwargs)
+            return self._write_data(planner, files)
         except Exception as error:
             refused = system_error(error)
             if refused is None:
