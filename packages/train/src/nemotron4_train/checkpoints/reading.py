@@ -38,7 +38,7 @@ from nemotron4_train.step_guard import GuardState
 STATE_FILE, MANIFEST_FILE = "state.json", "manifest.json"
 WEIGHTS = "model."
 """What names of the model's tensors begin with in a checkpoint."""
-_INDEX = ".metadata"
+INDEX_FILE = ".metadata"  # torch's
 _NAME = re.compile(r"step-(\d{8})")
 
 
@@ -146,7 +146,7 @@ def verify(directory: Path, *, weights_only: bool = False) -> Checkpoint:
         digests = _digests(directory)
         names = set(digests)
         if weights_only:
-            _check_files(directory, digests, [_INDEX])
+            _check_files(directory, digests, [INDEX_FILE])
             places = TensorReader(directory).read_metadata().storage_data
             names -= {info.relative_path for info in places.values()}
             names |= {info.relative_path for index, info in places.items() if index.fqn.startswith(WEIGHTS)}

@@ -44,6 +44,7 @@ from nemotron4_common.staging import commit_directory, file_sha256, partial_path
 from nemotron4_common.system_errors import system_error
 from nemotron4_data.ledger import FILE_NAME as LEDGER_FILE
 from nemotron4_train.checkpoints.reading import (
+    INDEX_FILE,
     MANIFEST_FILE,
     STATE_FILE,
     WEIGHTS,
@@ -193,7 +194,7 @@ class CheckpointWriter:
         staged = partial_path(directory)
         for name, content in files.items():
             (staged / name).write_bytes(content)
-        digests = {name: file_sha256(staged / name) for name in (".metadata", *files)}
+        digests = {name: file_sha256(staged / name) for name in (INDEX_FILE, *files)}
         for part in digests_by_rank:
             digests |= part
         manifest = json.dumps({"sha256": dict(sorted(digests.items()))}, indent=1) + "\n"
