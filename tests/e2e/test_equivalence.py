@@ -215,9 +215,9 @@ def test_a_run_moved_between_topologies_read_every_sample_once(workspace, outcom
     shown = nemotron4("data", "verify", "data.dir=data/tiny", f"run={run}", cwd=workspace).stdout
     assert "200 samples match the ledger" in " ".join(shown.split())
     assert [len(list((run / "checkpoints" / f"step-000000{step}").glob("*.distcp"))) for step in (10, 20, 30)] == [
-        4,
-        4,
-        1,
+        2 * 4,
+        2 * 4,
+        2 * 1,
     ]
 
 

@@ -101,4 +101,4 @@ def test_model_topology_and_schedule_are_swapped(workspace, model, topology, sch
     assert job["model"]["hidden_size"] == hidden_size
     assert tuple(job["topology"][axis] for axis in ("replicate", "shard", "tensor")) == shape
     assert [row["global_batch_size"] for row in metric_rows(run)] == [batch, batch]
-    assert len(list((run / "checkpoints" / "step-00000002").glob("*.distcp"))) == 2
+    assert len(list((run / "checkpoints" / "step-00000002").glob("*.distcp"))) == 2 * 2

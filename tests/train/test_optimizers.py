@@ -3,7 +3,7 @@ import torch
 
 from nemotron4_model import ModelConfig, Transformer
 from nemotron4_train.job import OptimizerConfig, OptimizerKind
-from nemotron4_train.optimizers import Muon, build_optimizers, orthogonalise
+from nemotron4_train.optimizers import Muon, allocate_states, build_optimizers, orthogonalise
 
 TINY = ModelConfig(
     vocab_size=64, hidden_size=16, intermediate_size=32, num_layers=2, num_attention_heads=4, num_key_value_heads=2
@@ -33,6 +33,26 @@ def test_every_parameter_has_one_optimizer_and_norms_do_not_decay():
     muon = optimizers[-1]
     assert isinstance(muon, Muon)
     assert len(muon.param_groups[0]["params"]) == 4 * TINY.num_layers
+
+
+@pytest.mark.parametrize("kind", OptimizerKind)
+def test_allocated_states_are_of_the_form_that_a_step_makes(kind):
+    model = Transformer(TINY)
+    stepped, allocated = (build_optimizers(model, OptimizerConfig(kind=kind)) for _ in range(2))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for optimizer in stepped:
+        optimizer.step()
+    allocate_states(allocated)
+    for made, expected in zip(allocated, stepped, strict=True):
+        forms = [
+            {
+                parameter: {name: (value.shape, value.dtype, value.stride()) for name, value in state.items()}
+                for parameter, state in optimizer.state.items()
+            }
+            for optimizer in (made, expected)
+        ]
+        assert forms[0] == forms[1]
 
 
 @pytest.mark.parametrize("kind", OptimizerKind)

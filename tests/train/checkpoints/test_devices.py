@@ -51,9 +51,9 @@ def test_the_device_is_synchronised_before_the_thread_writes_and_is_the_threads_
 
     monkeypatch.setattr(torch.cpu, "synchronize", lambda device: record("synchronize", device))
     monkeypatch.setattr(torch.cpu, "set_device", lambda device: record("set_device", device))
-    write_data = filesystem.FileSystemWriter.write_data
+    write_data = filesystem.FileSystemWriter._write_data
     monkeypatch.setattr(
-        filesystem.FileSystemWriter, "write_data", lambda *given: record("write", None) or write_data(*given)
+        filesystem.FileSystemWriter, "_write_data", lambda *given: record("write", None) or write_data(*given)
     )
     model, optimizers = small_model()
     for step in (1, 2):

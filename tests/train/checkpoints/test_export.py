@@ -57,6 +57,22 @@ def test_export_equals_the_model_in_memory(undisturbed, tmp_path):
     verify(VerifyJob(data=DataDirConfig(dir=job.data.dir), model_dir=str(tmp_path / "sharded")))
 
 
+def test_export_checks_the_files_that_it_reads(undisturbed, tmp_path):
+    without, moved = moved_run(undisturbed, tmp_path)
+    checkpoint = reading.checkpoint_directory(moved, 12)
+    weights, rest = sorted(checkpoint.glob("*.distcp"))
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + b"x")
+    job = ExportJob(run=str(moved), checkpoint=str(checkpoint))
+    with pytest.raises(ValueError, match=f"{weights}: damaged"):
+        export_checkpoint(job, without)
+    weights.write_bytes(content)
+    rest.unlink()
+    export_checkpoint(job, without)
+    with pytest.raises(ValueError, match=f"{rest}: missing"):
+        reading.verify(checkpoint)
+
+
 def test_a_quantised_export_is_what_quantising_the_whole_one_gives(undisturbed, tmp_path):
     job, directory = undisturbed
     shutil.copytree(directory, tmp_path / "run")

@@ -48,6 +48,19 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.op
     return optimizers
 
 
+def allocate_states(optimizers: Iterable[torch.optim.Optimizer]) -> None:
+    """Give optimisers that have not taken a step the state of those that have, for a checkpoint to fill: any values."""
+    for optimizer in optimizers:
+        if optimizer.state:
+            continue
+        names = ["momentum_buffer"] if isinstance(optimizer, Muon) else ["exp_avg", "exp_avg_sq"]
+        for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+            state = optimizer.state[parameter]
+            if not isinstance(optimizer, Muon):
+                state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)  # as fused AdamW has it
+            state |= {name: torch.empty_like(parameter) for name in names}
+
+
 class Muon(torch.optim.Optimizer):
     """Momentum for matrices, with all singular values of the update brought near 1."""
 

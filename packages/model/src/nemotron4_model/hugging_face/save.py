@@ -71,6 +71,7 @@ def write_pretrained(
 ) -> None:
     """Write a model directory from pairs of our parameter name and the whole tensor, consumed one by one.
 
+    Tensors must stay as they are until this returns, as those of a file are held without a copy where that is possible.
     Weights are stored in `dtype`. `tokenizer_model` is a SentencePiece file to include; `extra_files` holds texts by
     file name (such as provenance.json). `encode` stores weights in another form, which keys of `extra_config` in
     config.json tell. Raises ValueError when `directory` is not empty, or a parameter is missing, unknown or of the
@@ -114,11 +115,12 @@ def _write_weights(
             if pending and pending_bytes + num_bytes > max_shard_bytes:
                 shards.append(_flush(staged, len(shards), pending))
                 pending, pending_bytes = {}, 0
-            # A copy: safetensors refuses tensors that share memory.
-            pending[stored_name] = part.to("cpu", dtype, copy=True).contiguous()
+            stored = part.to("cpu", dtype).contiguous()
+            # Safetensors refuses tensors that share memory, as k and v of one key/value head do.
+            pending[stored_name] = stored if stored.untyped_storage().nbytes() == stored.nbytes else stored.clone()
             pending_bytes += num_bytes
             total_bytes += num_bytes
-        del tensor, part  # or they would stay in memory beside the next
+        del tensor, part, stored  # or they would stay in memory beside the next
     shards.append(_flush(staged, len(shards), pending))
     if len(shards) == 1:
         (staged / _part_name(0)).rename(staged / "model.safetensors")

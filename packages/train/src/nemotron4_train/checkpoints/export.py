@@ -71,7 +71,7 @@ def export_checkpoint(job: ExportJob, train_job: TrainJob) -> Path:
     from nemotron4_train.checkpoints import reading
 
     run = Path(job.run)
-    found = reading.find(run, job.checkpoint or "auto", key="checkpoint")
+    found = reading.find(run, job.checkpoint or "auto", key="checkpoint", weights_only=True)
     if found is None:
         raise ValueError(f"run ({run}): has no complete checkpoint; train first, or give checkpoint=PATH")
     name = "export" if job.quantization is None else f"export-{job.quantization.value}"

@@ -1,10 +1,10 @@
 """Sharded checkpoints that are complete or absent, readable on any topology: their content, and reading it.
 
-checkpoints/step-00000500/ holds torch's distributed checkpoint (one file per rank: model, optimiser state and, by rank,
-the state of the random number generators, as tensors under their full names), state.json (step, tokens, phase, digest
-of the job, the model's configuration), the data ledger and manifest.json with the digest of every file, written last.
-writing.py writes them. Invariant: only tensors are stored, so reading a checkpoint unpickles nothing but
-torch's own index of it, and only after checking its digest.
+checkpoints/step-00000500/ holds torch's distributed checkpoint (two files per rank: the model's weights; optimiser
+state and, by rank, the state of the random number generators; all as tensors under their full names. Older ones have
+one file for both), state.json (step, tokens, phase, digest of the job, the model's configuration), the data ledger and
+manifest.json with the digest of every file, written last. writing.py writes them. Invariant: only tensors are stored,
+so reading a checkpoint unpickles nothing but torch's own index of it, and only after checking its digest.
 """
 
 from __future__ import annotations
@@ -24,18 +24,21 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 from nemotron4_common.staging import file_sha256
 from nemotron4_data.ledger import FILE_NAME as LEDGER_FILE
 from nemotron4_data.ledger import Ledger
 from nemotron4_model import ModelConfig
+from nemotron4_train.checkpoints.tensor_reader import TensorReader
+from nemotron4_train.optimizers import allocate_states
 from nemotron4_train.ranks import num_ranks, on_all_ranks, rank
 from nemotron4_train.step_guard import GuardState
 
 STATE_FILE, MANIFEST_FILE = "state.json", "manifest.json"
+WEIGHTS = "model."
+"""What names of the model's tensors begin with in a checkpoint."""
+INDEX_FILE = ".metadata"  # torch's
 _NAME = re.compile(r"step-(\d{8})")
 
 
@@ -132,15 +135,22 @@ def check_complete(directory: Path, key: str = "resume") -> None:
         raise ValueError(f"{key} ({directory}): not a complete checkpoint (it has no manifest.json)")
 
 
-def verify(directory: Path) -> Checkpoint:
+def verify(directory: Path, *, weights_only: bool = False) -> Checkpoint:
     """Open a checkpoint after checking every file against the manifest; each rank checks its share of them.
 
-    A collective over the ranks, if there are several. Raises ValueError, on all of them, naming what is damaged.
+    With `weights_only`, files are checked unless they hold only other tensors, as `read_parameters` needs. A collective
+    over the ranks, if there are several. Raises ValueError, on all of them, naming what is damaged.
     """
 
     def check_part() -> Checkpoint:
         digests = _digests(directory)
-        _check_files(directory, digests, sorted(digests)[rank() :: num_ranks()])
+        names = set(digests)
+        if weights_only:
+            _check_files(directory, digests, [INDEX_FILE])
+            places = TensorReader(directory).read_metadata().storage_data
+            names -= {info.relative_path for info in places.values()}
+            names |= {info.relative_path for index, info in places.items() if index.fqn.startswith(WEIGHTS)}
+        _check_files(directory, digests, sorted(names)[rank() :: num_ranks()])
         return Checkpoint.open(directory)
 
     return on_all_ranks(check_part)[0]
@@ -158,8 +168,8 @@ def peek(run_directory: Path, resume: str) -> Checkpoint | None:
     return None
 
 
-def find(run_directory: Path, resume: str, key: str = "resume") -> Checkpoint | None:
-    """The checkpoint that `resume` (auto, never, or a path) selects; auto skips damaged ones.
+def find(run_directory: Path, resume: str, key: str = "resume", *, weights_only: bool = False) -> Checkpoint | None:
+    """The checkpoint that `resume` (auto, never, or a path) selects; auto skips damaged ones, as `verify` finds them.
 
     A collective over the ranks, if there are several. Raises ValueError, with the option's `key`, for an invalid path.
     """
@@ -167,10 +177,10 @@ def find(run_directory: Path, resume: str, key: str = "resume") -> Checkpoint | 
         return None
     if resume != "auto":
         check_complete(Path(resume), key)
-        return verify(Path(resume))
+        return verify(Path(resume), weights_only=weights_only)
     for directory in reversed(on_all_ranks(lambda: list_checkpoints(run_directory))[0]):
         try:
-            return verify(directory)
+            return verify(directory, weights_only=weights_only)
         except ValueError as error:
             if rank() == 0:
                 warnings.warn(f"skipped a checkpoint: {error}", stacklevel=2)
@@ -192,10 +202,11 @@ def load(directory: Path, model: torch.nn.Module, optimizers: list[torch.optim.O
     A collective over the ranks. Raises ValueError when the checkpoint belongs to another model or optimiser. A rank
     that the writing topology did not have keeps its random state.
     """
-    reader = _Reader(directory)
+    reader = TensorReader(directory)
+    allocate_states(optimizers)  # torch would fill them with zeros, and gradients too, and take a step
     model_state, optimizer_state = get_state_dict(model, optimizers)
     stored = reader.read_metadata().state_dict_metadata
-    unknown = {name for name in stored if name.startswith("model.")} - {f"model.{name}" for name in model_state}
+    unknown = {name for name in stored if name.startswith(WEIGHTS)} - {WEIGHTS + name for name in model_state}
     if unknown:
         raise ValueError(f"{directory}: does not fit this model (which has no {min(unknown).removeprefix('model.')})")
     found = {device: tensor for device, tensor in random_state().items() if f"rng.{rank_key()}.{device}" in stored}
@@ -215,7 +226,7 @@ def read_parameters(directory: Path, shapes: Mapping[str, torch.Size]) -> Iterat
 
     Raises ValueError when a parameter is missing or of another shape.
     """
-    reader = _Reader(directory)
+    reader = TensorReader(directory)
     for name, shape in shapes.items():
         tensor = torch.empty(shape)
         _read(reader, {"model": {name: tensor}}, no_dist=True)
@@ -244,18 +255,7 @@ def first_cause(error: CheckpointException) -> str:
     return f"{type(cause).__name__}: {' '.join(str(cause).splitlines()[0].split())}"
 
 
-class _Reader(FileSystemReader):
-    """Reads the index only once, however often tensors are read: that of a large model takes seconds."""
-
-    _metadata: Metadata | None = None
-
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        if self._metadata is None:
-            self._metadata = super().read_metadata(*args, **kwargs)
-        return self._metadata
-
-
-def _read(reader: _Reader, state: dict[str, Any], no_dist: bool) -> None:
+def _read(reader: TensorReader, state: dict[str, Any], no_dist: bool) -> None:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # a single process is intended

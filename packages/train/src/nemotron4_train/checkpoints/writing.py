@@ -1,11 +1,11 @@
 """Writing checkpoints while training continues.
 
 A save copies the state to host memory, which training waits for, and writes the copy in its own thread: a staged
-directory, torch's distributed checkpoint (synced), digests, manifest.json last, all synced and renamed by rank 0 when
-every rank has written. Invariants: a kill at any moment leaves the older checkpoints intact; at most one save is in
-progress, so host memory holds at most one copy (the next save reuses its buffers); the ranks' threads communicate over
-their own process group, so they cannot interfere with the collectives of training; a thread uses no device but its
-rank's, and reads from it only with copies that wait.
+directory, torch's distributed checkpoint (synced, and hashed on its way to the file), manifest.json last, all synced
+and renamed by rank 0 when every rank has written. Invariants: a kill at any moment leaves the older checkpoints intact;
+at most one save is in progress, so host memory holds at most one copy (the next save reuses its buffers); the ranks'
+threads communicate over their own process group, so they cannot interfere with the collectives of training; a thread
+uses no device but its rank's, and reads from it only with copies that wait.
 
 Source of the idea: asynchronous checkpointing in torch.distributed.checkpoint (`async_save`), whose stager of tensors
 is used here, held by us as torch 2.11's `DefaultStager` serves one save only; its thread ends with the write, ours
@@ -14,14 +14,19 @@ with the commit.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import torch
@@ -29,16 +34,20 @@ import torch.distributed as dist
 from torch.distributed.checkpoint import state_dict_saver
 from torch.distributed.checkpoint._state_dict_stager import StateDictStager
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.filesystem import DEFAULT_SUFFIX, FileSystem, FileSystemWriter
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem
 from torch.distributed.checkpoint.state_dict import get_state_dict
+from torch.utils.serialization import config as serialization_config
 
 from nemotron4_common.ownership import first_foreign
-from nemotron4_common.staging import commit_directory, file_sha256, partial_path, write_file
+from nemotron4_common.staging import commit_directory, file_sha256, partial_path
 from nemotron4_common.system_errors import system_error
 from nemotron4_data.ledger import FILE_NAME as LEDGER_FILE
 from nemotron4_train.checkpoints.reading import (
+    INDEX_FILE,
     MANIFEST_FILE,
     STATE_FILE,
+    WEIGHTS,
     CheckpointState,
     checkpoint_directory,
     first_cause,
@@ -153,14 +162,13 @@ class CheckpointWriter:
         staged = partial_path(directory)
         try:
             on_all_ranks(lambda: self._prepare(staged), self._group)
-            state_dict_saver.save(
-                save.tensors,
-                # No copying ahead: its copies do not wait, and it synchronises the stream that training uses.
-                storage_writer=_Writer(staged, per_thread_copy_ahead=0),
-                process_group=self._group,
-                no_dist=self._group is None,
-            )
-            digests = on_all_ranks(lambda: _digests_of_own(staged), self._group)
+            writer = _Writer(staged)
+            # torch never checks the sums that are left out here, whose cost is half of that of SHA-256.
+            with serialization_config.patch("save.compute_crc32", False):  # type: ignore[attr-defined]
+                state_dict_saver.save(
+                    save.tensors, storage_writer=writer, process_group=self._group, no_dist=self._group is None
+                )
+            digests = on_all_ranks(lambda: writer.digests, self._group)
             on_all_ranks(lambda: self._commit(directory, save.files, digests), self._group)
         except (CheckpointException, OSError) as error:
             if rank() == 0:
@@ -185,12 +193,12 @@ class CheckpointWriter:
             return
         staged = partial_path(directory)
         for name, content in files.items():
-            write_file(staged / name, content)
-        digests = {name: file_sha256(staged / name) for name in (".metadata", *files)}
+            (staged / name).write_bytes(content)
+        digests = {name: file_sha256(staged / name) for name in (INDEX_FILE, *files)}
         for part in digests_by_rank:
             digests |= part
         manifest = json.dumps({"sha256": dict(sorted(digests.items()))}, indent=1) + "\n"
-        write_file(staged / MANIFEST_FILE, manifest.encode())
+        (staged / MANIFEST_FILE).write_text(manifest, encoding="utf-8")
         commit_directory(directory, "run.dir", _is_ours)
         # A later one, if any, was damaged and skipped: it must not displace the one that the run resumed from.
         so_far = [path for path in list_checkpoints(self._run_directory) if step_of(path) <= step_of(directory)]
@@ -209,11 +217,29 @@ def _is_ours(name: str) -> bool:
 
 
 class _Writer(FileSystemWriter):
-    """Raises the system's error: torch's own gives a place in a file, and reaches the other ranks without its cause."""
+    """Writes two files a rank: weights, so that an export need not read and check more, and the rest.
 
-    def write_data(self, *args: Any, **kwargs: Any) -> Any:
+    Raises the system's error: torch's own gives a place in a file, and reaches the other ranks without its cause.
+    """
+
+    def __init__(self, path: Path) -> None:
+        # No copying ahead: its copies do not wait, and it synchronises the stream that training uses.
+        super().__init__(path, per_thread_copy_ahead=0)
+        self.fs: _FileSystem = _FileSystem()
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 by name of the files of tensors that this rank has written."""
+        return {name: digest for name, digest in self.fs.digests.items() if name.endswith(DEFAULT_SUFFIX)}
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Any:
+        files: Queue[tuple[Path, str, list[WriteItem]]] = Queue()
+        for number, of_weights in enumerate((True, False)):
+            name = f"{plan.storage_data.prefix}{number}{DEFAULT_SUFFIX}"
+            items = [item for item in plan.items if item.index.fqn.startswith(WEIGHTS) == of_weights]
+            files.put((Path(self.path) / name, name, items))
         try:
-            return super().write_data(*args, **kwargs)
+            return self._write_data(planner, files)
         except Exception as error:
             refused = system_error(error)
             if refused is None:
@@ -221,6 +247,28 @@ class _Writer(FileSystemWriter):
             raise OSError(refused.errno, refused.strerror, str(self.path)) from error
 
 
-def _digests_of_own(staged: Path) -> dict[str, str]:
-    """Of the files this rank wrote: its machine has them cached, and is sure to see them; others may only later."""
-    return {file.name: file_sha256(file) for file in staged.glob(f"__{rank()}_*")}
+class _FileSystem(FileSystem):
+    """Hashes what is written while the processor's caches have it."""
+
+    def __init__(self) -> None:
+        self.digests: dict[str, str] = {}
+        """SHA-256 by file name."""
+
+    @contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[io.IOBase]:
+        assert mode == "wb"
+        with _HashedFile(io.FileIO(path, "w")) as file:
+            yield file
+        self.digests[Path(path).name] = file.sha256.hexdigest()
+
+
+class _HashedFile(io.BufferedWriter):
+    """A file that is written from its beginning to its end."""
+
+    def __init__(self, raw: io.FileIO) -> None:
+        super().__init__(raw)
+        self.sha256 = hashlib.sha256()
+
+    def write(self, content: Any) -> int:
+        self.sha256.update(content)
+        return super().write(content)
