@@ -254,7 +254,7 @@ def gpu(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure everything on this machine, and write docs/performance.md: some 55 minutes on two quiet cores. `-- NAME`
+    """Measure everything on this machine, and write docs/performance.md: under 40 minutes on two quiet cores. `-- NAME`
     runs one benchmark, `-- --help` lists them; a peer that does not install is left out of the figures."""
     install(session, *PACKAGES, tools=ALL_TEST_TOOLS)
     for words in BENCH_PEERS:

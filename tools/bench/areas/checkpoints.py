@@ -74,19 +74,18 @@ AREA = Area(
     benchmarks=(
         Benchmark(
             "checkpoints",
-            arguments=("--corpus", "{corpus}"),
+            arguments=("--corpus", "{corpus}", "--layers", "8", "--rounds", "3"),
             toy=("--corpus", "{corpus}", "--preset", "nano_1m", "--layers", "2", "--rounds", "1"),
-            minutes=3.4,
+            minutes=1.4,
         ),
     ),
     rows=_ROWS,
     text="""\
-A checkpoint of the 30M model, and of one with twice its layers, is saved, loaded and exported by the functions that
-`train`, a resumed run and `export` use. The state is the fp32 weights and AdamW's two moments; GB/s of an export are
-those of its weights. Each process has one thread. Figures are medians of three rounds after one that is not counted;
-the larger model has one round. All that is written is synced, by the others too, so the disk decides: `plain write`
-is its own speed. What is read is in the page cache. Ours computes a SHA-256 of each file when it saves, and checks
-those of the files that it loads or exports from; the others do neither. Memory is the process's peak with the state
-that it saves or loads; files that it has mapped count. Two ranks talk over gloo on this machine; weights and moments
-are equal to the bit after each way there and back, or there is no result.""",
+A checkpoint of the 30M model is saved, loaded and exported by the functions that `train`, a resumed run and `export`
+use. The state is the fp32 weights and AdamW's two moments; GB/s of an export are those of its weights. Each process has
+one thread. Figures are medians of three rounds after one that is not counted. All that is written is synced, by the
+others too, so the disk decides: `plain write` is its own speed. What is read is in the page cache. Ours computes a
+SHA-256 of each file when it saves, and checks those of the files that it loads or exports from; the others do neither.
+Memory is the process's peak with the state that it saves or loads; files that it has mapped count. Two ranks talk over
+gloo on this machine; weights and moments are equal to the bit after each way there and back, or there is no result.""",
 )

@@ -151,9 +151,9 @@ _STEPS = {
 }
 
 
-def _minutes(result: Result) -> float:
+def _minutes_a_gigabyte(result: Result) -> float:
     seconds: float = result["now"]["wall_seconds"]
-    return seconds / 60
+    return seconds / 60 * 1e9 / result["bytes"]
 
 
 def _stages(result: Result) -> str:
@@ -165,13 +165,14 @@ def _stages(result: Result) -> str:
 
 _GIGABYTE_ROWS = (
     Row(
-        what="`prepare curation=nemotron4` of 1 GB, two workers",
+        what="`prepare curation=nemotron4`, two workers",
         benchmark="curation_of_a_gigabyte",
         value=lambda result: (
-            f"{_minutes(result):.1f} minutes for {result['bytes'] / 1e9:g} GB, {result['documents']:,} documents"
+            f"{_minutes_a_gigabyte(result):.1f} minutes a GB, by {result['bytes'] / 1e9:g} GB in"
+            f" {result['documents']:,} documents"
         ),
-        goal="under 10 minutes",
-        met=lambda result: _minutes(result) * 1e9 / result["bytes"] < 10,
+        goal="1 GB in under 10 minutes",
+        met=lambda result: _minutes_a_gigabyte(result) < 10,
         missed="The next step is the slowest stage of the following row.",
     ),
     Row(
@@ -253,7 +254,7 @@ _CURATION_ROWS = (
     _scorer_row("nano_3m", 256),
 )
 _CURATION_TEXT = """\
-Curation steps run on the documents of the shipped sample, in seconds of the processor. The gigabyte, and what is
+Curation steps run on the documents of the shipped sample, in seconds of the processor. What is prepared, and what is
 deduplicated, is made from the same sample: copies in which one word in eight is exchanged for another of the same
 document, and one in ten that is left as it is or nearly so. It is nonsense of the right languages and lengths, so its
 times mean more than what is dropped of it. Decontamination looks for the sample's held-out documents in it. datatrove's
@@ -263,8 +264,13 @@ datasketch do not compare candidates by their exact similarity, as ours does."""
 AREA = Area(
     title="Data",
     benchmarks=(
-        Benchmark("curation", toy=("--every", "200", "--rounds", "1"), minutes=1.2),
-        Benchmark("curation_of_a_gigabyte", toy=("--megabytes", "0.2", "--workers", "1"), minutes=8),
+        Benchmark("curation", ("--every", "2"), ("--every", "200", "--rounds", "1"), minutes=1.3),
+        Benchmark(
+            "curation_of_a_gigabyte",
+            ("--megabytes", "400"),
+            ("--megabytes", "0.2", "--workers", "1"),
+            minutes=2.9,
+        ),
         Benchmark(
             "dedup",
             toy=(

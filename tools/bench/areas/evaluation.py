@@ -60,14 +60,14 @@ AREA = Area(
             "evaluation",
             arguments=(
                 *("{model_of_corpus}", "--corpus", "{corpus}"),
-                *("--limit", "24", "32", "3", "8", "--rounds", "2"),
+                *("--limit", "16", "24", "2", "6", "--rounds", "2"),
             ),
             toy=(
                 *("{model_of_corpus}", "--corpus", "{corpus}"),
                 *("--limit", "2", "2", "1", "1", "--rounds", "1", "--batch-sizes", "2"),
             ),
             packages=("accelerate", "lm_eval", "transformers"),
-            minutes=3,
+            minutes=2.2,
         ),
     ),
     rows=(

@@ -161,12 +161,12 @@ AREA = Area(
         ),
         Benchmark(
             "growth_ranks",
-            arguments=("--data", "{corpus}"),
+            arguments=("--data", "{corpus}", "--steps", "8"),
             toy=(
                 *("--data", "{corpus}", "--model", "ladder_70k", "--ranks", "1", "2"),
                 *("--batch", "4", "--length", "16", "--steps", "4", "--rounds", "1"),
             ),
-            minutes=1.5,
+            minutes=2.1,
         ),
         Benchmark(
             "growth_sources",
@@ -178,7 +178,7 @@ AREA = Area(
             "growth_documents",
             arguments=("{corpus}/tokenizer/tokenizer.model",),
             toy=("{corpus}/tokenizer/tokenizer.model", "--documents", "200", "400", "--workers", "1"),
-            minutes=1.5,
+            minutes=1,
         ),
     ),
     rows=(

@@ -140,19 +140,19 @@ def _draw(results: Mapping[str, Result]) -> Any:
 AREA = Area(
     title="Inference",
     benchmarks=(
-        Benchmark("decode", ("--rounds", "3"), DECODE_TOY, packages=("transformers",), minutes=2.1),
+        Benchmark("decode", ("--rounds", "3"), DECODE_TOY, packages=("transformers",), minutes=1.6),
         Benchmark(
             "serving",
             ("--rounds", "3", "--new-tokens", "32"),
             SERVING_TOY,
             packages=("transformers", "fastapi", "uvicorn"),
-            minutes=2.2,
+            minutes=2,
         ),
         Benchmark(
             "quantisation",
-            (*TRAINED, "--max-bytes-per-source", "1500", "--repeats", "3", "--size", "nano_30m"),
+            (*TRAINED, "--max-bytes-per-source", "1000", "--repeats", "3", "--size", "nano_30m"),
             (*TRAINED, "--max-bytes-per-source", "50", "--repeats", "1"),
-            minutes=2.6,
+            minutes=1.9,
         ),
     ),
     rows=(

@@ -48,7 +48,7 @@ AREA = Area(
             ("--data", "{corpus}"),
             ("--data", "{corpus}", "--heldout-bytes", "100", *TOY),
             packages=("transformers",),
-            minutes=12.5,
+            minutes=9.6,
         ),
     ),
     rows=(

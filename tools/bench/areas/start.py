@@ -42,7 +42,7 @@ AREA = Area(
             "startup",
             arguments=("--corpus", "{corpus}"),
             toy=("--corpus", "{corpus}", "--repeats", "1", "--imports", "nemotron4_common", "nemotron4_model"),
-            minutes=1.8,
+            minutes=1.1,
         ),
     ),
     rows=(

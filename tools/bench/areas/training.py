@@ -152,7 +152,7 @@ AREA = Area(
                 *("--threads", "1", "--models", "nano_1m"),
                 *("--sequences", "1", "--length", "16", "--rounds", "1"),
             ),
-            minutes=3,
+            minutes=4.3,
         ),
         Benchmark(
             "loop_overhead",
@@ -161,9 +161,14 @@ AREA = Area(
                 *("--data", "{corpus}", "--model", "ladder_70k", "--threads", "1"),
                 *("--batch", "2", "--micro-batch", "1", "--length", "16", "--rounds", "2", "--block", "2"),
             ),
-            minutes=1.5,
+            minutes=1.8,
         ),
-        Benchmark("cpu_linear", toy=("--rounds", "1", "--repeats", "1", "--size", "1024", "1024", "256"), minutes=1),
+        Benchmark(
+            "cpu_linear",
+            ("--rounds", "4"),
+            ("--rounds", "1", "--repeats", "1", "--size", "1024", "1024", "256"),
+            minutes=0.9,
+        ),
         Benchmark("cpu_peaks", toy=("--attempts", "1"), minutes=0.3),
     ),
     rows=(
