@@ -66,7 +66,7 @@ class _Stored:
     dtype: torch.dtype
     size: tuple[int, ...]
 
-    def read(self, file: IO[bytes], offsets: Sequence[int], target: Tensor) -> None:
+    def read(self, file: io.BufferedReader, offsets: Sequence[int], target: Tensor) -> None:
         """Fill `target` with the part that begins at `offsets`. Raises ValueError when the file ends before it does."""
         lengths = tuple(target.shape)
         rows = (*lengths[:1], *self.size[1:])
@@ -75,7 +75,8 @@ class _Stored:
         row_bytes = math.prod(self.size[1:]) * self.dtype.itemsize
         file.seek(self.at + (offsets[0] if offsets else 0) * row_bytes)
         content = part.reshape(-1).view(torch.uint8).numpy()
-        if file.readinto(content) != content.nbytes:  # type: ignore[attr-defined]
+        # Before Python 3.12 no type says that an array is a buffer.
+        if file.readinto(content) != content.nbytes:  # type: ignore[arg-type]
             raise ValueError("a file ends before its tensors do")
         if not is_place:
             starts = (0, *offsets[1:])[: part.ndim]
@@ -91,6 +92,7 @@ def _find_stored(item: IO[bytes], offset: int) -> _Stored | None:
         return None
     if first != 0 or strides != torch.empty(size, device="meta").stride():
         return None
+    # torch leaves this method out of its stubs.
     return _Stored(offset + archive.get_record_offset(f"data/{key}"), dtype, size)  # type: ignore[attr-defined]
 
 

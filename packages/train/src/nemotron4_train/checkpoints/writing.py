@@ -163,7 +163,8 @@ class CheckpointWriter:
         try:
             on_all_ranks(lambda: self._prepare(staged), self._group)
             writer = _Writer(staged)
-            # torch never checks the sums that are left out here, whose cost is half of that of SHA-256.
+            # torch never checks the sums that are left out here, whose cost is half of that of SHA-256; its type of the
+            # module does not list `patch`.
             with serialization_config.patch("save.compute_crc32", False):  # type: ignore[attr-defined]
                 state_dict_saver.save(
                     save.tensors, storage_writer=writer, process_group=self._group, no_dist=self._group is None
