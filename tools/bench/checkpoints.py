@@ -10,7 +10,6 @@ sharded and tensor-parallel, and theirs by one again; weights and moments are ch
 
 import argparse
 import itertools
-import multiprocessing
 import socket
 import statistics
 import sys
@@ -25,10 +24,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from checkpoint_turns import Turns
-from contestants import TakeTurn, compared, turns
+from contestants import FORKS, TakeTurn, compared, turns
 from machine import description, publish
 
-FORKS = multiprocessing.get_context("fork")
 BUILD = Path(__file__).parents[2] / "build"
 MESHES = {"2 x 1": [2, 1], "1 x 2": [1, 2]}
 """Ranks that shard (FSDP2) x ranks that split tensors."""

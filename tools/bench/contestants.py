@@ -16,6 +16,7 @@ from typing import Any
 TakeTurn = Callable[..., dict[str, Any]]
 """Work -> figures, of which "speed" is compared: more is better."""
 FORKS = multiprocessing.get_context("fork")
+"""Of a process in which the libraries are imported already: importing takes seconds."""
 
 
 def start(program: Path, *words: str) -> subprocess.Popen[str]:
